@@ -1,0 +1,76 @@
+"""Extract the sound of the clips that have frames: 16 kHz, mono, 16 bit; silent clips are recorded and left out.
+
+Reads    data/frames (which clips, how long), data/clips.parquet and the clip files
+Writes   data/audio, a row per audible clip:
+             flac       binary    16 kHz mono PCM-16 as FLAC, from the first video frame on, as long as the video
+         and in its index rms_dbfs float32 for every clip that has a track.
+Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable, timeout, worker_died.
+"""
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from stages.common import media, params, run, shards
+from stages.common.clip_items import ClipItems
+from stages.common.item_store import digest
+from stages.common.parallel import map_items
+
+CODE_VERSION = 1  # of `extract`; raise it when the output for the same input changes
+TIMEOUT_S = 60.0
+FAILED = {"unreadable", "timeout", "worker_died"}
+COLUMNS = pa.schema([("flac", pa.binary())])
+FACTS = [pa.field("rms_dbfs", pa.float32())]
+
+
+class AudioParams(params.Section):
+    silence_db: float = Field(ge=-120, le=0)
+
+
+class Source(params.Section):
+    root: str
+    max_failed_fraction: float = Field(ge=0, le=1)
+
+
+def extract(task: tuple[str, float, bool]) -> dict:
+    """The sound and level of one clip file (runs in a worker)."""
+    path, duration_s, has_audio = task
+    row = {"flac": None, "rms_dbfs": None}
+    if not has_audio:
+        return row | {"status": "no_audio_track", "reason": "the file has no audio stream"}
+    try:
+        samples = media.decode_audio(Path(path), duration_s)
+    except media.MediaError as error:
+        return row | {"status": error.status, "reason": error.reason}
+    return {"flac": media.encode_flac(samples), "rms_dbfs": media.rms_dbfs(samples), "status": "ok", "reason": ""}
+
+
+def drop_silent(row: dict, silence_db: float) -> dict:
+    """Refuse a clip whose level is below `silence_db`; not part of the stored item, so that a new level costs nothing."""
+    if row["status"] == "ok" and row["rms_dbfs"] < silence_db:
+        return row | {"status": "silent", "reason": f"{row['rms_dbfs']:.1f} dBFS, below {silence_db:g}"}
+    return row
+
+
+def main(stage: run.StageRun) -> None:
+    p = params.load("audio", AudioParams)
+    source = params.load("clips", Source, only=True)
+    found = {clip["clip_id"]: clip for clip in pq.read_table("data/clips.parquet").to_pylist()}
+    clips = [row | {"input_key": found[row["clip_id"]]["content_hash"]} for row in shards.ok_rows(Path("data/frames"))]
+    with ClipItems("audio", digest("audio", CODE_VERSION), COLUMNS, FACTS) as items:
+        files = (
+            (str(Path(source.root) / found[clip["clip_id"]]["path"]), clip["duration_s"], found[clip["clip_id"]]["has_audio"])
+            for clip in clips
+        )
+        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S))
+        index = items.pack(
+            Path("data/audio"), clips,
+            finish=lambda row: drop_silent(row, p.silence_db),
+            check=lambda index: run.check_failed_fraction(index, FAILED, source.max_failed_fraction, "audio"),
+        )  # fmt: skip
+    stage.write_metrics({"clips": run.status_counts(index)})
+
+
+if __name__ == "__main__":
+    run.main(main, __doc__, "audio")

@@ -1,0 +1,255 @@
+"""Find, check and split the clips of `clips.root`.
+
+Reads    a folder in Moments in Time layout: `training/<action>/*`, `validation/<action>/*` (the test set) and, optionally,
+         `unlabelled/*` (clips without action labels, which only generators use); or CSV lists in MiT's form.
+Writes   data/clips.parquet, a row per clip:
+             clip_id     string   <action>/<file stem>; for unlabelled clips unlabelled/<file stem>
+             path        string   relative to the root
+             action      string   null for unlabelled clips
+             split       string   training, validation (a source-grouped part of the training folder), test, unlabelled
+             source_id   string   the video it was cut from (`clips.source_pattern`)
+             content_hash string  BLAKE2b-128 of the file's bytes, hex
+             duration_s, fps      float32    of the video stream
+             width_px, height_px  int32
+             has_audio   bool     an audio track is there (it may be silent)
+             status, reason       ok, or why the clip is refused
+         data/truth.parquet, what is true of rendered clips (from `<root>/truth.parquet`; no rows where there is none);
+         only code that computes metrics may read it.
+The root is no DVC dependency (DVC would hash all of it), so this stage always runs; the hash and the probe of a file are
+remembered by path, size and modification time.
+"""
+import csv
+import hashlib
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator
+
+from stages.common import media, params, run, shards
+from stages.common.errors import UserError
+from stages.common.item_store import ItemStore, digest
+from stages.common.parallel import Failure, map_items
+
+CODE_VERSION = 1  # of `examine`
+TIMEOUT_S = 60.0
+FOLDERS = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}  # folder -> split
+FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing"}
+FACTS = pa.schema([
+    ("content_hash", pa.string()), ("duration_s", pa.float32()), ("fps", pa.float32()), ("width_px", pa.int32()),
+    ("height_px", pa.int32()), ("has_audio", pa.bool_()), ("status", pa.string()), ("reason", pa.string()),
+])  # fmt: skip
+SCHEMA = pa.schema([
+    *((name, pa.string()) for name in ("clip_id", "path", "action", "split", "source_id")), *FACTS,
+])  # fmt: skip
+TRUTH = pa.schema([
+    ("clip_id", pa.string()), ("split", pa.string()), ("action", pa.string()), ("sound_kind", pa.string()),
+    ("audible", pa.bool_()), ("sound_belongs", pa.bool_()), ("audio_labels", pa.list_(pa.string())),
+    ("event_times_s", pa.list_(pa.float32())), ("clean_sound", pa.binary()),
+])  # fmt: skip
+
+
+class ClipsParams(params.Section):
+    root: str
+    actions: Literal["all"] | int | list[str]
+    max_per_action: int = Field(ge=0)
+    seed: int
+    validation_fraction: float = Field(gt=0, lt=1)
+    source_pattern: str
+    training_list: str
+    validation_list: str
+    test_list: str
+    min_duration_s: float = Field(ge=0)
+    max_duration_s: float = Field(gt=0)
+    max_failed_fraction: float = Field(ge=0, le=1)
+
+    @field_validator("source_pattern")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        try:
+            if re.compile(value).groups != 1:
+                raise ValueError("must have exactly one group, which is the source id")
+        except re.error as error:
+            raise ValueError(f"must be a regular expression ({error})") from None
+        return value
+
+
+def find(p: ClipsParams) -> list[dict]:
+    """Every clip file of the root (or of the lists) as {path, folder, action, stem}, sorted by path."""
+    root = Path(p.root)
+    if not root.is_dir():
+        raise UserError(f"clips.root = {p.root!r} is not a folder; give a folder with training/<action>/*.mp4 and validation/<action>/*.mp4")
+    lists = {"training": p.training_list, "validation": p.validation_list}
+    clips = []
+    for folder in FOLDERS:
+        if lists.get(folder):
+            paths = [f"{folder}/{name}" for name in read_list(root / lists[folder])]
+        else:
+            paths = [str(path.relative_to(root)) for path in (root / folder).rglob("*") if _is_clip(path)]
+        for path in sorted(paths):
+            parts = Path(path).parts
+            if folder != "unlabelled" and len(parts) != 3:
+                raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
+            clips.append({"path": path, "folder": folder, "action": None if folder == "unlabelled" else parts[1], "stem": Path(path).stem})
+    if not any(clip["folder"] == "training" for clip in clips):
+        raise UserError(f"clips.root = {p.root!r} holds no clip below training/<action>/; see the README, 'Your own folder'")
+    return clips
+
+
+def _is_clip(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.is_dir()
+
+
+def read_list(path: Path) -> list[str]:
+    """File names of a CSV list in MiT's form: the first column is `action/file`; a header line is skipped."""
+    if not path.is_file():
+        raise UserError(f"the clip list {path} does not exist (clips.training_list, validation_list and test_list are relative to clips.root)")
+    with open(path, newline="", encoding="utf-8") as lines:
+        names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{path} names {name!r}, which leaves the root; name clips as action/file")
+    return names
+
+
+def choose_actions(clips: list[dict], p: ClipsParams) -> set[str]:
+    """The actions that take part: all, those listed, or a number of them drawn with `clips.seed`."""
+    known = sorted({clip["action"] for clip in clips if clip["action"]})
+    if p.actions == "all":
+        return set(known)
+    if isinstance(p.actions, int):
+        if not 1 <= p.actions <= len(known):
+            raise UserError(f"clips.actions = {p.actions}: {p.root} has {len(known)} actions to draw from")
+        return set(Random(f"{p.seed} actions").sample(known, p.actions))
+    if unknown := sorted(set(p.actions) - set(known)):
+        raise UserError(f"clips.actions names {', '.join(unknown)}, which {p.root} does not have; it has {', '.join(known[:10])}, ...")
+    return set(p.actions)
+
+
+def examine(path: str) -> dict:
+    """Content hash and facts of one file (runs in a worker)."""
+    row = dict.fromkeys(FACTS.names) | {"status": "ok", "reason": ""}
+    try:
+        with open(path, "rb") as file:
+            row["content_hash"] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        row |= media.probe(Path(path))
+    except OSError as error:
+        row |= {"status": "missing" if isinstance(error, FileNotFoundError) else "unreadable", "reason": str(error.strerror)}
+    except media.MediaError as error:
+        row |= {"status": error.status, "reason": error.reason}
+    return row
+
+
+def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
+    """Add facts, status and reason to every clip; only files that changed are opened."""
+    version = digest("clips", CODE_VERSION)
+    tasks = []
+    for clip in clips:
+        path = (Path(p.root) / clip["path"]).absolute()
+        stat = path.stat() if path.exists() else None
+        tasks.append((digest(str(path), stat and stat.st_size, stat and stat.st_mtime_ns), str(path)))
+    with ItemStore("clips", version, FACTS) as store:
+        failures = stage.fill(store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, TIMEOUT_S))
+        for clip, (key, _) in zip(clips, tasks, strict=True):
+            failure: Failure | None = failures.get(key)
+            clip |= {"status": failure.kind, "reason": failure.reason} if failure else store.get(key)
+            if clip["status"] == "ok" and not p.min_duration_s <= clip["duration_s"] <= p.max_duration_s:
+                clip["status"] = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
+                clip["reason"] = f"lasts {clip['duration_s']:.3f} s"
+
+
+def split(clips: list[dict], p: ClipsParams) -> None:
+    """Add clip_id, source_id and split; no source and no content may stand on two sides.
+
+    Test is the validation folder, or what `clips.test_list` names.  Validation: per action, the sources of the training
+    folder in an order drawn by hash, up to `clips.validation_fraction` of them; with one source only, none.
+    """
+    pattern = re.compile(p.source_pattern)
+    test_names = set(read_list(Path(p.root) / p.test_list)) if p.test_list else None
+    sources: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        match = pattern.match(clip["stem"])
+        clip["source_id"] = match.group(1) if match else clip["stem"]
+        clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['stem']}"
+        clip["split"] = FOLDERS[clip["folder"]]
+        if test_names is not None and clip["folder"] != "unlabelled":
+            if clip["path"].split("/", 1)[1] in test_names:
+                clip["split"] = "test"
+            elif clip["split"] == "test":
+                _refuse(clip, "not_in_test_list", f"in the validation folder, but not named by {p.test_list}")
+        if clip["split"] == "training" and clip["status"] == "ok":
+            sources[clip["action"]].add(clip["source_id"])
+    held_out = set()
+    for names in sources.values():
+        drawn = sorted(names, key=lambda name: digest(p.seed, name))
+        held_out.update(drawn[: max(1, round(p.validation_fraction * len(drawn))) if len(drawn) > 1 else 0])
+    for clip in clips:
+        if clip["split"] == "training" and clip["source_id"] in held_out:
+            clip["split"] = "validation"
+    _separate(clips)
+
+
+def _separate(clips: list[dict]) -> None:
+    """Refuse clips whose source or content also stands in test or, for training and unlabelled ones, in validation."""
+    duplicate_ids = {clip_id for clip_id, n in Counter(clip["clip_id"] for clip in clips).items() if n > 1}
+    seen: dict[str, set] = {"source_id": set(), "content_hash": set()}
+    for side in ("test", "validation", "training", "unlabelled"):
+        members = [clip for clip in clips if clip["split"] == side]
+        for clip in members:
+            if clip["clip_id"] in duplicate_ids:
+                _refuse(clip, "duplicate_id", "another file has the same action and stem")
+            elif clip["content_hash"] in seen["content_hash"]:
+                _refuse(clip, "duplicate_content", "the same bytes stand in another split or earlier in this one")
+            elif clip["source_id"] in seen["source_id"]:
+                _refuse(clip, "source_in_other_split", f"source {clip['source_id']} also stands in test or validation")
+            elif clip["content_hash"]:
+                seen["content_hash"].add(clip["content_hash"])
+        if side in ("test", "validation"):
+            seen["source_id"] |= {clip["source_id"] for clip in members if clip["status"] == "ok"}
+
+
+def _refuse(clip: dict, status: str, reason: str) -> None:
+    if clip["status"] == "ok":
+        clip |= {"status": status, "reason": reason}
+
+
+def main(stage: run.StageRun) -> None:
+    p = params.load("clips", ClipsParams)
+    clips = find(p)
+    actions = choose_actions(clips, p)
+    clips = [clip for clip in clips if clip["action"] is None or clip["action"] in actions]
+    clips = limit(clips, p)
+    describe(clips, p, stage)
+    split(clips, p)
+    clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
+    run.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
+    shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), Path("data/clips.parquet"))
+    truth = Path(p.root) / "truth.parquet"
+    shards.write_table(pq.read_table(truth, schema=TRUTH) if truth.is_file() else TRUTH.empty_table(), Path("data/truth.parquet"))
+    ok = [clip for clip in clips if clip["status"] == "ok"]
+    stage.write_metrics({
+        "clips": run.status_counts(clips),
+        "actions": len(actions),
+        "split": {name: sum(clip["split"] == name for clip in ok) for name in ("training", "validation", "test", "unlabelled")},
+        "sources": {name: len({c["source_id"] for c in ok if c["split"] == name}) for name in ("training", "validation", "test", "unlabelled")},
+        "with_audio_track": sum(clip["has_audio"] for clip in ok),
+    })  # fmt: skip
+
+
+def limit(clips: list[dict], p: ClipsParams) -> list[dict]:
+    """At most `clips.max_per_action` clips (0: all) per folder and action, drawn by hash so that growth keeps the draw."""
+    if not p.max_per_action:
+        return clips
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for clip in clips:
+        groups[clip["folder"], clip["action"]].append(clip)
+    drawn = (sorted(group, key=lambda clip: digest(p.seed, clip["path"]))[: p.max_per_action] for group in groups.values())
+    return sorted((clip for group in drawn for clip in group), key=lambda clip: clip["path"])
+
+
+if __name__ == "__main__":
+    run.main(main, __doc__, "clips")

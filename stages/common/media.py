@@ -1,0 +1,187 @@
+"""Media files in, arrays out: probing and time stamps (PyAV), frames (OpenCV), sound (ffmpeg), JPEG and FLAC bytes.
+
+Every function that reads a user's file raises `MediaError` with the decoder's own message when it cannot.
+"""
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+# FFmpeg inside OpenCV: local files only, and no threads of its own; set before cv2 is imported.
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file|threads;1")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+SAMPLE_RATE_HZ = 16_000  # what AST was trained on
+
+
+class MediaError(Exception):
+    """A file that cannot be decoded: `status` for the table, the message for people."""
+
+    def __init__(self, status: str, reason: str):
+        super().__init__(reason)
+        self.status, self.reason = status, " ".join(reason.split())
+
+
+def _open(path: Path):
+    """A PyAV container over an open file object: FFmpeg then has no protocol to reach anything else with."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        return av.open(open(path, "rb"), mode="r", metadata_errors="replace")
+    except OSError as error:
+        if not isinstance(error, av.error.FFmpegError):
+            raise MediaError("unreadable", f"{error.strerror or error}") from None
+        raise MediaError("unreadable", error.strerror) from None
+    except (ValueError, av.error.FFmpegError) as error:
+        raise MediaError("unreadable", str(error)) from None
+
+
+def probe(path: Path) -> dict:
+    """Facts of a video file: duration_s, fps (average), width_px, height_px, has_audio."""
+    import av
+
+    with _open(path) as container:
+        if not container.streams.video:
+            raise MediaError("no_video", "the file has no video stream")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise MediaError("unreadable", "no decoder for its video stream")
+        length, base = stream.duration, stream.time_base
+        if length is None:
+            length, base = container.duration, 1 / av.time_base
+        return {
+            "duration_s": float(length * base) if length else 0.0,
+            "fps": float(stream.average_rate or 0),
+            "width_px": stream.codec_context.width,
+            "height_px": stream.codec_context.height,
+            "has_audio": bool(container.streams.audio),
+        }
+
+
+def frame_times(path: Path) -> tuple[np.ndarray, float]:
+    """Presentation times [n] of the video's frames in seconds from the first one, ascending, and its duration_s.
+
+    From packet time stamps (nothing is decoded), so constant and variable frame rates need no distinction; the
+    duration ends with the last frame's own.
+    """
+    import av
+
+    with _open(path) as container:
+        if not container.streams.video:
+            raise MediaError("no_video", "the file has no video stream")
+        stream = container.streams.video[0]
+        stamps, durations = [], []
+        try:
+            for packet in container.demux(stream):
+                if packet.pts is not None and not packet.is_discard and packet.size:
+                    stamps.append(packet.pts)
+                    durations.append(packet.duration or 0)
+        except av.error.FFmpegError as error:
+            raise MediaError("unreadable", str(error)) from None
+        if not stamps:
+            raise MediaError("unreadable", "its video stream has no frame with a time stamp")
+        order = np.argsort(stamps, kind="stable")
+        pts = np.asarray(stamps)[order]
+        last = durations[order[-1]] or (int(np.median(np.diff(pts))) if len(pts) > 1 else 0)
+        base = float(stream.time_base)
+        return (pts - pts[0]) * base, float(pts[-1] - pts[0] + last) * base
+
+
+def read_frames(path: Path, wanted: np.ndarray) -> list[np.ndarray]:
+    """Decode the frames with the given ascending indices (repeats allowed) as BGR images [H, W, 3] uint8.
+
+    Only wanted frames are converted to BGR; rotation metadata is applied.  Holds no more than the wanted frames.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        if not capture.isOpened():
+            raise MediaError("unreadable", "OpenCV cannot open its video stream")
+        images: list[np.ndarray] = []
+        position = -1
+        for index in wanted:
+            while position < index:
+                if not capture.grab():
+                    raise MediaError("unreadable", f"decoding ended at frame {position + 1}; frame {index} is needed")
+                position += 1
+                fresh = True
+            if fresh or not images:
+                done, image = capture.retrieve()
+                if not done:
+                    raise MediaError("unreadable", f"frame {index} cannot be decoded")
+                fresh = False
+            images.append(image)
+        return images
+    except cv2.error as error:
+        raise MediaError("unreadable", str(error)) from None
+    finally:
+        capture.release()
+
+
+def decode_audio(path: Path, duration_s: float) -> np.ndarray:
+    """The sound of a file as [samples] int16 at 16 kHz, mono, aligned with the video's first frame and as long as it.
+
+    ffmpeg (imageio-ffmpeg's binary, driven through ffmpeg-python) fills gaps and a late start with silence.
+    """
+    import ffmpeg
+    import imageio_ffmpeg
+
+    stream = ffmpeg.input(_file_url(path), protocol_whitelist="file").audio
+    stream = stream.filter("aresample", SAMPLE_RATE_HZ, **{"async": 1, "first_pts": 0}).filter("apad").filter("atrim", end=duration_s)
+    command = stream.output("pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=SAMPLE_RATE_HZ).global_args(
+        "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1"
+    )
+    try:
+        data, _ = command.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), capture_stdout=True, capture_stderr=True)
+    except ffmpeg.Error as error:
+        raise MediaError("unreadable", error.stderr.decode(errors="replace")[-500:]) from None
+    samples = np.frombuffer(data, np.int16)
+    if not len(samples):
+        raise MediaError("unreadable", "its audio stream decodes to nothing")
+    return samples
+
+
+def _file_url(path: Path) -> str:
+    """A path that ffmpeg takes literally, whatever characters it holds."""
+    return f"file:{Path(path).absolute()}"
+
+
+def rms_dbfs(samples: np.ndarray) -> float:
+    """RMS level of int16 samples in dB relative to full scale (a full-scale sine has -3.01 dB); -inf becomes -120."""
+    rms = np.sqrt(np.mean(np.square(samples.astype(np.float64) / 32768)))
+    return float(max(20 * np.log10(max(rms, 1e-6)), -120.0))
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """A BGR image [H, W, 3] uint8 as JPEG bytes."""
+    import cv2
+
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """JPEG bytes as a BGR image [H, W, 3] uint8."""
+    import cv2
+
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def encode_flac(samples: np.ndarray) -> bytes:
+    """int16 samples [n] at 16 kHz as FLAC bytes."""
+    import soundfile
+
+    sink = io.BytesIO()
+    soundfile.write(sink, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    return sink.getvalue()
+
+
+def decode_flac(data: bytes) -> np.ndarray:
+    """FLAC bytes as float32 samples [n] in [-1, 1) at 16 kHz."""
+    import soundfile
+
+    return soundfile.read(io.BytesIO(data), dtype="float32")[0]

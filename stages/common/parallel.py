@@ -1,0 +1,97 @@
+"""The single door to parallel work: run a function over items, results in order, whatever the number of workers.
+
+Processes come from pebble, because it alone kills the worker of an item that exceeds its time and survives the death of
+a worker.  Workers run single-threaded (`worker_setup`), so that results do not depend on how many there are.
+"""
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from stages.common.errors import UserError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What stands in an item's place when its worker gave no result."""
+
+    kind: str  # 'timeout' or 'worker_died'
+    reason: str
+
+
+def default_workers() -> int:
+    """Number of workers: the environment's WORKERS, else the cores this process may use."""
+    text = os.environ.get("WORKERS", "")
+    if not text:
+        return len(os.sched_getaffinity(0))
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"WORKERS={text!r}: it must be a whole number of at least 1")
+    return int(text)
+
+
+def one_thread() -> None:
+    """Make numeric libraries single-threaded in this process: sums, and so bytes, then stay the same everywhere."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def map_items(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    workers: int | None = None,
+    timeout_s: float | None = None,
+    initializer: Callable[..., None] = one_thread,
+    initargs: tuple = (),
+) -> Iterator[Any]:
+    """Yield `function(item)` for each item, in the items' order, computed in `workers` processes.
+
+    `function` must be importable.  An item whose worker exceeds `timeout_s` or dies yields a `Failure`; an exception
+    that `function` raises is raised here.  At most four items per worker are in flight, so memory stays bounded.
+    """
+    workers = workers or default_workers()
+    pending: deque = deque()
+    with ProcessPool(workers, initializer=initializer, initargs=initargs, context=_context()) as pool:
+        try:
+            for item in items:
+                pending.append(pool.schedule(function, args=[item], timeout=timeout_s))
+                if len(pending) >= 4 * workers:
+                    yield _result(pending.popleft(), timeout_s)
+            while pending:
+                yield _result(pending.popleft(), timeout_s)
+        except BaseException:  # also GeneratorExit and Ctrl-C: no worker may outlive its run
+            pool.stop()
+            pool.join()
+            raise
+
+
+def _result(future, timeout_s):
+    try:
+        return future.result()
+    except TimeoutError:
+        return Failure("timeout", f"took more than {timeout_s:g} s")
+    except (ProcessExpired, CancelledError) as error:
+        return Failure("worker_died", f"its worker process died ({error})")
+
+
+def _context():
+    """A fork server that has the running stage imported: workers start fast and from a process without threads."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"  # it warns that the stage was imported beforehand
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    context = multiprocessing.get_context("forkserver")
+    if spec is not None and spec.name.startswith("stages."):
+        context.set_forkserver_preload([spec.name])
+    return context

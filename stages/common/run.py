@@ -1,0 +1,191 @@
+"""What every stage does around its algorithm: command line, lock, progress bar, metrics file, log file, clear errors.
+
+`metrics/<stage>.json` holds only what is deterministic (clips in, ok, refused by status; figures); seconds, rates,
+computed and reused counts and peak memory go to the git-ignored `logs/<stage>.json`.
+"""
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from stages.common.errors import UserError
+from stages.common.parallel import default_workers
+
+
+class StageRun:
+    """One run of a stage or of one of its items; use `main` below to make one."""
+
+    def __init__(self, stage: str, item: str | None, workers: int):
+        self.stage, self.item, self.workers = stage, item, workers
+        self.name = f"{stage}/{item}" if item else stage
+        self.log: dict[str, Any] = {"workers": workers}
+        self._seconds: Counter = Counter()
+        self._start = time.perf_counter()
+        self._memory = _PeakMemory()
+
+    def progress(self, items: Iterable[Any], total: int | None = None, unit: str = "clip") -> Iterator[Any]:
+        """Show a bar with items/s and ETA while `items` pass; the time spent in making them counts as reading."""
+        with tqdm(total=total, desc=self.name, unit=unit, mininterval=1.0, file=sys.stderr) as bar:
+            for item in self.timed("reading_s", items):
+                yield item
+                bar.update()
+
+    def timed(self, key: str, items: Iterable[Any]) -> Iterator[Any]:
+        """Pass `items` on and add the time spent in making them to the log's `key`."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._seconds[key] += time.perf_counter() - start
+            yield item
+
+    def fill(self, store, tasks: list | Iterable, total: int, compute: Callable) -> dict:
+        """`ItemStore.fill` with progress bar; logs how many items were computed and how many were reused."""
+        computed = 0
+
+        def counted(payloads):
+            nonlocal computed
+            for row in compute(payloads):
+                computed += 1
+                yield row
+
+        start = time.perf_counter()
+        failures = store.fill(tasks, counted, lambda items: self.progress(items, total))
+        self._seconds["computing_s"] += time.perf_counter() - start - self._seconds["reading_s"]
+        self.log.update(computed=computed, reused=total - computed, damaged_items=store.damaged)
+        return failures
+
+    def write_metrics(self, metrics: dict) -> None:
+        """Write the metrics file; keys sorted, numbers rounded to 6 places so that a diff shows changes only."""
+        write_json(Path("metrics") / f"{self.name}.json", metrics)
+
+    def write_log(self) -> None:
+        seconds = time.perf_counter() - self._start
+        items = self.log.get("computed", 0) + self.log.get("reused", 0)
+        self.log.update({key: round(value, 3) for key, value in self._seconds.items()})
+        self.log.update(
+            seconds=round(seconds, 3),
+            items_per_s=round(items / seconds, 2),
+            peak_memory_mib=self._memory.stop(),
+        )
+        write_json(Path("logs") / f"{self.name}.json", self.log)
+
+
+class _PeakMemory:
+    """Samples the memory of this process and its workers twice a second: proportional set size, shared pages count once."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.5):
+            self._sample()
+
+    def _sample(self) -> None:
+        own = psutil.Process()
+        total = 0
+        for process in [own, *own.children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:  # it has just ended
+                continue
+        self.peak = max(self.peak, total)
+
+    def stop(self) -> int:
+        """End sampling; the peak in MiB."""
+        self._sample()
+        self._done.set()
+        self._thread.join()
+        return round(self.peak / 2**20)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON atomically: indented, keys in the given order, floats rounded to 6 places."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def status_counts(index: Iterable[dict]) -> dict:
+    """`{in, ok, refused: {status: n}}` of index rows: in = ok + refused, always."""
+    counts = Counter(row["status"] for row in index)
+    refused = {status: n for status, n in sorted(counts.items()) if status != "ok"}
+    return {"in": sum(counts.values()), "ok": counts["ok"], "refused": refused}
+
+
+def check_failed_fraction(index: list[dict], statuses: set[str], allowed: float, stage: str) -> None:
+    """Raise UserError where more than the `allowed` fraction of clips failed with one of `statuses`."""
+    failed = [row for row in index if row["status"] in statuses]
+    if len(failed) > allowed * len(index):
+        first = failed[0]
+        raise UserError(
+            f"{len(failed)} of {len(index)} clips failed in {stage}, more than clips.max_failed_fraction = {allowed:g} "
+            f"allows; the first: {first['clip_id']}: {first['status']}: {first['reason']}"
+        )
+
+
+def main(function: Callable[[StageRun], None], doc: str, stage: str, item_name: str | None = None,
+         items: Callable[[], Iterable[str]] | None = None) -> None:
+    """Run a stage from the command line: `--help`, `--workers`, and for a foreach stage its item.
+
+    A UserError ends in one sentence and exit status 1; two runs of the same item wait for each other.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if item_name:
+        parser.add_argument(item_name, help="which item of the stage to run (see dvc.yaml)")
+    parser.add_argument("--workers", type=int, help="processes (default: $WORKERS, else all cores); results do not depend on it")
+    arguments = parser.parse_args()
+    try:
+        if arguments.workers is not None and arguments.workers < 1:
+            raise UserError(f"--workers {arguments.workers}: it must be at least 1")
+        item = getattr(arguments, item_name) if item_name else None
+        if items and item not in (known := list(items())):
+            raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
+        run = StageRun(stage, item, arguments.workers or default_workers())
+        with _lock(run.name):
+            function(run)
+            run.write_log()
+    except UserError as error:
+        sys.exit(f"{stage}: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{stage}: interrupted; finished items are stored: the same command goes on from there")
+
+
+def _lock(name: str):
+    """Hold a lock on what this item writes: a stage whose DVC was killed may still be running."""
+    path = Path("logs") / f".{name.replace('/', '-')}.lock"
+    path.parent.mkdir(exist_ok=True)
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: another run of this stage is still writing; waiting for it to end", file=sys.stderr)
+        return lock.acquire()

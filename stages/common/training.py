@@ -1,0 +1,117 @@
+"""What training stages share: features on disk with random access, and one training loop with early stopping."""
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from stages.common import item_store, params
+from stages.common.errors import UserError
+
+
+class TrainingParams(params.Section):
+    learning_rate: float = Field(gt=0, le=1)
+    weight_decay: float = Field(ge=0, le=10)
+    batch_size: int = Field(ge=1, le=65536)
+    epochs: int = Field(ge=1, le=10_000)
+    patience: int = Field(ge=1)
+
+
+class RowFile:
+    """Rows of one shape in a file, read by index with `pread`: memory does not grow with the number of rows.
+
+    Written once from a stream (Parquet has no cheap random access), shared by the processes that train.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str = "float16"):
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self._bytes = int(np.prod(shape)) * self.dtype.itemsize
+
+    def write(self, rows: Iterable[np.ndarray]) -> "RowFile":
+        with open(self.path, "wb") as file:
+            for row in rows:
+                if row.shape != self.shape:
+                    raise ValueError(f"a row of shape {row.shape} in a file of {self.shape}")
+                file.write(np.ascontiguousarray(row, self.dtype).tobytes())
+        return self
+
+    def __len__(self) -> int:
+        return self.path.stat().st_size // self._bytes
+
+    def read(self, indices: Iterable[int]) -> torch.Tensor:
+        """Rows [n, *shape] as float32."""
+        with open(self.path, "rb", buffering=0) as file:
+            data = b"".join(os.pread(file.fileno(), self._bytes, int(i) * self._bytes) for i in indices)
+        return torch.from_numpy(np.frombuffer(data, self.dtype).astype(np.float32)).view(-1, *self.shape)
+
+    def moments(self, indices: Iterable[int], batch: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation [last dimension] over the given rows and their steps (1 where it is 0)."""
+        indices = list(indices)
+        n, total, squares = 0, 0.0, 0.0
+        for start in range(0, len(indices), batch):
+            values = self.read(indices[start : start + batch]).flatten(0, -2).double()
+            n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
+        mean = total / n
+        std = (squares / n - mean.square()).clamp(min=0).sqrt()
+        return mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for RowFiles beside the item store, gone afterwards."""
+    parent = item_store.folder() / "scratch"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        yield Path(name)
+
+
+def fit(
+    model: torch.nn.Module,
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    rows: torch.Tensor,
+    validate: Callable[[], float],
+    p: TrainingParams,
+    seed: int,
+    name: str,
+) -> list[dict]:
+    """Train with AdamW (Loshchilov & Hutter 2019) and early stopping; the model ends with its best epoch's weights.
+
+    loss: indices of a batch -> scalar.  rows: what indices are drawn from, shuffled each epoch.  validate: the loss that
+    decides (lower is better); training ends after `patience` epochs without a better one.  Returns a dict per epoch:
+    epoch, training_loss, validation_loss.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay)
+    shuffle = torch.Generator().manual_seed(seed)
+    curve: list[dict] = []
+    best, best_epoch, best_state = np.inf, 0, copy.deepcopy(model.state_dict())
+    for epoch in range(1, p.epochs + 1):
+        model.train()
+        losses = []
+        for batch in rows[torch.randperm(len(rows), generator=shuffle)].split(p.batch_size):
+            value = loss(batch)
+            if not torch.isfinite(value):
+                raise UserError(
+                    f"the loss of {name} became {value.item()} in epoch {epoch}: the learning rate {p.learning_rate:g} is likely "
+                    "too high, or a feature is not finite; the outputs of the last good run are kept"
+                )
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(value.item())
+        model.eval()
+        with torch.inference_mode():
+            score = validate()
+        curve.append({"epoch": epoch, "training_loss": float(np.mean(losses)), "validation_loss": float(score)})
+        if score < best:
+            best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
+        elif epoch - best_epoch >= p.patience:
+            break
+    model.load_state_dict(best_state)
+    model.eval()
+    return curve

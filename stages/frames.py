@@ -1,0 +1,115 @@
+"""Sample RGB frames at 6 fps by time stamp and keep 18 per clip.
+
+Reads    data/clips.parquet and the clip files
+Writes   data/frames, a row per clip:
+             jpegs        list<binary>[count]      BGR frames as JPEG, shorter side at most `frames.size_px`
+             times_s      tensor float32 [count]   the grid times the frames stand for, from the first frame
+         and in its index frame_count int32 (how many samples at `frames.fps` the clip has) and duration_s float32
+         (of its decoded video; 0 where unknown).
+Sampling follows the time stamps: a sample is the frame on screen at k / fps.  `int(fps / 6)` as a step would give 18
+frames at 24, 30 and 60 fps, but 19 at 25 and 23 at 29.97: keeping "exactly 18" would then select by camera.
+"""
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from stages.common import media, params, run, shards
+from stages.common.clip_items import ClipItems
+from stages.common.item_store import digest
+from stages.common.parallel import map_items
+
+CODE_VERSION = 1  # of `extract`; raise it when the output for the same input and parameters changes
+TIMEOUT_S = 60.0
+FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
+FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
+
+
+class FramesParams(params.Section):
+    fps: float = Field(gt=0, le=60)
+    count: int = Field(ge=2, le=256)
+    keep: Literal["exact", "all"]
+    size_px: int = Field(ge=16, le=1024)
+    jpeg_quality: int = Field(ge=50, le=100)
+
+
+class Source(params.Section):
+    root: str
+    max_failed_fraction: float = Field(ge=0, le=1)
+
+
+def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:
+    """Times [count or n] in seconds at which frames are taken.
+
+    `exact`: the grid k / fps, n = round(duration x fps).  `all`: `count` times spread evenly over the whole clip.
+    """
+    if p.keep == "all":
+        return np.arange(p.count) * (duration_s / p.count)
+    return np.arange(round(duration_s * p.fps)) / p.fps
+
+
+def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    """Index of the frame that is on screen at each time: the last one whose time stamp is not after it.
+
+    A millisecond of tolerance absorbs the rounding of container time bases.
+    """
+    return np.searchsorted(frame_times_s, times_s + 1e-3, side="right").clip(1) - 1
+
+
+def extract(task: tuple[str, FramesParams]) -> dict:
+    """The frames of one clip file (runs in a worker)."""
+    path, p = task
+    row = {"jpegs": [], "times_s": np.zeros(p.count), "frame_count": 0, "duration_s": 0.0, "status": "ok", "reason": ""}
+    try:
+        frame_times_s, duration_s = media.frame_times(Path(path))
+        times_s = sample_times(duration_s, p)
+        row |= {"frame_count": round(duration_s * p.fps), "duration_s": duration_s}
+        if len(frame_times_s) < 2:
+            return row | {"status": "too_short", "reason": "one frame only: nothing moves"}
+        if len(times_s) != p.count:
+            return row | {"status": "wrong_frame_count", "reason": f"{len(times_s)} frames at {p.fps:g} fps, not {p.count}"}
+        images = media.read_frames(Path(path), on_screen(frame_times_s, times_s))
+        jpegs = [media.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality) for image in images]
+    except media.MediaError as error:
+        return row | {"status": error.status, "reason": error.reason}
+    return row | {"jpegs": jpegs, "times_s": times_s}
+
+
+def _shrink(image: np.ndarray, size_px: int) -> np.ndarray:
+    """Scale so that the shorter side has `size_px`, by area averaging; smaller images stay as they are."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = size_px / min(height, width)
+    if scale >= 1:
+        return image
+    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+
+
+def main(stage: run.StageRun) -> None:
+    p = params.load("frames", FramesParams)
+    source = params.load("clips", Source, only=True)
+    clips = [clip for clip in pq.read_table("data/clips.parquet").to_pylist() if clip["status"] == "ok"]
+    for clip in clips:
+        clip["input_key"] = clip["content_hash"]
+    columns = pa.schema([("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))])
+    with ClipItems("frames", digest("frames", CODE_VERSION, p.model_dump()), columns, FACTS) as items:
+        paths = ((str(Path(source.root) / clip["path"]), p) for clip in clips)
+        items.fill(stage, clips, paths, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S))
+        index = items.pack(
+            Path("data/frames"), clips,
+            check=lambda index: run.check_failed_fraction(index, FAILED, source.max_failed_fraction, "frames"),
+        )  # fmt: skip
+    histogram = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)
+    stage.write_metrics({
+        "clips": run.status_counts(index),
+        "clips_by_frame_count": {n: histogram[n] for n in sorted(histogram)},
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    run.main(main, __doc__, "frames")

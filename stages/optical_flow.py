@@ -1,0 +1,79 @@
+"""Dense optical flow between consecutive frames, drawn as colour images.
+
+Reads    data/frames
+Writes   data/optical_flow, a row per clip:
+             jpegs    list<binary>[count]   BGR images: hue = direction, value = magnitude; the first one is the second's copy
+Farneback's polynomial expansion (Farneback 2003; cv2.calcOpticalFlowFarneback) on grey frames.  The magnitude is drawn on
+a fixed scale (`optical_flow.full_scale_px`): normalising each frame, as is often done, would erase how much moves.
+"""
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from stages.common import media, params, run, shards
+from stages.common.clip_items import ClipItems
+from stages.common.item_store import digest
+from stages.common.parallel import map_items
+
+CODE_VERSION = 1  # of `draw_clip`; raise it when the output for the same input and parameters changes
+TIMEOUT_S = 60.0
+COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
+
+
+class OpticalFlowParams(params.Section):
+    pyramid_scale: float = Field(gt=0, lt=1)
+    levels: int = Field(ge=1, le=10)
+    window_px: int = Field(ge=3, le=101)
+    iterations: int = Field(ge=1, le=20)
+    polynomial_px: int = Field(ge=3, le=15)
+    polynomial_sigma: float = Field(gt=0)
+    full_scale_px: float = Field(gt=0)
+    jpeg_quality: int = Field(ge=50, le=100)
+
+
+def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams) -> np.ndarray:
+    """Displacement [H, W, 2] (x, y) in px per frame step between two grey images [H, W] uint8."""
+    import cv2
+
+    return cv2.calcOpticalFlowFarneback(
+        previous, following, None, p.pyramid_scale, p.levels, p.window_px, p.iterations, p.polynomial_px, p.polynomial_sigma, 0
+    )
+
+
+def draw(flow: np.ndarray, full_scale_px: float) -> np.ndarray:
+    """Flow [H, W, 2] as a BGR image [H, W, 3] uint8: hue = direction (0-179 for 360 degrees), value = magnitude, clipped."""
+    import cv2
+
+    magnitude, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1], angleInDegrees=True)
+    hsv = np.full((*flow.shape[:2], 3), 255, np.uint8)
+    hsv[..., 0] = (np.rint(angle / 2) % 180).astype(np.uint8)
+    hsv[..., 2] = np.rint(np.minimum(magnitude / full_scale_px, 1) * 255).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
+def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
+    """The flow images of one clip's frames (runs in a worker)."""
+    import cv2
+
+    jpegs, p = task
+    grey = [cv2.cvtColor(media.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    flows = [farneback(a, b, p) for a, b in zip(grey, grey[1:], strict=False)]
+    drawn = [media.encode_jpeg(draw(flow, p.full_scale_px), p.jpeg_quality) for flow in flows]
+    return {"jpegs": [drawn[0], *drawn], "status": "ok", "reason": ""}
+
+
+def main(stage: run.StageRun) -> None:
+    p = params.load("optical_flow", OpticalFlowParams)
+    clips = shards.inputs(Path("data/frames"))
+    version = digest("optical_flow", CODE_VERSION, p.model_dump())
+    with ClipItems("optical_flow", version, COLUMNS) as items:
+        frames = ((row["jpegs"], p) for row in shards.iter_rows(Path("data/frames"), ["jpegs"]))
+        items.fill(stage, clips, frames, lambda tasks: map_items(draw_clip, tasks, stage.workers, TIMEOUT_S))
+        index = items.pack(Path("data/optical_flow"), clips)
+    stage.write_metrics({"clips": run.status_counts(index)})
+
+
+if __name__ == "__main__":
+    run.main(main, __doc__, "optical_flow")

@@ -1,0 +1,284 @@
+"""Train the small embedded backbones on rendered scenes, so that the sample runs without any download.
+
+Writes
+    models/tiny/vit     ViTModel: what each patch shows, for pictures and for flow images
+    models/tiny/blip    BlipForConditionalGeneration: one line on objects, materials, colours and place
+    models/tiny/ast     ASTForAudioClassification: the 527 AudioSet labels
+    metrics/pretrain.json   quality on held-out rendered scenes
+
+The scenes are drawn from other seeds than the sample's and before backgrounds of other hues; three actions
+(`stages.common.actions.HELD_OUT`) never occur. No model ever meets an action's name: the ViT learns to segment and to
+name variants of objects, BLIP captions without words of actions or sounds, the AST audio labels. The models are kept in
+git and this stage need not run on a fresh clone.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.metrics import average_precision_score
+from torch import nn
+
+from stages.common import params, tiny_models
+from stages.common.actions import ACTIONS, HELD_OUT
+from stages.common.audioset import load_labels
+from stages.common.parallel import Failure, map_items
+from stages.common.props import CLASSES
+from stages.common.run import StageRun, main
+from stages.common.scenes import CLIP_S, caption, draw_look, draw_take, noise_bank, patch_classes, render, rng_of
+from stages.common.sounds import RATE_HZ, N, at_level, band_noise, music, own_sound, speech
+
+ROOT = Path("models/tiny")
+SEEN = tuple(action for action in ACTIONS if action not in HELD_OUT)
+VARIANTS = tuple(dict.fromkeys((ACTIONS[a].staging, v) for a in SEEN for v in ACTIONS[a].variants))
+PICTURES = 4  # per scene, plus one flow image
+FLOW_SHARE = 0.35  # of a batch
+STILL = 12  # flow values up to this, of 255, show nothing
+STEP_S = 1 / 6  # between the two pictures of a flow image
+
+
+class PretrainParams(params.Section):
+    """Section `pretrain` of params.yaml."""
+
+    seed: int = Field(ge=0)
+    scenes: int = Field(ge=64)
+    sounds: int = Field(ge=64)
+    test_items: int = Field(ge=8)
+    batch_size: int = Field(ge=1)
+    vit_steps: int = Field(ge=1)
+    blip_steps: int = Field(ge=1)
+    ast_steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+# ---------------------------------------------------------------- rendered material
+
+
+def flow_image(first: np.ndarray, second: np.ndarray, full_scale_px: float) -> np.ndarray:
+    """Farneback flow between two RGB pictures as an image: hue = direction, value = magnitude."""
+    pair = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    flow = cv2.calcOpticalFlowFarneback(*pair, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    magnitude, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1])
+    value = np.clip(magnitude * 255 / full_scale_px, 0, 255)
+    hsv = np.stack([angle * 90 / np.pi, np.full_like(angle, 255), value], -1).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+
+def scenes(seed: int, split: str, count: int) -> dict:
+    """Render `count` scenes: pictures [n, 5, 96, 96, 3], the last a flow image; patches [n, 5, 36, classes]; variants
+    [n]; moments [n, 5, 2] (height or strength, swing) of the movement; captions."""
+    size_px = tiny_models.SIZE_PX
+    grain = noise_bank(seed, size_px)
+    pictures = np.zeros((count, PICTURES + 1, size_px, size_px, 3), np.uint8)
+    patches = np.zeros((count, PICTURES + 1, (size_px // tiny_models.PATCH_PX) ** 2, len(CLASSES)), np.float16)
+    variants, moments, captions = np.zeros(count, np.int64), np.zeros((count, PICTURES + 1, 2), np.float32), []
+    for i in range(count):
+        rng = rng_of("pretrain", seed, split, i)
+        look = draw_look(rng, str(rng.choice(SEEN)), odd_hues=False)
+        take = draw_take(rng, look)
+        times = rng.uniform(0, CLIP_S - STEP_S, PICTURES)
+        shots = [render(look, take, t, size_px, grain[rng.integers(16)], True) for t in (*times, times[-1] + STEP_S)]
+        for k, shot in enumerate(shots):
+            image = shot.image if k < PICTURES else flow_image(shots[-2].image, shot.image, rng.uniform(6, 16))
+            classes = shot.classes if k < PICTURES else np.where(image.max(-1) > STILL, shot.classes, 0)
+            pictures[i, k] = through_jpeg(image, int(rng.integers(60, 95)))
+            patches[i, k] = patch_classes(classes, tiny_models.PATCH_PX)
+        streaming = ACTIONS[look.action].staging == "pour"
+        moments[i] = [(take.level(t) if streaming else take.lift(t), take.swing(t)) for t in (*times, times[-1] + STEP_S)]
+        variants[i] = VARIANTS.index((ACTIONS[look.action].staging, look.variant))
+        captions.append(caption(look))
+    return {"pictures": pictures, "patches": patches, "variants": variants, "moments": moments, "captions": captions}
+
+
+def sounds(seed: int, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Synthesise `count` sounds: waveforms [n, 48000] and labels [n, 527], both float32. One in five is a mixture of
+    two, one in ten silence."""
+    index = {label.display_name: label.index for label in load_labels()}
+    waves, labels = np.zeros((count, N), np.float32), np.zeros((count, len(index)), np.float32)
+    for i in range(count):
+        rng = rng_of("pretrain", seed, "sound", split, i)
+        heard = np.zeros(N, np.float32)
+        for _ in range(rng.choice([0, 1, 2], p=[0.1, 0.7, 0.2])):
+            source = str(rng.choice([*SEEN, "music", "speech"]))
+            if source in ACTIONS:
+                look = draw_look(rng, source)
+                heard += own_sound(rng, look, draw_take(rng, look))
+            else:
+                heard += {"music": music, "speech": speech}[source](rng)
+            names = {"music": ("Music", "Synthesizer"), "speech": ("Speech",)}
+            for name in names.get(source) or ACTIONS[source].labels:
+                labels[i, index[name]] = 1
+        room = at_level(band_noise(rng, 60, 4000).astype(np.float32), rng.uniform(-70, -60))
+        waves[i] = at_level(heard, rng.uniform(-30, -15)) + room
+    return waves, labels
+
+
+# ---------------------------------------------------------------- training
+
+
+def fit(parameters: list[nn.Parameter], steps: int, learning_rate: float, loss_of) -> None:
+    """AdamW with a warm-up of a twentieth and a cosine decay; `loss_of(step)` gives the loss of one batch."""
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda s: min((s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / max(1, steps - warm))))
+    )
+    for step in range(steps):
+        loss = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+    """Pictures [B, H, W, 3] uint8 -> [B, 3, H, W] in -1..1, as the image processors do it."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_vit(p: PretrainParams, data: dict, test: dict) -> tuple[nn.Module, dict]:
+    """Segmentation per patch, the objects' variant and the movement's moment from the mean patch (for pictures and flow)."""
+    model, processor = tiny_models.vit()
+    heads = nn.ModuleDict(
+        {
+            "patches": nn.Linear(tiny_models.HIDDEN, len(CLASSES)),
+            "variant": nn.Linear(tiny_models.HIDDEN, len(VARIANTS)),
+            "moment": nn.Linear(tiny_models.HIDDEN, 2),
+        }
+    )
+    rng = rng_of("pretrain", p.seed, "vit batches")
+
+    def loss_of(_: int) -> torch.Tensor:
+        i, k = rng.integers(len(data["pictures"]), size=p.batch_size), rng.integers(PICTURES, size=p.batch_size)
+        k[: int(FLOW_SHARE * p.batch_size)] = PICTURES
+        hidden = model(pixels(data["pictures"][i, k])).last_hidden_state[:, 1:]  # [B, 36, D]
+        target = torch.from_numpy(data["patches"][i, k].astype(np.float32))
+        mean = hidden.mean(1)
+        return (
+            2 * nn.functional.cross_entropy(heads["patches"](hidden).flatten(0, 1), target.flatten(0, 1))
+            + 0.5 * nn.functional.cross_entropy(heads["variant"](mean), torch.from_numpy(data["variants"][i]))
+            + nn.functional.mse_loss(heads["moment"](mean), torch.from_numpy(data["moments"][i, k]))
+        )
+
+    model.train()
+    fit([*model.parameters(), *heads.parameters()], p.vit_steps, p.learning_rate, loss_of)
+    model.eval()
+    figures = {}
+    with torch.no_grad():
+        for name, k in (("rgb", 0), ("flow", PICTURES)):
+            hidden = model(pixels(test["pictures"][:, k])).last_hidden_state[:, 1:]
+            found, true = heads["patches"](hidden).argmax(-1).numpy(), test["patches"][:, k].argmax(-1)
+            figures[f"patch_accuracy_{name}"] = float((found == true).mean())
+            figures[f"object_patch_accuracy_{name}"] = float((found == true)[true > 0].mean())
+            variant = heads["variant"](hidden.mean(1)).argmax(-1).numpy()
+            figures[f"variant_accuracy_{name}"] = float((variant == test["variants"]).mean())
+    _save("vit", model, processor)
+    return model, figures
+
+
+def train_blip(p: PretrainParams, vit: nn.Module, data: dict, test: dict) -> dict:
+    """Captions; the picture encoder starts from the ViT."""
+    model, processor = tiny_models.blip(set(data["captions"]) | set(test["captions"]))
+    tiny_models.copy_vit_to_blip(vit, model)
+    tokens = processor.tokenizer(data["captions"], padding=True, return_tensors="pt")
+    tokens["input_ids"][:, 0] = model.config.text_config.bos_token_id
+    rng = rng_of("pretrain", p.seed, "blip batches")
+
+    def loss_of(_: int) -> torch.Tensor:
+        i, k = rng.integers(len(data["pictures"]), size=p.batch_size), rng.integers(PICTURES, size=p.batch_size)
+        ids, mask = tokens["input_ids"][i], tokens["attention_mask"][i]
+        labels = ids.masked_fill(mask == 0, -100)
+        return model(pixels(data["pictures"][i, k]), ids, mask, labels=labels).loss
+
+    model.train()
+    fit(list(model.parameters()), p.blip_steps, p.learning_rate, loss_of)
+    model.eval()
+    with torch.no_grad():
+        output = model.generate(pixel_values=pixels(test["pictures"][:, 0]), max_new_tokens=16, num_beams=1, do_sample=False)
+    said = [text.split() for text in processor.batch_decode(output, skip_special_tokens=True)]
+    pairs = list(zip(said, (text.split() for text in test["captions"]), strict=True))
+    right = sum(a == b for one, true in pairs for a, b in zip(one, true, strict=False))
+    _save("blip", model, processor)
+    return {
+        "word_accuracy": right / sum(max(len(one), len(true)) for one, true in pairs),
+        "caption_accuracy": float(np.mean([one == true for one, true in pairs])),
+    }
+
+
+def train_ast(p: PretrainParams) -> dict:
+    """The audio labels of each sound."""
+    waves, labels = sounds(p.seed, "training", p.sounds)
+    _, raw = tiny_models.ast(0.0, 0.5)  # (x - 0) / (2 * 0.5): plain log-mel values
+    sample = raw(list(waves[:100]), sampling_rate=RATE_HZ, return_tensors="np")["input_values"]
+    model, extractor = tiny_models.ast(round(float(sample.mean()), 2), round(float(sample.std()), 2))
+    spectra = extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]  # [n, 320, 64]
+    targets = torch.from_numpy(labels)
+    rng = rng_of("pretrain", p.seed, "ast batches")
+    nn.init.constant_(model.classifier.dense.bias, -5.0)  # a label is rare
+
+    def loss_of(_: int) -> torch.Tensor:
+        i = rng.integers(len(spectra), size=p.batch_size // 2)
+        logits = model(spectra[i].roll(int(rng.integers(-40, 40)), 1)).logits
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets[i], reduction="sum") / len(i)
+
+    model.train()
+    fit(list(model.parameters()), p.ast_steps, p.learning_rate / 2, loss_of)
+    model.eval()
+    waves, labels = sounds(p.seed, "test", p.test_items)
+    with torch.no_grad():
+        scores = model(extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]).logits.numpy()
+    occurring = labels.sum(0) > 0
+    _save("ast", model, extractor)
+    return {
+        "tagging_map": float(average_precision_score(labels[:, occurring], scores[:, occurring], average="macro")),
+        "labels": int(occurring.sum()),
+    }
+
+
+def _save(name: str, model: nn.Module, processor) -> None:
+    """Write a Hugging Face directory aside, then put it in place."""
+    temporary = ROOT / f".{name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    shutil.rmtree(ROOT / name, ignore_errors=True)
+    os.replace(temporary, ROOT / name)
+
+
+def train(task: tuple[str, PretrainParams]) -> dict:
+    """Train the models of one sense; its own process, one thread."""
+    sense, p = task
+    torch.set_num_threads(1)
+    torch.manual_seed(p.seed)
+    if sense == "hearing":
+        return {"ast": train_ast(p)}
+    data, test = scenes(p.seed, "training", p.scenes), scenes(p.seed, "test", p.test_items)
+    vit, figures = train_vit(p, data, test)
+    return {"vit": figures, "blip": train_blip(p, vit, data, test)}
+
+
+def pretrain(run: StageRun) -> None:
+    p = params.load("pretrain", PretrainParams)
+    ROOT.mkdir(parents=True, exist_ok=True)
+    figures: dict = {}
+    tasks = [("sight", p), ("hearing", p)]
+    for found in run.progress(map_items(train, tasks, min(2, run.workers)), total=2, unit="sense"):
+        if isinstance(found, Failure):
+            raise RuntimeError(f"training did not finish: {found.reason}")
+        figures |= found
+    run.log["computed"] = len(tasks)
+    figures["megabytes"] = sum(f.stat().st_size for f in ROOT.rglob("*") if f.is_file()) / 1e6
+    run.write_metrics(figures)
+
+
+if __name__ == "__main__":
+    main(pretrain, __doc__, "pretrain")

@@ -1,0 +1,101 @@
+"""The embedded backbones: real Hugging Face directories that load through the Auto classes, and know what they should."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    BlipForConditionalGeneration,
+)
+
+from stages.common import tiny_models
+from stages.common.actions import ACTIONS
+from stages.common.audioset import load_labels
+from stages.common.sounds import RATE_HZ
+from stages.pretrain import PICTURES, SEEN, flow_image, pixels, scenes, sounds
+
+TINY = Path(__file__).parents[1] / "models" / "tiny"
+SIZE_PX = tiny_models.SIZE_PX
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict:
+    return scenes(77, "unseen", 24)
+
+
+def test_together_they_are_small_and_hold_no_pickle():
+    files = [f for f in TINY.rglob("*") if f.is_file()]
+    assert {f.suffix for f in files} == {".json", ".safetensors"}
+    assert sum(f.stat().st_size for f in files) <= 25e6
+
+
+def test_vit_loads_and_its_processor_does_what_pretraining_did():
+    model, processor = AutoModel.from_pretrained(TINY / "vit"), AutoImageProcessor.from_pretrained(TINY / "vit")
+    assert type(model).__name__ == "ViTModel" and model.config.hidden_size >= 128
+    image = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
+    given = processor(image, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(given, pixels(image[None]), atol=1e-5)
+    assert model(given).last_hidden_state.shape == (1, 37, model.config.hidden_size)
+
+
+def test_ast_knows_the_527_labels_and_hears_what_is_there():
+    model, extractor = AutoModelForAudioClassification.from_pretrained(TINY / "ast"), AutoFeatureExtractor.from_pretrained(TINY / "ast")
+    assert [model.config.id2label[i] for i in range(527)] == [label.display_name for label in load_labels()]
+    waves, labels = sounds(77, "unseen", 40)
+    with torch.no_grad():
+        scores = model(extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]).logits.numpy()
+    heard = labels.sum(1) > 0
+    best = scores.argmax(1)
+    assert labels[heard, best[heard]].mean() > 0.8
+
+
+def test_blip_says_what_is_seen_and_nothing_of_actions(shown):
+    model, processor = BlipForConditionalGeneration.from_pretrained(TINY / "blip"), AutoProcessor.from_pretrained(TINY / "blip")
+    images = list(shown["pictures"][:, 0])
+    given = processor(images=images, return_tensors="pt")
+    with torch.no_grad():
+        said = processor.batch_decode(model.generate(**given, max_new_tokens=16), skip_special_tokens=True)
+    words = [(a, b) for one, true in zip(said, shown["captions"], strict=True) for a, b in zip(one.split(), true.split(), strict=False)]
+    assert np.mean([a == b for a, b in words]) > 0.6
+    assert not {word for one in said for word in one.split()} & set(ACTIONS)
+
+
+def test_blip_vocabulary_holds_all_words_of_the_labels():
+    tokenizer = AutoTokenizer.from_pretrained(TINY / "blip")
+    for label in load_labels():
+        pieces = tokenizer.tokenize(label.display_name)
+        assert not any(piece == "[UNK]" or piece.startswith("##") for piece in pieces), label.display_name
+
+
+def test_scenes_for_pretraining_leave_out_three_actions(shown):
+    assert len(SEEN) == len(ACTIONS) - 3
+    assert shown["pictures"].shape == (24, PICTURES + 1, SIZE_PX, SIZE_PX, 3)
+    assert np.allclose(shown["patches"].astype(np.float32).sum(-1), 1, atol=5e-3)
+    names = {word for text in shown["captions"] for word in text.split()}
+    assert not names & {"ball", "wheel"}
+
+
+def test_flow_image_shows_direction_as_hue_and_stillness_as_black():
+    texture = np.random.default_rng(1).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
+    texture = np.repeat(np.repeat(texture[::6, ::6], 6, 0), 6, 1)
+    assert flow_image(texture, texture, 8.0).max() <= 12
+    moved = flow_image(texture, np.roll(texture, 3, 1), 8.0)[20:-20, 20:-20]
+    assert abs(np.median(moved.max(-1)) - 3 / 8 * 255) < 30  # to the right: hue 0, red, which BGR keeps last
+    assert np.median(moved[..., 2]) > 60 > np.median(moved[..., 0])
+
+
+def test_blip_starts_from_the_vit_with_the_same_answers():
+    torch.manual_seed(0)
+    (vit, _), (blip, _) = tiny_models.vit(), tiny_models.blip({"a red drum"})
+    tiny_models.copy_vit_to_blip(vit, blip)
+    images = torch.randn(2, 3, SIZE_PX, SIZE_PX)
+    with torch.no_grad():
+        one, other = vit.eval()(images).last_hidden_state, blip.vision_model.eval()(images).last_hidden_state
+    assert torch.allclose(one, other, atol=1e-4)
