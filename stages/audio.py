@@ -17,7 +17,7 @@ from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
 from stages.common.parallel import map_items
 
-CODE_VERSION = 1  # of `extract`; raise it when the output for the same input changes
+CODE_VERSION = 2  # of `extract`; raise it when the output for the same input changes
 TIMEOUT_S = 60.0
 FAILED = {"unreadable", "timeout", "worker_died"}
 COLUMNS = pa.schema([("flac", pa.binary())])

@@ -91,6 +91,8 @@ def find(p: ClipsParams) -> list[dict]:
         else:
             paths = [str(path.relative_to(root)) for path in (root / folder).rglob("*") if _is_clip(path)]
         for path in sorted(paths):
+            if path != path.encode(errors="replace").decode():
+                raise UserError(f"{ascii(path)}: the name is not valid UTF-8; rename the file")
             parts = Path(path).parts
             if folder != "unlabelled" and len(parts) != 3:
                 raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
@@ -108,7 +110,7 @@ def read_list(path: Path) -> list[str]:
     """File names of a CSV list in MiT's form: the first column is `action/file`; a header line is skipped."""
     if not path.is_file():
         raise UserError(f"the clip list {path} does not exist (clips.training_list, validation_list and test_list are relative to clips.root)")
-    with open(path, newline="", encoding="utf-8") as lines:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines:
         names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -23,7 +23,7 @@ from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
 from stages.common.parallel import map_items
 
-CODE_VERSION = 1  # of `extract`; raise it when the output for the same input and parameters changes
+CODE_VERSION = 2  # of `extract`; raise it when the output for the same input and parameters changes
 TIMEOUT_S = 60.0
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
 FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
@@ -55,9 +55,10 @@ def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:
 def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
     """Index of the frame that is on screen at each time: the last one whose time stamp is not after it.
 
-    A millisecond of tolerance absorbs the rounding of container time bases.
+    The tolerance absorbs the rounding of container time bases (Matroska's is a millisecond); at exactly 1 ms, the frames
+    of 29.97 fps would meet the grid in ties that rounding decides.
     """
-    return np.searchsorted(frame_times_s, times_s + 1e-3, side="right").clip(1) - 1
+    return np.searchsorted(frame_times_s, times_s + 1.2e-3, side="right").clip(1) - 1
 
 
 def extract(task: tuple[str, FramesParams]) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from stages.common import params, run, shards, statistics
+from stages.common import params, predictions, run, shards, statistics
 from stages.common.errors import UserError
 
 BASELINE, UPPER_BOUND = "video_only", "real_audio"
@@ -41,22 +41,13 @@ class Root(params.Section):
     root: str
 
 
-def read_predictions(condition: str, seeds: int, split: str = "test") -> pd.DataFrame:
-    """Test clips of one condition, indexed by clip_id: action, source_id, `hit` (share of seeds that are right) and
-    `answers` (a list over seeds)."""
-    path = Path("data/predictions") / f"{condition}.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
-    table = pq.read_table(path, columns=["seed", "clip_id", "split", "action", "source_id", "predicted"]).to_pandas()
-    found = table.seed.nunique()
-    model = params.load("classifier", Conditions, only=True).conditions[condition]["model"]
+def read_test(condition: str, model: str, seeds: int) -> pd.DataFrame:
+    """Test clips of one condition, indexed by clip_id: action, source_id and `hit`, the share of seeds that are right."""
+    test = predictions.read(condition).of("test")
+    found = len(test.probabilities)
     if found != (1 if model == "logistic" else seeds):
-        raise UserError(f"{path} holds {found} seeds, params.yaml asks for {seeds}: run `dvc repro classifier@{condition}`")
-    table = table[table.split == split].assign(hit=lambda t: (t.action == t.predicted).astype(float))
-    clips = table.groupby("clip_id", sort=True).agg(
-        action=("action", "first"), source_id=("source_id", "first"), hit=("hit", "mean"), answers=("predicted", list)
-    )
-    return clips.assign(seeds=found)
+        raise UserError(f"data/predictions/{condition}.parquet holds {found} seeds, params.yaml asks for {seeds}: run `dvc repro classifier@{condition}`")
+    return test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
 
 
 def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
@@ -71,12 +62,12 @@ def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
     return masks
 
 
-def figures(predictions: dict[str, pd.DataFrame]) -> dict:
+def figures(tests: dict[str, pd.DataFrame]) -> dict:
     """Per condition: accuracy on all test clips and subsets, and the paired difference to the baseline on each."""
-    base = predictions[BASELINE]
+    base = tests[BASELINE]
     masks = {"": np.ones(len(base), bool)} | subsets(base.index)
     result: dict = {}
-    for name, clips in predictions.items():
+    for name, clips in tests.items():
         if not clips.index.equals(base.index):
             raise UserError(f"{name} answers other test clips than {BASELINE}: run `dvc repro` so that both see the same features")
         row = {}
@@ -92,10 +83,10 @@ def figures(predictions: dict[str, pd.DataFrame]) -> dict:
     return result
 
 
-def pair_accuracy(predictions: dict[str, pd.DataFrame], pairs: list[list[str]]) -> dict:
+def pair_accuracy(tests: dict[str, pd.DataFrame], pairs: list[list[str]]) -> dict:
     """Accuracy on the clips of each look-alike pair, on all of them and on the other actions."""
     result: dict = {}
-    for name, clips in predictions.items():
+    for name, clips in tests.items():
         groups = {" / ".join(pair): clips.action.isin(pair) for pair in pairs}
         groups["all pairs"] = clips.action.isin([action for pair in pairs for action in pair])
         groups["other actions"] = ~groups["all pairs"]
@@ -120,7 +111,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def main_table(result: dict, conditions: dict, predictions: dict[str, pd.DataFrame]) -> str:
+def main_table(result: dict, conditions: dict) -> str:
     rows = []
     for name, row in result.items():
         own = json.loads((Path("metrics/classifier") / f"{name}.json").read_text())
@@ -129,7 +120,7 @@ def main_table(result: dict, conditions: dict, predictions: dict[str, pd.DataFra
             percent(row["accuracy"]), f"{100 * own['accuracy']['seed_sd']:.1f}",
             percent(row["difference"], True) if name != BASELINE else "",
             percent(row["accuracy_with_audio"]), percent(row["accuracy_without_audio"]), percent(own["macro_f1"]), percent(own["top5"]),
-            f"{own['parameters']:,}", str(predictions[name].seeds.iloc[0]), REPORTED.get(name, ""),
+            f"{own['parameters']:,}", str(own["accuracy"]["seeds"]), REPORTED.get(name, ""),
         ])  # fmt: skip
     header = ["condition", "audio in training / at test", "accuracy", "sd over seeds", f"minus `{BASELINE}`", "accuracy, clips with audible sound",
               "without", "macro F1", "top 5", "parameters", "seeds", "*reported*"]  # fmt: skip
@@ -139,9 +130,10 @@ def main_table(result: dict, conditions: dict, predictions: dict[str, pd.DataFra
 def main(stage: run.StageRun) -> None:
     p = params.load("report", ReportParams)
     rows = params.load("classifier", Conditions, only=True)
-    predictions = {name: read_predictions(name, rows.seeds) for name in stage.progress(rows.conditions, len(rows.conditions), "condition")}
-    result = figures(predictions)
-    base = predictions[BASELINE]
+    named = stage.progress(rows.conditions.items(), len(rows.conditions), "condition")
+    tests = {name: read_test(name, condition["model"], rows.seeds) for name, condition in named}
+    result = figures(tests)
+    base = tests[BASELINE]
     n, sources = len(base), base.source_id.nunique()
     resolved = result[UPPER_BOUND]["smallest_detectable_difference"]
     heard = result[BASELINE]["accuracy_with_audio"]
@@ -151,7 +143,7 @@ def main(stage: run.StageRun) -> None:
         f"{base.action.nunique()} actions; {heard['n']} of them ({heard['sources']} sources) have audible sound. Accuracies in per cent with "
         "95 % intervals, differences in points; both by resampling sources. The smallest true difference between "
         f"`{UPPER_BOUND}` and `{BASELINE}` that this test set would find with 80 % power is {100 * resolved:.1f} points.",
-        "## Main table", main_table(result, rows.conditions, predictions), NOT_COMPARABLE,
+        "## Main table", main_table(result, rows.conditions), NOT_COMPARABLE,
     ]  # fmt: skip
     metrics = {"test_clips": n, "test_sources": sources, "conditions": result}
     if "accuracy_own_sound" in result[BASELINE]:
@@ -160,7 +152,7 @@ def main(stage: run.StageRun) -> None:
         lines = [[f"`{name}`", *(percent(row[f"accuracy_{subset}"]) for subset in names)] for name, row in result.items()]
         text += ["## By what the sound is", "Truth of the rendered clips: audible and its own, or audible and foreign (another action's, music).", markdown(header, lines)]
     if p.look_alike_pairs:
-        pairs = pair_accuracy(predictions, p.look_alike_pairs)
+        pairs = pair_accuracy(tests, p.look_alike_pairs)
         groups = list(pairs[BASELINE])
         header = ["condition", *(f"{group} (n = {pairs[BASELINE][group]['n']})" for group in groups)]
         text += ["## Within look-alike pairs", "Accuracy (over all actions) on the clips of actions that look alike and sound different.",

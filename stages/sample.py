@@ -28,16 +28,14 @@ truth.parquet, a row per clip
 """
 
 import io
-import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,10 +45,12 @@ from pydantic import Field, field_validator
 from stages.common import params
 from stages.common.actions import ACTIONS, MOSTLY_SILENT
 from stages.common.contact_sheet import Cell, draw_contact_sheet
+from stages.common.mp4 import encode
 from stages.common.parallel import Failure, map_items
 from stages.common.run import StageRun, main
-from stages.common.scenes import CLIP_S, Look, Take, draw_look, draw_take, noise_bank, render, rng_of
+from stages.common.scenes import Look, draw_look, noise_bank, render, rng_of
 from stages.common.sounds import RATE_HZ, N, at_level, band_noise, music, own_sound, speech
+from stages.common.takes import CLIP_S, Take, draw_take
 
 ROOT = Path("data/sample")
 SHEET = Path("metrics/figures/sample.png")
@@ -81,6 +81,7 @@ class SampleParams(params.Section):
     unlabelled_per_action: int = Field(ge=0)
     audio_mix: dict[str, Share]
     silent_action_silence: Share
+    hidden_share: Share
 
     @field_validator("audio_mix")
     @classmethod
@@ -166,28 +167,7 @@ def _other_sound(rng: np.random.Generator, action: str) -> tuple[np.ndarray, tup
     """A sound of any audible action but this one, with its labels."""
     other = str(rng.choice([a for a in ACTIONS if a != action and a not in MOSTLY_SILENT]))
     look = draw_look(rng, other)
-    return own_sound(rng, look, draw_take(rng, look)), ACTIONS[other].labels
-
-
-def encode(path: Path, frames: Iterator[np.ndarray], rate: Fraction, size_px: int, sound: np.ndarray | None) -> None:
-    """Write frames [size_px, size_px, 3] (RGB) and sound (mono at 16 kHz) as mp4; the same input gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate, options={"preset": "superfast", "crf": "23", "threads": "1"})
-        video.width = video.height = size_px
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", RATE_HZ, layout="mono") if sound is not None else None
-        if audio is not None:
-            audio.bit_rate = 48_000
-            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-            block.sample_rate, block.pts, block.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
-            container.mux(audio.encode(block))
-            container.mux(audio.encode(None))
-        for image in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(video.encode(None))
-    os.replace(temporary, path)
+    return own_sound(rng, look, draw_take(rng, look.action, look.tempo)), ACTIONS[other].labels
 
 
 @lru_cache(maxsize=1)
@@ -198,8 +178,11 @@ def _noise(seed: int, size_px: int) -> np.ndarray:
 def stage_scene(clip: ClipPlan, p: SampleParams) -> tuple[Look, Take, Sound, Fraction]:
     """All that is drawn for one clip."""
     look = draw_look(rng_of(p.seed, clip.source), clip.action)
+    hiding = rng_of(p.seed, clip.source, "hidden")
+    if hiding.random() < p.hidden_share:
+        look = replace(look, occluder=(hiding.uniform(-4, 20), hiding.uniform(70, 90)))
     rng = rng_of(p.seed, clip.source, clip.second)
-    take = draw_take(rng, look)
+    take = draw_take(rng, look.action, look.tempo)
     rate = FRAME_RATES[rng.integers(len(FRAME_RATES))]
     return look, take, draw_sound(rng, p, look, take), rate
 
@@ -214,7 +197,7 @@ def render_clip(task: tuple[ClipPlan, SampleParams, Path]) -> dict:
         render(look, take, float(i / rate), p.size_px, bank[(first + 5 * i) % len(bank)]).image
         for i in range(round(CLIP_S * rate))
     )
-    encode(root / clip.path, frames, rate, p.size_px, sound.samples)
+    encode(root / clip.path, frames, rate, p.size_px, sound.samples, RATE_HZ)
     return {
         "clip_id": clip.clip_id,
         "split": clip.split,

@@ -1,5 +1,6 @@
 """The files of this repository that a stage script imports, directly or through others, found without running it."""
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +15,9 @@ def imported_files(script: Path) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        found |= {str(path.with_name(data).relative_to(ROOT)) for data in re.findall(r'__file__\)\.with_name\("(.+?)"\)', text)}
+        for node in ast.walk(ast.parse(text)):
             todo += [module for dotted in _names(node) if (module := _file(dotted))]
     return found
 

@@ -25,7 +25,7 @@ MIX = {"own": 0.6, "mixed": 0.1, "other_action": 0.1, "music": 0.05, "silent": 0
 def parameters(**changes) -> SampleParams:
     defaults = {
         "seed": 5, "size_px": 96, "training_per_action": 50, "test_per_action": 40, "unlabelled_per_action": 106,
-        "audio_mix": MIX, "silent_action_silence": 0.7,
+        "audio_mix": MIX, "silent_action_silence": 0.7, "hidden_share": 0.0,
     }  # fmt: skip
     return SampleParams(**{**defaults, **changes})
 
@@ -160,3 +160,10 @@ def test_params_refuse_more_labelled_clips_than_the_protocol_allows():
 def test_params_refuse_a_mix_that_does_not_add_up():
     with pytest.raises(ValueError, match="add up to 1"):
         parameters(audio_mix={**MIX, "own": 0.7})
+
+
+def test_hidden_share_puts_something_large_before_that_share_of_sources():
+    p = parameters(hidden_share=0.2)
+    first = {c.source: c for c in plan(p)}.values()
+    wide = [look.occluder is not None and look.occluder[1] >= 70 for look in (stage_scene(c, p)[0] for c in list(first)[::4])]
+    assert abs(np.mean(wide) - 0.2) < 4 * np.sqrt(0.16 / len(wide))

@@ -9,8 +9,10 @@ import pytest
 from stages.common.actions import ACTIONS, HELD_OUT, LOOK_ALIKE, MOSTLY_SILENT, SOUND_ALIKE
 from stages.common.audioset import load_labels
 from stages.common.props import CLASSES, COLOURS
-from stages.common.scenes import CLIP_S, caption, draw_look, draw_take, noise_bank, patch_classes, render, rng_of
+from stages.common.scene_captions import caption
+from stages.common.scenes import draw_look, noise_bank, patch_classes, render, rng_of
 from stages.common.sounds import RATE_HZ, own_sound
+from stages.common.takes import CLIP_S, draw_take
 
 SIZE_PX = 96
 STILL = np.zeros((SIZE_PX, SIZE_PX, 3), np.float32)
@@ -18,7 +20,7 @@ STILL = np.zeros((SIZE_PX, SIZE_PX, 3), np.float32)
 
 def scene(action: str, number: int = 0):
     look = draw_look(rng_of("test", action, number), action)
-    return look, draw_take(rng_of("test take", action, number), look)
+    return look, draw_take(rng_of("test take", action, number), action, look.tempo)
 
 
 def centroid_hz(sound: np.ndarray) -> float:

@@ -5,6 +5,7 @@ own processor.  On CUDA the models run in bfloat16 autocast, on CPU in float32 o
 """
 import hashlib
 import os
+import textwrap
 from functools import cached_property
 from pathlib import Path
 
@@ -27,10 +28,9 @@ def locate(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=5))
     except Exception as error:  # the hub client raises many kinds; each means the same to the user
-        cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(
             f"the model '{name}' was found neither as a local directory with a config.json nor on the Hugging Face hub "
-            f"({cause}); give a local model directory in params.yaml, or run once where the hub can be reached"
+            f"({_first_line(error)}); give a local model directory in params.yaml, or run once where the hub can be reached"
         ) from None
 
 
@@ -47,7 +47,10 @@ def revision(name: str) -> str:
 def width_of(name: str) -> int:
     """D, the width of a model's outputs, from its config alone."""
     config = _config(name)
-    return getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+    width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [None])[-1]
+    if width is None:
+        raise UserError(f"'{name}' ({type(config).__name__}) names no hidden size; give the directory of a single vision or audio encoder")
+    return width
 
 
 def label_count_of(name: str) -> int:
@@ -61,7 +64,11 @@ def _config(name: str):
     try:
         return AutoConfig.from_pretrained(locate(name), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"'{name}' has no config that transformers can read: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"'{name}' has no config that transformers can read: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 240, placeholder=" ...")
 
 
 def device() -> str:
@@ -71,16 +78,27 @@ def device() -> str:
     return os.environ.get("DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load(name: str, loader, what: str):
+def _load(name: str, loader: str, what: str, **options):
     directory = locate(name)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import transformers
+    from safetensors import SafetensorError
 
+    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        return getattr(transformers, loader).from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"'{name}' cannot be loaded as {what}: {str(error).strip().splitlines()[0]}") from None
+        return getattr(transformers, loader).from_pretrained(directory, local_files_only=True, **options)
+    except RuntimeError:  # its text refers to a report that transformers only logs
+        raise UserError(f"'{name}' cannot be loaded as {what}: its weights do not have the shapes that its config.json names") from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"'{name}' cannot be loaded as {what}: {_first_line(error)}") from None
+
+
+def _load_model(name: str, loader: str, what: str):
+    """A frozen model on its device; weights that the directory lacks would be random, which is an error."""
+    model, report = _load(name, loader, what, output_loading_info=True)
+    if missing := sorted(key for key in report["missing_keys"] if "pooler." not in key):  # poolers are not used here
+        raise UserError(f"'{name}' cannot be loaded as {what}: it has no weights for {missing[0]} (and {len(missing) - 1} others)")
+    return model.eval().requires_grad_(False).to(device())
 
 
 class VisionBackbone:
@@ -96,7 +114,7 @@ class VisionBackbone:
         import torch
 
         self.device = device()
-        self.model = _load(name, "AutoModel", "a vision model").eval().requires_grad_(False).to(self.device)
+        self.model = _load_model(name, "AutoModel", "a vision model")
         self.processor = _load(name, "AutoImageProcessor", "an image processor")
         self.attention, self.temporal_scale = attention, temporal_scale
         if attention == "joint" and self._layers is None:
@@ -186,7 +204,7 @@ class AudioBackbone:
 
     def __init__(self, name: str):
         self.device = device()
-        self.model = _load(name, "ASTForAudioClassification", "an Audio Spectrogram Transformer").eval().requires_grad_(False).to(self.device)
+        self.model = _load_model(name, "ASTForAudioClassification", "an Audio Spectrogram Transformer")
         self.extractor = _load(name, "ASTFeatureExtractor", "a feature extractor")
         self.config = self.model.config
         self.width: int = self.config.hidden_size

@@ -4,6 +4,8 @@ Every function that reads a user's file raises `MediaError` with the decoder's o
 """
 import io
 import os
+import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +26,22 @@ class MediaError(Exception):
         self.status, self.reason = status, " ".join(reason.split())
 
 
+@contextmanager
 def _open(path: Path):
-    """A PyAV container over an open file object: FFmpeg then has no protocol to reach anything else with."""
+    """A PyAV container over an open file object, without any protocol: no playlist leads FFmpeg to other files."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
     try:
-        return av.open(open(path, "rb"), mode="r", metadata_errors="replace")
-    except OSError as error:
-        if not isinstance(error, av.error.FFmpegError):
-            raise MediaError("unreadable", f"{error.strerror or error}") from None
-        raise MediaError("unreadable", error.strerror) from None
-    except (ValueError, av.error.FFmpegError) as error:
-        raise MediaError("unreadable", str(error)) from None
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise MediaError("unreadable", "the file is empty")
+            with av.open(file, mode="r", metadata_errors="replace", container_options={"protocol_whitelist": "none"}) as container:
+                yield container
+    except (OSError, av.error.FFmpegError) as error:  # without the path, which is no fact of the clip
+        log = getattr(error, "log", None)
+        detail = f" ({log[2].strip().replace(f'{path.parent}/', '')})" if log else ""
+        raise MediaError("unreadable", f"{error.strerror}{detail}") from None
 
 
 def probe(path: Path) -> dict:
@@ -44,9 +49,7 @@ def probe(path: Path) -> dict:
     import av
 
     with _open(path) as container:
-        if not container.streams.video:
-            raise MediaError("no_video", "the file has no video stream")
-        stream = container.streams.video[0]
+        stream = _video_stream(container)
         if stream.codec_context is None:
             raise MediaError("unreadable", "no decoder for its video stream")
         length, base = stream.duration, stream.time_base
@@ -61,6 +64,12 @@ def probe(path: Path) -> dict:
         }
 
 
+def _video_stream(container):
+    if not container.streams.video:
+        raise MediaError("no_video", "the file has no video stream")
+    return container.streams.video[0]
+
+
 def frame_times(path: Path) -> tuple[np.ndarray, float]:
     """Presentation times [n] of the video's frames in seconds from the first one, ascending, and its duration_s.
 
@@ -70,17 +79,15 @@ def frame_times(path: Path) -> tuple[np.ndarray, float]:
     import av
 
     with _open(path) as container:
-        if not container.streams.video:
-            raise MediaError("no_video", "the file has no video stream")
-        stream = container.streams.video[0]
-        stamps, durations = [], []
-        try:
-            for packet in container.demux(stream):
-                if packet.pts is not None and not packet.is_discard and packet.size:
-                    stamps.append(packet.pts)
-                    durations.append(packet.duration or 0)
-        except av.error.FFmpegError as error:
-            raise MediaError("unreadable", str(error)) from None
+        stream = _video_stream(container)
+        stamps, durations, whole = [], [], 0
+        for packet in container.demux(stream):
+            whole += packet.size > 0 and not packet.is_corrupt
+            if packet.pts is not None and not packet.is_discard and packet.size:
+                stamps.append(packet.pts)
+                durations.append(packet.duration or 0)
+        if whole < stream.frames and "mp4" in container.format.name:  # elsewhere the header's number is 0 or loose
+            raise MediaError("unreadable", f"the file breaks off: {whole} of {stream.frames} frames are there")
         if not stamps:
             raise MediaError("unreadable", "its video stream has no frame with a time stamp")
         order = np.argsort(stamps, kind="stable")
@@ -98,7 +105,7 @@ def read_frames(path: Path, wanted: np.ndarray) -> list[np.ndarray]:
     import cv2
 
     cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)  # absolute: `a:b.mp4` would name a protocol
     try:
         if not capture.isOpened():
             raise MediaError("unreadable", "OpenCV cannot open its video stream")
@@ -126,20 +133,26 @@ def read_frames(path: Path, wanted: np.ndarray) -> list[np.ndarray]:
 def decode_audio(path: Path, duration_s: float) -> np.ndarray:
     """The sound of a file as [samples] int16 at 16 kHz, mono, aligned with the video's first frame and as long as it.
 
-    ffmpeg (imageio-ffmpeg's binary, driven through ffmpeg-python) fills gaps and a late start with silence.
+    ffmpeg (imageio-ffmpeg's binary, driven through ffmpeg-python) fills gaps and a late start with silence.  It keeps
+    the file's time stamps (`-copyts`), because its own zero is the start of whichever stream begins first.
     """
     import ffmpeg
     import imageio_ffmpeg
 
+    with _open(path) as container:
+        video = _video_stream(container)
+        start = round((video.start_time or 0) * video.time_base * SAMPLE_RATE_HZ)
     stream = ffmpeg.input(_file_url(path), protocol_whitelist="file").audio
-    stream = stream.filter("aresample", SAMPLE_RATE_HZ, **{"async": 1, "first_pts": 0}).filter("apad").filter("atrim", end=duration_s)
+    stream = stream.filter("aresample", SAMPLE_RATE_HZ, **{"async": 1, "first_pts": start}).filter("apad")
+    stream = stream.filter("atrim", end_sample=round(duration_s * SAMPLE_RATE_HZ))
     command = stream.output("pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=SAMPLE_RATE_HZ).global_args(
-        "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1"
+        "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", "-copyts"
     )
     try:
         data, _ = command.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), capture_stdout=True, capture_stderr=True)
     except ffmpeg.Error as error:
-        raise MediaError("unreadable", error.stderr.decode(errors="replace")[-500:]) from None
+        message = error.stderr.decode(errors="replace").replace(_file_url(path), "the file")
+        raise MediaError("unreadable", re.sub(r" @ 0x[0-9a-f]+", "", message)[-500:]) from None
     samples = np.frombuffer(data, np.int16)
     if not len(samples):
         raise MediaError("unreadable", "its audio stream decodes to nothing")

@@ -7,7 +7,7 @@ of the same name.  A stage that needs single keys of another section declares a 
 import difflib
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,7 +20,7 @@ PARAMS_FILE = Path(os.environ.get("PARAMS_FILE", "params.yaml"))
 class Section(BaseModel):
     """Base of every stage's parameters: immutable, no unknown keys, no silent type conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -38,7 +38,7 @@ def load(section: str, model: type[S], only: bool = False) -> S:
         document = yaml.safe_load(PARAMS_FILE.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{PARAMS_FILE} is not valid YAML: {error}") from None
-    values = (document or {}).get(section)
+    values = document.get(section) if isinstance(document, dict) else None
     if not isinstance(values, dict):
         raise UserError(f"{PARAMS_FILE} has no section '{section}'; restore it from git")
     if only:
@@ -46,18 +46,41 @@ def load(section: str, model: type[S], only: bool = False) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_sentence(section, model, detail) for detail in error.errors())) from None
+        raise UserError("; ".join(_sentences(section, model, error))) from None
 
 
-def _sentence(section: str, model: type[Section], detail) -> str:
-    """One pydantic error as a sentence that names key, fault and what is allowed."""
-    key = ".".join(str(part) for part in (section, *detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        allowed = sorted(model.model_fields)
-        near = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"{PARAMS_FILE}: {key} is not a parameter; {hint}allowed are {', '.join(allowed)}"
-    if detail["type"] == "missing":
-        return f"{PARAMS_FILE}: {key} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{PARAMS_FILE}: {key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+def _sentences(section: str, model: type[Section], error: ValidationError) -> list[str]:
+    """A sentence for each wrong key: what is wrong with it and what is allowed."""
+    sentences: dict[str, str] = {}  # by key: a value that may have several types gives an error for each
+    for detail in error.errors():
+        keys, owner = _place(model, detail["loc"])
+        key = ".".join((section, *keys))
+        message = detail["msg"].removeprefix("Value error, ")
+        message = f"{message[0].lower()}{message[1:]}"
+        if detail["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(keys[-1], owner.model_fields, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            sentences[key] = f"{PARAMS_FILE}: {key} is not a parameter; {hint}allowed are {', '.join(sorted(owner.model_fields))}"
+        elif detail["type"] == "missing":
+            sentences[key] = f"{PARAMS_FILE}: {key} is missing"
+        elif key in sentences:
+            sentences[key] += f", or {message}"
+        else:
+            sentences[key] = f"{PARAMS_FILE}: {key} = {detail['input']!r}: {message}"
+    return list(sentences.values())
+
+
+def _place(model: type[Section], loc: tuple) -> tuple[list[str], type[Section]]:
+    """The keys of an error's location, without pydantic's names for the types of a union, and the section they end in."""
+    keys: list[str] = []
+    owner, kind = model, model
+    for part in loc:
+        if isinstance(kind, type) and issubclass(kind, Section):
+            owner = kind
+            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+        elif get_origin(kind) in (dict, list):
+            kind = get_args(kind)[-1]
+        elif not isinstance(part, int):  # the name of a type
+            continue
+        keys.append(str(part))
+    return keys, owner

@@ -12,7 +12,8 @@ import numpy as np
 UNITS = 96.0
 # How far grain or sheen, the shape of a tool, and food stand out from their ground: this alone decides how hard the
 # look-alike pairs are (at 0.18 for all three they hardly are, at 0.10 nothing small can tell wood from copper).
-CONTRAST = {"slab": 0.14, "tool": 0.11, "food": 0.18}
+CONTRAST = {"slab": 0.155, "tool": 0.125, "food": 0.24}
+CIRCLE = np.stack([np.cos(np.arange(18) * np.pi / 9), np.sin(np.arange(18) * np.pi / 9)], 1)  # [18, 2]
 SHIFT = 4  # fractional bits of cv2's coordinates
 CLASSES = (
     "background", "wood", "bamboo", "stone", "copper", "brass", "steel", "mallet", "stick", "drum", "skin",
@@ -35,7 +36,7 @@ class Canvas:
         self.image = background
         self.classes = np.zeros(background.shape[:2], np.uint8) if with_classes else None
         self.view = view  # affine map [2, 3] from scene units to pixels
-        self.light = light  # factor per colour channel
+        self.light = [float(factor) for factor in light]  # per colour channel
         self.scale = float(np.hypot(view[0, 0], view[1, 0]))
 
     def _points(self, points: np.ndarray | Sequence) -> np.ndarray:
@@ -43,7 +44,7 @@ class Canvas:
         return np.round(mapped * (1 << SHIFT)).astype(np.int32)
 
     def _colour(self, colour: Sequence[float]) -> tuple[float, ...]:
-        return tuple(float(v) for v in np.clip(np.asarray(colour) * self.light, 0, 255))
+        return tuple(min(255.0, max(0.0, value * factor)) for value, factor in zip(colour, self.light, strict=True))
 
     def polygon(self, points, colour, name: str | None = None) -> None:
         corners = self._points(points)
@@ -56,8 +57,7 @@ class Canvas:
 
     def disc(self, x: float, y: float, radius: float, colour, name: str | None = None, flat: float = 1.0) -> None:
         """An ellipse of half axes `radius` and `radius * flat`."""
-        angle = np.linspace(0, 2 * np.pi, 18, endpoint=False)
-        self.polygon(np.stack([x + radius * np.cos(angle), y + radius * flat * np.sin(angle)], 1), colour, name)
+        self.polygon(CIRCLE * (radius, radius * flat) + (x, y), colour, name)
 
     def line(self, points, colour, width: float = 1.0, name: str | None = None) -> None:
         path, thickness = [self._points(points)], max(1, round(width * self.scale))

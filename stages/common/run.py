@@ -33,10 +33,10 @@ class StageRun:
         self._start = time.perf_counter()
         self._memory = _PeakMemory()
 
-    def progress(self, items: Iterable[Any], total: int | None = None, unit: str = "clip") -> Iterator[Any]:
-        """Show a bar with items/s and ETA while `items` pass; the time spent in making them counts as reading."""
+    def progress(self, items: Iterable[Any], total: int | None = None, unit: str = "clip", timing: str = "reading_s") -> Iterator[Any]:
+        """Show a bar with items/s and ETA while `items` pass; the time spent in making them goes to the log's `timing`."""
         with tqdm(total=total, desc=self.name, unit=unit, mininterval=1.0, file=sys.stderr) as bar:
-            for item in self.timed("reading_s", items):
+            for item in self.timed(timing, items):
                 yield item
                 bar.update()
 

@@ -1,35 +1,22 @@
-"""Scenes of the embedded sample data set: what a source looks like, how a take of it moves, and the picture at a moment.
+"""Scenes of the embedded sample data set: what a source looks like, and the picture at a moment.
 
-A `Look` is what clips of one source share (place, palette, light, camera, the objects); a `Take` is one clip's motion,
-from whose `events_s` the sound is made, too (`sounds`). Everything follows from the generators that are passed in.
+A `Look` is what clips of one source share (place, palette, light, camera, the objects); a `Take` (`takes`) is one clip's
+motion, from whose `events_s` the sound is made, too (`sounds`). Everything follows from the generators that are passed in.
 """
 
 import colorsys
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from stages.common.actions import ACTIONS
+from stages.common.actions import ACTIONS, HELD_OUT, LOOK_ALIKE
 from stages.common.props import CLASSES, DRAW, UNITS, Canvas
+from stages.common.takes import Take
 
-CLIP_S = 3.0
 PLACES = ("room", "kitchen", "shed", "street")
 HUE_BINS = 24  # backgrounds of the data set take odd bins of the colour circle, those of pretraining even ones
-NOUNS = {  # what captions call the main object: materials, colours and things, no word of an action or a sound
-    "wood": "a brown wooden board", "bamboo": "a yellow bamboo board", "stone": "a grey stone block",
-    "copper": "a brown copper plate", "brass": "a yellow brass plate", "steel": "a grey steel plate",
-    "handsaw": "a grey toothed blade", "hacksaw": "a red metal frame", "file": "a grey flat bar", "block": "a red paper brick",
-    "water": "a pot of blue water", "soup": "a pot of orange soup", "milk": "a pot of white milk",
-    "fish": "a pan of blue fish", "carrot": "a pan of orange vegetables", "egg": "a pan of white egg",
-}  # fmt: skip
-STAGED = {
-    "strike": "a mallet above {noun}", "rub": "{noun} on a wooden beam", "pan": "{noun}",
-    "drum": "wooden sticks above a {variant} drum", "ball": "a {variant} ball above the floor",
-    "pour": "a {variant} jug above a bowl", "spray": "a {variant} with drops of liquid",
-    "flag": "a {variant} flag on a pole", "wheel": "a {variant} wheel",
-}  # fmt: skip
 
 
 def rng_of(*names: object) -> np.random.Generator:
@@ -59,6 +46,7 @@ class Look:
     noise: float  # standard deviation, grey levels
     blur: float  # defocus, standard deviation in scene units
     occluder: tuple[float, float] | None  # left edge and width of what stands before the scene, scene units
+    clutter: tuple[str, str, float] | None  # a thing that stands about unused: its action, variant and left edge
     tempo: float  # 0..1 within the action's range
     detune: float  # about 1, what of the pitch the size does not tell
 
@@ -88,77 +76,20 @@ def draw_look(rng: np.random.Generator, action: str, odd_hues: bool = True) -> L
         shake=rng.uniform(0.1, 0.9),
         noise=rng.uniform(3, 12),
         blur=rng.uniform(0, 1.4),
-        occluder=(rng.uniform(-10, 70), rng.uniform(8, 56)) if rng.random() < 0.4 else None,
+        occluder=(rng.uniform(-10, 70), rng.uniform(8, 56)) if rng.random() < 0.5 else None,
+        clutter=_draw_clutter(rng, action, odd_hues),
         tempo=rng.random(),
         detune=rng.normal(1, 0.03),
     )
 
 
-@dataclass(frozen=True)
-class Take:
-    """The motion of one clip."""
-
-    events_s: np.ndarray  # [n], when it sounds
-    ends_s: np.ndarray  # [n], when a stream ends (streams only; else the next event)
-    places: np.ndarray  # [n, 2], where a bubble bursts, -1..1
-    distractor: np.ndarray  # [5], colour hue, size, course
-    shake_phase: np.ndarray  # [4, 2]
-
-    def turns(self, t: float) -> float:
-        """Events passed until `t`, growing linearly between two events."""
-        e = np.concatenate([[2 * self.events_s[0] - self.events_s[1]], self.events_s, [2 * self.events_s[-1] - self.events_s[-2]]])
-        i = int(np.clip(np.searchsorted(e, t, "right") - 1, 0, len(e) - 2))
-        return i + (t - e[i]) / (e[i + 1] - e[i])
-
-    def swing(self, t: float) -> float:
-        """-1..1, to and fro, turning at every event."""
-        return float(np.cos(np.pi * self.turns(t)))
-
-    def lift(self, t: float, hand: int | None = None) -> float:
-        """0..1, height above what is struck: 0 at every event (of this hand, 0 or 1), high between two of them."""
-        events = self.events_s if hand is None else self.events_s[hand::2]
-        before, after = events[events <= t], events[events > t]
-        since = t - before[-1] if len(before) else np.inf
-        until = after[0] - t if len(after) else np.inf
-        gap = since + until
-        if not np.isfinite(gap):
-            return float(np.clip(min(since, until) / 0.3, 0, 1))
-        u = since / gap
-        return float(4 * u * (1 - u) * min(1.0, gap / 0.45))
-
-    def level(self, t: float) -> float:
-        """0..1, strength of a stream: on from an event to its end, 60 ms edges."""
-        rise = np.clip((t - self.events_s) / 0.06, 0, 1)
-        fall = np.clip((self.ends_s - t) / 0.06, 0, 1)
-        return float(np.max(np.minimum(rise, fall)))
-
-    def bubbles(self, t: float) -> list[tuple[np.ndarray, float]]:
-        """Bubbles in sight: position (-1..1, -1..1) and size 0..1; one grows for 0.25 s and bursts at its event."""
-        ahead = self.events_s - t
-        near = (ahead > 0) & (ahead < 0.25)
-        return [(p, 1 - a / 0.25) for p, a in zip(self.places[near], ahead[near], strict=True)]
-
-
-def draw_take(rng: np.random.Generator, look: Look) -> Take:
-    """Events between 0.15 s and the clip's end: jittered steps of the action's tempo; streams also have an end."""
-    low, high = ACTIONS[look.action].tempo_hz
-    step_s = 1 / (low + (high - low) * np.clip(look.tempo + rng.normal(0, 0.1), 0, 1))
-    count = int(CLIP_S / step_s) + 3
-    events = rng.uniform(0.15, 0.15 + min(step_s, 0.6)) + np.cumsum(step_s * np.r_[0, rng.uniform(0.85, 1.15, count)])
-    streaming = ACTIONS[look.action].staging in ("pour", "spray")
-    ends = events + np.diff(np.r_[events, events[-1] + step_s]) * (rng.uniform(0.45, 0.7, count + 1) if streaming else 1)
-    kept = events < (CLIP_S - 0.4 if streaming else CLIP_S - 0.08)
-    if ACTIONS[look.action].staging in ("strike", "drum") and rng.random() < 0.5:  # a rest
-        rest = rng.uniform(0.4, 2.2)
-        kept &= (events < rest) | (events > rest + 1)
-    kept[:2] = True
-    return Take(
-        events_s=events[kept],
-        ends_s=np.minimum(ends[kept], CLIP_S + 1),
-        places=rng.uniform(-0.8, 0.8, (int(kept.sum()), 2)),
-        distractor=rng.uniform(0, 1, 5),
-        shake_phase=rng.uniform(0, 2 * np.pi, (4, 2)),
-    )
+def _draw_clutter(rng: np.random.Generator, action: str, any_action: bool) -> tuple[str, str, float] | None:
+    """In two of three sources a thing of an action outside the look-alike pairs stands in a corner."""
+    paired = {a for pair in LOOK_ALIKE for a in pair}
+    others = [a for a in ACTIONS if a not in paired and a != action and (any_action or a not in HELD_OUT)]
+    other = str(rng.choice(others))
+    drawn = other, str(rng.choice(ACTIONS[other].variants)), rng.uniform(-6, 52)
+    return drawn if rng.random() < 0.67 else None
 
 
 def _view(look: Look, take: Take, t: float, size_px: int) -> np.ndarray:
@@ -173,7 +104,7 @@ def _view(look: Look, take: Take, t: float, size_px: int) -> np.ndarray:
 
 def _background(canvas: Canvas, look: Look) -> None:
     """A calm wall whose pattern tells the place, and a floor."""
-    line = tuple(0.9 * v for v in look.wall)
+    line = tuple(0.84 * v for v in look.wall)
     if look.place == "kitchen":
         for i in range(-8, 112, 16):
             canvas.line([(i, -10), (i, 60)], line)
@@ -187,12 +118,25 @@ def _background(canvas: Canvas, look: Look) -> None:
     canvas.rectangle(-20, 84, 136, 40, look.floor)
 
 
+def _clutter(canvas: Canvas, look: Look, take: Take) -> None:
+    """Draw the unused thing at half its size, motionless."""
+    action, variant, left = look.clutter
+    still = replace(take, events_s=np.array([5.0, 6.0]), ends_s=np.array([5.5, 6.5]))
+    view = canvas.view
+    canvas.view = np.column_stack([view[:, :2] * 0.55, view[:, :2] @ (left, 2.0) + view[:, 2]])
+    canvas.scale *= 0.55
+    DRAW[ACTIONS[action].staging](canvas, replace(look, action=action, variant=variant, size=1.0), still, 0.0)
+    canvas.view, canvas.scale = view, canvas.scale / 0.55
+
+
 def render(look: Look, take: Take, t: float, size_px: int, grain: np.ndarray, with_classes: bool = False) -> Canvas:
     """The picture at `t` seconds. `grain` [size_px, size_px, 3], float32 of deviation 1, is the sensor's noise."""
     image = np.empty((size_px, size_px, 3), np.uint8)
     image[:] = np.clip(np.asarray(look.wall) * look.light, 0, 255).astype(np.uint8)
     canvas = Canvas(image, _view(look, take, t, size_px), look.light, with_classes)
     _background(canvas, look)
+    if look.clutter is not None:
+        _clutter(canvas, look, take)
     hue, size, start, course, height = take.distractor
     x = (110 * (start + (0.15 + 0.25 * course) * t)) % 116 - 10
     colour = np.array(colorsys.hsv_to_rgb(hue, 0.7, 0.8)) * 255
@@ -210,14 +154,6 @@ def render(look: Look, take: Take, t: float, size_px: int, grain: np.ndarray, wi
 def noise_bank(seed: int, size_px: int, count: int = 16) -> np.ndarray:
     """Sensor noise [count, size_px, size_px, 3], float32 of deviation 1, from which frames take turns."""
     return rng_of("noise", seed).standard_normal((count, size_px, size_px, 3), dtype=np.float32)
-
-
-def caption(look: Look) -> str:
-    """One line on the objects, their materials, colours and the place."""
-    noun = NOUNS.get(look.variant, "")
-    what = STAGED[ACTIONS[look.action].staging].format(noun=noun, variant=look.variant)
-    article = "a" if look.place[0] not in "aeiou" else "an"
-    return f"{what.replace('a orange', 'an orange')} in {article} {look.place}"
 
 
 def patch_classes(classes: np.ndarray, patch_px: int) -> np.ndarray:

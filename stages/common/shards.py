@@ -47,9 +47,8 @@ def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         values = [row[field.name] for row in rows]
-        if isinstance(field.type, pa.FixedShapeTensorType):
-            dtype = field.type.value_type.to_pandas_dtype()
-            stacked = np.ascontiguousarray(np.stack(values), dtype=dtype) if values else np.empty((0, *field.type.shape), dtype)
+        if isinstance(field.type, pa.FixedShapeTensorType) and values:  # from_numpy_ndarray refuses empty arrays
+            stacked = np.ascontiguousarray(np.stack(values), dtype=field.type.value_type.to_pandas_dtype())
             columns.append(pa.FixedShapeTensorArray.from_numpy_ndarray(stacked))
         else:
             columns.append(pa.array(values, field.type))

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from stages.common.actions import ACTIONS
-from stages.common.scenes import CLIP_S, Look, Take
+from stages.common.scenes import Look
+from stages.common.takes import CLIP_S, Take
 
 RATE_HZ = 16_000
 N = int(CLIP_S * RATE_HZ)

@@ -94,11 +94,7 @@ def fit(
         losses = []
         for batch in rows[torch.randperm(len(rows), generator=shuffle)].split(p.batch_size):
             value = loss(batch)
-            if not torch.isfinite(value):
-                raise UserError(
-                    f"the loss of {name} became {value.item()} in epoch {epoch}: the learning rate {p.learning_rate:g} is likely "
-                    "too high, or a feature is not finite; the outputs of the last good run are kept"
-                )
+            _require_finite(value.item(), f"the loss of {name}", epoch, p)
             optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -107,6 +103,7 @@ def fit(
         model.eval()
         with torch.inference_mode():
             score = validate()
+        _require_finite(score, f"the validation loss of {name}", epoch, p)
         curve.append({"epoch": epoch, "training_loss": float(np.mean(losses)), "validation_loss": float(score)})
         if score < best:
             best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
@@ -115,3 +112,11 @@ def fit(
     model.load_state_dict(best_state)
     model.eval()
     return curve
+
+
+def _require_finite(value: float, what: str, epoch: int, p: TrainingParams) -> None:
+    if not np.isfinite(value):
+        raise UserError(
+            f"{what} became {value} in epoch {epoch}: the learning rate {p.learning_rate:g} is likely too high, "
+            "or a feature is not finite; the outputs of the last good run are kept"
+        )

@@ -1,0 +1,66 @@
+"""Run the feature stages with models of the published sizes: shapes, clips/s and memory on this machine's device.
+
+    python -m benchmarks.full_size [--clips-per-action 2]
+
+Writes ViT-base and AST-base of random weights as local Hugging Face directories (what `google/vit-base-patch16-224` and
+`MIT/ast-finetuned-audioset-10-10-0.4593` look like), names them in a copy of params.yaml and runs the stages from `clips`
+to `audio_features` on some clips of the current root.  Weights do not change shapes, speed or memory.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+
+from stages.common import shards
+
+STAGES = ["clips", "frames", "optical_flow", "audio", "video_features rgb", "video_features flow", "audio_features"]
+
+
+def write_models(folder: Path) -> dict[str, str]:
+    """ViT-base (224 px, patch 16) and AST-base (1024 frames, 527 labels) of random weights; their directories."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, ViTConfig, ViTModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    ViTModel(ViTConfig()).save_pretrained(folder / "vit")
+    ViTImageProcessorPil().save_pretrained(folder / "vit")
+    ASTForAudioClassification(ASTConfig(num_labels=527)).save_pretrained(folder / "ast")
+    ASTFeatureExtractor().save_pretrained(folder / "ast")
+    return {"video_features": str(folder / "vit"), "audio_features": str(folder / "ast")}
+
+
+def run(folder: Path, clips_per_action: int) -> None:
+    """Run the stages in `folder` on the clips of the current params.yaml's root, frames stored at 224 px."""
+    p = yaml.safe_load(Path("params.yaml").read_text())
+    p["clips"] |= {"root": str(Path(p["clips"]["root"]).absolute()), "max_per_action": clips_per_action}
+    p["frames"]["size_px"] = 224
+    for section, model in write_models(folder).items():
+        p[section]["model"] = model
+    (folder / "params.yaml").write_text(yaml.safe_dump(p))
+    environment = os.environ | {"ITEM_STORE": str(folder / "items"), "PYTHONPATH": str(Path.cwd())}
+    for stage in STAGES:
+        subprocess.run([sys.executable, "-m", *f"stages.{stage}".split()], cwd=folder, env=environment, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips-per-action", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(folder, arguments.clips_per_action)
+        for path, column in (("video_features/rgb", "features"), ("video_features/flow", "features"), ("audio_features", "features")):
+            log = json.loads((folder / f"logs/{path}.json").read_text())
+            print(f"{path:20s} {str(shards.tensor_shape(folder / 'data' / path, column)):12s} {log['items_per_s']:8.2f} clips/s   peak {log['peak_memory_mib']} MiB")
+        print(f"clips: {pq.read_metadata(folder / 'data/clips.parquet').num_rows}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What classifiers answered: data/predictions/<condition>.parquet, and the figures that come from it alone.
+
+A row per seed and clip:
+    seed           int32
+    clip_id, split, action, source_id   string
+    predicted      string     the most probable action
+    probabilities  tensor float32 [actions], in the order of the schema's metadata `actions` (JSON)
+"""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.common import shards, statistics
+from stages.common.errors import UserError
+
+FOLDER = Path("data/predictions")
+CLIP_COLUMNS = ["clip_id", "split", "action", "source_id"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """clips: a row per clip, CLIP_COLUMNS; probabilities [seeds, clips, actions]."""
+
+    clips: pd.DataFrame
+    actions: list[str]
+    probabilities: np.ndarray
+
+    def of(self, split: str) -> "Predictions":
+        """The predictions for one split."""
+        chosen = (self.clips.split == split).to_numpy()
+        return Predictions(self.clips[chosen].reset_index(drop=True), self.actions, self.probabilities[:, chosen])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The true action's index of each clip [clips]."""
+        return self.clips.action.map({action: i for i, action in enumerate(self.actions)}).to_numpy()
+
+    @property
+    def answers(self) -> np.ndarray:
+        """The predicted action's index [seeds, clips]."""
+        return self.probabilities.argmax(2)
+
+    def hits(self, top: int = 1) -> np.ndarray:
+        """Share of seeds that have the true action among their `top` most probable ones [clips]."""
+        rank = (-self.probabilities).argsort(2, kind="stable").argsort(2)
+        return (rank[:, np.arange(len(self.clips)), self.labels] < top).mean(0)
+
+    def consensus(self) -> pd.Series:
+        """The action with the highest probability averaged over seeds, indexed by clip_id."""
+        best = self.probabilities.mean(0).argmax(1)
+        return pd.Series([self.actions[i] for i in best], index=self.clips.clip_id)
+
+
+def write(condition: str, predictions: Predictions) -> None:
+    """Write the predictions of a condition."""
+    schema = pa.schema([
+        ("seed", pa.int32()), *((name, pa.string()) for name in (*CLIP_COLUMNS, "predicted")),
+        ("probabilities", shards.tensor(pa.float32(), len(predictions.actions))),
+    ], {"actions": json.dumps(predictions.actions)})  # fmt: skip
+    clips = predictions.clips[CLIP_COLUMNS].to_dict("records")
+    rows = [
+        {"seed": seed, **clip, "predicted": predictions.actions[int(vector.argmax())], "probabilities": vector}
+        for seed, vectors in enumerate(predictions.probabilities)
+        for clip, vector in zip(clips, vectors, strict=True)
+    ]
+    shards.write_table(shards.to_table(rows, schema), FOLDER / f"{condition}.parquet")
+
+
+def read(condition: str) -> Predictions:
+    """The predictions of a condition, clips in the order in which they were written."""
+    path = FOLDER / f"{condition}.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
+    table = pq.read_table(path)
+    seeds = len(set(table["seed"].to_pylist()))
+    probabilities = shards.as_array(table["probabilities"])
+    clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]
+    return Predictions(clips, json.loads(table.schema.metadata[b"actions"]), probabilities.reshape(seeds, len(clips), -1))
+
+
+def score(predictions: Predictions) -> dict:
+    """Accuracy, top5 and macro_f1 on test, accuracy on validation: values are averaged over seeds per clip, intervals
+    resample sources, the deviation over seeds stands beside them."""
+    figures = {}
+    for name, split, top in (("accuracy", "test", 1), ("top5", "test", 5), ("validation_accuracy", "validation", 1)):
+        part = predictions.of(split)
+        figures[name] = statistics.interval(part.hits(top), part.clips.source_id.to_numpy()) | over_seeds(part, top)
+    test = predictions.of("test")
+    f1 = statistics.macro_f1(test.labels, test.answers, len(test.actions), test.clips.source_id.to_numpy())
+    return figures | {"macro_f1": f1 | {"seeds": len(test.probabilities)}}
+
+
+def over_seeds(part: Predictions, top: int) -> dict:
+    """`{seeds, seed_sd}`: number of seeds and standard deviation of their accuracies."""
+    per_seed = [Predictions(part.clips, part.actions, vectors[None]).hits(top).mean() for vectors in part.probabilities]
+    return {"seeds": len(per_seed), "seed_sd": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else 0.0}

@@ -1,0 +1,162 @@
+"""Keep or reject generated audio features by whether what they sound like fits the action.
+
+Reads    data/predicted_labels, data/dictionary.parquet and its embeddings, data/audio_features, data/frames,
+         data/predictions/{video_only,generated}.parquet; for metrics alone data/truth.parquet
+Writes   data/filter.parquet, a row per labelled clip:
+             clip_id, split, action    string
+             predicted_action  string  by `video_only`, seeds averaged; out of fold on training clips
+             score             float32 of the generated audio, against `filter.action` (the predicted one by default)
+             keep              bool    score >= threshold
+             score_oracle, keep_oracle        the same against the true action: leaky
+             score_real, keep_real            of the real audio's labels (null and false where it is inaudible)
+             score_published, keep_published  the research description's way: true action, dictionary entry, 0.72, and
+                                              only clips with exactly `frames.count` frames and audible sound
+         metrics/filter.json and metrics/plots/filter/sweep.csv (see common/filter_measures.py)
+Score (research description): the embeddings of the clip's predicted labels, weighted by their scores, give one vector v;
+score = cos(v, r), where r is the action's embedding (`reference: action`) or the mean of its dictionary labels weighted
+by similarity (`entry`).  `centre` subtracts the mean label embedding first; `calibration: action` replaces a score by its
+percentile among training clips of other actions, because one threshold for all selects actions instead of clips.
+"""
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+from safetensors import safe_open
+
+from stages.common import filter_measures, params, predictions, run, shards
+from stages.common.errors import UserError
+
+LABELS = Path("data/predicted_labels")
+AUDIO = Path("data/audio_features")
+PUBLISHED_THRESHOLD = 0.72  # the research description's N
+SCHEMA = pa.schema([
+    *((name, pa.string()) for name in ("clip_id", "split", "action", "predicted_action")),
+    *((f"{kind}{way}", dtype) for way in ("", "_oracle", "_real", "_published") for kind, dtype in (("score", pa.float32()), ("keep", pa.bool_()))),
+])  # fmt: skip
+
+
+class FilterParams(params.Section):
+    threshold: float | Literal["auto"]
+    action: Literal["predicted", "label"]
+    reference: Literal["action", "entry"]
+    centre: bool
+    calibration: Literal["none", "action"]
+    labels: int = Field(ge=1, le=527)
+    entry_size: int = Field(ge=1, le=527)
+
+
+class Embeddings:
+    """Unit vectors of labels [L, D] and of each action's reference [D], centred or not."""
+
+    def __init__(self, reference: str, centre: bool, entry_size: int):
+        with safe_open("data/dictionary_embeddings.safetensors", "numpy") as file:
+            names = json.loads(file.metadata()["names"])
+            actions, labels = file.get_tensor("actions"), file.get_tensor("labels")
+        if reference == "entry":
+            actions = self._entries(names, labels, entry_size)
+        mean = labels.mean(0) if centre else 0.0
+        self.labels, self.actions = unit(labels - mean), unit(actions - mean)
+        self.row = {action: i for i, action in enumerate(names["actions"])}
+
+    @staticmethod
+    def _entries(names: dict, labels: np.ndarray, size: int) -> np.ndarray:
+        """Each action's dictionary labels, averaged by similarity [A, D]."""
+        table = pq.read_table("data/dictionary.parquet").to_pandas()
+        table = table[table["rank"] <= size]
+        position = {label: i for i, label in enumerate(names["labels"])}
+        groups = dict(tuple(table.groupby("action")))
+        return np.stack([
+            (labels[[position[label] for label in groups[action].audio_label]] * groups[action].similarity.to_numpy()[:, None]).sum(0)
+            for action in names["actions"]
+        ])  # fmt: skip
+
+    def of_scores(self, scores: np.ndarray, count: int) -> np.ndarray:
+        """Label scores [N, L] -> unit vectors [N, D] of their `count` highest labels, weighted by score.
+
+        Summing all labels would blur it: hundreds of small scores pull every vector to the same mean.
+        """
+        top = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        weights = np.take_along_axis(scores, top, 1)
+        return unit((self.labels[top] * weights[..., None]).sum(1))
+
+    def fit(self, vectors: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Cosine [N] of each vector with its action's reference."""
+        return (vectors * self.actions[[self.row[action] for action in actions]]).sum(1)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def calibrate(scores: np.ndarray, asked: np.ndarray, background: dict[str, np.ndarray]) -> np.ndarray:
+    """Percentile (0..1) of each score among `background[action]`, the ascending scores of training clips of other
+    actions against the asked action."""
+    return np.array([np.searchsorted(background[action], score, side="right") / len(background[action]) for score, action in zip(scores, asked, strict=True)])
+
+
+def background_scores(embeddings: Embeddings, vectors: np.ndarray, actions: np.ndarray) -> dict[str, np.ndarray]:
+    """For each action the ascending scores of training vectors [N, D] whose own action is another one."""
+    return {action: np.sort(vectors[actions != action] @ embeddings.actions[row]) for action, row in embeddings.row.items()}
+
+
+def score_clips(table: pd.DataFrame, scores: dict[str, np.ndarray], p: FilterParams) -> None:
+    """Add all score columns to the table of clips; scores: label scores [N, L] by `generated` and `real`."""
+    embeddings = Embeddings(p.reference, p.centre, p.entry_size)
+    training = (table.split == "training").to_numpy()
+    truth, predicted = table.action.to_numpy(), table.predicted_action.to_numpy()
+    asked = predicted if p.action == "predicted" else truth
+    for name, actions, way in (("score", asked, "generated"), ("score_oracle", truth, "generated"), ("score_real", asked, "real")):
+        vectors = embeddings.of_scores(scores[way], p.labels)
+        values = embeddings.fit(vectors, actions)
+        if p.calibration == "action":
+            known = training & table.heard.to_numpy() if way == "real" else training
+            values = calibrate(values, actions, background_scores(embeddings, vectors[known], predicted[known]))
+        table[name] = values
+    table.loc[~table.heard, "score_real"] = np.nan
+    plain = Embeddings("entry", False, p.entry_size)
+    table["score_published"] = plain.fit(plain.of_scores(scores["generated"], p.labels), truth)
+
+
+def read_clips() -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The labelled clips in the order of data/predicted_labels, and their label scores [N, L]."""
+    table = pd.DataFrame(shards.ok_rows(LABELS))[["clip_id", "split", "action", "source_id"]]
+    columns = shards.read_columns(LABELS, ["generated"])
+    if columns["clip_id"] != table.clip_id.tolist():
+        raise UserError(f"{LABELS} is not in the order of its index: run `dvc repro label_predictor`")
+    heard = shards.read_columns(AUDIO, ["label_scores"], table.split.unique())
+    position = {name: i for i, name in enumerate(heard["clip_id"])}
+    table["heard"] = table.clip_id.isin(position)
+    real = np.zeros_like(columns["generated"], np.float32)
+    real[table.heard] = heard["label_scores"][[position[name] for name in table.clip_id[table.heard]]]
+    table["predicted_action"] = table.clip_id.map(predictions.read("video_only").consensus())
+    return table, {"generated": columns["generated"].astype(np.float32), "real": real}
+
+
+def main(stage: run.StageRun) -> None:
+    p = params.load("filter", FilterParams)
+    table, scores = read_clips()
+    score_clips(table, scores, p)
+    sweep = filter_measures.sweep(table, scores)
+    threshold = filter_measures.best_threshold(sweep) if p.threshold == "auto" else p.threshold
+    for way in ("", "_oracle", "_real"):
+        table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
+    exact = {row["clip_id"] for row in shards.ok_rows(Path("data/frames")) if row["frame_count"] == params.load("frames", Frames, only=True).count}
+    table["keep_published"] = (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
+    shards.write_table(pa.Table.from_pandas(table[SCHEMA.names], schema=SCHEMA, preserve_index=False), Path("data/filter.parquet"))
+    path = Path("metrics/plots/filter/sweep.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep.to_csv(path, index=False, float_format="%.6f")
+    stage.write_metrics({"threshold": threshold, **filter_measures.measure(table, scores, threshold)})
+
+
+class Frames(params.Section):
+    count: int
+
+
+if __name__ == "__main__":
+    run.main(main, __doc__, "filter")

@@ -1,0 +1,219 @@
+"""Predict AudioSet labels from generated audio features, through the pretrained AST.
+
+Reads    data/generated/validation, data/audio_features, data/audio (the real log-mel, which the decoder learns)
+Writes   data/predicted_labels, a row per labelled clip:
+             generated           tensor float16 [labels]  scores for the generated features, mean over seeds, by `head`
+             real_path           tensor float16 [labels]  scores for the real features through the same path; 0 where inaudible
+         and the same by both heads: generated_mel, generated_features, real_path_mel, real_path_features
+         models/label_predictor/decoder.safetensors and map.safetensors, metrics/figures/mel.png
+Two ways from [T, components] to AST's 527 labels (`label_predictor.head`), both fitted on audible training clips only:
+    mel        a decoder back to log-mel in AST's input form, then the whole AST
+    features   a ridge map from mean and deviation over time to AST's pooled output, then AST's classification head
+"""
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from safetensors.torch import save_file
+
+from stages.common import label_measures, media, params, run, shards
+from stages.common.backbones import AudioBackbone
+from stages.common.errors import UserError
+from stages.common.features import AUDIO, Features
+from stages.common.networks.mel_decoder import MelDecoder
+from stages.common.parallel import Failure, map_items, one_thread
+from stages.common.training import RowFile, TrainingParams, fit, scratch
+
+GENERATED = Path("data/generated/validation")
+SOUND = Path("data/audio")
+SPLITS = ("training", "unlabelled", "validation", "test")
+LABELLED = ("training", "validation", "test")
+HEADS = ("mel", "features")
+
+
+class DecoderParams(TrainingParams):
+    hidden: int = Field(ge=1, le=8192)
+
+
+class LabelPredictorParams(params.Section):
+    head: Literal["mel", "features"]
+    threshold: float = Field(gt=0, lt=1)
+    ridge_penalties: list[float] = Field(min_length=1)
+    decoder: DecoderParams
+
+
+class AudioModel(params.Section):
+    model: str
+
+
+_ast: AudioBackbone  # one per worker process
+
+
+def load_ast(model: str) -> None:
+    global _ast
+    one_thread()
+    _ast = AudioBackbone(model)
+
+
+def real_log_mel(flac: bytes) -> np.ndarray:
+    """A clip's sound in AST's input form [max_length, mel bins] (runs in a worker)."""
+    return _ast.log_mel([media.decode_flac(flac)])[0][0]
+
+
+def score_log_mel(log_mel: np.ndarray) -> np.ndarray:
+    """AST's label scores [n, labels] of log-mels [n, frames, mel bins], zero-padded to its input (runs in a worker)."""
+    padded = np.zeros((len(log_mel), _ast.config.max_length, _ast.config.num_mel_bins), np.float32)
+    padded[:, : log_mel.shape[1]] = log_mel
+    return np.concatenate([_ast.encode(one[None])[2] for one in padded])
+
+
+def fit_decoder(data: Features, mel: RowFile, mel_row: torch.Tensor, learned: torch.Tensor, held_out: torch.Tensor, p: DecoderParams) -> MelDecoder:
+    """Train the decoder on real features and real log-mels of audible training clips; early stopping on validation."""
+    torch.manual_seed(0)
+    steps, width = data.audio.shape
+    model = MelDecoder(steps, width, p.hidden, *mel.shape)
+    mean, std = data.audio.moments(data.audio_row[learned].tolist())
+    model.mean.copy_(mean)
+    model.std.copy_(std)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(model(data.sound(rows)[0]), mel.read(mel_row[rows].tolist()))
+
+    fit(model, loss, learned, lambda: float(np.mean([loss(part).item() for part in held_out.split(64)])), p, 0, "label_predictor")
+    return model
+
+
+def summarise(audio: torch.Tensor) -> torch.Tensor:
+    """[n, T, A] -> mean and deviation over time, and 1: [n, 2A + 1]."""
+    return torch.cat([audio.mean(1), audio.std(1), torch.ones(len(audio), 1)], dim=1)
+
+
+def fit_map(data: Features, pooled: dict[int, np.ndarray], learned: torch.Tensor, held_out: torch.Tensor, penalties: list[float]) -> torch.Tensor:
+    """Ridge weights [2A + 1, D] to AST's pooled output, the penalty chosen on validation."""
+
+    def parts(rows: torch.Tensor):
+        for part in rows.split(256):
+            yield summarise(data.sound(part)[0]).double(), torch.from_numpy(np.stack([pooled[row] for row in part.tolist()])).double()
+
+    products = sum(x.T @ x for x, _ in parts(learned))
+    targets = sum(x.T @ y for x, y in parts(learned))
+    candidates = [torch.linalg.solve(products + penalty * torch.eye(len(products), dtype=torch.float64), targets) for penalty in penalties]
+    return min(candidates, key=lambda weights: sum(((x @ weights - y) ** 2).sum().item() for x, y in parts(held_out))).float().contiguous()
+
+
+def main(stage: run.StageRun) -> None:
+    p = params.load("label_predictor", LabelPredictorParams)
+    model = params.load("audio_features", AudioModel, only=True).model
+    with scratch() as files:
+        data = Features(files, SPLITS, AUDIO)
+        learned, held_out = (rows[data.audio_row[rows] >= 0] for rows in (data.rows("training", "unlabelled"), data.rows("validation")))
+        if not len(learned) or not len(held_out):
+            raise UserError("the label predictor needs audible training and validation clips; metrics/audio.json says what became of the sound")
+        mel, mel_row = real_mels(stage, data, files, model)
+        decoder = fit_decoder(data, mel, mel_row, learned, held_out, p.decoder)
+        real_scores, pooled = real_labels(data)
+        weights = fit_map(data, pooled, learned, held_out, p.ridge_penalties)
+        save_models(decoder, weights)
+        generated = RowFile(files / "generated", shards.tensor_shape(GENERATED, "features"))
+        names: list[str] = []
+        generated.write(_noted(names, shards.iter_rows(GENERATED, ["features"], LABELLED)))
+        rows = torch.tensor([{name: i for i, name in enumerate(data.clips.clip_id)}[name] for name in names])
+        scores = predict(stage, data, rows, generated, decoder, weights, model)
+        write_labels(data, rows, scores, p.head)
+        label_measures.draw_mels(Path("metrics/figures/mel.png"), data, rows, generated, decoder, mel, mel_row)
+    stage.write_metrics(label_measures.measure(data, rows, scores, real_scores, p.threshold) | {"head": p.head, "threshold": p.threshold})
+
+
+def _noted(names: list[str], rows):
+    for row in rows:
+        names.append(row["clip_id"])
+        yield row["features"]
+
+
+def real_mels(stage: run.StageRun, data: Features, folder: Path, model: str) -> tuple[RowFile, torch.Tensor]:
+    """Log-mels of all audible clips in a file, cut to the frames that hold sound, and each clip's row there (-1: none)."""
+    ast = AudioBackbone(model)
+    wanted = {name: i for i, name in enumerate(data.clips.clip_id)}
+    mel_row = torch.full((len(wanted),), -1)
+    found = (row for row in shards.iter_rows(SOUND, ["flac"], SPLITS) if row["clip_id"] in wanted)
+    names: list[str] = []
+    sounds = (names.append(row["clip_id"]) or row["flac"] for row in found)
+    longest = max(len(media.decode_flac(row["flac"])) for row in shards.iter_rows(SOUND, ["flac"], ["validation"]))
+    frames = ast.log_mel([np.zeros(longest, np.float32)])[1][0]
+    file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
+    mels = stage.progress(map_items(real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)), timing="computing_s")
+    file.write(mel[:frames] for mel in mels)
+    mel_row[[wanted[name] for name in names]] = torch.arange(len(names))
+    return file, mel_row
+
+
+def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """AST's label scores and pooled output of the real sound, by row."""
+    position = {name: i for i, name in enumerate(data.clips.clip_id)}
+    scores, pooled = {}, {}
+    for row in shards.iter_rows(AUDIO, ["label_scores", "pooled"], SPLITS):
+        if row["clip_id"] in position:
+            scores[position[row["clip_id"]]] = row["label_scores"].astype(np.float32)
+            pooled[position[row["clip_id"]]] = row["pooled"].astype(np.float32)
+    return scores, pooled
+
+
+def predict(stage: run.StageRun, data: Features, rows: torch.Tensor, generated: RowFile, decoder: MelDecoder, weights: torch.Tensor, model: str) -> dict[str, np.ndarray]:
+    """Label scores [clips, labels] of generated (mean over seeds) and real features by both heads; real ones are 0 where
+    there is no sound."""
+    ast = AudioBackbone(model)
+
+    def by_map(audio: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return ast.model.classifier((summarise(audio) @ weights).to(ast.device)).sigmoid().cpu().numpy()
+
+    def mels():
+        for position, row in enumerate(rows.tolist()):
+            audio = torch.cat([generated.read([position])[0], data.sound(torch.tensor([row]))[0]])  # [seeds + 1, T, A]
+            with torch.inference_mode():
+                yield decoder(audio).numpy()
+
+    through_mel = map_items(score_log_mel, mels(), stage.workers, initializer=load_ast, initargs=(model,))
+    by_mel = np.stack([_checked(scores) for scores in stage.progress(through_mel, len(rows), "clip", "computing_s")])  # [clips, seeds + 1, labels]
+    heard = (data.audio_row[rows] >= 0).numpy()[:, None]
+    seeds = generated.shape[0]
+    by_features = np.concatenate([
+        by_map(generated.read(part.tolist()).flatten(0, 1)).reshape(len(part), seeds, -1).mean(1)
+        for part in torch.arange(len(rows)).split(256)
+    ])  # fmt: skip
+    real_by_features = np.concatenate([by_map(data.sound(part)[0]) for part in rows.split(256)])
+    return {
+        "generated_mel": by_mel[:, :-1].mean(1), "generated_features": by_features,
+        "real_path_mel": by_mel[:, -1] * heard, "real_path_features": real_by_features * heard,
+    }  # fmt: skip
+
+
+def _checked(result):
+    if isinstance(result, Failure):
+        raise UserError(f"predicting labels failed: {result.reason}; the machine may lack memory, try --workers 1")
+    return result
+
+
+def save_models(decoder: MelDecoder, weights: torch.Tensor) -> None:
+    folder = Path("models/label_predictor")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(decoder.state_dict(), folder / "decoder.safetensors")
+    save_file({"weights": weights}, folder / "map.safetensors")
+
+
+def write_labels(data: Features, rows: torch.Tensor, scores: dict[str, np.ndarray], head: str) -> None:
+    """The output directory (see the module's docstring)."""
+    scores = scores | {"generated": scores[f"generated_{head}"], "real_path": scores[f"real_path_{head}"]}
+    clips = [data.clips.iloc[row].to_dict() for row in rows.tolist()]
+    index = [{**clip, "item_key": None, "status": "ok", "reason": ""} for clip in clips]
+    labels = next(iter(scores.values())).shape[1]
+    schema = pa.schema([(name, shards.tensor(pa.float16(), labels)) for name in scores])
+    table = ({**clip, **{name: values[i] for name, values in scores.items()}} for i, clip in enumerate(clips))
+    shards.write(Path("data/predicted_labels"), schema, table, index, "")
+
+
+if __name__ == "__main__":
+    run.main(main, __doc__, "label_predictor")

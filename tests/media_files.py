@@ -1,0 +1,61 @@
+"""Media files for tests, made by imageio-ffmpeg's binary, and what that binary itself says about them."""
+import re
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+RATES = {"24": "24", "25": "25", "29.97": "30000/1001", "30": "30", "50": "50", "60": "60"}
+BITS = 8  # vertical bars, one per bit of the frame's number
+
+
+def ffmpeg(*arguments: str | Path, data: bytes = b"") -> subprocess.CompletedProcess:
+    command = [FFMPEG, "-y", "-nostdin" if not data else "-hide_banner", *map(str, arguments)]
+    done = subprocess.run(command, input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    return done
+
+
+def numbered_images(count: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Images [count, H, W, 3] uint8 that show their number in black and white bars."""
+    bits = np.arange(count)[:, None] >> np.arange(BITS) & 1  # [count, BITS]
+    row = np.repeat(bits * 255, width // BITS, axis=1)
+    return np.broadcast_to(row[:, None, :, None], (count, height, width, 3)).astype(np.uint8)
+
+
+def read_number(image: np.ndarray) -> int:
+    """The number that an image [H, W, 3] of `numbered_images` shows, at any scale."""
+    step = image.shape[1] / BITS
+    middle = image[image.shape[0] // 4 : -image.shape[0] // 4]
+    return sum(1 << bit for bit in range(BITS) if middle[:, round((bit + 0.3) * step) : round((bit + 0.7) * step)].mean() > 128)
+
+
+def write_video(path: Path, count: int, fps: str = "24", *output: str, sound: np.ndarray | None = None, height: int = 48) -> Path:
+    """A file of `count` numbered frames at `fps`, encoded with ffmpeg's `output` options; `sound`: float samples at 16 kHz."""
+    images = numbered_images(count, height)
+    size = f"{images.shape[2]}x{images.shape[1]}"
+    inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
+    if sound is not None:
+        raw = path.with_name(path.name + ".f32")
+        raw.write_bytes(sound.astype("<f4").tobytes())
+        inputs += ["-f", "f32le", "-ar", "16000", "-ch_layout", "mono" if sound.ndim == 1 else "stereo", "-i", raw]
+    ffmpeg(*inputs, "-threads", "1", *output, path, data=images.tobytes())
+    if sound is not None:
+        raw.unlink()
+    return path
+
+
+def shown_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Presentation times [n] in s from the first frame, and images [n, H, W, 3] BGR, as ffmpeg decodes and prints them."""
+    done = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", "format=bgr24,showinfo", "-f", "rawvideo", "-")
+    log = done.stderr.decode(errors="replace")
+    times_s = np.array([float(t) for t in re.findall(r"pts_time:\s*(-?[\d.e+-]+)", log)])
+    width, height = map(int, re.findall(r" s:(\d+)x(\d+) ", log)[0])
+    return times_s - times_s[0], np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+
+
+def sine(frequency_hz: float, seconds: float, level_db: float = 0.0, rate_hz: int = 16_000) -> np.ndarray:
+    """A sine whose peak is `level_db` below full scale."""
+    return 10 ** (level_db / 20) * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz)

@@ -1,0 +1,243 @@
+"""Finding, checking and splitting: every file has a row, no source stands on two sides, mistakes are sentences."""
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages import clips
+from stages.clips import ClipsParams, choose_actions, find, limit, read_list, split
+from stages.common import run, shards
+from stages.common.errors import UserError
+from tests.media_files import ffmpeg, sine, write_video
+
+PATTERN = r"^(.+)_\d+$"
+
+
+def parameters(root: Path, **changes) -> ClipsParams:
+    return ClipsParams(**{
+        "root": str(root), "actions": "all", "max_per_action": 0, "seed": 0, "validation_fraction": 0.25, "source_pattern": PATTERN,
+        "training_list": "", "validation_list": "", "test_list": "", "min_duration_s": 0.5, "max_duration_s": 60.0,
+        "max_failed_fraction": 0.0, **changes,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def root(workspace):
+    """Folders of names only; files hold their own path, so that contents differ."""
+    root = workspace.folder / "media"
+    names = [f"training/{action}/{source}_{i}.mp4" for action in ("playing+music", "barking") for source in ("yt-a", "-b", "c d", "e%") for i in (1, 2)]
+    names = [name.replace("/yt-a", f"/yt-a{name[9]}") for name in names] + [f"validation/{a}/t{a}_1.mp4" for a in ("barking", "playing+music")]
+    names += ["unlabelled/u_1.mp4", "unlabelled/deep/v_1.mp4"]
+    names = [name.replace("barking/-b", "barking/-bb").replace("barking/c", "barking/cc").replace("barking/e", "barking/ee") for name in names]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def described(root: Path, p: ClipsParams, **facts) -> list[dict]:
+    """What `find` found, as if every file were a good one, then split."""
+    found = find(p)
+    for clip in found:
+        clip |= {"status": "ok", "reason": "", "content_hash": clip["path"], **facts}
+    split(found, p)
+    return found
+
+
+def sides(rows: list[dict], key: str) -> dict[str, set]:
+    return {name: {row[key] for row in rows if row["split"] == name and row["status"] == "ok"} for name in ("training", "validation", "test", "unlabelled")}
+
+
+def test_names_of_actions_sources_and_splits(root):
+    rows = {row["clip_id"]: row for row in described(root, parameters(root))}
+    assert len(rows) == 20
+    music = rows["playing+music/-b_1"]
+    assert (music["action"], music["source_id"], music["path"]) == ("playing+music", "-b", "training/playing+music/-b_1.mp4")
+    assert rows["playing+music/c d_2"]["source_id"] == "c d"
+    loose = rows["unlabelled/v_1"]
+    assert (loose["action"], loose["split"], loose["path"]) == (None, "unlabelled", "unlabelled/deep/v_1.mp4")
+    assert rows["barking/tbarking_1"]["split"] == "test"
+
+
+def test_one_source_stands_on_one_side_and_each_action_has_validation_clips(root):
+    rows = described(root, parameters(root))
+    by_source = sides(rows, "source_id")
+    assert not by_source["training"] & by_source["validation"] and not by_source["training"] & by_source["test"]
+    for action in ("barking", "playing+music"):
+        mine = [row for row in rows if row["action"] == action]
+        assert {len(sources) for name, sources in sides(mine, "source_id").items() if name == "validation"} == {1}  # a quarter of four
+        assert len(sides(mine, "source_id")["training"]) == 3
+    assert rows != described(root, parameters(root, seed=4)) or rows != described(root, parameters(root, seed=5))
+    assert rows == described(root, parameters(root))
+
+
+def test_growth_keeps_most_of_the_split(root):
+    before = {row["clip_id"]: row["split"] for row in described(root, parameters(root, validation_fraction=0.5))}
+    (root / "training/barking/new_1.mp4").write_text("new")
+    after = {row["clip_id"]: row["split"] for row in described(root, parameters(root, validation_fraction=0.5))}
+    assert sum(before[name] != after[name] for name in before) <= 2  # at most one source of two clips changes
+
+
+def test_a_source_shared_with_test_leaves_training(root):
+    shutil.copy(root / "training/barking/-bb_1.mp4", root / "validation/barking/-bb_3.mp4")
+    rows = {row["path"]: row for row in described(root, parameters(root))}
+    assert rows["validation/barking/-bb_3.mp4"]["status"] == "ok"
+    for i in (1, 2):
+        row = rows[f"training/barking/-bb_{i}.mp4"]
+        assert (row["status"], row["reason"]) == ("source_in_other_split", "source -bb also stands in test or validation")
+
+
+def test_same_bytes_and_same_ids_are_refused(root):
+    p = parameters(root)
+    found = find(p)
+    for clip in found:
+        clip |= {"status": "ok", "reason": "", "content_hash": "same" if clip["stem"] in ("cc d_1", "tbarking_1") else clip["path"]}
+    split(found, p)
+    rows = {row["clip_id"]: row for row in found}
+    assert rows["barking/cc d_1"]["status"] == "duplicate_content" and rows["barking/tbarking_1"]["status"] == "ok"
+    shutil.copy(root / "training/barking/ee%_1.mp4", root / "training/barking/ee%_1.avi")
+    assert [row["status"] for row in described(root, p) if row["clip_id"] == "barking/ee%_1"] == ["duplicate_id", "duplicate_id"]
+
+
+def test_a_test_list_names_the_test_clips_and_takes_their_sources_out_of_training(root):
+    (root / "avmit.csv").write_text("filename,rating\nbarking/tbarking_1.mp4,5\nplaying+music/-b_1.mp4,4\n")
+    rows = {row["path"]: row for row in described(root, parameters(root, test_list="avmit.csv"))}
+    assert rows["training/playing+music/-b_1.mp4"]["split"] == "test"
+    assert rows["training/playing+music/-b_2.mp4"]["status"] == "source_in_other_split"
+    assert rows["validation/playing+music/tplaying+music_1.mp4"]["status"] == "not_in_test_list"
+
+
+def test_lists_in_moments_in_times_form_replace_the_scan(root):
+    (root / "trainingSet.csv").write_text("barking/-bb_1.mp4,barking,3,1\n\nplaying+music/c d_1.mp4,playing+music,3,0\nbarking/gone_1.mp4,barking,1,1\n")
+    found = find(parameters(root, training_list="trainingSet.csv"))
+    assert [clip["path"] for clip in found if clip["folder"] == "training"] == [
+        "training/barking/-bb_1.mp4", "training/barking/gone_1.mp4", "training/playing+music/c d_1.mp4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["../secret/x.mp4,a,1,1", "/etc/x.mp4,a,1,1", "a/../../x.mp4,a,1,1"])
+def test_lists_cannot_leave_the_root(tmp_path, line):
+    (tmp_path / "l.csv").write_text(line + "\n")
+    with pytest.raises(UserError, match="leaves the root"):
+        read_list(tmp_path / "l.csv")
+
+
+def test_actions_are_all_or_named_or_drawn(root):
+    found = find(parameters(root))
+    assert choose_actions(found, parameters(root)) == {"barking", "playing+music"}
+    assert choose_actions(found, parameters(root, actions=["barking"])) == {"barking"}
+    drawn = [choose_actions(found, parameters(root, actions=1, seed=seed)) for seed in range(8)]
+    assert {len(one) for one in drawn} == {1} and len(set(map(frozenset, drawn))) == 2
+    assert drawn[3] == choose_actions(found, parameters(root, actions=1, seed=3))
+    with pytest.raises(UserError, match="clips.actions names bark, which .* does not have; it has barking, playing"):
+        choose_actions(found, parameters(root, actions=["bark"]))
+    with pytest.raises(UserError, match="clips.actions = 3: .* has 2 actions"):
+        choose_actions(found, parameters(root, actions=3))
+
+
+def test_a_limit_keeps_its_draw_when_the_folder_grows(root):
+    p = parameters(root, max_per_action=3)
+    drawn = limit(find(p), p)
+    assert {(clip["folder"], clip["action"]): 0 for clip in drawn}.keys() == {(c["folder"], c["action"]) for c in find(p)}
+    assert max(sum(c["folder"] == "training" and c["action"] == a for c in drawn) for a in ("barking", "playing+music")) == 3
+    (root / "training/barking/zz_1.mp4").write_text("zz")
+    kept = {clip["path"] for clip in limit(find(p), p)}
+    assert len({clip["path"] for clip in drawn} - kept) <= 1
+
+
+def test_roots_that_cannot_serve_are_sentences(tmp_path):
+    with pytest.raises(UserError, match="clips.root = .*nowhere' is not a folder; give a folder with training/<action>"):
+        find(parameters(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="holds no clip below training/<action>/"):
+        find(parameters(tmp_path))
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/loose.mp4").write_text("x")
+    with pytest.raises(UserError, match="loose.mp4: clips belong into training/<action>/, one folder deep"):
+        find(parameters(tmp_path))
+    with pytest.raises(UserError, match="the clip list .*l.csv does not exist"):
+        find(parameters(tmp_path, training_list="l.csv"))
+
+
+def test_a_name_that_is_no_text_is_a_sentence(root):
+    (root / os.fsdecode(b"training/barking/\xff\xfe_1.mp4")).write_text("x")
+    with pytest.raises(UserError, match="name is not valid UTF-8"):
+        find(parameters(root))
+    (root / "latin.csv").write_bytes("barking/caf\u00e9_1.mp4,barking\n".encode("latin-1"))
+    with pytest.raises(UserError, match="name is not valid UTF-8"):
+        find(parameters(root, training_list="latin.csv"))
+
+
+def test_hidden_files_are_no_clips(root):
+    (root / "training/barking/.DS_Store").write_text("x")
+    (root / "training/barking/._a_1.mp4").write_text("x")
+    assert len(find(parameters(root))) == 20
+
+
+@pytest.fixture
+def real(workspace):
+    """Real files, one of each kind of fault among them."""
+    root = workspace.folder / "real"
+    for name in ("training/clapping", "validation/clapping", "unlabelled"):
+        (root / name).mkdir(parents=True)
+    for i, source in enumerate("abcd"):
+        write_video(root / f"training/clapping/{source}_1.mp4", 72, "24", "-c:a", "aac", sound=sine(300 + i, 3, -9))
+    write_video(root / "validation/clapping/t_1.mp4", 75, "25")
+    write_video(root / "unlabelled/u_1.mp4", 90, "30")
+    write_video(root / "training/clapping/short_1.mp4", 6, "24")
+    (root / "training/clapping/zero_1.mp4").write_bytes(b"")
+    (root / "training/clapping/text_1.mp4").write_text("no video")
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", root / "training/clapping/sound_1.mp4")
+    (root / "training.csv").write_text("".join(f"clapping/{p.name},clapping\n" for p in sorted((root / "training/clapping").iterdir())) + "clapping/gone_1.mp4,clapping\n")
+    workspace.set(clips={"root": "real", "training_list": "training.csv", "max_failed_fraction": 0.5})
+    return workspace
+
+
+def table() -> dict[str, dict]:
+    return {row["path"].split("/")[-1]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
+
+
+def test_every_file_has_a_row_with_facts_or_a_reason(real):
+    clips.main(run.StageRun("clips", None, 2))
+    rows = table()
+    assert {name: row["status"] for name, row in rows.items() if row["status"] != "ok"} == {
+        "short_1.mp4": "too_short", "zero_1.mp4": "unreadable", "text_1.mp4": "unreadable", "sound_1.mp4": "no_video", "gone_1.mp4": "missing",
+    }  # fmt: skip
+    assert all((row["reason"] == "") == (row["status"] == "ok") for row in rows.values())
+    good = rows["a_1.mp4"]
+    assert (good["duration_s"], good["fps"], good["width_px"], good["height_px"], good["has_audio"]) == (pytest.approx(3), 24, 64, 48, True)
+    assert not rows["t_1.mp4"]["has_audio"] and rows["u_1.mp4"]["fps"] == 30
+    assert len(good["content_hash"]) == 32 and rows["gone_1.mp4"]["content_hash"] is None
+    metrics = __import__("json").loads(Path("metrics/clips.json").read_text())
+    assert metrics["clips"] == {"in": 11, "ok": 6, "refused": {"missing": 1, "no_video": 1, "too_short": 1, "unreadable": 2}}
+    assert sum(metrics["split"].values()) == 6 and metrics["with_audio_track"] == 4
+
+
+def test_only_changed_files_are_opened_again_and_bytes_stay_the_same(real):
+    clips.main(run.StageRun("clips", None, 1))
+    before = Path("data/clips.parquet").read_bytes()
+    clips.main(stage := run.StageRun("clips", None, 2))
+    assert stage.log["computed"] == 0 and Path("data/clips.parquet").read_bytes() == before
+    write_video(real.folder / "real/unlabelled/u_1.mp4", 60, "30")
+    clips.main(stage := run.StageRun("clips", None, 1))
+    assert stage.log["computed"] == 1 and table()["u_1.mp4"]["duration_s"] == pytest.approx(2)
+
+
+def test_truth_is_passed_on_or_empty(real):
+    clips.main(run.StageRun("clips", None, 1))
+    empty = pq.read_table("data/truth.parquet")
+    assert len(empty) == 0 and empty.schema.names == clips.TRUTH.names
+    truth = [{**dict.fromkeys(clips.TRUTH.names), "clip_id": "clapping/a_1", "audible": True}]
+    shards.write_table(pa.Table.from_pylist(truth, schema=clips.TRUTH), real.folder / "real/truth.parquet")
+    clips.main(run.StageRun("clips", None, 1))
+    assert pq.read_table("data/truth.parquet").to_pylist() == truth
+
+
+def test_an_action_with_one_clip_has_no_validation_clip(workspace):
+    root = workspace.folder / "one"
+    (root / "training/waving").mkdir(parents=True)
+    (root / "training/waving/a_1.mp4").write_text("a")
+    rows = described(root, parameters(root))
+    assert [(row["split"], row["status"]) for row in rows] == [("training", "ok")]

@@ -1,0 +1,100 @@
+"""The one door to processes: order, bounded look-ahead, time limits, deaths, exceptions, and nobody left behind."""
+import os
+import time
+
+import psutil
+import pytest
+
+from stages.common import parallel
+from stages.common.errors import UserError
+from stages.common.parallel import Failure, map_items
+from tests import workers
+
+
+def child_processes() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.fixture(autouse=True)
+def no_orphans():
+    list(map_items(workers.square, [1], 1))  # the fork server and its helper stay for the session
+    before = child_processes()
+    yield
+    deadline = time.monotonic() + 5
+    while child_processes() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child_processes() - before
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_order(count):
+    assert list(map_items(workers.slow_square, range(20), count)) == [x * x for x in range(20)]
+
+
+def test_no_items_no_results():
+    assert list(map_items(workers.square, [], 2)) == []
+
+
+def test_two_workers_are_two_processes_of_one_thread_each():
+    found = list(map_items(workers.pid_and_threads, range(20), 2))
+    assert len({pid for pid, _ in found}) == 2 and os.getpid() not in {pid for pid, _ in found}
+    assert {threads for _, threads in found} == {"1"}
+
+
+def test_a_time_limit_kills_one_item_and_the_others_go_on():
+    start = time.monotonic()
+    found = list(map_items(workers.sleep_on_3, range(8), 2, timeout_s=0.7))
+    assert found[:3] + found[4:] == [0, 1, 2, 4, 5, 6, 7]
+    assert found[3] == Failure("timeout", "took more than 0.7 s")
+    assert time.monotonic() - start < 15
+
+
+def test_a_dead_worker_fails_one_item_and_the_others_go_on():
+    found = list(map_items(workers.die_on_3, range(8), 1))
+    assert found[:3] + found[4:] == [0, 1, 2, 4, 5, 6, 7]
+    assert found[3].kind == "worker_died" and "died" in found[3].reason
+
+
+def test_an_exception_is_raised_here():
+    results = map_items(workers.raise_on_3, range(100), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three is refused"):
+        next(results)
+
+
+def test_a_consumer_that_stops_early_leaves_no_process():
+    results = map_items(workers.slow_square, range(1000), 2)
+    assert next(results) == 0
+    results.close()
+
+
+def test_an_error_in_the_items_leaves_no_process():
+    def items():
+        yield from range(5)
+        raise OSError("the input broke")
+
+    with pytest.raises(OSError, match="input broke"):
+        list(map_items(workers.square, items(), 2))
+
+
+def test_items_are_taken_only_a_little_ahead():
+    taken = []
+    results = map_items(workers.square, (taken.append(x) or x for x in range(100)), 2)
+    next(results)
+    assert len(taken) <= 4 * 2 + 1
+    results.close()
+
+
+def test_initializer_sets_every_worker_up():
+    assert list(map_items(workers.add_offset, range(6), 2, initializer=workers.set_offset, initargs=(100,))) == [100 + x for x in range(6)]
+
+
+def test_number_of_workers(monkeypatch):
+    monkeypatch.setenv("WORKERS", "3")
+    assert parallel.default_workers() == 3
+    monkeypatch.delenv("WORKERS")
+    assert parallel.default_workers() == len(os.sched_getaffinity(0))
+    for wrong in ("0", "-1", "many", "1.5"):
+        monkeypatch.setenv("WORKERS", wrong)
+        with pytest.raises(UserError, match=f"WORKERS='{wrong}': it must be a whole number of at least 1"):
+            parallel.default_workers()

@@ -1,0 +1,160 @@
+"""The whole pipeline, tiny: `dvc repro` in a fresh repository, what a change reruns, and bytes that depend on nothing else."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.closure import ROOT
+
+STAGES_OF_A_ROW = 6
+
+
+class Repository:
+    """A clone of the working tree's code with tiny parameters, its own DVC cache and item store."""
+
+    def __init__(self, folder: Path, workers: int):
+        self.folder = folder
+        self.environment = os.environ | {
+            "ITEM_STORE": str(folder / ".items"), "WORKERS": str(workers), "HF_HUB_OFFLINE": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }  # fmt: skip
+        ignore = shutil.ignore_patterns("__pycache__")
+        for name in ("stages", "models/tiny", "metrics/experiments"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        (folder / "metrics").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "metrics/pretrain.json", folder / "metrics")
+        for name in ("dvc.yaml", "dvc.lock", ".gitignore", ".dvcignore"):
+            if (ROOT / name).exists():
+                shutil.copy(ROOT / name, folder)
+        p = yaml.safe_load((ROOT / "params.yaml").read_text())
+        p["sample"] |= {"training_per_action": 6, "test_per_action": 3, "unlabelled_per_action": 1}
+        p["classifier"] |= {"seeds": 2}
+        p["classifier"]["lstm"] |= {"epochs": 3, "hidden": 16, "projection": 16}
+        (folder / "params.yaml").write_text(yaml.safe_dump(p))
+        self.run("git", "init", "-q", ".")
+        self.run("dvc", "init", "-q")
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def stages_run(self, output: str) -> list[str]:
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+    def log(self, stage: str) -> dict:
+        return json.loads((self.folder / f"logs/{stage}.json").read_text())
+
+    def hashes(self) -> dict[str, str]:
+        stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+        return {out["path"]: out["md5"] for name, stage in stages.items() if name != "pretrain" for out in stage["outs"]}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Repository:
+    repository = Repository(tmp_path_factory.mktemp("two"), workers=2)
+    repository.first = repository.stages_run(repository.run("dvc", "repro"))
+    return repository
+
+
+def test_first_run_makes_tables_and_accounts_for_every_clip(repository):
+    assert "pretrain" not in repository.first and repository.first[-1] == "report"
+    tables = (repository.folder / "metrics/tables.md").read_text()
+    assert all(f"`{name}`" in tables for name in yaml.safe_load((ROOT / "params.yaml").read_text())["classifier"]["conditions"])
+    for stage in ("clips", "frames", "optical_flow", "audio", "video_features/rgb", "video_features/flow", "audio_features"):
+        counts = json.loads((repository.folder / f"metrics/{stage}.json").read_text())["clips"]
+        assert counts["in"] == counts["ok"] + sum(counts["refused"].values()) > 0
+        log = repository.log(stage)
+        assert log["computed"] == counts["in"] and log["reused"] == 0
+        assert {"seconds", "items_per_s", "reading_s", "computing_s", "peak_memory_mib"} <= set(log)
+
+
+def test_one_worker_gives_the_same_bytes_as_two(repository, tmp_path):
+    one = Repository(tmp_path, workers=1)
+    one.run("dvc", "repro")
+    assert one.hashes() == repository.hashes()
+
+
+def test_second_run_only_scans(repository):
+    output = repository.run("dvc", "repro")
+    assert repository.stages_run(output) == ["clips"]
+    assert repository.log("clips")["computed"] == 0
+
+
+def test_a_silence_threshold_reruns_audio_and_what_follows(repository):
+    ran = repository.stages_run(repository.run("dvc", "exp", "run", "-S", "audio.silence_db=-20"))
+    assert set(ran) <= {"clips", "audio", "audio_features", "report"} | {name for name in ran if name.startswith("classifier@")}
+    assert {"audio", "audio_features", "classifier@real_audio", "report"} <= set(ran)
+    assert not {"frames", "optical_flow", "video_features@rgb", "classifier@video_only", "classifier@logistic"} & set(ran)
+    assert repository.log("audio")["computed"] == 0
+    repository.run("dvc", "exp", "run", "-S", "audio.silence_db=-50.0")
+
+
+def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(repository, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(repository.folder / "data/sample", root)
+    added = sorted((root / "training").rglob("*.mp4"))[::12][:5]
+    for path in added:
+        path.rename(tmp_path / f"{path.parent.name}-{path.name}")
+    before = dict(repository.environment)
+    stages = ["clips", "frames", "optical_flow", "audio", "video_features rgb", "video_features flow", "audio_features"]
+    outputs = ["clips.parquet", "frames", "optical_flow", "audio", "video_features/rgb", "video_features/flow", "audio_features"]
+    p = yaml.safe_load((repository.folder / "params.yaml").read_text())
+    p["clips"]["root"] = str(root)
+
+    def run_all(folder: Path) -> dict[str, list]:
+        (folder / "params.yaml").write_text(yaml.safe_dump(p))
+        for name in ("stages", "models/tiny"):
+            (folder / name).parent.mkdir(exist_ok=True, parents=True)
+            if not (folder / name).exists():
+                (folder / name).symlink_to(ROOT / name)
+        for stage in stages:
+            done = subprocess.run([sys.executable, "-m", *f"stages.{stage}".split()], cwd=folder, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        return {
+            name: [(str(path.relative_to(folder)), path.read_bytes()) for path in _files(folder / "data" / name)] for name in outputs
+        }
+
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = before | {"ITEM_STORE": str(tmp_path / "grown"), "WORKERS": "2"}
+    run_all(work)
+    for path in added:
+        (tmp_path / f"{path.parent.name}-{path.name}").rename(path)
+    grown = run_all(work)
+    audible = {row["clip_id"] for row in pq.read_table(work / "data/audio/_index.parquet").to_pylist() if row["status"] == "ok"}
+    for stage in stages[:-1]:
+        assert json.loads((work / f"logs/{stage.replace(' ', '/')}.json").read_text())["computed"] == 5, stage
+    new_ids = {f"{path.parent.name}/{path.stem}" for path in added}
+    assert json.loads((work / "logs/audio_features.json").read_text())["computed"] == len(new_ids & audible)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = before | {"ITEM_STORE": str(tmp_path / "fresh"), "WORKERS": "2"}
+    assert run_all(scratch) == grown
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ("clips.root=/nowhere", "is not a folder"),
+    ("frames.fps=-6", "frames.fps = -6"),
+    ("frames.keep=some", "'exact' or 'all'"),
+    ("clips.actions=[juggling]", "clips.actions names juggling"),
+    ("video_features.model=no/such-model", "neither as a local directory"),
+])  # fmt: skip
+def test_bad_input_ends_in_a_sentence(repository, change, says):
+    stage = change.split(".")[0]
+    before = (repository.folder / "params.yaml").read_text()
+    output = repository.run("dvc", "exp", "run", "-S", change, fails=True)
+    assert says in output and f"{stage}: error:" in output and "Traceback" not in output
+    (repository.folder / "params.yaml").write_text(before)
