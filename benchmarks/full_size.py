@@ -22,26 +22,26 @@ from stages.common import shards
 STAGES = ["clips", "frames", "optical_flow", "audio", "video_features rgb", "video_features flow", "audio_features"]
 
 
-def write_models(folder: Path) -> dict[str, str]:
-    """ViT-base (224 px, patch 16) and AST-base (1024 frames, 527 labels) of random weights; their directories."""
+def write_models(folder: Path, layers: int = 12) -> dict[str, str]:
+    """ViT-base (224 px, patch 16) and AST-base (1024 frames, 527 labels) of random weights; their directories by section."""
     import torch
     from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, ViTConfig, ViTModel
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     torch.manual_seed(0)
-    ViTModel(ViTConfig()).save_pretrained(folder / "vit")
+    ViTModel(ViTConfig(num_hidden_layers=layers)).save_pretrained(folder / "vit")
     ViTImageProcessorPil().save_pretrained(folder / "vit")
-    ASTForAudioClassification(ASTConfig(num_labels=527)).save_pretrained(folder / "ast")
+    ASTForAudioClassification(ASTConfig(num_labels=527, num_hidden_layers=layers)).save_pretrained(folder / "ast")
     ASTFeatureExtractor().save_pretrained(folder / "ast")
     return {"video_features": str(folder / "vit"), "audio_features": str(folder / "ast")}
 
 
-def run(folder: Path, clips_per_action: int) -> None:
-    """Run the stages in `folder` on the clips of the current params.yaml's root, frames stored at 224 px."""
+def run(folder: Path, root: str | None = None, clips_per_action: int = 0, layers: int = 12) -> None:
+    """Run the stages in `folder` on clips of `root` (the current params.yaml's), frames stored at 224 px."""
     p = yaml.safe_load(Path("params.yaml").read_text())
-    p["clips"] |= {"root": str(Path(p["clips"]["root"]).absolute()), "max_per_action": clips_per_action}
+    p["clips"] |= {"root": str(Path(root or p["clips"]["root"]).absolute()), "max_per_action": clips_per_action}
     p["frames"]["size_px"] = 224
-    for section, model in write_models(folder).items():
+    for section, model in write_models(folder, layers).items():
         p[section]["model"] = model
     (folder / "params.yaml").write_text(yaml.safe_dump(p))
     environment = os.environ | {"ITEM_STORE": str(folder / "items"), "PYTHONPATH": str(Path.cwd())}
@@ -55,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run(folder, arguments.clips_per_action)
+        run(folder, clips_per_action=arguments.clips_per_action)
         for path, column in (("video_features/rgb", "features"), ("video_features/flow", "features"), ("audio_features", "features")):
             log = json.loads((folder / f"logs/{path}.json").read_text())
             print(f"{path:20s} {str(shards.tensor_shape(folder / 'data' / path, column)):12s} {log['items_per_s']:8.2f} clips/s   peak {log['peak_memory_mib']} MiB")

@@ -147,7 +147,8 @@ def build(data: Data, condition: Condition, p: NetworkParams, learned: torch.Ten
     model.set_scale("video", *data.video.moments(learned.tolist()))
     if data.audio:
         heard = data.audio_row[learned]
-        model.set_scale("audio", *data.audio.moments(heard[heard >= 0].tolist()))
+        if (heard >= 0).any():  # a gate may reject all clips: then there is only the token
+            model.set_scale("audio", *data.audio.moments(heard[heard >= 0].tolist()))
     return model
 
 

@@ -50,12 +50,14 @@ class AudioModel(params.Section):
 
 
 _ast: AudioBackbone  # one per worker process
+_padding: np.ndarray  # what AST's extractor puts behind the sound [mel bins]: not 0, because it normalises afterwards
 
 
 def load_ast(model: str) -> None:
-    global _ast
+    global _ast, _padding
     one_thread()
     _ast = AudioBackbone(model)
+    _padding = _ast.log_mel([np.zeros(1, np.float32)])[0][0, -1]
 
 
 def real_log_mel(flac: bytes) -> np.ndarray:
@@ -64,8 +66,8 @@ def real_log_mel(flac: bytes) -> np.ndarray:
 
 
 def score_log_mel(log_mel: np.ndarray) -> np.ndarray:
-    """AST's label scores [n, labels] of log-mels [n, frames, mel bins], zero-padded to its input (runs in a worker)."""
-    padded = np.zeros((len(log_mel), _ast.config.max_length, _ast.config.num_mel_bins), np.float32)
+    """AST's label scores [n, labels] of log-mels [n, frames, mel bins], padded to its input (runs in a worker)."""
+    padded = np.tile(_padding, (len(log_mel), _ast.config.max_length, 1))
     padded[:, : log_mel.shape[1]] = log_mel
     return np.concatenate([_ast.encode(one[None])[2] for one in padded])
 

@@ -1,4 +1,5 @@
 """Fixtures: a workspace like a checkout's, and folders of real media where the environment names them."""
+
 import os
 import shutil
 from pathlib import Path
@@ -22,7 +23,7 @@ class Workspace:
         path = self.folder / "params.yaml"
         document = yaml.safe_load(path.read_text())
         _merge(document, sections)
-        path.write_text(yaml.safe_dump(document))
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 def _merge(document: dict, changes: dict) -> None:
@@ -46,6 +47,12 @@ def write_clip_set(root: Path, actions: tuple[str, ...] = ("clapping", "knocking
                 write_video(root / folder / action / f"{name}_1.mp4", 72, "24", "-c:a", "aac", "-metadata", f"title={name}", sound=tone)
 
 
+@pytest.fixture(autouse=True)
+def no_memory_watch(monkeypatch):
+    """Stage runs that a test makes and drops would measure this process's memory until the session ends."""
+    monkeypatch.setattr("stages.common.run._PeakMemory._watch", lambda self: None)
+
+
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
     """The current directory is a fresh workspace, with an item store of its own."""
@@ -53,6 +60,12 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv("DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
     return Workspace(tmp_path)
+
+
+def in_process(function, items, workers=None, timeout_s=None, initializer=lambda: None, initargs=()):
+    """`parallel.map_items` without processes, which take seconds to import PyTorch."""
+    initializer(*initargs)
+    return map(function, items)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 """Media files for tests, made by imageio-ffmpeg's binary, and what that binary itself says about them."""
+
 import re
 import subprocess
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The audio stage: rows for sounding, silent, track-less and broken clips; a new threshold costs nothing."""
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -111,7 +112,8 @@ GOLDEN = {2: "48e36e7dbdd6392ee8bc3ed6f14000df"}
 def test_output_is_that_of_code_version(tmp_path):
     exact = write_video(tmp_path / "exact.mkv", 72, "24", "-c:a", "pcm_s16le", sound=sine(440, 2.5, -6))
     stereo = tmp_path / "stereo.mkv"
-    ffmpeg("-i", exact, "-f", "lavfi", "-i", "aevalsrc='0.5*t/3*sin(2*PI*700*t)|0.2*sin(2*PI*3000*t)':s=44100:d=3", "-map", "0:v", "-map", "1:a",
+    two_tones = "aevalsrc='0.5*t/3*sin(2*PI*700*t)|0.2*sin(2*PI*3000*t)':s=44100:d=3"
+    ffmpeg("-i", exact, "-f", "lavfi", "-i", two_tones, "-map", "0:v", "-map", "1:a",
            "-c:v", "copy", "-c:a", "pcm_s16le", stereo)  # fmt: skip
     facts = []
     for path in (exact, stereo):

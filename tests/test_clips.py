@@ -1,4 +1,5 @@
 """Finding, checking and splitting: every file has a row, no source stands on two sides, mistakes are sentences."""
+
 import os
 import shutil
 from pathlib import Path
@@ -28,10 +29,19 @@ def parameters(root: Path, **changes) -> ClipsParams:
 def root(workspace):
     """Folders of names only; files hold their own path, so that contents differ."""
     root = workspace.folder / "media"
-    names = [f"training/{action}/{source}_{i}.mp4" for action in ("playing+music", "barking") for source in ("yt-a", "-b", "c d", "e%") for i in (1, 2)]
-    names = [name.replace("/yt-a", f"/yt-a{name[9]}") for name in names] + [f"validation/{a}/t{a}_1.mp4" for a in ("barking", "playing+music")]
+    names = [
+        f"training/{action}/{source}_{i}.mp4"
+        for action in ("playing+music", "barking")
+        for source in ("yt-a", "-b", "c d", "e%")
+        for i in (1, 2)
+    ]
+    names = [name.replace("/yt-a", f"/yt-a{name[9]}") for name in names] + [
+        f"validation/{a}/t{a}_1.mp4" for a in ("barking", "playing+music")
+    ]
     names += ["unlabelled/u_1.mp4", "unlabelled/deep/v_1.mp4"]
-    names = [name.replace("barking/-b", "barking/-bb").replace("barking/c", "barking/cc").replace("barking/e", "barking/ee") for name in names]
+    names = [
+        name.replace("barking/-b", "barking/-bb").replace("barking/c", "barking/cc").replace("barking/e", "barking/ee") for name in names
+    ]
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
@@ -48,7 +58,10 @@ def described(root: Path, p: ClipsParams, **facts) -> list[dict]:
 
 
 def sides(rows: list[dict], key: str) -> dict[str, set]:
-    return {name: {row[key] for row in rows if row["split"] == name and row["status"] == "ok"} for name in ("training", "validation", "test", "unlabelled")}
+    return {
+        name: {row[key] for row in rows if row["split"] == name and row["status"] == "ok"}
+        for name in ("training", "validation", "test", "unlabelled")
+    }
 
 
 def test_names_of_actions_sources_and_splits(root):
@@ -111,7 +124,9 @@ def test_a_test_list_names_the_test_clips_and_takes_their_sources_out_of_trainin
 
 
 def test_lists_in_moments_in_times_form_replace_the_scan(root):
-    (root / "trainingSet.csv").write_text("barking/-bb_1.mp4,barking,3,1\n\nplaying+music/c d_1.mp4,playing+music,3,0\nbarking/gone_1.mp4,barking,1,1\n")
+    (root / "trainingSet.csv").write_text(
+        "barking/-bb_1.mp4,barking,3,1\n\nplaying+music/c d_1.mp4,playing+music,3,0\nbarking/gone_1.mp4,barking,1,1\n"
+    )
     found = find(parameters(root, training_list="trainingSet.csv"))
     assert [clip["path"] for clip in found if clip["folder"] == "training"] == [
         "training/barking/-bb_1.mp4", "training/barking/gone_1.mp4", "training/playing+music/c d_1.mp4",
@@ -190,7 +205,9 @@ def real(workspace):
     (root / "training/clapping/zero_1.mp4").write_bytes(b"")
     (root / "training/clapping/text_1.mp4").write_text("no video")
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", root / "training/clapping/sound_1.mp4")
-    (root / "training.csv").write_text("".join(f"clapping/{p.name},clapping\n" for p in sorted((root / "training/clapping").iterdir())) + "clapping/gone_1.mp4,clapping\n")
+    (root / "training.csv").write_text(
+        "".join(f"clapping/{p.name},clapping\n" for p in sorted((root / "training/clapping").iterdir())) + "clapping/gone_1.mp4,clapping\n"
+    )
     workspace.set(clips={"root": "real", "training_list": "training.csv", "max_failed_fraction": 0.5})
     return workspace
 
@@ -203,7 +220,8 @@ def test_every_file_has_a_row_with_facts_or_a_reason(real):
     clips.main(run.StageRun("clips", None, 2))
     rows = table()
     assert {name: row["status"] for name, row in rows.items() if row["status"] != "ok"} == {
-        "short_1.mp4": "too_short", "zero_1.mp4": "unreadable", "text_1.mp4": "unreadable", "sound_1.mp4": "no_video", "gone_1.mp4": "missing",
+        "short_1.mp4": "too_short", "zero_1.mp4": "unreadable", "text_1.mp4": "unreadable", "sound_1.mp4": "no_video",
+        "gone_1.mp4": "missing",
     }  # fmt: skip
     assert all((row["reason"] == "") == (row["status"] == "ok") for row in rows.values())
     good = rows["a_1.mp4"]

@@ -1,4 +1,5 @@
 """Sampling by time stamp: the frame on screen at each sixth of a second, at any rate, and a row for every file."""
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest

@@ -1,4 +1,5 @@
 """Items are computed once per content and version; damage is noticed; an interrupted run goes on where it was."""
+
 import sqlite3
 import sys
 

@@ -1,4 +1,5 @@
 """Decoding, time stamps, levels and byte formats against ffmpeg's own answers."""
+
 import re
 import warnings
 
@@ -15,7 +16,12 @@ KINDS = {  # name: (frames, fps, file suffix, ffmpeg's output options)
     **{f"{name} fps": (round(3 * eval(rate)), rate, ".mp4", []) for name, rate in RATES.items()},
     "no B-frames": (72, "24", ".mp4", ["-bf", "0"]),
     "open GOPs": (72, "24", ".mp4", ["-x264-params", "open-gop=1:keyint=12:bframes=3"]),
-    "variable rate": (54, "30", ".mp4", ["-vf", VARIABLE, "-fps_mode", "vfr", "-enc_time_base", "1/90000", "-video_track_timescale", "90000"]),
+    "variable rate": (
+        54,
+        "30",
+        ".mp4",
+        ["-vf", VARIABLE, "-fps_mode", "vfr", "-enc_time_base", "1/90000", "-video_track_timescale", "90000"],
+    ),
     "mkv with a late start": (72, "24", ".mkv", ["-output_ts_offset", "1.5"]),
     "transport stream": (75, "25", ".ts", []),
     "fragments": (72, "24", ".mp4", ["-movflags", "frag_keyframe+empty_moov"]),
@@ -66,7 +72,13 @@ def test_rotated_files_are_upright(tmp_path, degrees):
 
 def test_probe_says_what_was_written(tmp_path):
     path = write_video(tmp_path / "a.mp4", 45, "15", "-c:a", "aac", "-shortest", sound=sine(440, 3))
-    assert media.probe(path) == {"duration_s": pytest.approx(3), "fps": pytest.approx(15), "width_px": 64, "height_px": 48, "has_audio": True}
+    assert media.probe(path) == {
+        "duration_s": pytest.approx(3),
+        "fps": pytest.approx(15),
+        "width_px": 64,
+        "height_px": 48,
+        "has_audio": True,
+    }
     assert not media.probe(write_video(tmp_path / "b.mkv", 45, "15"))["has_audio"]
 
 

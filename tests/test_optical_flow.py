@@ -1,4 +1,5 @@
 """Flow of known motions, its colours against colorsys, and the fixed scale."""
+
 import colorsys
 
 import cv2
@@ -79,7 +80,9 @@ def test_stage_writes_a_row_per_clip_with_frames(workspace):
     optical_flow.main(run.StageRun("optical_flow", None, 1))
     written = shards.read_columns(workspace.folder / "data/optical_flow", ["jpegs"])
     assert written["clip_id"] == ["a/y_1", "a/x_1"]
-    assert written["jpegs"] == [draw_clip((row["jpegs"], optical_flow.params.load("optical_flow", OpticalFlowParams)))["jpegs"] for row in rows]
+    assert written["jpegs"] == [
+        draw_clip((row["jpegs"], optical_flow.params.load("optical_flow", OpticalFlowParams)))["jpegs"] for row in rows
+    ]
     assert len(shards.read_index(workspace.folder / "data/optical_flow")) == 2
 
 
@@ -91,4 +94,6 @@ def test_output_is_that_of_code_version():
     jpegs = draw_clip((moving_clip(2.0), parameters()))["jpegs"] + draw_clip((moving_clip(-3.25), parameters(full_scale_px=5.0)))["jpegs"]
     middle = [np.median(cv2.resize(media.decode_jpeg(jpeg), (48, 48))[8:-8, 8:-8], axis=(0, 1)) for jpeg in jpegs]
     facts = np.rint(np.array(middle) / 32).astype(int).tolist()
-    assert digest(len(jpegs), facts) == GOLDEN[optical_flow.CODE_VERSION], "the output changed: raise CODE_VERSION and note the new digest here"
+    assert digest(len(jpegs), facts) == GOLDEN[optical_flow.CODE_VERSION], (
+        "the output changed: raise CODE_VERSION and note the new digest here"
+    )

@@ -1,4 +1,5 @@
 """The one door to processes: order, bounded look-ahead, time limits, deaths, exceptions, and nobody left behind."""
+
 import os
 import time
 

@@ -1,4 +1,5 @@
 """Every mistake in params.yaml is one clear sentence."""
+
 import importlib
 
 import pytest
@@ -11,7 +12,8 @@ from tests.closure import ROOT
 
 MODELS = {
     "clips": "ClipsParams", "frames": "FramesParams", "optical_flow": "OpticalFlowParams", "audio": "AudioParams",
-    "video_features": "VideoFeaturesParams", "audio_features": "AudioFeaturesParams", "classifier": "ClassifierParams", "report": "ReportParams",
+    "video_features": "VideoFeaturesParams", "audio_features": "AudioFeaturesParams", "classifier": "ClassifierParams",
+    "report": "ReportParams",
 }  # fmt: skip
 
 
@@ -35,13 +37,13 @@ WRONG = [
     ({"clips": {"source_pattern": "yt-.*"}}, "clips.source_pattern = 'yt-.*': must have exactly one group, which is the source id"),
     ({"clips": {"source_pattern": "(a"}}, "clips.source_pattern = '(a': must be a regular expression"),
     ({"clips": {"actions": True}}, "clips.actions = True: "),
-    ({"clips": {"actions": "some"}}, "clips.actions = 'some': input should be 'all', or input should be a valid integer, or input should be a valid list"),
+    ({"clips": {"actions": "some"}}, "clips.actions = 'some': input should be 'all', or input should be a valid integer, or"),
     ({"clips": {"actions": ["a", 3]}}, "clips.actions"),
     ({"optical_flow": {"full_scale_px": float("inf")}}, "optical_flow.full_scale_px = inf: input should be a finite number"),
     ({"optical_flow": {"polynomial_sigma": float("nan")}}, "optical_flow.polynomial_sigma = nan: input should be"),
     ({"classifier": {"lstm": {"hiden": 3}}}, "classifier.lstm.hiden is not a parameter; did you mean 'hidden'?"),
     ({"classifier": {"lstm": {"dropout": 1.0}}}, "classifier.lstm.dropout = 1.0: input should be less than 1"),
-    ({"classifier": {"conditions": {"x": {"model": "svm"}}}}, "classifier.conditions.x.model = 'svm': input should be 'lstm' or 'logistic'"),
+    ({"classifier": {"conditions": {"x": {"model": "svm"}}}}, "classifier.conditions.x.model = 'svm': input should be 'lstm' or"),
     ({"audio": {"silence_db": 5.0}}, "audio.silence_db = 5.0: input should be less than or equal to 0"),
     ({"audio": None}, "params.yaml has no section 'audio'"),
 ]  # fmt: skip
@@ -80,7 +82,12 @@ def test_only_reads_the_declared_keys(workspace):
 
 def test_file_problems_are_sentences(workspace):
     path = workspace.folder / "params.yaml"
-    for text, sentence in (("frames: [", "is not valid YAML"), ("", "has no section 'frames'"), ("- a\n", "has no section 'frames'"), ("frames: 3", "has no section")):
+    for text, sentence in (
+        ("frames: [", "is not valid YAML"),
+        ("", "has no section 'frames'"),
+        ("- a\n", "has no section 'frames'"),
+        ("frames: 3", "has no section"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=sentence):
             params.load("frames", FramesParams)

@@ -1,4 +1,5 @@
 """What surrounds every stage: command line, one-sentence errors, lock, metrics and log."""
+
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from stages.common.errors import UserError
 from tests.closure import ROOT
 
 STAGE = '''"""Do what the test says."""
-import time
+import os, time
 from stages.common import run
 from stages.common.errors import UserError
 
@@ -20,7 +21,9 @@ def main(stage):
     if stage.item == "fail":
         raise UserError("the file x is missing: make it")
     if stage.item == "slow":
-        time.sleep(1.5)
+        open("at work", "w").close()
+        while not os.path.exists("go on"):
+            time.sleep(0.05)
     stage.write_metrics({"workers": 1, "value": 1 / 3})
 
 run.main(main, __doc__, "thing", "kind", lambda: ["good", "slow", "fail"])
@@ -38,6 +41,11 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen:
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     out, errors = process.communicate(timeout=60)
     return process.returncode, out + errors
+
+
+def wait_until_it_works(folder: Path) -> None:
+    while not (folder / "at work").exists():
+        time.sleep(0.02)
 
 
 def test_metrics_and_log(tmp_path):
@@ -65,12 +73,12 @@ def test_help_shows_the_docstring(tmp_path):
 
 def test_a_second_run_of_the_same_item_waits(tmp_path):
     first = start(tmp_path, "slow")
-    while not (tmp_path / "logs/.thing-slow.lock").exists():
-        time.sleep(0.02)
-    time.sleep(0.3)
+    wait_until_it_works(tmp_path)
     second, other = start(tmp_path, "slow"), start(tmp_path, "good")
     assert "another run" not in finish(other)[1]
-    assert "another run of this stage is still writing; waiting" in finish(second)[1]
+    assert "another run of this stage is still writing; waiting" in second.stderr.readline()
+    (tmp_path / "go on").touch()
+    assert "error" not in finish(second)[1]
     assert finish(first)[0] == second.returncode == 0
 
 
@@ -78,9 +86,7 @@ def test_interrupted_stage_says_that_it_can_go_on(tmp_path):
     import signal
 
     process = start(tmp_path, "slow")
-    while not (tmp_path / "logs/.thing-slow.lock").exists():
-        time.sleep(0.02)
-    time.sleep(0.3)
+    wait_until_it_works(tmp_path)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 1 and "interrupted; finished items are stored" in output and "Traceback" not in output
@@ -96,7 +102,9 @@ def test_failed_fraction_counts_only_its_statuses():
     index = [{"clip_id": f"a/{i}", "status": "silent" if i else "unreadable", "reason": "no header"} for i in range(10)]
     run.check_failed_fraction(index, {"unreadable"}, 0.1, "frames")
     run.check_failed_fraction([], {"unreadable"}, 0.0, "frames")
-    with pytest.raises(UserError, match="1 of 10 clips failed in frames, more than clips.max_failed_fraction = 0.09 .*a/0: unreadable: no header"):
+    with pytest.raises(
+        UserError, match="1 of 10 clips failed in frames, more than clips.max_failed_fraction = 0.09 .*a/0: unreadable: no header"
+    ):
         run.check_failed_fraction(index, {"unreadable"}, 0.09, "frames")
 
 

@@ -1,4 +1,5 @@
 """Parquet directories: what goes in comes out, whatever the names; nothing half-written is ever read."""
+
 import json
 
 import numpy as np
@@ -21,7 +22,16 @@ def index_row(clip_id: str, split: str, status: str = "ok", **more) -> dict:
     reason = "" if status == "ok" else "because"
     source = clip_id.rsplit("/", 1)[1].rsplit("_", 1)[0]
     key = f"key of {clip_id}" if status == "ok" else None
-    return {"clip_id": clip_id, "split": split, "action": action, "source_id": source, "item_key": key, "status": status, "reason": reason, **more}
+    return {
+        "clip_id": clip_id,
+        "split": split,
+        "action": action,
+        "source_id": source,
+        "item_key": key,
+        "status": status,
+        "reason": reason,
+        **more,
+    }
 
 
 def full_row(clip_id: str, split: str, seed: int = 0) -> dict:
@@ -77,7 +87,11 @@ def test_index_holds_every_clip_and_refused_ones_have_no_row(tmp_path):
     index = [rows[0], index_row("a/s_3", "training", "unreadable", level=None), rows[1]]
     shards.write(tmp_path / "out", SCHEMA, rows, index, "v1", [pa.field("level", pa.float32())])
     table = shards.read_index(tmp_path / "out").to_pylist()
-    assert [(row["clip_id"], row["status"], row["level"]) for row in table] == [("a/s_1", "ok", 0.5), ("a/s_3", "unreadable", None), ("a/s_2", "ok", 0.5)]
+    assert [(row["clip_id"], row["status"], row["level"]) for row in table] == [
+        ("a/s_1", "ok", 0.5),
+        ("a/s_3", "unreadable", None),
+        ("a/s_2", "ok", 0.5),
+    ]
     assert [row["clip_id"] for row in shards.ok_rows(tmp_path / "out")] == ["a/s_1", "a/s_2"]
     assert [row["input_key"] for row in shards.inputs(tmp_path / "out")] == ["key of a/s_1", "key of a/s_2"]
 
@@ -113,7 +127,9 @@ def test_same_rows_same_bytes(tmp_path):
     rows = some_rows()
     for name in ("one", "two"):
         shards.write(tmp_path / name, SCHEMA, iter(rows), rows, "v")
-    one, two = ({path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")} for name in ("one", "two"))
+    one, two = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")} for name in ("one", "two")
+    )
     assert one == two and len(one) == 2 * len(ACTIONS) + 2
 
 

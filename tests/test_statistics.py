@@ -1,4 +1,5 @@
 """Intervals and tests by resampling sources, against SciPy, scikit-learn and simulation."""
+
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,4 +1,5 @@
 """Rows on disk against NumPy, and the training loop: the best epoch, early stopping, seeds, and a loss that explodes."""
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +71,15 @@ def scripted(scores: list[float], patience: int):
         weights.append(model.weight.item())
         return next(remaining)
 
-    curve = fit(model, lambda rows: -model.weight.sum(), torch.arange(4), validate, parameters(epochs=len(scores), patience=patience), 0, "test/script")
+    curve = fit(
+        model,
+        lambda rows: -model.weight.sum(),
+        torch.arange(4),
+        validate,
+        parameters(epochs=len(scores), patience=patience),
+        0,
+        "test/script",
+    )
     return model, curve, weights
 
 

@@ -1,4 +1,5 @@
 """Vision backbones against the plain Hugging Face models, and what attention within and across frames must obey."""
+
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from stages.common.backbones import VisionBackbone, revision, temporal_positions
 from stages.common.errors import UserError
 from stages.common.parallel import Failure
 from stages.video_features import VideoFeaturesParams, encode_on_cpu, encode_on_gpu
+from tests.conftest import in_process
 from tests.test_shards import index_row
 from tests.tiny_backbones import images, write_ast, write_dinov2, write_resnet, write_vit
 
@@ -20,7 +22,12 @@ from tests.tiny_backbones import images, write_ast, write_dinov2, write_resnet, 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {"vit": write_vit(folder / "vit"), "dinov2": write_dinov2(folder / "dinov2"), "resnet": write_resnet(folder / "resnet"), "ast": write_ast(folder / "ast")}
+    return {
+        "vit": write_vit(folder / "vit"),
+        "dinov2": write_dinov2(folder / "dinov2"),
+        "resnet": write_resnet(folder / "resnet"),
+        "ast": write_ast(folder / "ast"),
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +131,13 @@ def test_a_name_that_cannot_be_loaded_is_a_sentence_with_two_ways_out(name, tmp_
         with pytest.raises(UserError) as caught:
             function(name)
         message = str(caught.value)
-        assert message.startswith(f"the model '{name}' was found neither as a local directory with a config.json nor on the Hugging Face hub (")
-        assert message.endswith("give a local model directory in params.yaml, or run once where the hub can be reached") and "\n" not in message
+        assert message.startswith(
+            f"the model '{name}' was found neither as a local directory with a config.json nor on the Hugging Face hub ("
+        )
+        assert (
+            message.endswith("give a local model directory in params.yaml, or run once where the hub can be reached")
+            and "\n" not in message
+        )
 
 
 def damaged(models, tmp_path, fault: str) -> str:
@@ -189,13 +201,13 @@ def jpegs(seed: int, count: int = 6) -> list[bytes]:
 
 def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
     """encode_on_gpu's batching, run on the CPU: 10 clips in batches of 4, of which one fails."""
+    monkeypatch.setattr(video_features, "map_items", in_process)
     clips, p = [jpegs(seed) for seed in range(10)], parameters(models["vit"])
     alone = [row["features"] for row in encode_on_cpu(iter(clips), p, 1)]
     assert np.allclose(alone, [row["features"] for row in encode_on_gpu(iter(clips), p, 1)], atol=1e-4)
-    real = video_features.map_items
 
     def failing(*words, **named):
-        for i, row in enumerate(real(*words, **named)):
+        for i, row in enumerate(in_process(*words, **named)):
             yield Failure("timeout", "too slow") if i in (5, 9) else row
 
     monkeypatch.setattr(video_features, "map_items", failing)
@@ -211,8 +223,9 @@ def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, 
         shards.write(source, optical_flow.COLUMNS, clips, clips, "v")
     workspace.set(video_features={"model": str(models["vit"])})
     written = []
-    for workers in (1, 2):
+    for workers, map_items in ((2, video_features.map_items), (1, in_process)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
+        monkeypatch.setattr(video_features, "map_items", map_items)
         video_features.main(run.StageRun("video_features", "flow", workers))
         written.append({path.name: path.read_bytes() for path in (workspace.folder / "data/video_features/flow").rglob("*.parquet")})
     assert written[0] == written[1]

@@ -1,4 +1,5 @@
 """Hugging Face model directories of random weights, small enough to write in a test."""
+
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ LABELS = 9
 
 def write_vit(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
+    )
     _save(transformers.ViTModel(config, add_pooling_layer=False), folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]).save_pretrained(folder)
     return folder

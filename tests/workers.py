@@ -1,4 +1,5 @@
 """Functions for worker processes of tests."""
+
 import os
 import time
 

@@ -76,8 +76,6 @@ def frame_times(path: Path) -> tuple[np.ndarray, float]:
     From packet time stamps (nothing is decoded), so constant and variable frame rates need no distinction; the
     duration ends with the last frame's own.
     """
-    import av
-
     with _open(path) as container:
         stream = _video_stream(container)
         stamps, durations, whole = [], [], 0

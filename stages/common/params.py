@@ -7,7 +7,7 @@ of the same name.  A stage that needs single keys of another section declares a 
 import difflib
 import os
 from pathlib import Path
-from typing import TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -73,7 +73,8 @@ def _sentences(section: str, model: type[Section], error: ValidationError) -> li
 def _place(model: type[Section], loc: tuple) -> tuple[list[str], type[Section]]:
     """The keys of an error's location, without pydantic's names for the types of a union, and the section they end in."""
     keys: list[str] = []
-    owner, kind = model, model
+    owner: type[Section] = model
+    kind: Any = model
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, Section):
             owner = kind

@@ -1,0 +1,99 @@
+"""Markdown tables of what the stages measured; *reported* figures of the research description stand beside ours."""
+import json
+from pathlib import Path
+
+import pandas as pd
+
+METRICS = Path("metrics")
+
+
+def percent(value: dict, signed: bool = False) -> str:
+    """A figure with its interval as text, in per cent (points for differences)."""
+    if value["mean"] is None:
+        return "no clips"
+    form = "{:+.1f}" if signed else "{:.1f}"
+    mean, low, high = (form.format(100 * value[key]) for key in ("mean", "ci95_low", "ci95_high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def metrics_of(name: str) -> dict:
+    """A stage's metrics file."""
+    return json.loads((METRICS / f"{name}.json").read_text())
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def generator_table(architecture: str) -> str:
+    """Generated features against real ones, beside baselines and controls, on test and out of fold."""
+    found = metrics_of(f"generator/{architecture}")
+    header = ["split", "features", "centred cosine", "cosine", "relative MSE", "variance ratio", "own minus same action", "correlation over time", "n"]
+    rows = []
+    for split in ("test", "out_of_fold", "own_training_clips"):
+        for name, row in found[split].items():
+            low, high = (number(row["centred_cosine"][key]) for key in ("ci95_low", "ci95_high"))
+            figures = [number(row[key]) for key in ("cosine", "relative_mse", "variance_ratio", "own_minus_same_action", "time_correlation")]
+            rows.append([split, name, f"{number(row['centred_cosine']['mean'])} [{low}, {high}]", *figures, row["centred_cosine"]["n"]])
+    return markdown(header, rows)
+
+
+def label_table() -> str:
+    """Labels predicted from audio features against those that AST finds in the real waveform, on test."""
+    test = metrics_of("label_predictor")["test"]
+    keys = ("precision", "recall", "f1", "map", "cosine")
+    rows = [[name, *(number(row[key]) for key in keys), test["clips"]] for name, row in test.items() if isinstance(row, dict)]
+    rows.append(["*reported* (generated)", "*0.41*", "*0.36*", "", "", "", ""])
+    return markdown(["features and way", "precision", "recall", "F1", "mAP", "cosine", "n"], rows)
+
+
+def dictionary_table() -> str:
+    """How well the dictionary's labels meet those that are truly there."""
+    found = metrics_of("dictionary")
+    rows = []
+    for name, block in (("labels of highest AST lift", found), ("truth of the rendered clips", found.get("truth"))):
+        if block:
+            top, ndcg = block["top5_relevant"], block["ndcg5"]
+            interval = f"{top['mean']:.2f} [{top['ci95_low']:.2f}, {top['ci95_high']:.2f}]"
+            rows.append([name, interval, f"{top['maximum']:.2f}", f"{top['permuted']:.2f}", number(ndcg["mean"]), number(ndcg["permuted"]), top["n"]])
+    rows.append(["*reported*", "*3.7*", "", "", "", "", ""])
+    return markdown(["true labels", "of the top 5", "at most", "permuted", "nDCG@5", "permuted", "actions"], rows)
+
+
+def threshold_table() -> str:
+    """The sweep over the filter's threshold (common/filter_measures.py)."""
+    table = pd.read_csv(METRICS / "plots/filter/sweep.csv")
+    names = {
+        "threshold": "threshold", "kept_fraction": "kept", "precision": "precision", "recall": "recall",
+        "validation_accuracy": "validation accuracy", "test_accuracy": "test accuracy",
+        "random_filter_accuracy": "random filter, test", "confidence_filter_accuracy": "confidence filter, test",
+    }  # fmt: skip
+    rows = [[f"{row.threshold:.2f}", *("" if pd.isna(value) else f"{100 * value:.1f}" for value in row.iloc[1:])] for _, row in table.iterrows()]
+    return markdown(list(names.values()), rows)
+
+
+def filter_sentence() -> str:
+    """What the filter decided, and how well its score ranks."""
+    found = metrics_of("filter")
+    kept = found["kept_fraction"]
+    text = (
+        f"At the threshold {found['threshold']:g} (chosen on validation unless params.yaml names one) the filter keeps {percent(kept)} % of the "
+        f"{kept['n']} test clips. The kept bit alone names the action of {100 * found['kept_bit_alone']['']:.1f} % of them "
+        f"(of the leaky one, `keep_oracle`: {100 * found['kept_bit_alone']['_oracle']:.1f} %; always the most frequent action: "
+        f"{100 * found['kept_bit_alone']['most_frequent_action']:.1f} %). AUROC of the score for \"its strongest label is found in the real "
+        f"sound\": {number(found['auroc_found_in_real'])}"
+    )
+    if "auroc" in found:
+        text += (
+            f"; for \"the generated audio sounds like its true action\" (a probe on real features): {number(found['auroc'])}, against the true "
+            f"action {number(found['auroc_oracle'])}; of real audio for \"this sound belongs to the action\": {number(found['auroc_real'])}. The "
+            f"probe assigns {100 * found['generated_sounds_right']:.1f} % of the generated features to the true action, "
+            f"{number(100 * (found['kept_sounds_right'] or 0))} % of the kept ones"
+        )
+    return text + "."

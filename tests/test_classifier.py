@@ -1,0 +1,333 @@
+"""The classifier's widths, its token for missing audio, its baselines, and figures, on features whose truth is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from stages import classifier
+from stages.classifier import ClassifierParams, Condition, Data, NetworkParams
+from stages.common import params, predictions, run, shards
+from stages.common.errors import UserError
+from stages.common.networks.classifier import ActionClassifier, matched_hidden, parameter_count
+from stages.common.training import scratch
+from tests.conftest import in_process
+from tests.test_shards import index_row
+
+# The network
+
+
+@pytest.mark.parametrize("projection", [0, 16])
+def test_published_widths_are_1536_and_1664(projection):
+    video, audio = torch.randn(3, 18, 2 * 768), torch.randn(3, 18, 128)
+    alone, both = (ActionClassifier(1536, width, 20, 8, projection, 0.0) for width in (0, 128))
+    assert [model.lstm.input_size if not projection else model.project[0].in_features for model in (alone, both)] == [1536, 1664]
+    assert alone(video).shape == both(video, audio, torch.tensor([True, False, True])).shape == (3, 20)
+
+
+def test_logits_come_from_the_last_hidden_state():
+    model = ActionClassifier(6, 0, 4, 5, 0, 0.5).eval()
+    video = torch.randn(2, 7, 6)
+    outputs, _ = model.lstm(video)
+    assert torch.allclose(model(video), model.head[2](outputs[:, -1].relu()), atol=1e-6)
+
+
+def test_missing_audio_is_the_learned_token_whatever_stands_there():
+    model = ActionClassifier(6, 3, 4, 5, 8, 0.0)
+    video, audio = torch.randn(2, 7, 6), torch.randn(2, 7, 3)
+    heard = torch.tensor([True, False])
+    before = model(video, audio, heard)
+    changed = audio + torch.tensor([0.0, 9.0])[:, None, None]
+    assert torch.equal(model(video, changed, heard), before)
+    with torch.no_grad():
+        model.token += 1
+    after = model(video, audio, heard)
+    assert torch.equal(after[0], before[0]) and not torch.allclose(after[1], before[1])
+    model(video, audio, heard)[0].sum().backward()
+    assert model.token.grad.abs().sum() == 0
+    model(video, audio, heard)[1].sum().backward()
+    assert model.token.grad.abs().sum() > 0
+
+
+def test_features_are_standardised_and_the_scale_is_saved():
+    model = ActionClassifier(6, 3, 4, 5, 0, 0.0).eval()
+    video, audio, heard = torch.randn(2, 7, 6), torch.randn(2, 7, 3), torch.tensor([True, True])
+    before = model(video, audio, heard)
+    model.set_scale("video", torch.full((6,), 2.0), torch.full((6,), 3.0))
+    model.set_scale("audio", torch.full((3,), -1.0), torch.full((3,), 0.5))
+    assert torch.allclose(model(video * 3 + 2, audio * 0.5 - 1, heard), before, atol=1e-5)
+    assert {"video_mean", "audio_std"} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize("projection", [0, 64])
+def test_matched_size_has_the_closest_parameter_count(projection):
+    count = lambda audio, hidden: parameter_count(ActionClassifier(256, audio, 12, hidden, projection, 0.0))  # noqa: E731
+    hidden = matched_hidden(256, 128, 12, 64, projection)
+    gaps = {size: abs(count(0, size) - count(128, 64)) for size in range(32, 160)}
+    assert hidden == min(gaps, key=gaps.get) > 64
+    assert gaps[hidden] / count(128, 64) < 0.02
+
+
+# The stage, on features whose truth is known
+
+ACTIONS = ["a", "b", "c", "d"]
+STEPS = 6
+
+
+def write_features(
+    video_gain: float = 0.25, audio_gain: float = 2.0, per_action: int = 16, actions=ACTIONS, without_audio: int = 4
+) -> list[dict]:
+    """Noise plus a direction per action, weak in video and strong in audio; every `without_audio`-th clip has no sound."""
+    rng = np.random.default_rng(0)
+    way_video, way_audio = rng.normal(size=(4, 8)), rng.normal(size=(4, 5))
+    rows = []
+    for split, count in (("training", per_action), ("validation", 6), ("test", 9)):
+        for a, action in enumerate(actions):
+            for i in range(count):
+                row = index_row(f"{action}/{split}{i // 2}{action}_{i}", split)
+                for name in ("rgb", "flow"):
+                    row[name] = rng.normal(size=(STEPS, 8)) + video_gain * way_video[a]
+                row["audio"] = rng.normal(size=(STEPS, 5)) + audio_gain * way_audio[a]
+                rows.append(row)
+    rows.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
+    for name, path, width in (("rgb", Path("data/video_features/rgb"), 8), ("flow", Path("data/video_features/flow"), 8),
+                              ("audio", Path("data/audio_features"), 5)):  # fmt: skip
+        chosen = [row | {"features": row[name]} for i, row in enumerate(rows) if name != "audio" or i % without_audio]
+        shards.write(path, pa.schema([("features", shards.tensor(pa.float16(), STEPS, width))]), chosen, chosen, "v")
+    return rows
+
+
+ROW = {"model": "lstm", "train_audio": "none", "test_audio": "none", "depends_on": "data/audio_features"}
+CONDITIONS = {
+    "logistic": ROW | {"model": "logistic"}, "video_only": ROW, "matched": ROW | {"match_parameters": True},
+    "real_audio": ROW | {"train_audio": "real", "test_audio": "real"},
+    "zero_fill": ROW | {"train_audio": "real", "test_audio": "zeros"},
+    "missing_token": ROW | {"train_audio": "real", "test_audio": "token", "modality_dropout": 0.5},
+}  # fmt: skip
+
+
+@pytest.fixture
+def features(workspace):
+    network = {"hidden": 12, "projection": 12, "dropout": 0.1, "learning_rate": 0.02, "epochs": 12, "patience": 12, "batch_size": 16}
+    workspace.set(classifier={"seeds": 2, "lstm": network, "conditions": CONDITIONS})
+    workspace.rows = write_features()
+    return workspace
+
+
+def train(name: str, workers: int = 1) -> dict:
+    classifier.main(run.StageRun("classifier", name, workers))
+    return json.loads(Path(f"metrics/classifier/{name}.json").read_text())
+
+
+@pytest.fixture
+def quick(features, monkeypatch):
+    monkeypatch.setattr(classifier, "map_items", in_process)
+    return features
+
+
+def test_a_separable_problem_is_learned_and_audio_helps(quick):
+    chance = 1 / len(ACTIONS)
+    video, real, zeros, token, matched = (train(name) for name in ("video_only", "real_audio", "zero_fill", "missing_token", "matched"))
+    assert real["accuracy"]["mean"] > 0.85 > video["accuracy"]["mean"] > chance + 0.1
+    assert real["accuracy"]["mean"] > zeros["accuracy"]["mean"] and token["accuracy"]["mean"] > chance
+    assert video["accuracy"]["n"] == 36 and video["accuracy"]["sources"] == 20 and video["accuracy"]["seeds"] == 2
+    assert video["clips"] == {"training": 64, "validation": 24, "test": 36}
+    assert abs(matched["parameters"] - real["parameters"]) < 0.1 * real["parameters"] and video["parameters"] <= matched["parameters"]
+    weights = load_file("models/classifier/real_audio/seed-1.safetensors")
+    config = json.loads(Path("models/classifier/real_audio/config.json").read_text())
+    assert config["actions"] == ACTIONS and (config["video_width"], config["audio_width"]) == (16, 5)
+    assert weights["video_mean"].shape == (16,) and weights["audio_mean"].shape == (5,)
+
+
+def test_predictions_hold_every_clip_and_seed_and_the_figures_follow_from_them(quick):
+    metrics = train("real_audio")
+    table = pq.read_table("data/predictions/real_audio.parquet")
+    frame = table.drop(["probabilities"]).to_pandas()
+    probabilities = shards.as_array(table["probabilities"])
+    names = {row["clip_id"] for row in quick.rows if row["split"] != "training"}
+    assert len(frame) == 2 * len(names) and {tuple(pair) for pair in frame[["seed", "clip_id"]].to_numpy()} == {
+        (s, n) for s in (0, 1) for n in names
+    }
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    actions = json.loads(table.schema.metadata[b"actions"])
+    assert [actions[i] for i in probabilities.argmax(1)] == frame.predicted.tolist()
+    test = frame[frame.split == "test"]
+    per_seed = [accuracy_score(part.action, part.predicted) for _, part in test.groupby("seed")]
+    assert metrics["accuracy"]["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
+    assert metrics["accuracy"]["seed_sd"] == pytest.approx(np.std(per_seed, ddof=1), abs=1e-6)
+    both = f1_score(test.action, test.predicted, average="macro")
+    assert metrics["macro_f1"]["mean"] == pytest.approx(both, abs=0.02)  # sums over seeds, as one F1 over both
+    assert metrics["top5"]["mean"] == 1  # of four actions
+    confusion = Path("metrics/plots/confusion/real_audio.csv").read_text().splitlines()
+    loss = Path("metrics/plots/loss/real_audio.csv").read_text().splitlines()
+    assert len(confusion) == 1 + 2 * 36 and loss[0] == "seed,epoch,training_loss,validation_loss" and len(loss) == 1 + 2 * 12
+
+
+def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
+    def outputs() -> dict:
+        return {
+            p: p.read_bytes()
+            for folder in ("models/classifier/real_audio", "data/predictions", "metrics")
+            for p in Path(folder).rglob("*.*")
+        }
+
+    features.set(classifier={"lstm": {"epochs": 3}})
+    train("real_audio", 2)
+    one = outputs()
+    monkeypatch.setattr(classifier, "map_items", in_process)
+    train("real_audio", 1)
+    assert outputs() == one and len(one) == 7
+    assert (
+        load_file("models/classifier/real_audio/seed-0.safetensors")["head.2.bias"].tolist()
+        != load_file("models/classifier/real_audio/seed-1.safetensors")["head.2.bias"].tolist()
+    )
+
+
+def test_zero_fill_and_token_ignore_the_sound_at_test(quick):
+    """Other sound at validation and test changes no answer; with real audio it does."""
+    for name, ignores in (("zero_fill", True), ("missing_token", True), ("video_only", True), ("real_audio", False)):
+        answers = []
+        for noise in (0, 1):
+            rows = [
+                row | {"features": row["audio"] + (noise * 5 if row["split"] != "training" else 0)}
+                for i, row in enumerate(quick.rows)
+                if i % 4
+            ]
+            shards.write(Path("data/audio_features"), pa.schema([("features", shards.tensor(pa.float16(), STEPS, 5))]), rows, rows, "v")
+            quick.set(classifier={"seeds": 1, "lstm": {"epochs": 2}})
+            train(name)
+            answers.append(predictions.read(name).probabilities)
+        assert np.array_equal(*answers) == ignores, name
+
+
+@pytest.fixture
+def made(features):
+    with scratch() as folder:
+        yield Data(folder, Condition(**CONDITIONS["real_audio"]))
+
+
+def test_data_joins_features_with_labels(features, made):
+    assert made.actions == ACTIONS and made.video.shape == (STEPS, 16) and made.audio.shape == (STEPS, 5)
+    by_name = {row["clip_id"]: row for row in features.rows}
+    heard = {row["clip_id"] for i, row in enumerate(features.rows) if i % 4}
+    rows = made.rows("test")
+    video, (sound, has) = made.video.read(rows.tolist()).numpy(), made.sound(rows)
+    for n, i in enumerate(rows.tolist()):
+        clip = made.clips.iloc[i]
+        row = by_name[clip.clip_id]
+        assert ACTIONS[made.labels[i]] == row["action"] and clip.source_id == row["source_id"]
+        assert np.allclose(video[n], np.concatenate([row["rgb"], row["flow"]], 1), atol=5e-3)
+        assert bool(has[n]) == (clip.clip_id in heard)
+        assert np.allclose(sound[n], row["audio"] if has[n] else 0, atol=1e-2)
+    assert len(rows) == 36
+
+
+def test_scale_is_that_of_the_training_clips(features, made):
+    model = classifier.build(made, Condition(**CONDITIONS["real_audio"]), network(), made.rows("training"))
+    rows = [row for row in features.rows if row["split"] == "training"]
+    video = np.concatenate([np.concatenate([row["rgb"], row["flow"]], 1) for row in rows])
+    assert np.allclose(model.video_mean, video.mean(0), atol=2e-3) and np.allclose(model.video_std, video.std(0), atol=2e-3)
+    sound = np.concatenate([row["audio"] for i, row in enumerate(features.rows) if i % 4 and row["split"] == "training"])
+    assert np.allclose(model.audio_mean, sound.mean(0), atol=2e-3) and np.allclose(model.audio_std, sound.std(0), atol=2e-3)
+
+
+def network() -> NetworkParams:
+    return params.load("classifier", ClassifierParams).lstm
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(made, monkeypatch, dropout):
+    shares: dict[bool, list] = {True: [], False: []}
+    real = ActionClassifier.forward
+
+    def watched(self, video, audio=None, has_audio=None):
+        shares[self.training].append(has_audio.float().mean().item())
+        return real(self, video, audio, has_audio)
+
+    monkeypatch.setattr(ActionClassifier, "forward", watched)
+    condition = Condition(**CONDITIONS["real_audio"] | {"modality_dropout": dropout})
+    classifier.train_one((made, condition, network(), 0, made.rows("training"), made.rows("test"), "x"))
+    heard = (made.audio_row[made.rows("training")] >= 0).float().mean().item()
+    assert np.mean(shares[True]) == pytest.approx(heard * (1 - dropout), abs=0.03 if dropout else 1e-6)
+    assert min(shares[False]) > 0.7
+
+
+def test_logistic_is_a_plain_scikit_learn_pipeline(quick):
+    metrics = train("logistic")
+    summary = {}
+    for row in quick.rows:
+        video = np.concatenate([row["rgb"], row["flow"]], 1).astype(np.float16).astype(np.float32)
+        summary[row["clip_id"]] = np.concatenate([video.mean(0), video.std(0, ddof=1)])
+    x, y = ({split: [f(row) for row in quick.rows if row["split"] == split] for split in ("training", "validation", "test")}
+            for f in (lambda row: summary[row["clip_id"]], lambda row: row["action"]))  # fmt: skip
+    models = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x["training"], y["training"])
+        for c in (0.001, 0.01, 0.1, 1.0)
+    ]
+    best = max(models, key=lambda model: model.score(x["validation"], y["validation"]))
+    assert metrics["accuracy"]["mean"] == pytest.approx(best.score(x["test"], y["test"]), abs=0.03)
+    assert metrics["validation_accuracy"]["mean"] == pytest.approx(best.score(x["validation"], y["validation"]), abs=0.05)
+    assert metrics["accuracy"]["seeds"] == 1
+
+
+def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quick, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(
+        classifier, "map_items", lambda function, todo, workers: map(function, (tasks.append(task) or task for task in todo))
+    )
+    quick.set(classifier={"seeds": 1, "lstm": {"epochs": 2}, "conditions": {"folded": ROW | {"out_of_fold": 3}}})
+    train("folded")
+    answered = predictions.read("folded")
+    assert set(answered.clips.clip_id) == {row["clip_id"] for row in quick.rows}
+    assert np.allclose(answered.probabilities.sum(2), 1, atol=1e-5)
+    assert len(tasks) == 4
+    for made, _, _, _, learned, asked, _ in tasks:
+        sources = [set(made.clips.source_id.iloc[rows.numpy()]) for rows in (learned, asked)]
+        assert not sources[0] & sources[1]
+    training = [set(asked.tolist()) for *_, asked, _ in tasks[1:]]
+    assert sum(map(len, training)) == len(set.union(*training)) == 64
+
+
+def test_what_cannot_be_trained_is_a_sentence(quick):
+    write_features(actions=["a"])
+    with pytest.raises(UserError, match="needs training clips of at least two actions; there are: \\['a'\\]"):
+        train("video_only")
+    for split in ("validation", "test"):
+        rows = [row | {"features": row["rgb"]} for row in quick.rows if row["split"] != split]
+        for path in ("data/video_features/rgb", "data/video_features/flow"):
+            shards.write(Path(path), pa.schema([("features", shards.tensor(pa.float16(), STEPS, 8))]), rows, rows, "v")
+        with pytest.raises(UserError, match=f"no {split} clip is left for the classifier"):
+            train("video_only")
+    rows = [row | {"features": row["rgb"]} for row in quick.rows if row["split"] != "training" or row["action"] != "c"]
+    for path in ("data/video_features/rgb", "data/video_features/flow"):
+        shards.write(Path(path), pa.schema([("features", shards.tensor(pa.float16(), STEPS, 8))]), rows, rows, "v")
+    with pytest.raises(UserError, match="^c: validation or test clips, but no training clip"):
+        train("video_only")
+
+
+def test_figures_of_hand_made_predictions_are_scikit_learns():
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 7, 80)
+    clips = pd.DataFrame({"clip_id": [f"c{i}" for i in range(80)], "split": ["test"] * 60 + ["validation"] * 20,
+                          "action": [f"a{t}" for t in true], "source_id": [f"s{i // 3}" for i in range(80)]})  # fmt: skip
+    probabilities = rng.dirichlet(np.ones(7), (1, 80)).astype(np.float32)
+    probabilities[0, np.arange(80), true] += 0.2
+    made = predictions.Predictions(clips, [f"a{i}" for i in range(7)], probabilities)
+    figures = predictions.score(made)
+    guessed, top = probabilities[0].argmax(1), np.argsort(-probabilities[0], 1)[:, :5]
+    assert figures["accuracy"]["mean"] == pytest.approx(accuracy_score(true[:60], guessed[:60]))
+    assert figures["macro_f1"]["mean"] == pytest.approx(f1_score(true[:60], guessed[:60], average="macro"))
+    assert figures["top5"]["mean"] == pytest.approx(np.mean([t in best for t, best in zip(true[:60], top[:60], strict=True)]))
+    assert figures["validation_accuracy"]["mean"] == pytest.approx(accuracy_score(true[60:], guessed[60:]))
+    assert figures["accuracy"]["n"] == 60 and figures["accuracy"]["sources"] == 20

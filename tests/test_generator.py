@@ -1,0 +1,391 @@
+"""The generator: its loss, who learns from whom, its measures against other libraries, and memory that does not grow."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import Ridge
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
+
+from stages import generator
+from stages.common import folds, generation_measures, shards
+from stages.common.errors import UserError
+from stages.common.features import AUDIO, Features
+from stages.common.generation_measures import Baselines
+from stages.common.networks.generator import AudioGenerator, generation_loss
+from stages.common.training import scratch
+from tests import synthetic
+from tests.closure import ROOT
+from tests.conftest import in_process
+from tests.synthetic import ACTIONS, COMPONENTS, NETWORK, STEPS
+
+RNG = np.random.default_rng(0)
+
+# The network
+
+
+def test_loss_is_mse_plus_one_minus_cosine():
+    made, real = RNG.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    cosine = [made[i, t] @ real[i, t] / np.linalg.norm(made[i, t]) / np.linalg.norm(real[i, t]) for i in range(3) for t in range(4)]
+    expected = 0.5 * ((made - real) ** 2).mean() + 2.0 * (1 - np.mean(cosine))
+    assert generation_loss(torch.tensor(made), torch.tensor(real), 0.5, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    assert generation_loss(torch.tensor(real), torch.tensor(real), 1.0, 1.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_unscale_is_the_inverse_of_scale():
+    model = AudioGenerator(6, 4, 5, 5, 0.0, True)
+    model.set_scale("audio", torch.tensor([1.0, -2, 0, 5]), torch.tensor([0.5, 3, 1, 10]))
+    audio = torch.randn(2, 3, 4)
+    assert torch.allclose(model.scale(audio)[0, 0], (audio[0, 0] - torch.tensor([1.0, -2, 0, 5])) / torch.tensor([0.5, 3, 1, 10]))
+    assert torch.allclose(model.unscale(model.scale(audio)), audio, atol=1e-5)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_only_the_bidirectional_generator_sees_what_follows(bidirectional):
+    model = AudioGenerator(6, 4, 5, 7, 0.0, bidirectional).eval()
+    video = torch.randn(1, 8, 6)
+    changed = video.clone()
+    changed[:, 5] += 1
+    before, after = model(video), model(changed)
+    assert before.shape == (1, 8, 4)
+    assert torch.equal(before[:, :5], after[:, :5]) != bidirectional
+    assert not torch.equal(before[:, 5:], after[:, 5:])
+
+
+# Who learns from whom
+
+
+@pytest.fixture
+def data(workspace, monkeypatch):
+    monkeypatch.setattr(generator, "map_items", in_process)
+    workspace.rows = synthetic.make()
+    synthetic.write(workspace.rows)
+    synthetic.write_predictions("video_only", workspace.rows)
+    workspace.set(generator={"seeds": 2, "folds": 3, "lstm": NETWORK})
+    return workspace
+
+
+@pytest.fixture
+def features(data):
+    with scratch() as folder:
+        yield Features(folder, generator.SPLITS, AUDIO)
+
+
+def training_row(rows: list[dict], nth: int = 5) -> dict:
+    return [row for row in rows if row["split"] == "training" and row["audible"]][nth]
+
+
+def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(features):
+    sources = features.clips.source_id.to_numpy()
+    fold = folds.assign(sources, 3)
+    answered = []
+    for number in range(3):
+        learned, asked = generator.training_rows(features, fold, number, "all"), generator.rows_of_fold(features, fold, number)
+        assert len(learned) and not set(sources[learned]) & set(sources[asked])
+        answered += asked.tolist()
+    assert sorted(answered) == features.rows("training").tolist()
+    shared = set(sources[features.rows("training")]) & set(sources[features.rows("unlabelled")])
+    assert shared  # an unlabelled clip of the same video is left out with it
+
+
+def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
+    fold = folds.assign(features.clips.source_id.to_numpy(), 3)
+    splits = {pool: features.clips.split.to_numpy()[generator.training_rows(features, fold, -1, pool)] for pool in ("all", "labelled")}
+    rows = synthetic.make()
+    audible = {split: sum(row["audible"] for row in rows if row["split"] == split) for split in ("training", "unlabelled")}
+    assert {name: (splits["all"] == name).sum() for name in np.unique(splits["all"])} == audible
+    assert set(splits["labelled"]) == {"training"} and len(splits["labelled"]) == audible["training"]
+
+
+@pytest.mark.parametrize("change", ["other sound", "silence"])
+def test_a_clips_own_sound_changes_no_generated_feature_of_its_own(data, change):
+    synthetic.generate()
+    before = synthetic.generated()
+    row = training_row(data.rows)
+    if change == "silence":
+        row["audible"] = False
+    else:
+        row["audio"] = 3 * RNG.normal(size=row["audio"].shape)
+    synthetic.write(data.rows)
+    synthetic.generate()
+    after = synthetic.generated()
+    assert after.keys() == before.keys() and after[row["clip_id"]] == before[row["clip_id"]]
+    labelled = [other for other in data.rows if other["action"]]
+    fold = dict(zip([r["source_id"] for r in data.rows], folds.assign(np.array([r["source_id"] for r in data.rows]), 3), strict=True))
+    same = {r["clip_id"] for r in labelled if r["split"] == "training" and fold[r["source_id"]] == fold[row["source_id"]]}
+    assert {name for name in before if before[name] == after[name]} == same
+
+
+@pytest.mark.parametrize("pool", ["all", "labelled"])
+def test_unlabelled_sound_counts_with_pool_all_alone(data, pool):
+    data.set(generator={"pool": pool, "seeds": 1, "folds": 2})
+    synthetic.generate()
+    before = synthetic.generated()
+    for row in data.rows:
+        if row["split"] == "unlabelled":
+            row["audio"] = row["audio"] + 2
+    synthetic.write(data.rows)
+    synthetic.generate()
+    assert (synthetic.generated() == before) == (pool == "labelled")
+
+
+def test_predicted_actions_are_for_baselines_alone(data):
+    data.set(generator={"seeds": 1, "folds": 2, "lstm": {"epochs": 2}})
+    synthetic.generate()
+    before = synthetic.generated()
+    synthetic.write_predictions("video_only", data.rows, seed=5)
+    synthetic.generate()
+    assert synthetic.generated() == before
+
+
+# What is written
+
+
+def test_every_labelled_clip_has_features_audible_or_not(data):
+    synthetic.generate()
+    labelled = [row for row in data.rows if row["action"]]
+    found = shards.read_columns(Path("data/generated/validation"), ["features"])
+    assert set(found["clip_id"]) == {row["clip_id"] for row in labelled} and not all(row["audible"] for row in labelled)
+    assert found["features"].shape == (len(labelled), 2, STEPS, COMPONENTS) and found["features"].dtype == np.float16
+    assert np.isfinite(found["features"]).all()
+    index = shards.read_index(Path("data/generated/validation")).to_pylist()
+    assert [row["clip_id"] for row in index] == found["clip_id"] and {row["status"] for row in index} == {"ok"}
+    assert not np.array_equal(found["features"][:, 0], found["features"][:, 1])  # seeds differ
+
+
+@pytest.mark.parametrize("scale", ["global", "dimension"])
+def test_the_saved_model_gives_the_test_clips_their_features(data, features, scale):
+    data.set(generator={"lstm": {"target_scale": scale, "bidirectional": False}})
+    synthetic.generate()
+    config = json.loads(Path("models/generator/validation/config.json").read_text())
+    sizes = (config[key] for key in ("video_width", "audio_width", "hidden", "projection", "dropout", "bidirectional"))
+    model = AudioGenerator(*sizes)
+    model.load_state_dict(load_file("models/generator/validation/seed-1.safetensors"))
+    model.eval()
+    rows = features.rows("test")
+    with torch.inference_mode():
+        made = model.unscale(model(features.video.read(rows.tolist()))).numpy()
+    found = shards.read_columns(Path("data/generated/validation"), ["features"], ["test"])
+    assert found["clip_id"] == features.clips.clip_id[rows.numpy()].tolist()
+    assert np.allclose(found["features"][:, 1], made, atol=5e-3)
+    learned = [row["audio"] for row in data.rows if row["split"] in ("training", "unlabelled") and row["audible"]]
+    spread = np.concatenate(learned).std(0)
+    assert np.allclose(model.audio_std, spread if scale == "dimension" else np.sqrt((spread**2).mean()), rtol=5e-3)
+    assert np.allclose(model.audio_mean, np.concatenate(learned).mean(0), atol=5e-3)
+
+
+def test_curves_stand_for_every_seed_and_fold(data):
+    synthetic.generate()
+    curves = pd.read_csv("metrics/plots/generator/validation.csv")
+    assert list(curves) == ["seed", "fold", "epoch", "training_loss", "validation_loss"]
+    assert {tuple(pair) for pair in curves[["seed", "fold"]].to_numpy()} == {(seed, fold) for seed in (0, 1) for fold in (-1, 0, 1, 2)}
+
+
+def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
+    data.set(generator={"seeds": 1, "folds": 2, "lstm": {"epochs": 2}})
+    outputs = []
+    for workers in (2, 1):
+        if workers == 1:
+            monkeypatch.setattr(generator, "map_items", in_process)
+        else:
+            monkeypatch.undo()
+            monkeypatch.chdir(data.folder)
+            monkeypatch.setenv("ITEM_STORE", str(data.folder / "items"))
+        synthetic.generate(workers)
+        folders = ("data/generated", "models/generator", "metrics")
+        outputs.append({path: path.read_bytes() for folder in folders for path in Path(folder).rglob("*.*")})
+    assert outputs[0] == outputs[1] and len(outputs[0]) > 8
+
+
+def test_without_sound_it_is_a_sentence(data):
+    for row in data.rows:
+        row["audible"] = row["split"] != "validation"
+    synthetic.write(data.rows)
+    with pytest.raises(UserError, match="needs audible training and validation clips; metrics/audio.json says"):
+        synthetic.generate()
+
+
+# What the measures say
+
+
+def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch):
+    monkeypatch.setattr(generator, "map_items", in_process)
+    rows = synthetic.make(sizes={"training": 40, "validation": 10, "test": 10}, unlabelled=40)
+    synthetic.write(rows)
+    synthetic.write_predictions("video_only", rows)
+    network = NETWORK | {"hidden": 32, "projection": 32, "epochs": 25, "patience": 25}
+    workspace.set(generator={"seeds": 2, "folds": 2, "lstm": network})
+    metrics = synthetic.generate()
+    assert metrics["ridge_penalty"] in generation_measures.RIDGE[:2]
+    for split in ("test", "out_of_fold"):
+        cosine = {name: row["centred_cosine"]["mean"] for name, row in metrics[split].items()}
+        assert cosine["ridge"] > 0.98 and cosine["generated"] > 0.8 > cosine["true_action_mean"] > cosine["training_mean"]
+        made, ridge = metrics[split]["generated"], metrics[split]["ridge"]
+        assert made["relative_mse"] < 0.4 and ridge["relative_mse"] < 0.05
+        assert made["time_correlation"] > 0.6 and ridge["time_correlation"] > 0.97
+        assert made["own_minus_same_action"] > 0.3 and 0.5 < made["variance_ratio"] < 1.3
+        assert metrics[split]["true_action_mean"]["own_minus_same_action"] == pytest.approx(0, abs=0.06)
+        assert metrics[split]["training_mean"]["variance_ratio"] < 0.02  # out of fold each fold has its own
+        assert 0 < made["spread_over_seeds"] < 0.6
+    test = metrics["test"]
+    assert test["untrained"]["centred_cosine"]["mean"] < 0.3
+    assert abs(test["time_shuffled"]["time_correlation"]) < 0.3 < test["generated"]["time_correlation"]
+    audible = sum(row["audible"] for row in rows if row["split"] == "test")
+    assert test["generated"]["centred_cosine"]["n"] == test["ridge"]["centred_cosine"]["n"] == audible
+    own = metrics["own_training_clips"]["generated"]["centred_cosine"]["mean"]
+    assert own > metrics["out_of_fold"]["generated"]["centred_cosine"]["mean"]  # why features are made out of fold
+
+
+def test_measures_against_brute_force():
+    made, real, actions = RNG.normal(size=(12, 4, 5)), RNG.normal(size=(12, 4, 5)), np.array(list("aaaabbbbbccd"))
+    offset = RNG.normal(size=5)
+    found = generation_measures.against_real(made, real, actions, offset)
+    per_step = np.array([[cosine_similarity(made[i, t][None], real[i, t][None])[0, 0] for t in range(4)] for i in range(12)])
+    assert np.allclose(found["centred_cosine"], per_step.mean(1))
+    shifted = [cosine_similarity(made[i] + offset, real[i] + offset).diagonal().mean() for i in range(12)]
+    assert np.allclose(found["cosine"], shifted)
+    assert found["relative_mse"] == pytest.approx(np.square(made - real).sum() / np.square(real).sum())
+    flat = made.reshape(12, -1), real.reshape(12, -1)
+    assert found["variance_ratio"] == pytest.approx(np.trace(np.cov(flat[0].T)) / np.trace(np.cov(flat[1].T)))
+    gaps = []
+    for i in range(12):
+        others = [j for j in range(12) if j != i and actions[j] == actions[i]]
+        if others:
+            gaps.append(cosine_similarity(flat[0][[i]], flat[1][[i]])[0, 0] - cosine_similarity(flat[0][[i]], flat[1][others]).mean())
+    assert len(gaps) == 11 and found["own_minus_same_action"] == pytest.approx(np.mean(gaps))
+    within = [values - values.mean(1, keepdims=True) for values in (made, real)]
+    assert found["time_correlation"] == pytest.approx(np.corrcoef(within[0].ravel(), within[1].ravel())[0, 1])
+
+
+def test_a_constant_answer_has_no_variance_no_correlation_and_says_the_class():
+    real = RNG.normal(size=(6, 4, 5))
+    found = generation_measures.against_real(np.ones((6, 4, 5)), real, np.array(list("aaabbb")), np.zeros(5))
+    assert (found["variance_ratio"], found["time_correlation"]) == (0, 0)
+    assert found["own_minus_same_action"] == pytest.approx(0, abs=1e-12)
+    perfect = generation_measures.against_real(real, real, np.array(list("aaabbb")), np.zeros(5))
+    assert (perfect["relative_mse"], perfect["variance_ratio"]) == (0, 1) and perfect["time_correlation"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("out_of_fold", [False, True])
+@pytest.mark.parametrize("pool", ["all", "labelled"])
+def test_baselines_against_scikit_learn(data, features, out_of_fold, pool):
+    clips, video = features.clips, features.video.read(range(len(features.clips))).numpy()
+    fold = folds.assign(clips.source_id.to_numpy(), 3)
+    predicted = generation_measures.predicted_actions(features)
+    baselines = Baselines(features, fold, predicted, pool)
+    rows = generation_measures.measured(features, "training" if out_of_fold else "test")
+    made = baselines.answers(rows, out_of_fold)
+    sound = {i: features.sound(torch.tensor([i]))[0][0].numpy() for i in range(len(clips)) if features.audio_row[i] >= 0}
+    splits = ("training", "unlabelled") if pool == "all" else ("training",)
+    pool_rows = [i for i in sound if clips.split[i] in splits]
+    mean, std = video[pool_rows].mean((0, 1)), video[pool_rows].std((0, 1))
+    x = (video - mean) / std
+    inputs = np.concatenate([x, np.repeat(x.mean(1, keepdims=True), STEPS, 1), np.ones((*x.shape[:2], 1))], axis=2)
+    for position, row in enumerate(rows.tolist()):
+        learned = [i for i in pool_rows if not out_of_fold or fold[i] != fold[row]]
+        targets = np.stack([sound[i] for i in learned])
+        labelled = [i for i in learned if clips.split[i] == "training"]
+        ridge = Ridge(baselines.penalty, fit_intercept=False)
+        ridge.fit(inputs[learned].reshape(-1, inputs.shape[2]), targets.reshape(-1, COMPONENTS))
+        nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(x[learned].mean(1)).kneighbors(x[[row]].mean(1))[1][0, 0]
+        expected = {"training_mean": targets.mean(0), "ridge": ridge.predict(inputs[row]), "nearest_neighbour": sound[learned[nearest]]}
+        for name, action in (("predicted_action_mean", predicted[row]), ("true_action_mean", clips.action[row])):
+            expected[name] = np.mean([sound[i] for i in labelled if clips.action[i] == action], axis=0)
+        assert expected.keys() == made.keys()
+        for name, value in expected.items():
+            assert np.allclose(made[name][position], value, atol=2e-3), name
+
+
+def test_the_penalty_is_the_best_on_validation(data, features):
+    baselines = Baselines(features, folds.assign(features.clips.source_id.to_numpy(), 3), np.array([None] * len(features.clips)), "all")
+    rows = generation_measures.measured(features, "validation")
+    real = features.sound(rows)[0].numpy()
+    errors = {p: np.square(baselines._ridge(baselines.learned, rows, p) - real).mean() for p in generation_measures.RIDGE}
+    assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(errors)
+
+
+def test_large_splits_are_measured_on_a_draw_that_is_fixed(features, monkeypatch):
+    everything = generation_measures.measured(features, "training").tolist()
+    assert all(features.audio_row[i] >= 0 for i in everything)
+    monkeypatch.setattr(generation_measures, "MEASURED", 7)
+    few = generation_measures.measured(features, "training").tolist()
+    assert len(few) == 7 and set(few) < set(everything) and few == sorted(few)
+    assert few == generation_measures.measured(features, "training").tolist()
+
+
+def test_predicted_actions_are_the_consensus_and_none_for_unlabelled_clips(features, data):
+    predicted = generation_measures.predicted_actions(features)
+    unlabelled = (features.clips.split == "unlabelled").to_numpy()
+    assert all(value is None for value in predicted[unlabelled]) and set(predicted[~unlabelled]) <= set(ACTIONS)
+
+
+# Memory
+
+MEASURE = """
+import resource, sys
+import numpy as np, torch
+from pathlib import Path
+from stages import classifier, generator
+from stages.common import folds, params, shards
+from stages.common.features import AUDIO, Features
+from stages.common.training import scratch
+from sklearn import metrics
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+torch.set_num_threads(1)
+p = params.load("generator", generator.GeneratorParams)
+condition = classifier.Condition(model="lstm", train_audio="generated", test_audio="generated", depends_on="")
+start = peak()
+with scratch() as folder:
+    data = Features(folder, generator.SPLITS, AUDIO)
+    fold = folds.assign(data.clips.source_id.to_numpy(), 2)
+    generator.learn_and_answer((data, fold, generator.Job(seed=0, fold=-1), p, folder / "answers"))
+    generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
+with scratch() as folder:
+    data = classifier.Data(folder, condition)
+    task = (data, condition, params.load("classifier", classifier.ClassifierParams).lstm, 0, data.rows("training"), data.rows("test"), "x")
+    classifier.train_one(task)
+print(peak() - start)
+"""
+
+
+def grown_mib(clips: int) -> tuple[float, float]:
+    """Peak memory that reading, training and answering add, and the size of the features as floats, in MiB."""
+    rng = np.random.default_rng(0)
+    splits = {"training": 8, "unlabelled": 4, "validation": 2, "test": 2}
+
+    def rows(width: int):
+        for split in sorted(splits):
+            for i in range(splits[split] * clips // 16):
+                action = None if split == "unlabelled" else ACTIONS[i * 3 * 16 // (splits[split] * clips)]
+                values = rng.integers(0, 2**14, (18, width), np.uint16).view(np.float16) if width else None
+                yield {"clip_id": f"set/{split}-{i}", "split": split, "action": action, "source_id": f"{split}-{i}", "item_key": None,
+                       "status": "ok", "reason": "", "features": values}  # fmt: skip
+
+    for path, width in (("data/video_features/rgb", 64), ("data/video_features/flow", 64), ("data/audio_features", 32)):
+        index = list(rows(0))
+        schema = synthetic.pa.schema([("features", shards.tensor(synthetic.pa.float16(), 18, width))])
+        shards.write(Path(path), schema, rows(width), index, "v")
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    environment = {**os.environ, **one_thread, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout), clips * 18 * (64 + 64 + 32) * 4 / 2**20
+
+
+def test_ten_times_as_many_clips_take_no_more_memory(workspace):
+    """The features of 5,120 clips would take 56 MiB as floats, their audio beside and both again in a copy."""
+    network = NETWORK | {"epochs": 1, "batch_size": 64}
+    workspace.set(generator={"lstm": network}, classifier={"lstm": network})
+    (one, _), (ten, size) = (grown_mib(clips) for clips in (512, 5120))
+    print(f"peak growth {one:.1f} MiB at 512 clips, {ten:.1f} MiB at 5,120, whose features take {size:.0f} MiB")
+    assert ten < 1.5 * one and ten - one < size / 3
