@@ -50,15 +50,18 @@ def run(folder: Path, root: str | None = None, clips_per_action: int = 0, layers
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.full_size", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips-per-action", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run(folder, clips_per_action=arguments.clips_per_action)
-        for path, column in (("video_features/rgb", "features"), ("video_features/flow", "features"), ("audio_features", "features")):
+        for path in ("video_features/rgb", "video_features/flow", "audio_features"):
             log = json.loads((folder / f"logs/{path}.json").read_text())
-            print(f"{path:20s} {str(shards.tensor_shape(folder / 'data' / path, column)):12s} {log['items_per_s']:8.2f} clips/s   peak {log['peak_memory_mib']} MiB")
+            shape = str(shards.tensor_shape(folder / "data" / path, "features"))
+            print(f"{path:20s} {shape:12s} {log['items_per_s']:8.2f} clips/s   peak {log['peak_memory_mib']} MiB")
         print(f"clips: {pq.read_metadata(folder / 'data/clips.parquet').num_rows}")
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +27,10 @@ import yaml
 
 from stages.common import media, shards
 from stages.common.parallel import default_workers, map_items, one_thread
+
+_grey: np.ndarray  # these three: one per worker process
+_model: Any
+_tensors: np.ndarray
 
 
 def decode_all(path: str) -> int:
@@ -82,7 +87,8 @@ def run_stage(folder: Path, *arguments: str) -> float:
     """Run a stage with an empty item store; the seconds it logs."""
     with tempfile.TemporaryDirectory(dir=folder) as store:
         environment = os.environ | {"ITEM_STORE": store, "PYTHONPATH": str(Path.cwd())}
-        subprocess.run([sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]], cwd=folder, env=environment, check=True, capture_output=True)
+        command = [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     return json.loads((folder / "logs" / ("/".join(arguments) + ".json")).read_text())["seconds"]
 
 
@@ -114,7 +120,9 @@ def ready_inputs(folder: Path, p: dict) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips-per-action", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()

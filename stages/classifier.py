@@ -49,6 +49,7 @@ class NetworkParams(TrainingParams):
     hidden: int = Field(ge=1, le=4096)
     projection: int = Field(ge=0, le=4096)
     dropout: float = Field(ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class LogisticParams(params.Section):
@@ -66,7 +67,8 @@ class Data(Features):
     """Features of the labelled clips with their labels [N], indices into the training clips' `actions`.
 
     Where the condition has a gate, `audio_row` is -1 (no audio: the learned token) for clips that the filter rejects;
-    with `kept_only` the rejected clips are left out of training and of scoring.
+    with `kept_only` the rejected clips are left out of training and of scoring, and where that leaves nothing in a split
+    the row stands in the tables without clips.
     """
 
     def __init__(self, folder: Path, condition: Condition):
@@ -74,22 +76,21 @@ class Data(Features):
         self.kept = torch.ones(len(self.clips), dtype=torch.bool)
         if condition.gate != "none":
             decisions = pd.read_parquet("data/filter.parquet", columns=["clip_id", condition.gate]).set_index("clip_id")[condition.gate]
-            self.kept = torch.from_numpy(self.clips.clip_id.map(decisions).fillna(False).to_numpy(bool))
+            self.kept = torch.tensor(self.clips.clip_id.map(decisions).fillna(False).to_numpy(bool))
             self.audio_row[~self.kept] = -1
         self.all_kept = not condition.kept_only
         actions = self.clips.action.to_numpy()
-        self.actions = sorted(set(actions[self.rows("training")]))
+        self.actions = sorted(set(actions[super().rows("training")]))
         if len(self.actions) < 2:
             raise UserError(f"the classifier needs training clips of at least two actions; there are: {self.actions}")
         for split in SPLITS:
-            if not len(self.rows(split)):
+            if not len(super().rows(split)):
                 raise UserError(f"no {split} clip is left for the classifier; metrics/clips.json, frames.json and filter.json say why")
-        if strangers := sorted(set(actions[self.rows("validation", "test")]) - set(self.actions)):
-            if self.all_kept:
-                raise UserError(f"{', '.join(strangers)}: validation or test clips, but no training clip; add some, or leave them out by clips.actions")
-            self.kept &= torch.from_numpy(~np.isin(actions, strangers))
+        if strangers := sorted(set(actions[super().rows("validation", "test")]) - set(self.actions)):
+            names = ", ".join(strangers)
+            raise UserError(f"{names}: validation or test clips, but no training clip; add some, or leave them out by clips.actions")
         number = {action: i for i, action in enumerate(self.actions)}
-        self.labels = torch.tensor([number.get(action, -1) for action in actions])
+        self.labels = torch.tensor([number[action] for action in actions])
 
     def rows(self, *splits: str) -> torch.Tensor:
         """Indices of the clips of the given splits that take part."""
@@ -124,7 +125,7 @@ def train_one(task: tuple[Data, Condition, NetworkParams, int, torch.Tensor, tor
         return model(video, audio, heard)
 
     def loss(rows: torch.Tensor, training: bool = True) -> torch.Tensor:
-        return cross_entropy(answer(rows, training), data.labels[rows])
+        return cross_entropy(answer(rows, training), data.labels[rows], label_smoothing=p.label_smoothing if training else 0.0)
 
     def validate() -> float:
         parts = data.rows("validation").split(512)
@@ -177,6 +178,8 @@ def logistic_regression(data: Data, p: LogisticParams) -> Predictions:
 def train_seeds(stage: run.StageRun, data: Data, condition: Condition, p: ClassifierParams) -> tuple[list[dict], Predictions]:
     """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the seeds' results and
     the probabilities of all clips that were asked."""
+    if not all(len(data.rows(split)) for split in SPLITS):  # with `kept_only`: the filter leaves nothing to train or score on
+        return [], answered(data, torch.tensor([], dtype=torch.long), np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32))
     whole = (data.rows("training"), data.rows("validation", "test"))
     parts = [whole]
     fold = torch.from_numpy(folds.assign(data.clips.source_id.to_numpy(), condition.out_of_fold or 1))
@@ -221,8 +224,9 @@ def main(stage: run.StageRun) -> None:
     with scratch() as files:
         data = Data(files, condition)
         config = {"condition": condition.model_dump(), "actions": data.actions, "video_width": data.video.shape[-1]}
+        results: list[dict] = []
         if condition.model == "logistic":
-            results, found = [], logistic_regression(data, p.logistic)
+            found = logistic_regression(data, p.logistic)
             parameters = (2 * data.video.shape[-1] + 1) * len(data.actions)
         else:
             results, found = train_seeds(stage, data, condition, p)

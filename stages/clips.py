@@ -82,7 +82,9 @@ def find(p: ClipsParams) -> list[dict]:
     """Every clip file of the root (or of the lists) as {path, folder, action, stem}, sorted by path."""
     root = Path(p.root)
     if not root.is_dir():
-        raise UserError(f"clips.root = {p.root!r} is not a folder; give a folder with training/<action>/*.mp4 and validation/<action>/*.mp4")
+        raise UserError(
+            f"clips.root = {p.root!r} is not a folder; give a folder with training/<action>/*.mp4 and validation/<action>/*.mp4"
+        )
     lists = {"training": p.training_list, "validation": p.validation_list}
     clips = []
     for folder in FOLDERS:
@@ -109,7 +111,9 @@ def _is_clip(path: Path) -> bool:
 def read_list(path: Path) -> list[str]:
     """File names of a CSV list in MiT's form: the first column is `action/file`; a header line is skipped."""
     if not path.is_file():
-        raise UserError(f"the clip list {path} does not exist (clips.training_list, validation_list and test_list are relative to clips.root)")
+        raise UserError(
+            f"the clip list {path} does not exist (clips.training_list, validation_list and test_list are relative to clips.root)"
+        )
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines:
         names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
     for name in names:
@@ -158,7 +162,7 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
         failures = stage.fill(store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, TIMEOUT_S))
         for clip, (key, _) in zip(clips, tasks, strict=True):
             failure: Failure | None = failures.get(key)
-            clip |= {"status": failure.kind, "reason": failure.reason} if failure else store.get(key)
+            clip |= {"status": failure.kind, "reason": failure.reason} if failure else store[key]
             if clip["status"] == "ok" and not p.min_duration_s <= clip["duration_s"] <= p.max_duration_s:
                 clip["status"] = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
                 clip["reason"] = f"lasts {clip['duration_s']:.3f} s"
@@ -233,11 +237,12 @@ def main(stage: run.StageRun) -> None:
     truth = Path(p.root) / "truth.parquet"
     shards.write_table(pq.read_table(truth, schema=TRUTH) if truth.is_file() else TRUTH.empty_table(), Path("data/truth.parquet"))
     ok = [clip for clip in clips if clip["status"] == "ok"]
+    splits = ("training", "validation", "test", "unlabelled")
     stage.write_metrics({
         "clips": run.status_counts(clips),
         "actions": len(actions),
-        "split": {name: sum(clip["split"] == name for clip in ok) for name in ("training", "validation", "test", "unlabelled")},
-        "sources": {name: len({c["source_id"] for c in ok if c["split"] == name}) for name in ("training", "validation", "test", "unlabelled")},
+        "split": {name: sum(clip["split"] == name for clip in ok) for name in splits},
+        "sources": {name: len({clip["source_id"] for clip in ok if clip["split"] == name}) for name in splits},
         "with_audio_track": sum(clip["has_audio"] for clip in ok),
     })  # fmt: skip
 

@@ -49,7 +49,9 @@ def run_one(name: str, experiment: Experiment, value: str | int | float) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", help="an experiment of params.yaml")
     name = parser.parse_args().name
     try:

@@ -63,11 +63,14 @@ def choose_column(source: Path, wanted: str | None) -> tuple[str, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="output of a per-clip stage, such as data/frames")
     parser.add_argument("target", type=Path, help="an .npz file, or a folder for images and sound")
     parser.add_argument("--column", help="which column (default: images or sound, else `features`)")
-    parser.add_argument("--split", action="append", choices=["training", "validation", "test", "unlabelled"], help="only this split; may be repeated")
+    splits = ["training", "validation", "test", "unlabelled"]
+    parser.add_argument("--split", action="append", choices=splits, help="only this split; may be repeated")
     arguments = parser.parse_args()
     try:
         column, arrays = choose_column(arguments.source, arguments.column)

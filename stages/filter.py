@@ -36,7 +36,11 @@ AUDIO = Path("data/audio_features")
 PUBLISHED_THRESHOLD = 0.72  # the research description's N
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("clip_id", "split", "action", "predicted_action")),
-    *((f"{kind}{way}", dtype) for way in ("", "_oracle", "_real", "_published") for kind, dtype in (("score", pa.float32()), ("keep", pa.bool_()))),
+    *(
+        (f"{kind}{way}", dtype)
+        for way in ("", "_oracle", "_real", "_published")
+        for kind, dtype in (("score", pa.float32()), ("keep", pa.bool_()))
+    ),
 ])  # fmt: skip
 
 
@@ -71,7 +75,7 @@ class Embeddings:
         position = {label: i for i, label in enumerate(names["labels"])}
         groups = dict(tuple(table.groupby("action")))
         return np.stack([
-            (labels[[position[label] for label in groups[action].audio_label]] * groups[action].similarity.to_numpy()[:, None]).sum(0)
+            np.average(labels[[position[label] for label in groups[action].audio_label]], axis=0, weights=groups[action].similarity)
             for action in names["actions"]
         ])  # fmt: skip
 
@@ -96,7 +100,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def calibrate(scores: np.ndarray, asked: np.ndarray, background: dict[str, np.ndarray]) -> np.ndarray:
     """Percentile (0..1) of each score among `background[action]`, the ascending scores of training clips of other
     actions against the asked action."""
-    return np.array([np.searchsorted(background[action], score, side="right") / len(background[action]) for score, action in zip(scores, asked, strict=True)])
+    pairs = zip(scores, asked, strict=True)
+    return np.array([np.searchsorted(background[action], score, side="right") / len(background[action]) for score, action in pairs])
 
 
 def background_scores(embeddings: Embeddings, vectors: np.ndarray, actions: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,7 +150,8 @@ def main(stage: run.StageRun) -> None:
     threshold = filter_measures.best_threshold(sweep) if p.threshold == "auto" else p.threshold
     for way in ("", "_oracle", "_real"):
         table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
-    exact = {row["clip_id"] for row in shards.ok_rows(Path("data/frames")) if row["frame_count"] == params.load("frames", Frames, only=True).count}
+    count = params.load("frames", Frames, only=True).count
+    exact = {row["clip_id"] for row in shards.ok_rows(Path("data/frames")) if row["frame_count"] == count}
     table["keep_published"] = (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
     shards.write_table(pa.Table.from_pandas(table[SCHEMA.names], schema=SCHEMA, preserve_index=False), Path("data/filter.parquet"))
     path = Path("metrics/plots/filter/sweep.csv")

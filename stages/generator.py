@@ -158,14 +158,16 @@ def main(stage: run.StageRun) -> None:
             return np.stack([file.read([position])[0].numpy() for file, position in answers[row]])  # [seeds, T, A]
 
         write_generated(Path("data/generated") / name, data, generated, p.seeds)
-        curves = pd.DataFrame([{"seed": job.seed, "fold": job.fold, **epoch} for job, result, _ in runs if job.control == "none" for epoch in result["curve"]])
+        trained = [(job, result["curve"]) for job, result, _ in runs if job.control == "none"]
+        curves = pd.DataFrame([{"seed": job.seed, "fold": job.fold, **epoch} for job, curve in trained for epoch in curve])
         plot = Path("metrics/plots/generator") / f"{name}.csv"
         plot.parent.mkdir(parents=True, exist_ok=True)
         curves.to_csv(plot, index=False, float_format="%.6f")
         for job, result, _ in runs:
             if result["weights"] is not None:
                 save_file(result["weights"], folder / f"seed-{job.seed}.safetensors")
-        run.write_json(folder / "config.json", p.lstm.model_dump() | {"video_width": data.video.shape[-1], "audio_width": data.audio.shape[-1]})
+        widths = {"video_width": data.video.shape[-1], "audio_width": data.audio.shape[-1]}
+        run.write_json(folder / "config.json", p.lstm.model_dump() | widths)
         stage.write_metrics(generation_measures.measure(data, fold, generated, extra, p.pool))
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from stages.common import label_measures, media, params, run, shards
 from stages.common.backbones import AudioBackbone
 from stages.common.errors import UserError
-from stages.common.features import AUDIO, Features
+from stages.common.features import AUDIO, Features, noted
 from stages.common.networks.mel_decoder import MelDecoder
 from stages.common.parallel import Failure, map_items, one_thread
 from stages.common.training import RowFile, TrainingParams, fit, scratch
@@ -72,7 +72,8 @@ def score_log_mel(log_mel: np.ndarray) -> np.ndarray:
     return np.concatenate([_ast.encode(one[None])[2] for one in padded])
 
 
-def fit_decoder(data: Features, mel: RowFile, mel_row: torch.Tensor, learned: torch.Tensor, held_out: torch.Tensor, p: DecoderParams) -> MelDecoder:
+def fit_decoder(data: Features, mel: RowFile, mel_row: torch.Tensor, learned: torch.Tensor, held_out: torch.Tensor,
+                p: DecoderParams) -> MelDecoder:
     """Train the decoder on real features and real log-mels of audible training clips; early stopping on validation."""
     torch.manual_seed(0)
     steps, width = data.audio.shape
@@ -93,7 +94,8 @@ def summarise(audio: torch.Tensor) -> torch.Tensor:
     return torch.cat([audio.mean(1), audio.std(1), torch.ones(len(audio), 1)], dim=1)
 
 
-def fit_map(data: Features, pooled: dict[int, np.ndarray], learned: torch.Tensor, held_out: torch.Tensor, penalties: list[float]) -> torch.Tensor:
+def fit_map(data: Features, pooled: dict[int, np.ndarray], learned: torch.Tensor, held_out: torch.Tensor,
+            penalties: list[float]) -> torch.Tensor:
     """Ridge weights [2A + 1, D] to AST's pooled output, the penalty chosen on validation."""
 
     def parts(rows: torch.Tensor):
@@ -113,7 +115,9 @@ def main(stage: run.StageRun) -> None:
         data = Features(files, SPLITS, AUDIO)
         learned, held_out = (rows[data.audio_row[rows] >= 0] for rows in (data.rows("training", "unlabelled"), data.rows("validation")))
         if not len(learned) or not len(held_out):
-            raise UserError("the label predictor needs audible training and validation clips; metrics/audio.json says what became of the sound")
+            raise UserError(
+                "the label predictor needs audible training and validation clips; metrics/audio.json says what became of the sound"
+            )
         mel, mel_row = real_mels(stage, data, files, model)
         decoder = fit_decoder(data, mel, mel_row, learned, held_out, p.decoder)
         real_scores, pooled = real_labels(data)
@@ -121,18 +125,12 @@ def main(stage: run.StageRun) -> None:
         save_models(decoder, weights)
         generated = RowFile(files / "generated", shards.tensor_shape(GENERATED, "features"))
         names: list[str] = []
-        generated.write(_noted(names, shards.iter_rows(GENERATED, ["features"], LABELLED)))
+        generated.write(noted(names, shards.iter_rows(GENERATED, ["features"], LABELLED), "features"))
         rows = torch.tensor([{name: i for i, name in enumerate(data.clips.clip_id)}[name] for name in names])
         scores = predict(stage, data, rows, generated, decoder, weights, model)
         write_labels(data, rows, scores, p.head)
         label_measures.draw_mels(Path("metrics/figures/mel.png"), data, rows, generated, decoder, mel, mel_row)
     stage.write_metrics(label_measures.measure(data, rows, scores, real_scores, p.threshold) | {"head": p.head, "threshold": p.threshold})
-
-
-def _noted(names: list[str], rows):
-    for row in rows:
-        names.append(row["clip_id"])
-        yield row["features"]
 
 
 def real_mels(stage: run.StageRun, data: Features, folder: Path, model: str) -> tuple[RowFile, torch.Tensor]:
@@ -142,7 +140,7 @@ def real_mels(stage: run.StageRun, data: Features, folder: Path, model: str) -> 
     mel_row = torch.full((len(wanted),), -1)
     found = (row for row in shards.iter_rows(SOUND, ["flac"], SPLITS) if row["clip_id"] in wanted)
     names: list[str] = []
-    sounds = (names.append(row["clip_id"]) or row["flac"] for row in found)
+    sounds = noted(names, found, "flac")
     longest = max(len(media.decode_flac(row["flac"])) for row in shards.iter_rows(SOUND, ["flac"], ["validation"]))
     frames = ast.log_mel([np.zeros(longest, np.float32)])[1][0]
     file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
@@ -163,7 +161,8 @@ def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.nda
     return scores, pooled
 
 
-def predict(stage: run.StageRun, data: Features, rows: torch.Tensor, generated: RowFile, decoder: MelDecoder, weights: torch.Tensor, model: str) -> dict[str, np.ndarray]:
+def predict(stage: run.StageRun, data: Features, rows: torch.Tensor, generated: RowFile, decoder: MelDecoder,
+            weights: torch.Tensor, model: str) -> dict[str, np.ndarray]:
     """Label scores [clips, labels] of generated (mean over seeds) and real features by both heads; real ones are 0 where
     there is no sound."""
     ast = AudioBackbone(model)
@@ -179,7 +178,8 @@ def predict(stage: run.StageRun, data: Features, rows: torch.Tensor, generated: 
                 yield decoder(audio).numpy()
 
     through_mel = map_items(score_log_mel, mels(), stage.workers, initializer=load_ast, initargs=(model,))
-    by_mel = np.stack([_checked(scores) for scores in stage.progress(through_mel, len(rows), "clip", "computing_s")])  # [clips, seeds + 1, labels]
+    progress = stage.progress(through_mel, len(rows), "clip", "computing_s")
+    by_mel = np.stack([_checked(scores) for scores in progress])  # [clips, seeds + 1, labels]
     heard = (data.audio_row[rows] >= 0).numpy()[:, None]
     seeds = generated.shape[0]
     by_features = np.concatenate([

@@ -148,7 +148,8 @@ def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take
         kind = "silent"
     if kind == "silent" and rng.random() < 0.3:
         return Sound("no_track", None, (), at_level(own, level_db))
-    heard, labels = np.zeros(N, np.float32), ()
+    heard = np.zeros(N, np.float32)
+    labels: tuple[str, ...] = ()
     if kind in ("own", "mixed"):
         heard, labels = own, own_labels
     elif kind == "shifted":

@@ -47,11 +47,6 @@ def write_clip_set(root: Path, actions: tuple[str, ...] = ("clapping", "knocking
                 write_video(root / folder / action / f"{name}_1.mp4", 72, "24", "-c:a", "aac", "-metadata", f"title={name}", sound=tone)
 
 
-@pytest.fixture(autouse=True)
-def no_memory_watch(monkeypatch):
-    """Stage runs that a test makes and drops would measure this process's memory until the session ends."""
-    monkeypatch.setattr("stages.common.run._PeakMemory._watch", lambda self: None)
-
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:

@@ -38,7 +38,7 @@ def make(seed: int = 0, actions=ACTIONS, sizes=SIZES, unlabelled: int = 12, nois
         source = f"training-{actions[0]}-{i // 2}" if split == "unlabelled" and i < 4 else f"{split}-{action}-{i // 2}"
         wave = 0.3 * np.sin(2 * np.pi * (300 + 40 * number) * np.arange(16_000) / 16_000) * np.linspace(0.2, 1, 16_000)
         rows.append({
-            "clip_id": f"set/{split}-{number}", "split": split, "action": action, "source_id": source,
+            "clip_id": f"set/{split}-{number:03d}", "split": split, "action": action, "source_id": source,
             "item_key": None, "status": "ok", "reason": "",
             "rgb": hidden @ to_rgb + noise * rng.normal(size=(STEPS, WIDTH)),
             "flow": hidden @ to_flow + noise * rng.normal(size=(STEPS, WIDTH)),

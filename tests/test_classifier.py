@@ -118,6 +118,7 @@ CONDITIONS = {
 @pytest.fixture
 def features(workspace):
     network = {"hidden": 12, "projection": 12, "dropout": 0.1, "learning_rate": 0.02, "epochs": 12, "patience": 12, "batch_size": 16}
+    network |= {"averaging": 0.0, "label_smoothing": 0.0}
     workspace.set(classifier={"seeds": 2, "lstm": network, "conditions": CONDITIONS})
     workspace.rows = write_features()
     return workspace

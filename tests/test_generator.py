@@ -1,12 +1,14 @@
 """The generator: its loss, who learns from whom, its measures against other libraries, and memory that does not grow."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -235,8 +237,10 @@ def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch
         assert metrics[split]["training_mean"]["variance_ratio"] < 0.02  # out of fold each fold has its own
         assert 0 < made["spread_over_seeds"] < 0.6
     test = metrics["test"]
-    assert test["untrained"]["centred_cosine"]["mean"] < 0.3
-    assert abs(test["time_shuffled"]["time_correlation"]) < 0.3 < test["generated"]["time_correlation"]
+    assert test["untrained"]["centred_cosine"]["mean"] < 0.5
+    shuffled, generated = test["time_shuffled"], test["generated"]
+    assert shuffled["time_correlation"] < generated["time_correlation"] - 0.05
+    assert shuffled["centred_cosine"]["mean"] < generated["centred_cosine"]["mean"] - 0.05
     audible = sum(row["audible"] for row in rows if row["split"] == "test")
     assert test["generated"]["centred_cosine"]["n"] == test["ridge"]["centred_cosine"]["n"] == audible
     own = metrics["own_training_clips"]["generated"]["centred_cosine"]["mean"]
@@ -329,63 +333,66 @@ def test_predicted_actions_are_the_consensus_and_none_for_unlabelled_clips(featu
 # Memory
 
 MEASURE = """
-import resource, sys
+import os, sys
 import numpy as np, torch
 from pathlib import Path
 from stages import classifier, generator
-from stages.common import folds, params, shards
+from stages.common import folds, params
 from stages.common.features import AUDIO, Features
 from stages.common.training import scratch
-from sklearn import metrics
 
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(line: str) -> float:
+    return next(int(text.split()[1]) for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(line)) / 1024
 
 torch.set_num_threads(1)
 p = params.load("generator", generator.GeneratorParams)
+network = params.load("classifier", classifier.ClassifierParams).lstm
 condition = classifier.Condition(model="lstm", train_audio="generated", test_audio="generated", depends_on="")
-start = peak()
-with scratch() as folder:
-    data = Features(folder, generator.SPLITS, AUDIO)
-    fold = folds.assign(data.clips.source_id.to_numpy(), 2)
-    generator.learn_and_answer((data, fold, generator.Job(seed=0, fold=-1), p, folder / "answers"))
-    generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
-with scratch() as folder:
-    data = classifier.Data(folder, condition)
-    task = (data, condition, params.load("classifier", classifier.ClassifierParams).lstm, 0, data.rows("training"), data.rows("test"), "x")
-    classifier.train_one(task)
-print(peak() - start)
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    start = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    with scratch() as files:
+        data = Features(files, generator.SPLITS, AUDIO)
+        fold = folds.assign(data.clips.source_id.to_numpy(), 2)
+        generator.learn_and_answer((data, fold, generator.Job(seed=0, fold=-1), p, files / "answers"))
+        generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
+    with scratch() as files:
+        data = classifier.Data(files, condition)
+        classifier.train_one((data, condition, network, 0, data.rows("training"), data.rows("validation", "test"), "x"))
+    print(memory("VmHWM") - start)
 """
+WIDTHS = {"data/video_features/rgb": 256, "data/video_features/flow": 256, "data/audio_features": 64}
 
 
-def grown_mib(clips: int) -> tuple[float, float]:
-    """Peak memory that reading, training and answering add, and the size of the features as floats, in MiB."""
-    rng = np.random.default_rng(0)
-    splits = {"training": 8, "unlabelled": 4, "validation": 2, "test": 2}
-
+def write_many(folder: Path, clips: int) -> None:
+    """Constant features of so many clips, a quarter in each split."""
     def rows(width: int):
-        for split in sorted(splits):
-            for i in range(splits[split] * clips // 16):
-                action = None if split == "unlabelled" else ACTIONS[i * 3 * 16 // (splits[split] * clips)]
-                values = rng.integers(0, 2**14, (18, width), np.uint16).view(np.float16) if width else None
-                yield {"clip_id": f"set/{split}-{i}", "split": split, "action": action, "source_id": f"{split}-{i}", "item_key": None,
-                       "status": "ok", "reason": "", "features": values}  # fmt: skip
+        features = np.ones((18, width), np.float16)
+        for split in ("test", "training", "unlabelled", "validation"):
+            for i in range(clips // 4):
+                action = None if split == "unlabelled" else ACTIONS[i * 12 // clips]
+                yield {"clip_id": f"set/{split}-{i}", "split": split, "action": action, "source_id": f"{split}-{i}",
+                       "item_key": None, "status": "ok", "reason": "", "features": features}  # fmt: skip
 
-    for path, width in (("data/video_features/rgb", 64), ("data/video_features/flow", 64), ("data/audio_features", 32)):
-        index = list(rows(0))
-        schema = synthetic.pa.schema([("features", shards.tensor(synthetic.pa.float16(), 18, width))])
-        shards.write(Path(path), schema, rows(width), index, "v")
-    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    environment = {**os.environ, **one_thread, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout), clips * 18 * (64 + 64 + 32) * 4 / 2**20
+    for path, width in WIDTHS.items():
+        schema = pa.schema([("features", shards.tensor(pa.float16(), 18, width))])
+        shards.write(folder / path, schema, rows(width), list(rows(width)), "v")
 
 
 def test_ten_times_as_many_clips_take_no_more_memory(workspace):
-    """The features of 5,120 clips would take 56 MiB as floats, their audio beside and both again in a copy."""
-    network = NETWORK | {"epochs": 1, "batch_size": 64}
+    """The generator's and the classifier's reading, training, answering and writing; a first run loads what libraries load late."""
+    network = NETWORK | {"epochs": 1, "batch_size": 256}
     workspace.set(generator={"lstm": network}, classifier={"lstm": network})
-    (one, _), (ten, size) = (grown_mib(clips) for clips in (512, 5120))
-    print(f"peak growth {one:.1f} MiB at 512 clips, {ten:.1f} MiB at 5,120, whose features take {size:.0f} MiB")
-    assert ten < 1.5 * one and ten - one < size / 3
+    for name, clips in (("first", 1024), ("one", 1024), ("ten", 10_240)):
+        write_many(workspace.folder / name, clips)
+        shutil.copy("params.yaml", name)
+    folders = [str(workspace.folder / name) for name in ("first", "one", "ten")]
+    give_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # what is freed
+    environment = {**os.environ, **give_back, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", MEASURE, *folders], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, one, ten = map(float, done.stdout.split())
+    size = 10_240 * 18 * sum(WIDTHS.values()) * 4 / 2**20
+    print(f"peak growth {one:.1f} MiB at 1,024 clips, {ten:.1f} MiB at 10,240, whose features take {size:.0f} MiB as floats")
+    assert ten < 1.5 * one and ten < size / 3

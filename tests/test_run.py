@@ -128,6 +128,6 @@ def test_progress_passes_items_on_and_times_them(capsys, workspace):
 
     assert list(stage.progress(slowly(), 3)) == [0, 1, 2]
     assert "3/3" in capsys.readouterr().err
-    stage.write_log()
+    stage.write_log(7)
     log = json.loads((workspace.folder / "logs/thing.json").read_text())
     assert 0.06 <= log["reading_s"] <= log["seconds"]

@@ -118,7 +118,8 @@ class VisionBackbone:
         self.processor = _load(name, "AutoImageProcessor", "an image processor")
         self.attention, self.temporal_scale = attention, temporal_scale
         if attention == "joint" and self._layers is None:
-            raise UserError(f"video_features.attention: joint needs a model of ViT's kind; '{name}' is {type(self.model).__name__}: use frame")
+            kind = type(self.model).__name__
+            raise UserError(f"video_features.attention: joint needs a model of ViT's kind; '{name}' is {kind}: use frame")
         mean, std = (torch.tensor(getattr(self.processor, key)).view(3, 1, 1) for key in ("image_mean", "image_std"))
         if not self.processor.do_normalize:
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
@@ -179,12 +180,13 @@ class VisionBackbone:
     @cached_property
     def _input_size(self) -> tuple[int, int] | None:
         """(height, width) of images that the processor neither resizes nor crops; None where that depends on the image."""
-        size, crop = self.processor.size, getattr(self.processor, "crop_size", None)
+        size = self.processor.size
         if not self.processor.do_resize or "height" not in size:
             return None
         fixed = (size["height"], size["width"])
-        if getattr(self.processor, "do_center_crop", None) and (crop["height"], crop["width"]) != fixed:
-            return None
+        if getattr(self.processor, "do_center_crop", None):
+            crop = self.processor.crop_size
+            return fixed if (crop["height"], crop["width"]) == fixed else None
         return fixed
 
 

@@ -51,10 +51,7 @@ class ClipItems:
         failure = self._failures.get(clip["input_key"])
         if failure:
             return {"status": failure.kind, "reason": failure.reason}
-        row = self._store.get(clip["input_key"])
-        if row is None:
-            raise RuntimeError(f"{self._store.path}: the item of {clip['clip_id']} vanished while the stage ran")
-        return row
+        return self._store[clip["input_key"]]
 
     def pack(self, directory: Path, clips: list[dict], columns: pa.Schema | None = None,
              finish: Callable[[dict], dict] = lambda row: row,

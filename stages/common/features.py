@@ -1,6 +1,7 @@
 """The clips' features as training needs them: a table of clips, and files of rows with random access."""
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,19 +22,24 @@ class Features:
     and audio_row [N], the clip's row there or -1 where it has none.
     """
 
+    audio: RowFile  # None without `audio`; those who ask for it need not check
+
     def __init__(self, folder: Path, splits: Iterable[str], audio: Path | None = None):
         splits = list(splits)
         (steps, rgb), (_, flow) = (shards.tensor_shape(path, "features") for path in VIDEO)
         names: list[str] = []
         self.video = RowFile(folder / "video", (steps, rgb + flow))
-        self.video.write(_noted(names, shards.iter_joined(list(VIDEO), ["features"], splits)))
+        joined = shards.iter_joined(list(VIDEO), ["features"], splits)
+        both = ({**row, "features": np.concatenate([row["features"], motion["features"]], axis=-1)} for row, motion in joined)
+        self.video.write(noted(names, both, "features"))
         index = pd.DataFrame(shards.ok_rows(VIDEO[0])).set_index("clip_id")
         self.clips = index.loc[names, ["split", "action", "source_id"]].reset_index()
-        self.audio: RowFile | None = None
+        self.audio = None  # type: ignore[assignment]
         if audio is not None:
-            wanted, heard = set(names), []
-            rows = ((row,) for row in shards.iter_rows(audio, ["features"], splits) if row["clip_id"] in wanted)
-            self.audio = RowFile(folder / "audio", shards.tensor_shape(audio, "features")).write(_noted(heard, rows))
+            wanted = set(names)
+            heard: list[str] = []
+            rows = (row for row in shards.iter_rows(audio, ["features"], splits) if row["clip_id"] in wanted)
+            self.audio = RowFile(folder / "audio", shards.tensor_shape(audio, "features")).write(noted(heard, rows, "features"))
             position = {name: i for i, name in enumerate(heard)}
             self.audio_row = torch.tensor([position.get(name, -1) for name in names])
 
@@ -49,8 +55,8 @@ class Features:
         return audio, where >= 0
 
 
-def _noted(names: list[str], rows: Iterable[tuple[dict, ...]]) -> Iterator[np.ndarray]:
-    """Features of joined rows, concatenated over the last dimension, while `names` takes the clip ids."""
+def noted(names: list[str], rows: Iterable[dict], column: str) -> Iterator[Any]:
+    """What stands in a column, row by row, while `names` takes the clip ids."""
     for row in rows:
-        names.append(row[0]["clip_id"])
-        yield np.concatenate([part["features"] for part in row], axis=-1)
+        names.append(row["clip_id"])
+        yield row[column]

@@ -91,7 +91,10 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], threshold: float
         "kept_fraction_oracle": float(test.keep_oracle.mean()),
         "kept_fraction_real": float(test.keep_real[heard].mean()),
         "kept_fraction_published": float(test.keep_published.mean()),
-        "kept_bit_alone": {way: bit_accuracy(table, f"keep{way}") for way in ("", "_oracle")} | {"most_frequent_action": bit_accuracy(table, None)},
+        "kept_bit_alone": {
+            **{way: bit_accuracy(table, f"keep{way}") for way in ("", "_oracle")},
+            "most_frequent_action": bit_accuracy(table, None),
+        },
         "auroc_found_in_real": auroc(right[heard], test.score[heard]),
     }
     truth = pq.read_table("data/truth.parquet", columns=["clip_id", "sound_belongs"]).to_pandas().set_index("clip_id").sound_belongs

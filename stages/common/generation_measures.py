@@ -4,6 +4,7 @@ A generator may just say the class mean: beside the cosine stand its variance, h
 than others of the same action, and the correlation over time.  All measures are means over clips (at most MEASURED per
 split, drawn by hash), averaged over seeds; arrays are [N, T, A].
 """
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return ((first * second).sum(-1) / np.maximum(norm, 1e-9)).mean(-1)
 
 
-def against_real(made: np.ndarray, real: np.ndarray, actions: np.ndarray, offset: np.ndarray) -> dict[str, np.ndarray | float]:
+def against_real(made: np.ndarray, real: np.ndarray, actions: np.ndarray, offset: np.ndarray) -> dict[str, Any]:
     """Measures of made against real features [N, T, A], centred by the training clips' mean.
 
     offset [A]: what centring took away; `cosine` is that of the features with it.  relative_mse: 1 is what the mean scores.
@@ -178,7 +179,8 @@ class Baselines:
         """Audio features of the clip whose mean video features have the highest cosine."""
 
         def directions(which: torch.Tensor) -> torch.Tensor:
-            means = torch.cat([((self.data.video.read(part.tolist()) - self.video_mean) / self.video_std).mean(1) for part in which.split(256)])
+            videos = (self.data.video.read(part.tolist()) for part in which.split(256))
+            means = torch.cat([((video - self.video_mean) / self.video_std).mean(1) for video in videos])
             return torch.nn.functional.normalize(means, dim=1)
 
         candidates = directions(learned)

@@ -68,6 +68,13 @@ class ItemStore:
             return None
         return shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
 
+    def __getitem__(self, key: str) -> dict:
+        """The stored row; for after `fill`, when it must be there."""
+        row = self.get(key)
+        if row is None:
+            raise RuntimeError(f"{self.path}: the item {key} vanished while the stage ran")
+        return row
+
     def put(self, rows: list[tuple[str, dict]]) -> None:
         """Store (key, row) pairs in one transaction."""
         values = [(key, self._encode(row)) for key, row in rows]
@@ -80,7 +87,7 @@ class ItemStore:
         self,
         tasks: Iterable[tuple[str, Any]],
         compute: Callable[[Iterator[Any]], Iterator[dict | Failure]],
-        progress: Callable[[Iterator[Any]], Iterator[Any]] = iter,
+        progress: Callable[[Iterable[Any]], Iterator[Any]] = iter,
     ) -> dict[str, Failure]:
         """Compute and store what is missing of `tasks`, pairs of (key, payload).
 

@@ -25,7 +25,8 @@ def compare(predicted: np.ndarray, real: np.ndarray, threshold: float) -> dict[s
     }
 
 
-def measure(data: Features, rows: torch.Tensor, scores: dict[str, np.ndarray], real_scores: dict[int, np.ndarray], threshold: float) -> dict:
+def measure(data: Features, rows: torch.Tensor, scores: dict[str, np.ndarray], real_scores: dict[int, np.ndarray],
+            threshold: float) -> dict:
     """Measures per split and way on audible clips; baselines: constant label frequencies, other clips' labels."""
     split = data.clips.split.to_numpy()
     frequencies = np.mean([real_scores[row] for row in real_scores if split[row] == "training"], axis=0)
@@ -61,7 +62,8 @@ def draw_mels(path: Path, data: Features, rows: torch.Tensor, generated, decoder
         panels = {"real": mel.read([int(mel_row[row])])[0], "real features, decoded": decoded, "generated, decoded": made}
         for line, (title, values) in enumerate(panels.items()):
             axis = axes[line, column]
-            axis.imshow(values.numpy().T, origin="lower", aspect="auto", vmin=-1.2, vmax=1.2, extent=(0, len(values) / 100, 0, values.shape[1]))
+            extent = (0, len(values) / 100, 0, values.shape[1])  # s, mel bins
+            axis.imshow(values.numpy().T, origin="lower", aspect="auto", vmin=-1.2, vmax=1.2, extent=extent)
             axis.set_title(f"{data.clips.action[row]}: {title}" if line == 0 else title, fontsize=8)
             if column == 0:
                 axis.set_ylabel("mel bin", fontsize=8)

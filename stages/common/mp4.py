@@ -17,8 +17,8 @@ def encode(path: Path, frames: Iterator[np.ndarray], rate: Fraction, size_px: in
         video = container.add_stream("libx264", rate, options={"preset": "superfast", "crf": "23", "threads": "1"})
         video.width = video.height = size_px
         video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", sound_rate_hz, layout="mono") if sound is not None else None
-        if audio is not None:
+        if sound is not None:
+            audio = container.add_stream("aac", sound_rate_hz, layout="mono")
             audio.bit_rate = 48_000
             block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
             block.sample_rate, block.pts, block.time_base = sound_rate_hz, 0, Fraction(1, sound_rate_hz)

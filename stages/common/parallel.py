@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from threadpoolctl import threadpool_limits
 
 from stages.common.errors import UserError
 
@@ -39,8 +40,9 @@ def default_workers() -> int:
 
 def one_thread() -> None:
     """Make numeric libraries single-threaded in this process: sums, and so bytes, then stay the same everywhere."""
-    for name in THREAD_VARIABLES:
+    for name in THREAD_VARIABLES:  # for libraries yet to be imported
         os.environ[name] = "1"
+    threadpool_limits(1)  # for those that are
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     if "torch" in sys.modules:

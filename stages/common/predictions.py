@@ -77,7 +77,7 @@ def read(condition: str) -> Predictions:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
     table = pq.read_table(path)
-    seeds = len(set(table["seed"].to_pylist()))
+    seeds = max(1, len(set(table["seed"].to_pylist())))
     probabilities = shards.as_array(table["probabilities"])
     clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]
     return Predictions(clips, json.loads(table.schema.metadata[b"actions"]), probabilities.reshape(seeds, len(clips), -1))
@@ -86,7 +86,7 @@ def read(condition: str) -> Predictions:
 def score(predictions: Predictions) -> dict:
     """Accuracy, top5 and macro_f1 on test, accuracy on validation: values are averaged over seeds per clip, intervals
     resample sources, the deviation over seeds stands beside them."""
-    figures = {}
+    figures: dict = {}
     for name, split, top in (("accuracy", "test", 1), ("top5", "test", 5), ("validation_accuracy", "validation", 1)):
         part = predictions.of(split)
         figures[name] = statistics.interval(part.hits(top), part.clips.source_id.to_numpy()) | over_seeds(part, top)
@@ -97,5 +97,7 @@ def score(predictions: Predictions) -> dict:
 
 def over_seeds(part: Predictions, top: int) -> dict:
     """`{seeds, seed_sd}`: number of seeds and standard deviation of their accuracies."""
+    if part.clips.empty:
+        return {"seeds": len(part.probabilities), "seed_sd": 0.0}
     per_seed = [Predictions(part.clips, part.actions, vectors[None]).hits(top).mean() for vectors in part.probabilities]
     return {"seeds": len(per_seed), "seed_sd": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else 0.0}

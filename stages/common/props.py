@@ -34,7 +34,8 @@ class Canvas:
 
     def __init__(self, background: np.ndarray, view: np.ndarray, light: np.ndarray, with_classes: bool = False):
         self.image = background
-        self.classes = np.zeros(background.shape[:2], np.uint8) if with_classes else None
+        self.classes = np.zeros(background.shape[:2], np.uint8)  # stays empty without `with_classes`
+        self.with_classes = with_classes
         self.view = view  # affine map [2, 3] from scene units to pixels
         self.light = [float(factor) for factor in light]  # per colour channel
         self.scale = float(np.hypot(view[0, 0], view[1, 0]))
@@ -49,7 +50,7 @@ class Canvas:
     def polygon(self, points, colour, name: str | None = None) -> None:
         corners = self._points(points)
         cv2.fillPoly(self.image, [corners], self._colour(colour), cv2.LINE_AA, SHIFT)
-        if self.classes is not None and name:
+        if self.with_classes and name:
             cv2.fillPoly(self.classes, [corners], CLASSES.index(name), cv2.LINE_8, SHIFT)
 
     def rectangle(self, x: float, y: float, width: float, height: float, colour, name: str | None = None) -> None:
@@ -62,7 +63,7 @@ class Canvas:
     def line(self, points, colour, width: float = 1.0, name: str | None = None) -> None:
         path, thickness = [self._points(points)], max(1, round(width * self.scale))
         cv2.polylines(self.image, path, False, self._colour(colour), thickness, cv2.LINE_AA, SHIFT)
-        if self.classes is not None and name:
+        if self.with_classes and name:
             cv2.polylines(self.classes, path, False, CLASSES.index(name), thickness, cv2.LINE_8, SHIFT)
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,18 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from stages.common.errors import UserError
-from stages.common.parallel import default_workers
+from stages.common.parallel import default_workers, one_thread
 
 
 class StageRun:
-    """One run of a stage or of one of its items; use `main` below to make one."""
+    """One run of a stage or of one of its items ("": it has none); use `main` below to make one."""
 
-    def __init__(self, stage: str, item: str | None, workers: int):
+    def __init__(self, stage: str, item: str, workers: int):
         self.stage, self.item, self.workers = stage, item, workers
         self.name = f"{stage}/{item}" if item else stage
         self.log: dict[str, Any] = {"workers": workers}
-        self._seconds: Counter = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
-        self._memory = _PeakMemory()
 
     def progress(self, items: Iterable[Any], total: int | None = None, unit: str = "clip", timing: str = "reading_s") -> Iterator[Any]:
         """Show a bar with items/s and ETA while `items` pass; the time spent in making them goes to the log's `timing`."""
@@ -73,47 +72,50 @@ class StageRun:
         """Write the metrics file; keys sorted, numbers rounded to 6 places so that a diff shows changes only."""
         write_json(Path("metrics") / f"{self.name}.json", metrics)
 
-    def write_log(self) -> None:
+    def write_log(self, peak_memory_mib: int) -> None:
         seconds = time.perf_counter() - self._start
         items = self.log.get("computed", 0) + self.log.get("reused", 0)
         self.log.update({key: round(value, 3) for key, value in self._seconds.items()})
         self.log.update(
             seconds=round(seconds, 3),
             items_per_s=round(items / seconds, 2),
-            peak_memory_mib=self._memory.stop(),
+            peak_memory_mib=peak_memory_mib,
         )
         write_json(Path("logs") / f"{self.name}.json", self.log)
 
 
-class _PeakMemory:
-    """Samples the memory of this process and its workers twice a second: proportional set size, shared pages count once."""
+class PeakMemory:
+    """Samples the memory of this process and its workers twice a second while its block runs; shared pages count once
+    (proportional set size)."""
 
-    def __init__(self) -> None:
-        self.peak = 0
+    def __enter__(self) -> "PeakMemory":
+        self._bytes = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         while not self._done.wait(0.5):
             self._sample()
 
     def _sample(self) -> None:
-        own = psutil.Process()
-        total = 0
+        own, total = psutil.Process(), 0
         for process in [own, *own.children(recursive=True)]:
             try:
                 total += process.memory_full_info().pss
             except psutil.Error:  # it has just ended
                 continue
-        self.peak = max(self.peak, total)
+        self._bytes = max(self._bytes, total)
 
-    def stop(self) -> int:
-        """End sampling; the peak in MiB."""
+    def mib(self) -> int:
+        """The peak so far in MiB."""
         self._sample()
-        self._done.set()
-        self._thread.join()
-        return round(self.peak / 2**20)
+        return round(self._bytes / 2**20)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -166,13 +168,14 @@ def main(function: Callable[[StageRun], None], doc: str, stage: str, item_name: 
     try:
         if arguments.workers is not None and arguments.workers < 1:
             raise UserError(f"--workers {arguments.workers}: it must be at least 1")
-        item = getattr(arguments, item_name) if item_name else None
+        item = getattr(arguments, item_name) if item_name else ""
         if items and item not in (known := list(items())):
             raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
         run = StageRun(stage, item, arguments.workers or default_workers())
-        with _lock(run.name):
+        one_thread()
+        with _lock(run.name), PeakMemory() as memory:
             function(run)
-            run.write_log()
+            run.write_log(memory.mib())
     except UserError as error:
         sys.exit(f"{stage}: error: {error}")
     except KeyboardInterrupt:

@@ -119,7 +119,9 @@ def _background(canvas: Canvas, look: Look) -> None:
 
 
 def _clutter(canvas: Canvas, look: Look, take: Take) -> None:
-    """Draw the unused thing at half its size, motionless."""
+    """Draw the unused thing, where there is one, at half its size, motionless."""
+    if look.clutter is None:
+        return
     action, variant, left = look.clutter
     still = replace(take, events_s=np.array([5.0, 6.0]), ends_s=np.array([5.5, 6.5]))
     view = canvas.view
@@ -135,8 +137,7 @@ def render(look: Look, take: Take, t: float, size_px: int, grain: np.ndarray, wi
     image[:] = np.clip(np.asarray(look.wall) * look.light, 0, 255).astype(np.uint8)
     canvas = Canvas(image, _view(look, take, t, size_px), look.light, with_classes)
     _background(canvas, look)
-    if look.clutter is not None:
-        _clutter(canvas, look, take)
+    _clutter(canvas, look, take)
     hue, size, start, course, height = take.distractor
     x = (110 * (start + (0.15 + 0.25 * course) * t)) % 116 - 10
     colour = np.array(colorsys.hsv_to_rgb(hue, 0.7, 0.8)) * 255

@@ -49,6 +49,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.ndarray, seed: int = 0) -> dict:
     """Macro-averaged F1 over `classes` with interval; true [N] and predicted [seeds, N] are class indices."""
+    if not len(true):
+        return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0}
     eye = np.eye(classes)
     expected = by_source(eye[true], sources)  # [S, C]
     answered = by_source(eye[predicted].mean(0), sources)
@@ -66,9 +68,11 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.
     return {"mean": float(point), "ci95_low": float(low), "ci95_high": float(high), "n": len(true)}
 
 
-def smallest_detectable_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray) -> float:
+def smallest_detectable_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray) -> float | None:
     """The true difference that a paired two-sided test at 5 % finds with 80 % power: (1.960 + 0.842) standard errors."""
     difference = np.asarray(first, float) - np.asarray(second, float)
+    if not len(difference):
+        return None
     sums, sizes = by_source(difference, sources), by_source(np.ones(len(difference)), sources)
     residual = sums - difference.mean() * sizes
     return float(2.802 * np.sqrt((residual**2).sum()) / len(difference))

@@ -34,13 +34,15 @@ def number(value: float | None) -> str:
 def generator_table(architecture: str) -> str:
     """Generated features against real ones, beside baselines and controls, on test and out of fold."""
     found = metrics_of(f"generator/{architecture}")
-    header = ["split", "features", "centred cosine", "cosine", "relative MSE", "variance ratio", "own minus same action", "correlation over time", "n"]
+    header = ["split", "features", "centred cosine", "cosine", "relative MSE", "variance ratio", "own minus same action",
+              "correlation over time", "n"]  # fmt: skip
+    keys = ("cosine", "relative_mse", "variance_ratio", "own_minus_same_action", "time_correlation")
     rows = []
     for split in ("test", "out_of_fold", "own_training_clips"):
         for name, row in found[split].items():
-            low, high = (number(row["centred_cosine"][key]) for key in ("ci95_low", "ci95_high"))
-            figures = [number(row[key]) for key in ("cosine", "relative_mse", "variance_ratio", "own_minus_same_action", "time_correlation")]
-            rows.append([split, name, f"{number(row['centred_cosine']['mean'])} [{low}, {high}]", *figures, row["centred_cosine"]["n"]])
+            centred = row["centred_cosine"]
+            mean, low, high = (number(centred[key]) for key in ("mean", "ci95_low", "ci95_high"))
+            rows.append([split, name, f"{mean} [{low}, {high}]", *(number(row[key]) for key in keys), centred["n"]])
     return markdown(header, rows)
 
 
@@ -61,7 +63,9 @@ def dictionary_table() -> str:
         if block:
             top, ndcg = block["top5_relevant"], block["ndcg5"]
             interval = f"{top['mean']:.2f} [{top['ci95_low']:.2f}, {top['ci95_high']:.2f}]"
-            rows.append([name, interval, f"{top['maximum']:.2f}", f"{top['permuted']:.2f}", number(ndcg["mean"]), number(ndcg["permuted"]), top["n"]])
+            rows.append([
+                name, interval, f"{top['maximum']:.2f}", f"{top['permuted']:.2f}", number(ndcg["mean"]), number(ndcg["permuted"]), top["n"],
+            ])  # fmt: skip
     rows.append(["*reported*", "*3.7*", "", "", "", "", ""])
     return markdown(["true labels", "of the top 5", "at most", "permuted", "nDCG@5", "permuted", "actions"], rows)
 
@@ -74,26 +78,30 @@ def threshold_table() -> str:
         "validation_accuracy": "validation accuracy", "test_accuracy": "test accuracy",
         "random_filter_accuracy": "random filter, test", "confidence_filter_accuracy": "confidence filter, test",
     }  # fmt: skip
-    rows = [[f"{row.threshold:.2f}", *("" if pd.isna(value) else f"{100 * value:.1f}" for value in row.iloc[1:])] for _, row in table.iterrows()]
+    rows = [
+        [f"{row.threshold:.2f}", *("" if pd.isna(value) else f"{100 * value:.1f}" for value in row.iloc[1:])]
+        for _, row in table.iterrows()
+    ]
     return markdown(list(names.values()), rows)
 
 
 def filter_sentence() -> str:
     """What the filter decided, and how well its score ranks."""
     found = metrics_of("filter")
-    kept = found["kept_fraction"]
+    kept, alone = found["kept_fraction"], found["kept_bit_alone"]
     text = (
-        f"At the threshold {found['threshold']:g} (chosen on validation unless params.yaml names one) the filter keeps {percent(kept)} % of the "
-        f"{kept['n']} test clips. The kept bit alone names the action of {100 * found['kept_bit_alone']['']:.1f} % of them "
-        f"(of the leaky one, `keep_oracle`: {100 * found['kept_bit_alone']['_oracle']:.1f} %; always the most frequent action: "
-        f"{100 * found['kept_bit_alone']['most_frequent_action']:.1f} %). AUROC of the score for \"its strongest label is found in the real "
-        f"sound\": {number(found['auroc_found_in_real'])}"
+        f"At the threshold {found['threshold']:g} (chosen on validation unless params.yaml names one) the filter keeps "
+        f"{percent(kept)} % of the {kept['n']} test clips. The kept bit alone names the action of {100 * alone['']:.1f} % of them "
+        f"(of the leaky one, `keep_oracle`: {100 * alone['_oracle']:.1f} %; always the most frequent action: "
+        f"{100 * alone['most_frequent_action']:.1f} %). AUROC of the score for \"its strongest label is found in the real sound\": "
+        f"{number(found['auroc_found_in_real'])}"
     )
     if "auroc" in found:
         text += (
-            f"; for \"the generated audio sounds like its true action\" (a probe on real features): {number(found['auroc'])}, against the true "
-            f"action {number(found['auroc_oracle'])}; of real audio for \"this sound belongs to the action\": {number(found['auroc_real'])}. The "
-            f"probe assigns {100 * found['generated_sounds_right']:.1f} % of the generated features to the true action, "
+            f"; for \"the generated audio sounds like its true action\" (a probe on real features): {number(found['auroc'])}, "
+            f"against the true action {number(found['auroc_oracle'])}; of real audio for \"this sound belongs to the action\": "
+            f"{number(found['auroc_real'])}. The probe assigns {100 * found['generated_sounds_right']:.1f} % of the generated features "
+            "to the true action, "
             f"{number(100 * (found['kept_sounds_right'] or 0))} % of the kept ones"
         )
     return text + "."

@@ -20,6 +20,7 @@ class TrainingParams(params.Section):
     batch_size: int = Field(ge=1, le=65536)
     epochs: int = Field(ge=1, le=10_000)
     patience: int = Field(ge=1)
+    averaging: float = Field(default=0.0, ge=0, lt=1)
 
 
 class RowFile:
@@ -50,9 +51,12 @@ class RowFile:
         return torch.from_numpy(np.frombuffer(data, self.dtype).astype(np.float32)).view(-1, *self.shape)
 
     def moments(self, indices: Iterable[int], batch: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation [last dimension] over the given rows and their steps (1 where it is 0)."""
+        """Mean and standard deviation [last dimension] over the given rows and their steps (1 where it is 0); 0 and 1
+        where no row is given."""
         indices = list(indices)
-        n, total, squares = 0, 0.0, 0.0
+        if not indices:
+            return torch.zeros(self.shape[-1]), torch.ones(self.shape[-1])
+        n, (total, squares) = 0, torch.zeros(2, self.shape[-1], dtype=torch.float64)
         for start in range(0, len(indices), batch):
             values = self.read(indices[start : start + batch]).flatten(0, -2).double()
             n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
@@ -81,11 +85,14 @@ def fit(
 ) -> list[dict]:
     """Train with AdamW (Loshchilov & Hutter 2019) and early stopping; the model ends with its best epoch's weights.
 
+    With `averaging` these are exponential moving averages over the steps (Polyak & Juditsky 1992): with few clips single
+    weights are noisy, and so is a validation loss that decides when to stop.
     loss: indices of a batch -> scalar.  rows: what indices are drawn from, shuffled each epoch.  validate: the loss that
     decides (lower is better); training ends after `patience` epochs without a better one.  Returns a dict per epoch:
     epoch, training_loss, validation_loss.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay)
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(p.averaging))
     shuffle = torch.Generator().manual_seed(seed)
     curve: list[dict] = []
     best, best_epoch, best_state = np.inf, 0, copy.deepcopy(model.state_dict())
@@ -99,7 +106,10 @@ def fit(
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            averaged.update_parameters(model)
             losses.append(value.item())
+        live = copy.deepcopy(model.state_dict())
+        model.load_state_dict(averaged.module.state_dict())
         model.eval()
         with torch.inference_mode():
             score = validate()
@@ -109,6 +119,7 @@ def fit(
             best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
         elif epoch - best_epoch >= p.patience:
             break
+        model.load_state_dict(live)
     model.load_state_dict(best_state)
     model.eval()
     return curve

@@ -2,6 +2,8 @@
 import torch
 from torch import nn
 
+FORGET_BIAS = 2.0  # a last hidden state must remember the first step (Jozefowicz et al. 2015 recommend 1 to 2)
+
 
 class ActionClassifier(nn.Module):
     """[features -> dropout -> linear -> ReLU] -> LSTM -> last hidden state -> dropout, ReLU, linear -> logits.
@@ -21,6 +23,8 @@ class ActionClassifier(nn.Module):
         self.input_dropout = nn.Dropout(dropout)
         self.project = nn.Sequential(nn.Linear(width, projection), nn.ReLU(), nn.Dropout(dropout)) if projection else nn.Identity()
         self.lstm = nn.LSTM(projection or width, hidden, batch_first=True)
+        with torch.no_grad():
+            self.lstm.bias_hh_l0[hidden : 2 * hidden] += FORGET_BIAS
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, actions))
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:
@@ -31,7 +35,7 @@ class ActionClassifier(nn.Module):
     def forward(self, video: torch.Tensor, audio: torch.Tensor | None = None, has_audio: torch.Tensor | None = None) -> torch.Tensor:
         """video [B, T, V], audio [B, T, A], has_audio [B] bool -> logits [B, actions]."""
         features = (video - self.video_mean) / self.video_std
-        if audio is not None:
+        if audio is not None and has_audio is not None:
             audio = (audio - self.audio_mean) / self.audio_std
             audio = torch.where(has_audio[:, None, None], audio, self.token)
             features = torch.cat([features, audio], dim=-1)  # [B, T, V + A]

@@ -1,0 +1,426 @@
+"""The filter: scores against a direct computation, thresholds, sweep and figures by hand; what the classifier makes of it."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import percentileofscore
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_score, recall_score, roc_auc_score
+
+from stages import classifier, filter
+from stages.common import filter_measures, params, predictions, run, shards
+from stages.common.errors import UserError
+from stages.common.training import scratch
+from stages.filter import Embeddings, background_scores, calibrate
+from tests import synthetic
+from tests.conftest import in_process
+from tests.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
+
+DEFAULT = {
+    "threshold": "auto", "action": "predicted", "reference": "action", "centre": True, "calibration": "none", "labels": 3, "entry_size": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(workspace, monkeypatch):
+    """All that the filter reads; labels of half of the generated audio resemble the real ones, the others are shuffled."""
+    monkeypatch.setattr(classifier, "map_items", in_process)
+    monkeypatch.setattr(filter_measures, "DRAWS", 3)
+    rng = np.random.default_rng(1)
+    workspace.rows = rows = synthetic.make()
+    synthetic.write(rows)
+    workspace.actions, workspace.labels = synthetic.write_dictionary()
+    for i, row in enumerate(rows):
+        scores = rng.permutation(row["label_scores"]) if i % 2 else row["label_scores"]
+        row["generated_scores"] = np.clip(scores + 0.1 * rng.normal(size=LABELS), 0.01, 0.99).astype(np.float16)
+        row["made"] = np.stack([row["audio"] + rng.normal(size=(STEPS, COMPONENTS)) for _ in range(2)])
+    write_made(rows)
+    synthetic.write_predictions("video_only", rows, seed=1)
+    synthetic.write_predictions("generated", rows, seed=2, skill=1.5)
+    workspace.set(filter=DEFAULT, frames={"count": STEPS})
+    return workspace
+
+
+def write_made(rows: list[dict]) -> None:
+    labelled = [row for row in rows if row["action"]]
+    labelled.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
+    for path, name, shape in (("generated/validation", "features", (2, STEPS, COMPONENTS)), ("predicted_labels", "generated", (LABELS,))):
+        key = {"features": "made", "generated": "generated_scores"}[name]
+        synthetic.write_shards(Path("data") / path, {name: shape}, [row | {name: row[key]} for row in labelled])
+
+
+def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
+    """Run the filter: its table by clip, metrics, sweep."""
+    workspace.set(filter={**DEFAULT, **changes})
+    filter.main(run.StageRun("filter", None, 1))
+    table = pd.read_parquet("data/filter.parquet").set_index("clip_id", drop=False)
+    return table, json.loads(Path("metrics/filter.json").read_text()), pd.read_csv("metrics/plots/filter/sweep.csv")
+
+
+def by_hand(workspace, row: dict, action: str, key: str, centre=True, reference="action") -> float:
+    """The score of one clip, computed label by label."""
+    names, mean = list(ACTIONS), workspace.labels.mean(0) if centre else 0
+    scores = row[key].astype(np.float16).astype(np.float64)
+    best = sorted(range(LABELS), key=lambda label: -scores[label])[: DEFAULT["labels"]]
+    units = [(workspace.labels[label] - mean) / np.linalg.norm(workspace.labels[label] - mean) for label in best]
+    v = sum(scores[label] * unit for label, unit in zip(best, units, strict=True))
+    own = workspace.actions[names.index(action)]
+    if reference == "entry":
+        similarity = workspace.labels @ own
+        closest = np.argsort(-similarity)[: DEFAULT["entry_size"]]
+        own = sum(similarity[label] * workspace.labels[label] for label in closest)
+        own = own / similarity[closest].sum()  # a mean: centring takes as much from it as from a label
+    r = own - mean
+    return float(v @ r / np.linalg.norm(v) / np.linalg.norm(r))
+
+
+# Scores
+
+
+@pytest.mark.parametrize(("reference", "centre"), [("action", True), ("action", False), ("entry", False), ("entry", True)])
+def test_scores_are_cosines_computed_label_by_label(data, reference, centre):
+    table, _, _ = decide(data, reference=reference, centre=centre)
+    predicted = predictions.read("video_only").consensus()
+    for row in data.rows:
+        if row["action"]:
+            found = table.loc[row["clip_id"]]
+            assert (found.split, found.action, found.predicted_action) == (row["split"], row["action"], predicted[row["clip_id"]])
+            how = {"centre": centre, "reference": reference}
+            assert found.score == pytest.approx(by_hand(data, row, found.predicted_action, "generated_scores", **how), abs=1e-5)
+            assert found.score_oracle == pytest.approx(by_hand(data, row, row["action"], "generated_scores", **how), abs=1e-5)
+            real = by_hand(data, row, found.predicted_action, "label_scores", **how)
+            assert found.score_real == pytest.approx(real, abs=2e-3) if row["audible"] else np.isnan(found.score_real)
+            published = by_hand(data, row, row["action"], "generated_scores", False, "entry")
+            assert found.score_published == pytest.approx(published, abs=1e-5)
+    assert (table.score != table.score_oracle).any() and (table.score == table.score_oracle).any()
+    assert len(table) == sum(row["action"] is not None for row in data.rows)
+
+
+def test_few_labels_count_and_by_their_scores(data):
+    embeddings = Embeddings("action", False, 2)
+    scores = np.zeros((2, LABELS))
+    scores[0, [3, 7, 5]] = 0.9, 0.6, 0.1
+    scores[1, 4] = 0.2
+    vectors = embeddings.of_scores(scores, 2)
+    assert np.allclose(vectors[0], unit(0.9 * data.labels[3] + 0.6 * data.labels[7]), atol=1e-6)
+    assert np.allclose(vectors[1], data.labels[4], atol=1e-6)
+    expected = [vectors[0] @ data.actions[2], vectors[1] @ data.actions[0]]
+    assert np.allclose(embeddings.fit(vectors, np.array(["waving", "boiling"])), expected)
+    assert np.allclose(np.linalg.norm(embeddings.of_scores(np.random.default_rng(0).random((5, LABELS)), 5), axis=1), 1)
+
+
+def test_centring_takes_away_what_all_labels_share(data):
+    plain, centred = Embeddings("action", False, 2), Embeddings("action", True, 2)
+    share = lambda e: (e.labels @ e.labels.T)[np.triu_indices(LABELS, 1)].mean()  # noqa: E731
+    assert share(plain) > 0.15 > abs(share(centred))
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def test_calibration_is_the_percentile_among_clips_of_other_actions():
+    rng = np.random.default_rng(0)
+    background = {"a": np.sort(rng.normal(size=37)), "b": np.sort(rng.normal(1, 2, size=12))}
+    scores, asked = rng.normal(size=20), np.array(["a", "b"] * 10)
+    scores[:2] = background["a"][5], background["b"][3]  # ties count as reached
+    expected = [percentileofscore(background[action], score, kind="weak") / 100 for score, action in zip(scores, asked, strict=True)]
+    assert np.allclose(calibrate(scores, asked, background), expected)
+
+
+def test_the_background_is_training_clips_that_are_predicted_to_be_others(data):
+    table, _, _ = decide(data, calibration="action")
+    plain = Embeddings("action", True, 2)
+    training = [row for row in data.rows if row["split"] == "training"]
+    predicted = table.predicted_action
+    for way in ("score", "score_oracle", "score_real"):
+        key, audible = ("label_scores", True) if way == "score_real" else ("generated_scores", False)
+        known = [row for row in training if row["audible"] or not audible]
+        vectors = plain.of_scores(np.stack([row[key].astype(np.float16).astype(np.float32) for row in known]), 3)
+        for row in [row for row in data.rows if row["action"] and row["audible"]][::7]:
+            asked = row["action"] if way == "score_oracle" else predicted[row["clip_id"]]
+            others = np.array([predicted[other["clip_id"]] != asked for other in known])
+            reference = plain.actions[ACTIONS.index(asked)]
+            own = plain.of_scores(row[key].astype(np.float16).astype(np.float32)[None], 3)[0] @ reference
+            expected = percentileofscore(vectors[others] @ reference, own, kind="weak") / 100
+            assert table.loc[row["clip_id"], way] == pytest.approx(expected, abs=1.01 / others.sum()), way
+    found = background_scores(plain, plain.labels[:4], np.array(["waving", "boiling", "waving", "clapping"]))
+    assert {action: len(values) for action, values in found.items()} == {"boiling": 3, "clapping": 3, "waving": 2}
+    assert all((np.diff(values) >= 0).all() for values in found.values())
+
+
+def test_with_the_label_the_score_is_the_oracles(data):
+    table, _, _ = decide(data, action="label")
+    assert (table.score == table.score_oracle).all() and (table.keep == table.keep_oracle).all()
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.72, -0.2, 1.0])
+def test_a_number_is_the_threshold(data, threshold):
+    table, metrics, _ = decide(data, threshold=threshold)
+    assert metrics["threshold"] == threshold
+    for way in ("", "_oracle", "_real"):
+        assert (table[f"keep{way}"] == (table[f"score{way}"] >= threshold)).all()
+    assert not table.keep_real[~table.index.isin([row["clip_id"] for row in data.rows if row["audible"]])].any()
+
+
+def test_auto_is_best_on_validation_and_keeps_more_of_equals(data):
+    table, metrics, sweep = decide(data)
+    best = sweep.validation_accuracy.max()
+    assert metrics["threshold"] == sweep.threshold[sweep.validation_accuracy >= best - 1e-6].min()
+    assert sweep.validation_accuracy.nunique() > 1
+    hand = pd.DataFrame({"threshold": [0.0, 0.3, 0.6, 0.9], "validation_accuracy": [0.5, 0.7, 0.7 + 1e-15, 0.4]})
+    assert filter_measures.best_threshold(hand) == 0.3
+    assert (table.keep == (table.score >= metrics["threshold"])).all()
+
+
+def test_auto_does_not_look_at_test(data):
+    _, before, _ = decide(data)
+    for condition, seed in (("video_only", 1), ("generated", 2)):
+        made = predictions.read(condition)
+        test = (made.clips.split == "test").to_numpy()
+        probabilities = made.probabilities.copy()
+        probabilities[:, test] = np.random.default_rng(seed).dirichlet(np.ones(3), (2, test.sum()))
+        predictions.write(condition, predictions.Predictions(made.clips, made.actions, probabilities))
+    assert decide(data)[1]["threshold"] == before["threshold"]
+
+
+def test_published_needs_its_score_audible_sound_and_the_exact_number_of_frames(data):
+    table, metrics, _ = decide(data)
+    for row in data.rows:
+        if row["action"]:
+            found = table.loc[row["clip_id"]]
+            assert found.keep_published == (found.score_published >= 0.72 and row["audible"] and row["frame_count"] == STEPS)
+    would = table.score_published >= 0.72
+    assert would.sum() > table.keep_published.sum() > 0
+    assert metrics["kept_fraction_published"] == pytest.approx(table.keep_published[table.split == "test"].mean())
+    assert (decide(data, threshold=0.1, reference="entry", action="label")[0].keep_published == table.keep_published).all()
+
+
+# The sweep
+
+
+def test_the_sweep_by_hand(data):
+    table, _, sweep = decide(data)
+    rows = {row["clip_id"]: row for row in data.rows}
+    found = {condition: predictions.read(condition) for condition in ("generated", "video_only")}
+    hits = {condition: pd.Series(made.hits(), made.clips.clip_id) for condition, made in found.items()}
+    test, validation = (table[table.split == split] for split in ("test", "validation"))
+    audible = [name for name in test.index if rows[name]["audible"]]
+    fits = np.array([rows[n]["label_scores"].astype(np.float16)[np.argmax(rows[n]["generated_scores"])] >= 0.3 for n in audible])
+    assert 0 < fits.mean() < 1 and 0.72 in sweep.threshold.to_numpy()
+    for line in sweep.itertuples():
+        assert line.kept_fraction == pytest.approx((test.score >= line.threshold).mean(), abs=1e-6)
+        kept = (test.score[audible] >= line.threshold).to_numpy()
+        if kept.any():
+            assert line.precision == pytest.approx(precision_score(fits, kept), abs=1e-6)
+        else:
+            assert np.isnan(line.precision)
+        assert line.recall == pytest.approx(recall_score(fits, kept), abs=1e-6)
+        for part, found in ((validation, line.validation_accuracy), (test, line.test_accuracy)):
+            expected = np.mean([hits["generated" if score >= line.threshold else "video_only"][name] for name, score in part.score.items()])
+            assert found == pytest.approx(expected, abs=1e-6)
+    assert sweep.test_accuracy.iloc[-1] == pytest.approx(hits["video_only"][test.index].mean(), abs=1e-6)  # all rejected
+
+
+def test_control_filters_keep_as_many_of_each_predicted_action():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"predicted_action": rng.choice(["a", "b", "c"], 60)})
+    keep, confidence = rng.random(60) < 0.4, rng.random(60)
+    orders = filter_measures.ranks(confidence)
+    assert len(orders) == 1 + filter_measures.DRAWS
+    for order in orders:
+        chosen = filter_measures.by_action(table, keep, order)
+        assert table.predicted_action[chosen].value_counts().to_dict() == table.predicted_action[keep].value_counts().to_dict()
+    sure = filter_measures.by_action(table, keep, orders[0])
+    for action in "abc":
+        inside = (table.predicted_action == action).to_numpy()
+        assert confidence[inside & sure].min() > confidence[inside & ~sure].max()
+    drawn = np.mean([filter_measures.by_action(table, keep, order) for order in orders[1:]], axis=0)
+    assert 0.2 < drawn.mean() < 0.6 and (drawn > 0).mean() > 0.9  # no clip is left out by the draw
+
+
+def test_the_confidence_filters_accuracy(data):
+    table, _, sweep = decide(data)
+    video = predictions.read("video_only").of("test")
+    confidence = pd.Series(video.probabilities.mean(0).max(1), video.clips.clip_id)
+    own = pd.Series(predictions.read("generated").of("test").hits(), video.clips.clip_id)
+    base = pd.Series(video.hits(), video.clips.clip_id)
+    test = table[table.split == "test"]
+    for line in sweep.iloc[[3, 8, 12]].itertuples():
+        right = []
+        for _, group in test.groupby("predicted_action"):
+            count = (group.score >= line.threshold).sum()
+            order = confidence[group.index].sort_values(ascending=False).index
+            right += [*own[order[:count]], *base[order[count:]]]
+        assert line.confidence_filter_accuracy == pytest.approx(np.mean(right), abs=1e-6)
+
+
+# Figures
+
+
+def test_the_kept_bit_alone_by_hand():
+    table = pd.DataFrame([
+        *(["training", "a", True], ["training", "a", True], ["training", "b", True], ["training", "b", False], ["training", "b", False]),
+        *(["test", "a", True], ["test", "a", False], ["test", "b", True], ["test", "b", False], ["test", "b", False]),
+    ], columns=["split", "action", "keep"])  # fmt: skip
+    assert filter_measures.bit_accuracy(table, "keep") == 3 / 5  # kept: a; rejected: b
+    assert filter_measures.bit_accuracy(table, None) == 3 / 5  # always b
+    table.loc[table.split == "training", "keep"] = True
+    assert filter_measures.bit_accuracy(table, "keep") == 1 / 5  # of the rejected nothing is known; kept: b
+
+
+def test_figures_by_hand_and_scikit_learn(data):
+    table, metrics, _ = decide(data, threshold=0.2)
+    rows = {row["clip_id"]: row for row in data.rows}
+    test = table[table.split == "test"]
+    kept = metrics["kept_fraction"]
+    assert (kept["mean"], kept["n"]) == (pytest.approx(test.keep.mean(), abs=1e-6), len(test))
+    assert kept["ci95_low"] <= kept["mean"] <= kept["ci95_high"]
+    for action in ACTIONS:
+        assert metrics["kept_fraction_by_action"][action] == pytest.approx(test.keep[test.action == action].mean(), abs=1e-6)
+    heard = np.array([rows[name]["audible"] for name in test.index])
+    found = np.array([rows[n]["label_scores"].astype(np.float16)[np.argmax(rows[n]["generated_scores"])] >= 0.3 for n in test.index])
+    assert metrics["auroc_found_in_real"] == pytest.approx(roc_auc_score(found[heard], test.score[heard]), abs=1e-5)
+    belongs = np.array([rows[name]["sound_belongs"] for name in test.index])
+    assert metrics["auroc_real"] == pytest.approx(roc_auc_score(belongs[heard], test.score_real[heard]), abs=1e-5)
+    assert metrics["kept_fraction_real"] == pytest.approx(test.keep_real[heard].mean(), abs=1e-6)
+    good = [row for row in data.rows if row["split"] == "training" and row["sound_belongs"]]
+    probe = LogisticRegression(C=0.1, max_iter=2000).fit([row["audio"].mean(0) for row in good], [row["action"] for row in good])
+    right = np.array([probe.predict(rows[name]["made"][0].mean(0)[None])[0] == rows[name]["action"] for name in test.index])
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(right, test.score), abs=1e-5)
+    assert metrics["auroc_oracle"] == pytest.approx(roc_auc_score(right, test.score_oracle), abs=1e-5)
+    assert metrics["generated_sounds_right"] == pytest.approx(right.mean(), abs=1e-6)
+    assert metrics["kept_sounds_right"] == pytest.approx(right[test.keep].mean(), abs=1e-6)
+
+
+def test_auroc_needs_both_kinds():
+    assert filter_measures.auroc(np.array([1, 1]), pd.Series([0.1, 0.2])) is None
+    assert filter_measures.auroc(np.array([0, 1, 0, 1]), pd.Series([0.1, 0.2, 0.3, 0.4])) == 0.75
+
+
+def test_labels_in_another_order_than_their_index_are_an_error(data):
+    labelled = [row | {"generated": row["generated_scores"]} for row in data.rows if row["action"]]
+    labelled.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
+    shards.write(Path("data/predicted_labels"), filter.pa.schema([("generated", shards.tensor(filter.pa.float16(), LABELS))]),
+                 labelled, labelled[::-1], "v")  # fmt: skip
+    with pytest.raises(UserError, match="not in the order of its index"):
+        decide(data)
+
+
+def test_nothing_kept_and_everything_kept(data):
+    for threshold, share in ((1.0, 0), (-1.0, 1)):
+        _, metrics, _ = decide(data, threshold=threshold)
+        assert metrics["kept_fraction"]["mean"] == share
+        assert (metrics["kept_sounds_right"] is None) == (share == 0)
+
+
+# What the classifier makes of it
+
+ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "depends_on": "data/filter.parquet"}
+CONDITIONS = {
+    "generated": ROW, "validated": ROW | {"gate": "keep"},
+    "validated_real": ROW | {"train_audio": "real", "test_audio": "real", "gate": "keep_real"},
+    "published": ROW | {"gate": "keep_published", "kept_only": True},
+}  # fmt: skip
+
+
+def train(name: str) -> predictions.Predictions:
+    classifier.main(run.StageRun("classifier", name, 1))
+    return predictions.read(name)
+
+
+@pytest.fixture
+def decided(data):
+    data.set(classifier={"seeds": 2, "lstm": NETWORK, "conditions": CONDITIONS})
+    data.table, _, _ = decide(data, threshold=0.2)
+    return data
+
+
+def test_what_was_generated_for_a_rejected_clip_does_not_matter(decided):
+    before = {name: train(name).probabilities for name in ("generated", "validated")}
+    assert 0.2 < decided.table.keep.mean() < 0.9
+    for row in decided.rows:
+        if row["action"] and not decided.table.keep[row["clip_id"]]:
+            row["made"] = row["made"] + 5
+    write_made(decided.rows)
+    assert np.array_equal(train("validated").probabilities, before["validated"])
+    assert not np.array_equal(train("generated").probabilities, before["generated"])
+
+
+def test_what_was_generated_for_a_kept_clip_matters(decided):
+    before = train("validated").probabilities
+    chosen = next(row for row in decided.rows if row["split"] == "test" and decided.table.keep[row["clip_id"]])
+    chosen["made"] = chosen["made"] + 5
+    write_made(decided.rows)
+    after = train("validated")
+    changed = (after.probabilities != before).any((0, 2))
+    assert after.clips.clip_id[changed].tolist() == [chosen["clip_id"]]
+
+
+def test_real_sound_that_the_filter_rejects_does_not_matter(decided):
+    before = train("validated_real").probabilities
+    for row in decided.rows:
+        if row["action"] and not decided.table.keep_real[row["clip_id"]]:
+            row["audio"] = row["audio"] + 5
+    synthetic.write(decided.rows)
+    assert np.array_equal(train("validated_real").probabilities, before)
+
+
+def test_kept_only_leaves_rejected_clips_out_of_training_and_scoring(decided):
+    # by hand, so that every split keeps some of every action
+    kept = {row["clip_id"]: i % 3 > 0 for i, row in enumerate(decided.rows)}
+    decided.table["keep_published"] = decided.table.clip_id.map(kept)
+    decided.table.to_parquet("data/filter.parquet", index=False)
+    made = train("published")
+    answered = [row["clip_id"] for row in decided.rows if row["split"] in ("validation", "test") and kept[row["clip_id"]]]
+    assert set(made.clips.clip_id) == set(answered)
+    metrics = json.loads(Path("metrics/classifier/published.json").read_text())
+    for split in ("training", "validation", "test"):
+        assert metrics["clips"][split] == sum(kept[row["clip_id"]] for row in decided.rows if row["split"] == split)
+    for row in decided.rows:
+        if not kept[row["clip_id"]]:
+            row["rgb"], row["made"] = row["rgb"] + 3, row["made"] + 3
+    synthetic.write(decided.rows)
+    write_made(decided.rows)
+    assert np.array_equal(train("published").probabilities, made.probabilities)
+
+
+def test_seed_s_hears_generator_s(decided):
+    before = train("generated").probabilities
+    for row in decided.rows:
+        row["made"][1] += 5 * np.sin(np.arange(COMPONENTS))
+    write_made(decided.rows)
+    with scratch() as folder:
+        made = classifier.Data(folder, params.load("classifier", classifier.ClassifierParams).conditions["generated"])
+        rows = made.rows("test")
+        by_name = {row["clip_id"]: row["made"] for row in decided.rows}
+        for seed in (0, 1, 2):  # more seeds than generators begin again
+            expected = np.stack([by_name[name][seed % 2] for name in made.clips.clip_id.to_numpy()[rows]])
+            assert np.allclose(made.sound_of_seed(rows, seed)[0], expected, atol=1e-2)
+    after = train("generated").probabilities
+    assert not np.array_equal(after[1], before[1])
+
+
+def test_a_filter_that_rejects_everything_leaves_the_token(decided):
+    decide(decided, threshold=1.0)
+    made = train("validated")
+    assert np.isfinite(made.probabilities).all()
+    for row in decided.rows:
+        row["made"] = row["made"] + 5
+    write_made(decided.rows)
+    assert np.array_equal(train("validated").probabilities, made.probabilities)
+
+
+def test_rejected_clips_are_read_as_without_audio(decided):
+    with scratch() as folder:
+        made = classifier.Data(folder, params.load("classifier", classifier.ClassifierParams).conditions["validated"])
+        rows = made.rows("training", "test")
+        audio, heard = made.sound_of_seed(rows, 0)
+        assert heard.tolist() == decided.table.keep[made.clips.clip_id.to_numpy()[rows]].tolist()
+        assert not audio[~heard].any() and audio[heard].any() and len(torch.unique(heard)) == 2
