@@ -170,8 +170,9 @@ def main(stage: run.StageRun) -> None:
         f"(score at least {tables.metrics_of('label_predictor')['threshold']:g}); *reported* on MiT.", tables.label_table(),
         "## Dictionary", tables.dictionary_table(),
         "## Filter", tables.filter_sentence(), "Precision and recall: of keeping audible test clips whose strongest generated label is "
-        "found in the real sound. Accuracies: `generated` answers where kept, `video_only` where rejected; the random and the confidence "
-        "filter keep as many clips of each predicted action. All in per cent.", tables.threshold_table(),
+        "found in the real sound. Accuracies: `generated` answers where kept, `video_only` where rejected. Beside them filters that "
+        "keep as many clips at random, or as many of each predicted action, at random or the most confident. All in per cent.",
+        tables.threshold_table(),
     ]  # fmt: skip
     text += experiment_tables()
     Path("metrics/tables.md").write_text("\n\n".join(text) + "\n")

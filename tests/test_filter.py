@@ -171,10 +171,10 @@ def test_a_number_is_the_threshold(data, threshold):
 
 def test_auto_is_best_on_validation_and_keeps_more_of_equals(data):
     table, metrics, sweep = decide(data)
-    best = sweep.validation_accuracy.max()
-    assert metrics["threshold"] == sweep.threshold[sweep.validation_accuracy >= best - 1e-6].min()
-    assert sweep.validation_accuracy.nunique() > 1
-    hand = pd.DataFrame({"threshold": [0.0, 0.3, 0.6, 0.9], "validation_accuracy": [0.5, 0.7, 0.7 + 1e-15, 0.4]})
+    best = sweep.validation_informedness.max()
+    assert metrics["threshold"] == sweep.threshold[sweep.validation_informedness >= best - 1e-6].min()
+    assert sweep.validation_informedness.nunique() > 1 and sweep.validation_informedness.iloc[0] == 0  # -1 keeps all
+    hand = pd.DataFrame({"threshold": [0.0, 0.3, 0.6, 0.9], "validation_informedness": [0.5, 0.7, 0.7 + 1e-15, 0.4]})
     assert filter_measures.best_threshold(hand) == 0.3
     assert (table.keep == (table.score >= metrics["threshold"])).all()
 

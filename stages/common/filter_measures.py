@@ -1,9 +1,10 @@
 """What is a filter's decision worth?
 
 Accuracies here combine two rows without training anything: where a clip's generated audio is kept, `generated` answers,
-else `video_only`; that is what a threshold trades, and what `auto` chooses on validation.  `validated` itself is trained
-(classifier.py).  "Fits", on any data set: the label that the generated features sound like most is among those that AST
-finds in the real waveform (audible clips only).
+else `video_only`.  `validated` itself is trained (classifier.py).  "Fits", on any data set: the label that the generated
+features sound like most is among those that AST finds in the real waveform (audible clips only).  `auto` takes the
+threshold that tells best on validation what fits; accuracy on validation hardly depends on it, so that its best
+threshold would be drawn by chance.
 """
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from stages.common import predictions, shards, statistics
 
-GRID = np.round(np.arange(0, 1.0001, 0.04), 2)  # holds 0.72
+GRID = np.round(np.concatenate([[-1.0], np.arange(0, 1.0001, 0.04)]), 2)  # -1 keeps all; holds 0.72
 FOUND = 0.3  # AST score from which on a label counts as found in the real waveform
 DRAWS = 20  # of the random filter
 
@@ -28,24 +29,29 @@ def fits(scores: dict[str, np.ndarray]) -> np.ndarray:
 
 def sweep(table: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFrame:
     """The trade-off over thresholds: kept fraction on test, precision and recall of keeping what fits (audible test
-    clips), accuracy on validation and test, and on test that of filters that keep as many clips of each predicted action
-    at random or where `video_only` is most confident."""
+    clips), informedness of the same on validation, accuracy on validation and test, and on test that of filters that keep
+    as many clips at random, as many of each predicted action at random, or as many of each where `video_only` is most
+    confident."""
     own, base = answers(table, "generated"), answers(table, "video_only")
     confidence = answers(table, "video_only", confidence=True)
     right = fits(scores)
     test, validation = ((table.split == split).to_numpy() for split in ("test", "validation"))
-    heard = test & table.heard.to_numpy()
+    heard, checked = (part & table.heard.to_numpy() for part in (test, validation))
     rows = []
     for threshold in GRID:
         keep = (table.score >= threshold).to_numpy()
-        same = [by_action(table[test], keep[test], order) for order in ranks(confidence[test])]
+        orders = ranks(confidence[test])
+        same = [by_action(table[test], keep[test], order) for order in orders]
+        share = keep[test].mean()
         rows.append({
             "threshold": threshold,
-            "kept_fraction": keep[test].mean(),
+            "kept_fraction": share,
             "precision": right[heard & keep].mean() if (heard & keep).any() else np.nan,
             "recall": keep[heard & right].mean() if (heard & right).any() else np.nan,
+            "validation_informedness": informedness(keep[checked], right[checked]),
             "validation_accuracy": np.where(keep, own, base)[validation].mean(),
             "test_accuracy": np.where(keep, own, base)[test].mean(),
+            "random_clips_accuracy": share * own[test].mean() + (1 - share) * base[test].mean(),
             "random_filter_accuracy": np.mean([np.where(chosen, own[test], base[test]).mean() for chosen in same[1:]]),
             "confidence_filter_accuracy": np.where(same[0], own[test], base[test]).mean(),
         })  # fmt: skip
@@ -67,9 +73,14 @@ def by_action(table: pd.DataFrame, keep: np.ndarray, order: np.ndarray) -> np.nd
     return chosen
 
 
+def informedness(keep: np.ndarray, right: np.ndarray) -> float:
+    """Recall minus false-positive rate of keeping what fits (Youden 1950): 0 for keeping all, none or at random."""
+    return float(keep[right].mean() - keep[~right].mean()) if right.any() and not right.all() else 0.0
+
+
 def best_threshold(sweep: pd.DataFrame) -> float:
-    """The threshold with the highest validation accuracy; of equal ones the one that keeps most."""
-    return float(sweep.threshold[sweep.validation_accuracy.round(9).idxmax()])
+    """The threshold with the highest informedness on validation; of equal ones the one that keeps most."""
+    return float(sweep.threshold[sweep.validation_informedness.round(9).idxmax()])
 
 
 def answers(table: pd.DataFrame, condition: str, confidence: bool = False) -> np.ndarray:
@@ -92,7 +103,7 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], threshold: float
         "kept_fraction_real": float(test.keep_real[heard].mean()),
         "kept_fraction_published": float(test.keep_published.mean()),
         "kept_bit_alone": {
-            **{way: bit_accuracy(table, f"keep{way}") for way in ("", "_oracle")},
+            **{column: bit_accuracy(table, column) for column in ("keep", "keep_oracle")},
             "most_frequent_action": bit_accuracy(table, None),
         },
         "auroc_found_in_real": auroc(right[heard], test.score[heard]),
@@ -103,8 +114,10 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], threshold: float
         belongs = test.clip_id.map(truth).to_numpy(bool)
         figures |= {
             "auroc": auroc(sounds_right, test.score),
+            "auroc_within_action": within_action(sounds_right, test.score, test.predicted_action),
             "auroc_oracle": auroc(sounds_right, test.score_oracle),
             "auroc_real": auroc(belongs[heard], test.score_real[heard]),
+            "auroc_real_within_action": within_action(belongs[heard], test.score_real[heard], test.predicted_action[heard]),
             "generated_sounds_right": float(sounds_right.mean()),
             "kept_sounds_right": float(sounds_right[test.keep].mean()) if test.keep.any() else None,
         }
@@ -114,6 +127,13 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], threshold: float
 def auroc(truth: np.ndarray, score: pd.Series) -> float | None:
     """Area under the ROC curve; None where only one class occurs."""
     return float(roc_auc_score(truth, score)) if 0 < np.mean(truth) < 1 else None
+
+
+def within_action(truth: np.ndarray, score: pd.Series, actions: pd.Series) -> float | None:
+    """AUROC within each predicted action, averaged by clips: what the score tells beyond which action it is."""
+    groups = [(actions == action).to_numpy() for action in actions.unique()]
+    found = [(value, group.sum()) for group in groups if (value := auroc(truth[group], score[group])) is not None]
+    return float(np.average([value for value, _ in found], weights=[size for _, size in found])) if found else None
 
 
 def bit_accuracy(table: pd.DataFrame, column: str | None) -> float:

@@ -75,8 +75,10 @@ def threshold_table() -> str:
     table = pd.read_csv(METRICS / "plots/filter/sweep.csv")
     names = {
         "threshold": "threshold", "kept_fraction": "kept", "precision": "precision", "recall": "recall",
-        "validation_accuracy": "validation accuracy", "test_accuracy": "test accuracy",
-        "random_filter_accuracy": "random filter, test", "confidence_filter_accuracy": "confidence filter, test",
+        "validation_informedness": "informedness, validation", "validation_accuracy": "validation accuracy",
+        "test_accuracy": "test accuracy",
+        "random_clips_accuracy": "random filter, test", "random_filter_accuracy": "random within action, test",
+        "confidence_filter_accuracy": "confident within action, test",
     }  # fmt: skip
     rows = [
         [f"{row.threshold:.2f}", *("" if pd.isna(value) else f"{100 * value:.1f}" for value in row.iloc[1:])]
@@ -91,17 +93,18 @@ def filter_sentence() -> str:
     kept, alone = found["kept_fraction"], found["kept_bit_alone"]
     text = (
         f"At the threshold {found['threshold']:g} (chosen on validation unless params.yaml names one) the filter keeps "
-        f"{percent(kept)} % of the {kept['n']} test clips. The kept bit alone names the action of {100 * alone['']:.1f} % of them "
-        f"(of the leaky one, `keep_oracle`: {100 * alone['_oracle']:.1f} %; always the most frequent action: "
+        f"{percent(kept)} % of the {kept['n']} test clips. The kept bit alone names the action of {100 * alone['keep']:.1f} % of them "
+        f"(of the leaky one, `keep_oracle`: {100 * alone['keep_oracle']:.1f} %; always the most frequent action: "
         f"{100 * alone['most_frequent_action']:.1f} %). AUROC of the score for \"its strongest label is found in the real sound\": "
         f"{number(found['auroc_found_in_real'])}"
     )
     if "auroc" in found:
+        right, kept_right = (100 * (found[key] or 0) for key in ("generated_sounds_right", "kept_sounds_right"))
         text += (
-            f"; for \"the generated audio sounds like its true action\" (a probe on real features): {number(found['auroc'])}, "
-            f"against the true action {number(found['auroc_oracle'])}; of real audio for \"this sound belongs to the action\": "
-            f"{number(found['auroc_real'])}. The probe assigns {100 * found['generated_sounds_right']:.1f} % of the generated features "
-            "to the true action, "
-            f"{number(100 * (found['kept_sounds_right'] or 0))} % of the kept ones"
+            f"; for \"the generated audio sounds like its true action\" (a probe on real features): {number(found['auroc'])}, within "
+            f"predicted actions {number(found['auroc_within_action'])}, against the true action {number(found['auroc_oracle'])}; of real "
+            f"audio for \"this sound belongs to the action\": {number(found['auroc_real'])}, within predicted actions "
+            f"{number(found['auroc_real_within_action'])}. The probe assigns {right:.1f} % of the generated features to the true action, "
+            f"{kept_right:.1f} % of the kept ones"
         )
     return text + "."
