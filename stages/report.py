@@ -160,8 +160,8 @@ def main(stage: run.StageRun) -> None:
     root = params.load("clips", Root, only=True).root
     text = ["# Results", introduction(root, tests, result), "## Main table", main_table(result, rows.conditions), NOT_COMPARABLE,
             "## On subsets of the test clips", "`published` answers kept clips only.", subset_table(result)]  # fmt: skip
-    if p.look_alike_pairs:
-        metrics["look_alike_pairs"] = pair_accuracy(tests, p.look_alike_pairs)
+    if pairs := [pair for pair in p.look_alike_pairs if set(pair) <= set(tests[BASELINE].action)]:
+        metrics["look_alike_pairs"] = pair_accuracy(tests, pairs)
         text += ["## Within look-alike pairs", "Accuracy (over all actions) on the clips of actions that look alike and sound different.",
                  pair_table(metrics["look_alike_pairs"])]  # fmt: skip
     text += [

@@ -101,7 +101,7 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
     assert threshold() == before[2]
     table = decisions()
     pd.testing.assert_frame_equal(table[HONEST], before[3][HONEST])
-    assert 0 < table.keep.mean() < 1
+    assert table.score.nunique() > 10  # the scores that stayed the same tell clips apart
     test = table.split == "test"
     assert (table.score_oracle[test] != before[3].score_oracle[test]).any()  # what is leaky does change
     assert (table.score_published[test] != before[3].score_published[test]).any()
@@ -138,7 +138,10 @@ def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
     changed = {str(path) for path in before | after if before.get(path) != after.get(path)}
     assert changed == {"data/truth.parquet", "metrics/filter.json"} and len(before) > 50
     with_truth, without = (json.loads(found[Path("metrics/filter.json")]) for found in (before, after))
-    assert with_truth.keys() - without.keys() == {"auroc", "auroc_oracle", "auroc_real", "generated_sounds_right", "kept_sounds_right"}
+    assert with_truth.keys() - without.keys() == {
+        *("auroc", "auroc_within_action", "auroc_oracle", "auroc_real", "auroc_real_within_action"),
+        *("generated_sounds_right", "kept_sounds_right"),
+    }  # fmt: skip
     assert without.items() <= with_truth.items()
 
 

@@ -80,3 +80,12 @@ def test_figures_are_of_the_right_split_and_scikit_learns(made):
     pooled = f1_score(np.tile(true[test], 3), guessed[:, test].ravel(), average="macro")
     assert figures["macro_f1"]["mean"] == pytest.approx(pooled)  # counts summed over seeds
     assert predictions.score(random_predictions(1))["accuracy"]["seed_sd"] == 0
+
+
+def test_a_row_without_clips_stands_in_files_and_figures(workspace):
+    empty = pd.DataFrame({name: pd.Series(dtype=str) for name in predictions.CLIP_COLUMNS})
+    predictions.write("published", Predictions(empty, ["a", "b"], np.zeros((3, 0, 2), np.float32)))
+    found = predictions.read("published")
+    assert found.actions == ["a", "b"] and found.probabilities.shape == (1, 0, 2)
+    figures = predictions.score(found)
+    assert figures["accuracy"]["mean"] is None and figures["accuracy"]["n"] == 0 and figures["macro_f1"]["mean"] is None

@@ -28,5 +28,5 @@ def test_commands_name_modules_and_parameters_that_exist():
     for key in re.findall(r"-S ([a-z_.]+)=", README):
         section, name = key.split(".")
         assert name in params[section], key
-    for module in re.findall(r"python -m ((?:stages|benchmarks)[a-z_.]*)", README):
+    for module in re.findall(r"python -m ((?:stages|benchmarks)[a-z_.]*[a-z])", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module

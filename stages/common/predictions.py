@@ -38,7 +38,7 @@ class Predictions:
     @property
     def labels(self) -> np.ndarray:
         """The true action's index of each clip [clips]."""
-        return self.clips.action.map({action: i for i, action in enumerate(self.actions)}).to_numpy()
+        return self.clips.action.map({action: i for i, action in enumerate(self.actions)}).to_numpy(int)
 
     @property
     def answers(self) -> np.ndarray:
@@ -80,7 +80,8 @@ def read(condition: str) -> Predictions:
     seeds = max(1, len(set(table["seed"].to_pylist())))
     probabilities = shards.as_array(table["probabilities"])
     clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]
-    return Predictions(clips, json.loads(table.schema.metadata[b"actions"]), probabilities.reshape(seeds, len(clips), -1))
+    names = json.loads(table.schema.metadata[b"actions"])
+    return Predictions(clips, names, probabilities.reshape(seeds, len(clips), len(names)))
 
 
 def score(predictions: Predictions) -> dict:
