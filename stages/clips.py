@@ -21,6 +21,7 @@ remembered by path, size and modification time.
 import csv
 import hashlib
 import re
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
@@ -223,6 +224,22 @@ def _refuse(clip: dict, status: str, reason: str) -> None:
         clip |= {"status": status, "reason": reason}
 
 
+def pass_truth_on(source: Path, target: Path) -> None:
+    """Copy the truth of rendered clips, or write a table without rows where the root has none."""
+    if not source.is_file():
+        return shards.write_table(TRUTH.empty_table(), target)
+    try:
+        schema = pq.read_schema(source)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{source} is no Parquet file ({str(error).splitlines()[0]}): remove it, or restore what `sample` wrote") from None
+    if missing := [field.name for field in TRUTH if field not in list(schema)]:
+        names = ", ".join(missing)
+        raise UserError(f"{source} lacks the columns {names}, or has them with other types: remove it, or restore what `sample` wrote")
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
 def main(stage: run.StageRun) -> None:
     p = params.load("clips", ClipsParams)
     clips = find(p)
@@ -234,8 +251,7 @@ def main(stage: run.StageRun) -> None:
     clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
     run.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
     shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), Path("data/clips.parquet"))
-    truth = Path(p.root) / "truth.parquet"
-    shards.write_table(pq.read_table(truth, schema=TRUTH) if truth.is_file() else TRUTH.empty_table(), Path("data/truth.parquet"))
+    pass_truth_on(Path(p.root) / "truth.parquet", Path("data/truth.parquet"))
     ok = [clip for clip in clips if clip["status"] == "ok"]
     splits = ("training", "validation", "test", "unlabelled")
     stage.write_metrics({

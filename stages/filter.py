@@ -140,7 +140,7 @@ def read_clips() -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     real[table.heard] = heard["label_scores"][[position[name] for name in table.clip_id[table.heard]]]
     table["predicted_action"] = table.clip_id.map(predictions.read("video_only").consensus())
     if table.predicted_action.isna().any():
-        raise UserError("some clips have no predicted action: classifier.conditions.video_only.out_of_fold must be at least 2 for the filter")
+        raise UserError("some clips have no predicted action: the filter needs classifier.conditions.video_only.out_of_fold of at least 2")
     return table, {"generated": columns["generated"].astype(np.float32), "real": real}
 
 
