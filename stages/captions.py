@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from safetensors.numpy import load_file
 
 from stages.common import backbones, captioning, folds, params, run, shards, text_embedding
@@ -56,7 +56,7 @@ class CaptionsParams(params.Section):
     beams: int = Field(ge=1, le=32)
     max_tokens: int = Field(ge=1, le=512)
     frames_per_batch: int = Field(ge=1, le=65536)
-    finetune: Annotated[Literal["off", "tags", "self_critical"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML's off
+    finetune: Literal["off", "tags", "self_critical"]
     finetune_frames: int = Field(ge=1, le=1000)
     tags: int = Field(ge=1, le=527)
     tag_score: float = Field(gt=0, lt=1)

@@ -1,48 +1,48 @@
 """Train and score the action classifier under one condition: what audio it has in training and at test.
 
-Reads    data/video_features/{rgb,flow}, and data/audio_features where the condition uses audio
+Reads    data/video_features/{rgb,flow}, data/missing_audio.parquet, and what the condition names: real audio, what was made
+         for it (generated features, a teacher's answers), what decides (filter, dictionary)
 Writes   data/predictions/<condition>.parquet, a row per seed and validation or test clip (common/predictions.py); with
-         `out_of_fold` for training clips, too, by models that have not seen their sources
+         `out_of_fold` for training clips, too, by models that have not seen their sources; with `answers_pool` for
+         unlabelled clips, too
+         data/missing_rates/<condition>.parquet, a row per seed, missing rate and test clip:
+             seed int32, missing_rate float32, clip_id, source_id string, hit bool
          models/classifier/<condition>/seed-<n>.safetensors and config.json
          metrics/classifier/<condition>.json and, as DVC plots, metrics/plots/{loss,confusion}/<condition>.csv
 The LSTM reads RGB and flow features, concatenated [T, 2D], with audio [T, 2D + components]; its last hidden state gives
 the action.  Early stopping and all choices on validation; test is scored once.  `logistic` conditions use logistic
 regression on mean and standard deviation over time instead: a weak LSTM would make any gain meaningless.
 """
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from pydantic import Field
 from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax
 
-from stages.common import backbones, folds, params, predictions, run, shards
+from stages.common import backbones, folds, params, predictions, run, shards, statistics
+from stages.common.action_data import POOL, SOURCES, SPLITS, ActionData, Condition, lessons
 from stages.common.errors import UserError
-from stages.common.features import AUDIO, Features
-from stages.common.networks.classifier import ActionClassifier, matched_hidden, parameter_count
+from stages.common.features import AUDIO
+from stages.common.networks.classifier import (
+    ActionClassifier,
+    GatedClassifier,
+    MultitaskClassifier,
+    ReconstructingClassifier,
+    matched_hidden,
+    parameter_count,
+)
 from stages.common.parallel import Failure, map_items, one_thread
 from stages.common.predictions import Predictions
 from stages.common.training import TrainingParams, fit, scratch
 
-SPLITS = ("training", "validation", "test")
-SOUNDS = {"none": None, "real": AUDIO, "generated": Path("data/generated/validation"), "mapped": Path("data/generated/mapping")}
-
-
-class Condition(params.Section):
-    """One row of the main table: what audio stands in training and at validation and test."""
-
-    model: Literal["lstm", "logistic"]
-    train_audio: Literal["none", "real", "generated", "mapped"]
-    test_audio: Literal["none", "real", "generated", "mapped", "zeros", "token"]
-    gate: Literal["none", "keep", "keep_oracle", "keep_real", "keep_published"] = "none"
-    kept_only: bool = False
-    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
-    match_parameters: bool = False
-    out_of_fold: int = Field(default=0, ge=0, le=20)
-    depends_on: str
+MISSING_RATES = pa.schema([
+    ("seed", pa.int32()), ("missing_rate", pa.float32()), ("clip_id", pa.string()), ("source_id", pa.string()), ("hit", pa.bool_()),
+])  # fmt: skip
 
 
 class NetworkParams(TrainingParams):
@@ -58,152 +58,215 @@ class LogisticParams(params.Section):
 
 class ClassifierParams(params.Section):
     seeds: int = Field(ge=1, le=100)
+    labels_per_action: int = Field(ge=0)
+    missing_rates: list[float] = Field(min_length=1)
     lstm: NetworkParams
     logistic: LogisticParams
+    extra_weight: float = Field(ge=0)
+    teaching: dict[str, float]
     conditions: dict[str, Condition]
 
 
-class Data(Features):
-    """Features of the labelled clips with their labels [N], indices into the training clips' `actions`.
+@dataclass
+class Training:
+    """One training: rows [n] learned with their targets [N, actions], rows asked afterwards; a worker runs it."""
 
-    Where the condition has a gate, `audio_row` is -1 (no audio: the learned token) for clips that the filter (of what
-    architecture 2 generated for `mapped` rows, else of architecture 1's) rejects;
-    with `kept_only` the rejected clips are left out of training and of scoring, and where that leaves nothing in a split
-    the row stands in the tables without clips.
-    """
-
-    def __init__(self, folder: Path, condition: Condition):
-        super().__init__(folder, SPLITS, SOUNDS[condition.train_audio])
-        self.kept = torch.ones(len(self.clips), dtype=torch.bool)
-        if condition.gate != "none":
-            decided = "data/filter_mapping.parquet" if condition.train_audio == "mapped" else "data/filter.parquet"
-            decisions = pd.read_parquet(decided, columns=["clip_id", condition.gate]).set_index("clip_id")[condition.gate]
-            self.kept = torch.tensor(self.clips.clip_id.map(decisions).fillna(False).to_numpy(bool))
-            self.audio_row[~self.kept] = -1
-        self.all_kept = not condition.kept_only
-        actions = self.clips.action.to_numpy()
-        self.actions = sorted(set(actions[super().rows("training")]))
-        if len(self.actions) < 2:
-            raise UserError(f"the classifier needs training clips of at least two actions; there are: {self.actions}")
-        for split in SPLITS:
-            if not len(super().rows(split)):
-                raise UserError(f"no {split} clip is left for the classifier; metrics/clips.json, frames.json and filter.json say why")
-        if strangers := sorted(set(actions[super().rows("validation", "test")]) - set(self.actions)):
-            names = ", ".join(strangers)
-            raise UserError(f"{names}: validation or test clips, but no training clip; add some, or leave them out by clips.actions")
-        number = {action: i for i, action in enumerate(self.actions)}
-        self.labels = torch.tensor([number[action] for action in actions])
-
-    def rows(self, *splits: str) -> torch.Tensor:
-        """Indices of the clips of the given splits that take part."""
-        rows = super().rows(*splits)
-        return rows if self.all_kept else rows[self.kept[rows]]
-
-    def sound_of_seed(self, rows: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `sound`; of generated features [n, seeds, T, A] those of this seed's generator."""
-        audio, heard = self.sound(rows)
-        return (audio[:, seed % audio.shape[1]] if audio.ndim == 4 else audio), heard
+    data: ActionData
+    condition: Condition
+    p: ClassifierParams
+    seed: int
+    learned: torch.Tensor
+    targets: torch.Tensor
+    asked: torch.Tensor
+    name: str
+    rates: list[float]  # missing rates at which test clips are asked again
 
 
-def train_one(task: tuple[Data, Condition, NetworkParams, int, torch.Tensor, torch.Tensor, str]) -> dict:
-    """Train once on the rows `learned` (runs in a worker): weights, loss curve and probabilities [asked rows, actions]."""
-    data, condition, p, seed, learned, asked, name = task
+def hear(task: Training, model: ActionClassifier | None, rows: torch.Tensor, kind: str, missing: torch.Tensor,
+         drawn: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the network is given of the sound of `rows`: a kind of audio, or where `missing` [n] what the condition has in its
+    place; audio [n, T, A], whether the network is to hear it [n], and whether it is the clip's own real sound [n]."""
+    audio, heard = task.data.sounds[kind].read(rows, task.seed)
+    known, gone = heard & (kind == "real"), torch.nonzero(missing)[:, 0]
+    filler = task.condition.test_audio
+    if not len(gone) or filler in ("real", "token", "reconstructed"):
+        return audio, heard & ~missing, known
+    if filler == "zeros":
+        audio[gone], heard[gone] = 0.0, True
+    elif filler in ("mean", "noise") and model is not None:
+        shape = audio.shape[1:]
+        audio[gone] = model.audio_mean.cpu().expand(len(gone), *shape).clone()
+        if filler == "noise":
+            noise = task.data.noise(rows[gone], shape, task.seed) if drawn is None else torch.randn(len(gone), *shape, generator=drawn)
+            audio[gone] += model.audio_std.cpu() * noise
+        heard[gone] = True
+    else:
+        audio[gone], heard[gone] = task.data.sounds[filler].read(rows[gone], task.seed)
+    return audio, heard, known
+
+
+def train_one(task: Training) -> dict:
+    """Train once (runs in a worker): weights, loss curve, probabilities [asked rows, actions], and at each missing rate
+    whether the answers on test clips are right [rates, test clips]."""
+    data, condition, p, seed = task.data, task.condition, task.p.lstm, task.seed
     one_thread()
     torch.manual_seed(seed)
     where = backbones.device()
-    model = build(data, condition, p, learned).to(where)
-    dropped = torch.Generator().manual_seed(seed)
+    model = build(data, condition, p, task.learned).to(where)
+    drawn = torch.Generator().manual_seed(seed)
 
-    def answer(rows: torch.Tensor, training: bool) -> torch.Tensor:
+    def answer(rows: torch.Tensor, missing: torch.Tensor, training: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         video = data.video.read(rows.tolist()).to(where)
-        if data.audio is None:
-            return model(video)
-        audio, heard = data.sound_of_seed(rows, seed)
-        if training:
-            heard = heard & (torch.rand(len(rows), generator=dropped) >= condition.modality_dropout)
-        elif condition.test_audio in ("zeros", "token"):
-            audio, heard = torch.zeros_like(audio), torch.zeros_like(heard)
-        if condition.test_audio == "zeros":
-            audio, heard = audio * heard[:, None, None], torch.ones_like(heard)
-        return model(video, audio.to(where), heard.to(where))
+        if condition.learns == "audio":
+            audio, heard = data.sounds["real"].read(rows)
+            return model.answer(video, audio.to(where), None, heard.to(where) if training else None)
+        if not data.sounds:
+            return model.answer(video)
+        kind = condition.train_audio if training else "real"
+        audio, heard, known = (value.to(where) for value in hear(task, model, rows, kind, missing, drawn if training else None))
+        relevant = data.relevant[rows].to(where) if data.relevant is not None and training else None
+        return model.answer(video, audio, heard, known if training else None, relevant)
 
-    def loss(rows: torch.Tensor, training: bool = True) -> torch.Tensor:
-        return cross_entropy(answer(rows, training), data.labels[rows].to(where), label_smoothing=p.label_smoothing if training else 0.0)
+    def learn(rows: torch.Tensor) -> torch.Tensor:
+        logits, extra = answer(rows, torch.rand(len(rows), generator=drawn) < missing_rate(condition, task.p.missing_rates, drawn), True)
+        targets = task.targets[rows].to(where)
+        loss = -(targets * log_softmax(logits, 1)).sum() / targets.sum().clamp(min=1)
+        return loss if extra is None else loss + task.p.extra_weight * extra
+
+    def logits(rows: torch.Tensor, missing: torch.Tensor | None = None) -> torch.Tensor:
+        all_missing = torch.full((len(rows),), condition.test_audio != "real")
+        return answer(rows, all_missing if missing is None else missing)[0].cpu()
 
     def validate() -> float:
         parts = data.rows("validation").split(512)
-        return float(np.average([loss(rows, False).item() for rows in parts], weights=[len(rows) for rows in parts]))
+        return float(np.average([cross_entropy(logits(part), data.labels[part]) for part in parts], weights=[len(part) for part in parts]))
 
-    curve = fit(model, loss, learned, validate, p, seed, f"classifier/{name}")
+    curve = fit(model, learn, task.learned, validate, p, seed, f"classifier/{task.name}")
+    test = data.rows("test")
     with torch.inference_mode():
-        probabilities = torch.cat([answer(rows, False).softmax(1) for rows in asked.split(512)])
+        probabilities = torch.cat([logits(part).softmax(1) for part in task.asked.split(512)]).numpy()
+        right = []
+        for missing in data.missing_at(task.rates, test, seed).values():
+            answers = [logits(part, gone).argmax(1) for part, gone in zip(test.split(512), missing.split(512), strict=True)]
+            right.append((torch.cat(answers) == data.labels[test]).numpy())
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
-    return {"weights": weights, "curve": curve, "probabilities": probabilities.cpu().numpy()}
+    return {"weights": weights, "curve": curve, "probabilities": probabilities, "right": right}
 
 
-def build(data: Data, condition: Condition, p: NetworkParams, learned: torch.Tensor) -> ActionClassifier:
+def missing_rate(condition: Condition, rates: list[float], drawn: torch.Generator) -> float:
+    """Share of a batch's clips whose audio gives way to what the condition has in its place."""
+    if condition.missing_rate == "drawn":
+        return rates[int(torch.randint(len(rates), (1,), generator=drawn))]
+    return float(condition.missing_rate)
+
+
+def build(data: ActionData, condition: Condition, p: NetworkParams, learned: torch.Tensor) -> ActionClassifier:
     """The network of a condition, with the scale of the features of the clips it learns from."""
-    video_width, audio_width = data.video.shape[-1], data.audio.shape[-1] if data.audio else 0
-    hidden = p.hidden
+    (steps, video_width), hidden = data.video.shape, p.hidden
+    audio_width = data.sounds["real"].file.shape[-1] if data.sounds else 0
     if condition.match_parameters:
         other = shards.tensor_shape(AUDIO, "features")[-1]
         hidden = matched_hidden(video_width, other, len(data.actions), p.hidden, p.projection)
-    model = ActionClassifier(video_width, audio_width, len(data.actions), hidden, p.projection, p.dropout)
+    sizes = video_width, audio_width, len(data.actions), hidden, p.projection, p.dropout
+    model: ActionClassifier
+    if condition.learns == "audio":
+        model = MultitaskClassifier(*sizes)
+    elif condition.gate == "dictionary":
+        model = GatedClassifier(*sizes)
+    elif condition.test_audio == "reconstructed":
+        model = ReconstructingClassifier(*sizes, steps)
+    else:
+        model = ActionClassifier(*sizes)
     model.set_scale("video", *data.video.moments(learned.tolist()))
-    if data.audio:
-        heard = data.audio_row[learned]
+    if data.sounds:
+        sound = data.sounds[condition.train_audio if condition.train_audio in SOURCES else "real"]
+        heard = sound.row[learned]
         if (heard >= 0).any():  # a gate may reject all clips: then there is only the token
-            model.set_scale("audio", *data.audio.moments(heard[heard >= 0].tolist()))
+            model.set_scale("audio", *sound.file.moments(heard[heard >= 0].tolist()))
     return model
 
 
-def logistic_regression(data: Data, p: LogisticParams) -> Predictions:
-    """Predictions of logistic regression (scikit-learn) on the mean and standard deviation over time of the video
-    features, standardised; its regularisation is chosen on validation."""
+def logistic_regression(data: ActionData, condition: Condition, p: ClassifierParams, name: str) -> tuple[Predictions, list[dict]]:
+    """Logistic regression (scikit-learn) on the mean and standard deviation over time of the features, standardised; its
+    regularisation is chosen on validation.  With audio once per seed, of whose generator the features are."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def summary(split_rows: torch.Tensor) -> np.ndarray:
-        parts = [data.video.read(rows.tolist()) for rows in split_rows.split(512)]
-        return torch.cat([torch.cat([part.mean(1), part.std(1)], dim=1) for part in parts]).numpy()
-
-    training, validation = data.rows("training"), data.rows("validation")
-    x, y = summary(training), data.labels[training].numpy()
-    models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(x, y) for c in p.inverse_regularisation]
-    held_out = summary(validation)
-    best = max(models, key=lambda model: model.score(held_out, data.labels[validation].numpy()))
+    training, validation, test = (data.rows(split) for split in SPLITS)
+    training = training[data.taught[training]]
     asked = data.rows("validation", "test")
-    probabilities = np.zeros((1, len(data.clips), len(data.actions)), np.float32)
-    probabilities[0, asked] = best.predict_proba(summary(asked))
-    return answered(data, asked, probabilities)
+    seeds = p.seeds if data.sounds else 1
+    probabilities, results = np.zeros((seeds, len(data.clips), len(data.actions)), np.float32), []
+    for seed in range(seeds):
+        task = Training(data, condition, p, seed, training, torch.tensor([]), asked, name, p.missing_rates)
+
+        def summary(rows: torch.Tensor, kind: str, missing: torch.Tensor, task=task) -> np.ndarray:
+            parts = [data.video.read(part.tolist()) for part in rows.split(512)]
+            features = torch.cat(parts)
+            if data.sounds:
+                audio, heard, _ = hear(task, None, rows, kind, missing)
+                features = torch.cat([features, audio * heard[:, None, None]], dim=2)
+            return torch.cat([features.mean(1), features.std(1)], dim=1).numpy()
+
+        def whole(rows: torch.Tensor, summary=summary) -> np.ndarray:
+            return summary(rows, "real", torch.full((len(rows),), condition.test_audio != "real"))
+
+        x, y = summary(training, condition.train_audio, torch.zeros(len(training), dtype=torch.bool)), data.labels[training].numpy()
+        candidates = [LogisticRegression(C=c, max_iter=2000) for c in p.logistic.inverse_regularisation]
+        models = [make_pipeline(StandardScaler(), candidate).fit(x, y) for candidate in candidates]
+        held_out = whole(validation)
+        best = max(models, key=lambda model: model.score(held_out, data.labels[validation].numpy()))
+        probabilities[seed, asked] = best.predict_proba(whole(asked))
+        truth = data.labels[test].numpy()
+        right = [best.predict(summary(test, "real", gone)) == truth for gone in data.missing_at(p.missing_rates, test, seed).values()]
+        results.append({"right": right, "curve": []})
+    return answered(data, asked, probabilities), results
 
 
-def train_seeds(stage: run.StageRun, data: Data, condition: Condition, p: ClassifierParams) -> tuple[list[dict], Predictions]:
-    """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the seeds' results and
-    the probabilities of all clips that were asked."""
+def train_seeds(stage: run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams) -> tuple[Predictions, list[dict]]:
+    """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the probabilities of all clips
+    that were asked, and the seeds' results."""
     if not all(len(data.rows(split)) for split in SPLITS):  # with `kept_only`: the filter leaves nothing to train or score on
-        return [], answered(data, torch.tensor([], dtype=torch.long), np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32))
-    whole = (data.rows("training"), data.rows("validation", "test"))
-    parts = [whole]
-    fold = torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1))
+        return answered(data, torch.tensor([], dtype=torch.long), np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)), []
+    training, asked = data.rows("training"), data.rows("validation", "test", *([POOL] if condition.answers_pool else []))
+    parts, fold = [(training, asked)], torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1))
     for number in range(condition.out_of_fold):
-        inside = fold[whole[0]] == number
-        parts.append((whole[0][~inside], whole[0][inside]))
-    tasks = [(data, condition, p.lstm, seed, *part, stage.item) for part in parts for seed in range(p.seeds)]
+        inside = fold[training] == number
+        parts.append((training[~inside], training[inside]))
+    tasks = []
+    for whole, (taught, rows) in enumerate(parts):
+        for seed in range(p.seeds):
+            learned, targets = lessons(data, condition, taught[data.taught[taught]], p.lstm.label_smoothing, p.teaching, seed)
+            rates = p.missing_rates if whole == 0 and not condition.kept_only else []
+            tasks.append(Training(data, condition, p, seed, learned, targets, rows, stage.item, rates))
     results = list(stage.progress(map_items(train_one, tasks, stage.workers), len(tasks), "training", "computing_s"))
     if failed := [result for result in results if isinstance(result, Failure)]:
         raise UserError(f"training {stage.item} failed: {failed[0].reason}; the machine may lack memory, try --workers 1")
     probabilities = np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)
-    for (_, _, _, seed, _, asked, _), result in zip(tasks, results, strict=True):
-        probabilities[seed, asked] = result["probabilities"]
-    return results[: p.seeds], answered(data, torch.cat([asked for _, asked in parts]), probabilities)
+    for task, result in zip(tasks, results, strict=True):
+        probabilities[task.seed, task.asked] = result["probabilities"]
+    return answered(data, torch.cat([rows for _, rows in parts]), probabilities), results[: p.seeds]
 
 
-def answered(data: Data, asked: torch.Tensor, probabilities: np.ndarray) -> Predictions:
+def answered(data: ActionData, asked: torch.Tensor, probabilities: np.ndarray) -> Predictions:
     """Probabilities [seeds, all clips, actions] as the predictions for the clips that were asked."""
     rows = asked.sort().values.numpy()
     return Predictions(data.clips.iloc[rows].reset_index(drop=True), data.actions, probabilities[:, rows])
+
+
+def write_missing_rates(name: str, data: ActionData, rates: list[float], results: list[dict]) -> dict:
+    """Write data/missing_rates/<condition>.parquet (see the module's docstring); accuracy by missing rate."""
+    test = data.clips.iloc[data.rows("test").numpy()]
+    parts = [
+        pa.table([pa.array([value] * len(test)) for value in (seed, rate)] + [test.clip_id.tolist(), test.source_id.tolist(), right],
+                 names=MISSING_RATES.names).cast(MISSING_RATES)
+        for seed, result in enumerate(results)
+        for rate, right in zip(rates, result["right"], strict=False)
+    ]  # fmt: skip
+    shards.write_table(pa.concat_tables(parts) if parts else MISSING_RATES.empty_table(), Path("data/missing_rates") / f"{name}.parquet")
+    right = np.array([result["right"] for result in results], float)  # [seeds, rates, test clips]
+    return {f"{rate:g}": statistics.interval(right[:, i].mean(0), test.source_id.to_numpy()) for i, rate in enumerate(rates) if parts}
 
 
 def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
@@ -226,14 +289,14 @@ def main(stage: run.StageRun) -> None:
     folder = Path("models/classifier") / name
     folder.mkdir(parents=True, exist_ok=True)
     with scratch() as files:
-        data = Data(files, condition)
+        data = ActionData(files, condition, p.labels_per_action)
         config = {"condition": condition.model_dump(), "actions": data.actions, "video_width": data.video.shape[-1]}
-        results: list[dict] = []
         if condition.model == "logistic":
-            found = logistic_regression(data, p.logistic)
-            parameters = (2 * data.video.shape[-1] + 1) * len(data.actions)
+            found, results = logistic_regression(data, condition, p, name)
+            width = data.video.shape[-1] + (data.sounds["real"].file.shape[-1] if data.sounds else 0)
+            parameters = (2 * width + 1) * len(data.actions)
         else:
-            results, found = train_seeds(stage, data, condition, p)
+            found, results = train_seeds(stage, data, condition, p)
             for seed, result in enumerate(results):
                 save_file(result["weights"], folder / f"seed-{seed}.safetensors")
             model = build(data, condition, p.lstm, data.rows("training"))
@@ -241,9 +304,10 @@ def main(stage: run.StageRun) -> None:
             config |= {"hidden": model.lstm.hidden_size, "projection": p.lstm.projection, "audio_width": len(model.token)}
         run.write_json(folder / "config.json", config)
         predictions.write(name, found)
+        at_rates = write_missing_rates(name, data, p.missing_rates, results)
         write_plots(name, [result["curve"] for result in results], found.of("test"))
         stage.write_metrics({
-            **predictions.score(found), "parameters": parameters,
+            **predictions.score(found), "accuracy_at_missing_rate": at_rates, "parameters": parameters,
             "clips": {split: len(data.rows(split)) for split in SPLITS},
         })  # fmt: skip
 

@@ -15,6 +15,7 @@ Writes   data/clips.parquet, a row per clip:
              status, reason       ok, or why the clip is refused
          data/truth.parquet, what is true of rendered clips (from `<root>/truth.parquet`; no rows where there is none);
          only code that computes metrics may read it.
+         data/missing_audio.parquet: which test clips lack their audio at which missing rate (`draw_missing`).
 The root is no DVC dependency (DVC would hash all of it), so this stage always runs; the hash and the probe of a file are
 remembered by path, size and modification time.
 """
@@ -38,6 +39,7 @@ from stages.common.parallel import Failure, map_items
 
 CODE_VERSION = 1  # of `examine`
 TIMEOUT_S = 60.0
+MISSING_DRAWS = 10  # as many seeds get draws of their own
 FOLDERS = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}  # folder -> split
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing"}
 FACTS = pa.schema([
@@ -224,6 +226,21 @@ def _refuse(clip: dict, status: str, reason: str) -> None:
         clip |= {"status": status, "reason": reason}
 
 
+def draw_missing(clips: list[dict], seed: int) -> pa.Table:
+    """Which test clips lack their audio at a missing rate r: those whose `order`, uniform in 0..1, is below r.
+
+    Columns draw (int32; each seed of a row uses one), clip_id (string), order (float64); drawn by hash, so that the draw of a
+    clip does not depend on the others, and higher rates miss what lower ones miss.
+    """
+    rows = [
+        {"draw": draw, "clip_id": clip["clip_id"], "order": int(digest("missing", seed, draw, clip["clip_id"])[:8], 16) / 2**32}
+        for draw in range(MISSING_DRAWS)
+        for clip in clips
+        if clip["split"] == "test" and clip["status"] == "ok"
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]))
+
+
 def pass_truth_on(source: Path, target: Path) -> None:
     """Copy the truth of rendered clips, or write a table without rows where the root has none."""
     if not source.is_file():
@@ -251,6 +268,7 @@ def main(stage: run.StageRun) -> None:
     clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
     run.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
     shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), Path("data/clips.parquet"))
+    shards.write_table(draw_missing(clips, p.seed), Path("data/missing_audio.parquet"))
     pass_truth_on(Path(p.root) / "truth.parquet", Path("data/truth.parquet"))
     ok = [clip for clip in clips if clip["status"] == "ok"]
     splits = ("training", "validation", "test", "unlabelled")

@@ -176,7 +176,7 @@ def main(stage: run.StageRun) -> None:
 
 
 class Architectures(params.Section):
-    architectures: dict[Literal["validation", "mapping"], str]
+    architectures: dict[str, str]
 
 
 class Frames(params.Section):

@@ -2,6 +2,8 @@
 
 Architecture `validation` sees the video alone: its output is checked afterwards (label_predictor, filter).  Architecture
 `mapping` is also conditioned on the sound of the AudioSet labels that captions of representative frames were mapped to.
+`shuffled` is a control: `validation` that learns from the sound of other clips, drawn at random, so that it knows no more
+than what sound is like in general.
 Reads    data/video_features/{rgb,flow}, data/audio_features, data/predictions/video_only.parquet (for a baseline); for
          `mapping` data/mapping
 Writes   data/generated/<architecture>, a row per labelled clip, audible or not:
@@ -16,20 +18,19 @@ After "Audio feature generation for the missing modality problem in video action
 """
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from safetensors.torch import save_file
 
 from stages.common import backbones, folds, generation_measures, params, run, shards
 from stages.common.conditions import Conditions
 from stages.common.errors import UserError
 from stages.common.features import AUDIO, Features
-from stages.common.item_store import digest
 from stages.common.networks.generator import AudioGenerator, generation_loss
 from stages.common.networks.mapping_generator import MappedAudioGenerator
 from stages.common.parallel import Failure, map_items, one_thread
@@ -38,7 +39,7 @@ from stages.common.training import RowFile, TrainingParams, fit, scratch
 
 SPLITS = ("training", "unlabelled", "validation", "test")
 LABELLED = ("training", "validation", "test")
-MAPPED = "mapping"  # the architecture that is conditioned on data/mapping
+MAPPED, SHUFFLED = "mapping", "shuffled"  # the architecture that is conditioned on data/mapping; the control
 WHOLE = -1  # instead of a fold: the model fitted on all training clips
 
 
@@ -61,7 +62,7 @@ class MappingNetwork(params.Section):
     condition: Literal["mapped", "none"]
     visual: Literal["step", "representative"]
     temperature: float = Field(gt=0)
-    finetune_text: Annotated[Literal["off", "embeddings", "all"], BeforeValidator(lambda v: "off" if v is False else v)]  # YAML's off
+    finetune_text: Literal["off", "embeddings", "all"]
     text_learning_rate: float = Field(gt=0, le=1)
 
 
@@ -72,7 +73,8 @@ class GeneratorParams(params.Section):
     lstm: GeneratorNetwork
     validation: dict[str, str] = {}
     mapping: MappingNetwork
-    architectures: dict[Literal["validation", "mapping"], str]
+    shuffled: dict[str, str] = {}
+    architectures: dict[Literal["validation", "mapping", "shuffled"], str]
 
 
 class Job(params.Section):
@@ -86,11 +88,13 @@ class Job(params.Section):
 
 @dataclass
 class Inputs:
-    """What all trainings share: the clips' features, their folds [N], and what `mapping` is conditioned on."""
+    """What all trainings share: the clips' features, their folds [N], what `mapping` is conditioned on, and whether clips
+    learn from the sound of others."""
 
     data: Features
     fold: np.ndarray
     conditions: Conditions | None
+    shuffled: bool = False
 
 
 class Generator:
@@ -129,13 +133,8 @@ class Generator:
         if self.read is None:
             return self.model(video)
         shape = (video.shape[1], self.noise)
-        noise = torch.randn(len(rows), *shape, generator=self.drawn) if self.model.training else self.noise_of(rows, shape)
+        noise = torch.randn(len(rows), *shape, generator=self.drawn) if self.model.training else self.data.noise(rows, shape, self.seed, 0)
         return self.model(video, self.read(rows).to(self.device), noise.to(self.device))
-
-    def noise_of(self, rows: torch.Tensor, shape: tuple[int, int], draw: int = 0) -> torch.Tensor:
-        """The noise of clips at validation and test [n, T, N]: it depends on nothing but clip, seed and draw."""
-        seeds = [int(digest(self.data.clips.clip_id[row], self.seed, draw)[:15], 16) for row in rows.tolist()]
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path]) -> dict:
@@ -151,9 +150,12 @@ def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path]) -> dict:
     mean, std = data.audio.moments(data.audio_row[learned].tolist())
     model.set_scale("audio", mean, std if net.target_scale == "dimension" else std.square().mean().sqrt().expand_as(std))
     shuffle = torch.Generator().manual_seed(job.seed)
+    teacher = torch.arange(len(data.clips))  # whose sound a clip learns from
+    if inputs.shuffled:
+        teacher[learned] = learned[torch.randperm(len(learned), generator=shuffle)]
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
-        audio = model.scale(data.sound(rows)[0].to(generator.device))  # [B, T, A]
+        audio = model.scale(data.sound(teacher[rows])[0].to(generator.device))  # [B, T, A]
         if model.training and job.control == "time_shuffled":
             audio = audio[:, torch.randperm(audio.shape[1], generator=shuffle)]
         return generation_loss(generator(rows), audio, net.mse_weight, net.cosine_weight)
@@ -190,7 +192,8 @@ def attention_measures(generator: Generator, rows: torch.Tensor) -> dict[str, fl
         weights = model.attention.weights(anchors, (video - model.video_mean) / model.video_std)[anchors.valid.any(-1)]
         entropies.append(-(weights * weights.clamp(min=1e-9).log()).sum(-1))
         shape = (video.shape[1], generator.noise)
-        draws = torch.stack([model(video, anchors, generator.noise_of(part, shape, draw).to(generator.device)) for draw in (0, 1)])
+        noises = (generator.data.noise(part, shape, generator.seed, draw).to(generator.device) for draw in (0, 1))
+        draws = torch.stack([model(video, anchors, noise) for noise in noises])
         moved.append(draws.std(0).flatten(1).mean(1))
     return {
         "attention_entropy": torch.cat(entropies).mean().nan_to_num().item(), "temperature": model.attention.log_temperature.exp().item(),
@@ -260,7 +263,7 @@ def main(stage: run.StageRun) -> None:
         if not len(training_rows(data, fold, WHOLE, p.pool)) or not len(audible(data, data.rows("validation"))):
             raise UserError("the generator needs audible training and validation clips; metrics/audio.json says what became of the sound")
         conditions = Conditions(files, data, fold, p.mapping.condition == "mapped") if name == MAPPED else None
-        runs = train_all(stage, Inputs(data, fold, conditions), p, files)
+        runs = train_all(stage, Inputs(data, fold, conditions, name == SHUFFLED), p, files)
         answers, extra = collect(data, runs, p.seeds)
 
         def generated(row: int) -> np.ndarray:

@@ -74,17 +74,18 @@ def test_nothing_but_clips_and_metrics_code_reads_truth():
 
 
 def test_every_condition_names_what_it_reads():
+    nothing, real = "data/video_features/rgb", "data/audio_features"
+    made_for = {"generated": "data/generated/validation", "mapped": "data/generated/mapping", "shuffled": "data/generated/shuffled"}
     for name, condition in PARAMS["classifier"]["conditions"].items():
-        if condition.get("gate", "none") != "none":
-            decided = "data/filter_mapping.parquet" if condition["train_audio"] == "mapped" else "data/filter.parquet"
-            assert condition["depends_on"] == decided, name
-        elif condition["train_audio"] in ("generated", "mapped"):
-            made = {"generated": "data/generated/validation", "mapped": "data/generated/mapping"}[condition["train_audio"]]
-            assert condition["depends_on"] == made, name
-        elif condition["train_audio"] == "real" or condition.get("match_parameters"):
-            assert condition["depends_on"] == "data/audio_features", name
-        else:
-            assert condition["depends_on"] == "data/video_features/rgb", name
+        kinds, gate = {condition["train_audio"], condition["test_audio"]}, condition.get("gate", "none")
+        hears = kinds != {"none"} or condition.get("learns") == "audio" or condition.get("match_parameters", False)
+        assert condition["audio"] == (real if hears else nothing), name
+        made = [made_for[kind] for kind in kinds if kind in made_for]
+        if condition.get("teacher"):
+            made = [f"data/predictions/{condition['teacher']}.parquet"]
+        assert [condition["made"]] == (made or [nothing]), name
+        filters = {"mapped": "data/filter_mapping.parquet"}.get(condition["train_audio"], "data/filter.parquet")
+        assert condition["decided"] == {"none": nothing, "dictionary": "data/dictionary.parquet"}.get(gate, filters), name
 
 
 def test_worker_count_device_and_store_are_not_tracked():

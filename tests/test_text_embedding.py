@@ -1,6 +1,7 @@
 """Sentence embeddings: against an own mean pooling, independent of neighbours, and without a network."""
 
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,19 @@ def test_closest_breaks_ties_in_the_columns_order():
     similarity = np.array([[0.5, 0.9, 0.5, 0.9]], np.float32)
     assert closest(similarity, 3).tolist() == [[1, 3, 0]]
     np.testing.assert_allclose(cosines(np.eye(2, dtype=np.float32), np.array([[0.6, 0.8]], np.float32)), [[0.6], [0.8]])
+
+
+def test_wordllama_is_what_its_own_package_computes():
+    import wordllama
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+    from wordllama.inference import WordLlamaInference
+
+    folder = Path(wordllama.__file__).parent
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizers/l2_supercat_tokenizer_config.json"))
+    vectors = load_file(folder / "weights/l2_supercat_256.safetensors")["embedding.weight"]
+    texts = ["a dog in the rain", "Applause", "a group of people in a crowd with their hands up"]
+    reference = WordLlamaInference(tokenizer=tokenizer, embedding=vectors).embed(texts, norm=True)
+    found = embed("dleemiller/wordllama-l2-supercat", texts)
+    assert found.shape == (3, 256) and np.allclose(found, reference, atol=1e-6)
+    assert revision("dleemiller/wordllama-l2-supercat") != revision(MINILM)

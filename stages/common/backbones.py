@@ -38,7 +38,11 @@ def locate(name: str) -> Path:
 
 def revision(name: str) -> str:
     """Digest of the model's files: what an item version names, so that other weights are other items."""
-    directory = locate(name)
+    return digest_of(locate(name))
+
+
+def digest_of(directory: Path) -> str:
+    """Digest of the settings and weights in a directory."""
     total = hashlib.blake2b(digest_size=16)
     for path in sorted(directory.glob("*.json")) + sorted(directory.glob("*.safetensors")):
         with open(path, "rb") as file:

@@ -1,5 +1,6 @@
 """The clips' features as training needs them: a table of clips, and files of rows with random access."""
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,28 @@ import pandas as pd
 import torch
 
 from stages.common import shards
+from stages.common.item_store import digest
 from stages.common.training import RowFile
 
 VIDEO = (Path("data/video_features/rgb"), Path("data/video_features/flow"))
 AUDIO = Path("data/audio_features")
+
+
+@dataclass
+class Sound:
+    """Audio features of clips: `file` holds rows [T, A] (generated ones [seeds, T, A]), row [N] a clip's place there, -1
+    where it has none."""
+
+    file: RowFile
+    row: torch.Tensor
+
+    def read(self, rows: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Audio features [n, T, A] of clips, zeros where there are none, and whether there are [n]; of generated features
+        those of this seed's generator."""
+        where = self.row[rows]
+        audio = torch.zeros(len(rows), *self.file.shape)
+        audio[where >= 0] = self.file.read(where[where >= 0].tolist())
+        return (audio[:, seed % audio.shape[1]] if audio.ndim == 4 else audio), where >= 0
 
 
 class Features:
@@ -36,12 +55,17 @@ class Features:
         self.clips = index.loc[names, ["split", "action", "source_id"]].reset_index()
         self.audio = None  # type: ignore[assignment]
         if audio is not None:
-            wanted = set(names)
-            heard: list[str] = []
-            rows = (row for row in shards.iter_rows(audio, ["features"], splits) if row["clip_id"] in wanted)
-            self.audio = RowFile(folder / "audio", shards.tensor_shape(audio, "features")).write(noted(heard, rows, "features"))
-            position = {name: i for i, name in enumerate(heard)}
-            self.audio_row = torch.tensor([position.get(name, -1) for name in names])
+            sound = self.load_sound(folder / "audio", audio)
+            self.audio, self.audio_row = sound.file, sound.row
+
+    def load_sound(self, file: Path, source: Path) -> Sound:
+        """The audio features of a directory of shards (column `features`), for these clips; they lie in `file`."""
+        names = self.clips.clip_id.tolist()
+        wanted, heard = set(names), []  # type: set[str], list[str]
+        rows = (row for row in shards.iter_rows(source, ["features"], sorted(set(self.clips.split))) if row["clip_id"] in wanted)
+        stored = RowFile(file, shards.tensor_shape(source, "features")).write(noted(heard, rows, "features"))
+        position = {name: i for i, name in enumerate(heard)}
+        return Sound(stored, torch.tensor([position.get(name, -1) for name in names], dtype=torch.long))
 
     def rows(self, *splits: str) -> torch.Tensor:
         """Indices of the clips of the given splits."""
@@ -49,10 +73,12 @@ class Features:
 
     def sound(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Audio features [n, T, A], zeros where there is none, and whether there is [n]."""
-        where = self.audio_row[rows]
-        audio = torch.zeros(len(rows), *self.audio.shape)
-        audio[where >= 0] = self.audio.read(where[where >= 0].tolist())
-        return audio, where >= 0
+        return Sound(self.audio, self.audio_row).read(rows)
+
+    def noise(self, rows: torch.Tensor, shape: tuple[int, ...], *key: int) -> torch.Tensor:
+        """Standard normal noise of clips [n, *shape]: it depends on nothing but the clip and `key` (a seed, say)."""
+        seeds = [int(digest(self.clips.clip_id[row], *key)[:15], 16) for row in rows.tolist()]
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def noted(names: list[str], rows: Iterable[dict], column: str) -> Iterator[Any]:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from stages.common import predictions, statistics
+from stages.common import predictions, retrieval, statistics
 from stages.common.features import Features
 from stages.common.item_store import digest
 
 MEASURED = 4000
+WHOLE = -1  # instead of a fold: no clip is left out
 RIDGE = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # candidates for the penalty, chosen on validation
 
 
@@ -120,31 +121,36 @@ class Baselines:
         learned = data.rows("training", "unlabelled") if pool == "all" else data.rows("training")
         self.learned = learned[data.audio_row[learned] >= 0]
         self.video_mean, self.video_std = data.video.moments(self.learned.tolist())
+        parts = torch.from_numpy(fold)[self.learned]
+        self.equations = {int(number): self._moments(self.learned[parts == number]) for number in parts.unique()}
         self.penalty = self._choose_penalty()
 
     def answers(self, rows: torch.Tensor, out_of_fold: bool) -> dict[str, np.ndarray]:
         """Baseline name -> features [N, T, A] for `rows`."""
         if not out_of_fold:
-            return self._from(self.learned, rows)
+            return self._from(WHOLE, rows)
         parts = torch.from_numpy(self.fold)
         made: dict[str, np.ndarray] = {}
         for number in np.unique(self.fold[rows]):
             inside = (parts[rows] == number).numpy()
-            for key, value in self._from(self.learned[parts[self.learned] != number], rows[inside]).items():
+            for key, value in self._from(int(number), rows[inside]).items():
                 made.setdefault(key, np.zeros((len(rows), *value.shape[1:]), np.float32))[inside] = value
         return made
 
-    def _from(self, learned: torch.Tensor, rows: torch.Tensor) -> dict[str, np.ndarray]:
+    def _from(self, left_out: int, rows: torch.Tensor) -> dict[str, np.ndarray]:
+        """The baselines, fitted without the fold `left_out`."""
+        learned = self.learned[torch.from_numpy(self.fold)[self.learned] != left_out]
         labelled = learned[self.data.clips.split.to_numpy()[learned] == "training"]
         actions = self.data.clips.action.to_numpy()
         mean = self._mean(learned)
         means = {action: self._mean(labelled[actions[labelled] == action]) for action in set(actions[labelled])}
+        alike = retrieval.nearest(self.data, learned, rows, self.video_mean, self.video_std)
         return {
             "training_mean": np.repeat(mean[None], len(rows), 0),
             "predicted_action_mean": np.stack([means.get(action, mean) for action in self.predicted[rows]]),
             "true_action_mean": np.stack([means.get(action, mean) for action in actions[rows]]),
-            "ridge": self._ridge(learned, rows, self.penalty),
-            "nearest_neighbour": self._nearest(learned, rows),
+            "ridge": self._ridge(left_out, rows, self.penalty),
+            "nearest_neighbour": self.data.sound(alike)[0].numpy(),
         }
 
     def _mean(self, rows: torch.Tensor) -> np.ndarray:
@@ -156,9 +162,10 @@ class Baselines:
         video = (self.data.video.read(rows.tolist()) - self.video_mean) / self.video_std
         return torch.cat([video, video.mean(1, keepdim=True).expand_as(video), torch.ones(*video.shape[:2], 1)], dim=-1)
 
-    def _ridge(self, learned: torch.Tensor, rows: torch.Tensor, penalty: float) -> np.ndarray:
-        """Ridge regression per time step, from summed normal equations (memory does not grow with clips)."""
-        products, targets = self._moments(learned)
+    def _ridge(self, left_out: int, rows: torch.Tensor, penalty: float) -> np.ndarray:
+        """Ridge regression per time step, from normal equations summed once per fold (memory does not grow with clips)."""
+        kept = [equations for number, equations in self.equations.items() if number != left_out]
+        products, targets = sum(products for products, _ in kept), sum(targets for _, targets in kept)
         weights = torch.linalg.solve(products + penalty * torch.eye(len(products), dtype=torch.float64), targets).float()
         return torch.cat([self._inputs(part) @ weights for part in rows.split(256)]).numpy()
 
@@ -173,16 +180,4 @@ class Baselines:
     def _choose_penalty(self) -> float:
         rows = measured(self.data, "validation")
         real = self.data.sound(rows)[0].numpy()
-        return min(RIDGE, key=lambda penalty: float(((self._ridge(self.learned, rows, penalty) - real) ** 2).mean()))
-
-    def _nearest(self, learned: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
-        """Audio features of the clip whose mean video features have the highest cosine."""
-
-        def directions(which: torch.Tensor) -> torch.Tensor:
-            videos = (self.data.video.read(part.tolist()) for part in which.split(256))
-            means = torch.cat([((video - self.video_mean) / self.video_std).mean(1) for video in videos])
-            return torch.nn.functional.normalize(means, dim=1)
-
-        candidates = directions(learned)
-        best = torch.cat([(directions(part) @ candidates.T).argmax(1) for part in rows.split(256)])
-        return self.data.sound(learned[best])[0].numpy()
+        return min(RIDGE, key=lambda penalty: float(((self._ridge(WHOLE, rows, penalty) - real) ** 2).mean()))

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -87,13 +88,22 @@ def _result(future, timeout_s):
         return Failure("worker_died", f"its worker process died ({error})")
 
 
-def _context():
-    """A fork server that has the running stage imported: workers start fast and from a process without threads."""
+def start_server(*modules: str) -> None:
+    """Start the fork server with these modules imported, unless it is running."""
+    _context(modules)
+    forkserver.ensure_running()
+
+
+def _context(modules: tuple[str, ...] = ()):
+    """A fork server that has `modules`, else the running stage, imported: workers start fast and from a process without
+    threads."""
     for name in THREAD_VARIABLES:
         os.environ[name] = "1"
     os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"  # it warns that the stage was imported beforehand
     spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not modules and spec is not None and spec.name.startswith("stages."):
+        modules = (spec.name,)
     context = multiprocessing.get_context("forkserver")
-    if spec is not None and spec.name.startswith("stages."):
-        context.set_forkserver_preload([spec.name])
+    if modules:
+        context.set_forkserver_preload(list(modules))
     return context

@@ -1,5 +1,7 @@
 """Reading and checking `params.yaml`: an unknown key, a wrong type or a value out of range is one clear sentence.
 
+It is read as YAML 1.2, as DVC does: `off` is a word, not a truth value, also where `dvc exp run -S` took its quotes away.
+
 Each stage declares the keys it reads as a frozen pydantic model beside its algorithm; `load` fills it from the section
 of the same name.  A stage that needs single keys of another section declares a model of just those keys and passes
 `only=True`; DVC then tracks these keys alone.
@@ -9,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from stages.common.errors import UserError
 
@@ -35,8 +38,8 @@ def load(section: str, model: type[S], only: bool = False) -> S:
     if not PARAMS_FILE.is_file():
         raise UserError(f"{PARAMS_FILE} was not found in {Path.cwd()}: run stages from the repository root")
     try:
-        document = yaml.safe_load(PARAMS_FILE.read_text())
-    except yaml.YAMLError as error:
+        document = YAML(typ="safe").load(PARAMS_FILE)
+    except YAMLError as error:
         raise UserError(f"{PARAMS_FILE} is not valid YAML: {error}") from None
     values = document.get(section) if isinstance(document, dict) else None
     if not isinstance(values, dict):

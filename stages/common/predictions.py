@@ -62,7 +62,7 @@ def write(condition: str, predictions: Predictions) -> None:
         ("seed", pa.int32()), *((name, pa.string()) for name in (*CLIP_COLUMNS, "predicted")),
         ("probabilities", shards.tensor(pa.float32(), len(predictions.actions))),
     ], {"actions": json.dumps(predictions.actions)})  # fmt: skip
-    clips = predictions.clips[CLIP_COLUMNS].to_dict("records")
+    clips = predictions.clips[CLIP_COLUMNS].astype(object).replace({float("nan"): None}).to_dict("records")  # unlabelled: no action
     rows = [
         {"seed": seed, **clip, "predicted": predictions.actions[int(vector.argmax())], "probabilities": vector}
         for seed, vectors in enumerate(predictions.probabilities)

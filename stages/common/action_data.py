@@ -1,0 +1,189 @@
+"""What a row of the main table learns from and is asked: labelled clips with the kinds of audio it hears, what its gate
+rejects, what a teacher says of the pool, and which test clips lack their audio at a missing rate."""
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+
+from stages.common import params, predictions, retrieval, shards
+from stages.common.audioset import load_labels
+from stages.common.errors import UserError
+from stages.common.features import AUDIO, Features, Sound
+from stages.common.item_store import digest
+
+SPLITS = ("training", "validation", "test")
+POOL = "unlabelled"
+Made = Literal["generated", "shuffled", "mapped", "retrieved"]
+SOURCES = {
+    "real": AUDIO, "generated": Path("data/generated/validation"), "shuffled": Path("data/generated/shuffled"),
+    "mapped": Path("data/generated/mapping"), "retrieved": AUDIO,
+}  # fmt: skip
+HEARD = 0.1  # AST score from which on a dictionary label counts as heard in a clip's sound (learned_dropout)
+
+
+class Condition(params.Section):
+    """One row of the main table: what audio stands in training and at validation and test, and what else it learns."""
+
+    model: Literal["lstm", "logistic"]
+    train_audio: Literal["none", "real"] | Made
+    test_audio: Literal["none", "real", "zeros", "mean", "noise", "token", "reconstructed"] | Made
+    missing_rate: float | Literal["drawn"] = Field(default=0.0, union_mode="left_to_right")
+    gate: Literal["none", "keep", "keep_oracle", "keep_real", "keep_published", "dictionary"] = "none"
+    kept_only: bool = False
+    learns: Literal["actions", "audio"] = "actions"
+    teacher: str = ""
+    teaching: Literal["soft", "hard"] = "soft"
+    match_parameters: bool = False
+    out_of_fold: int = Field(default=0, ge=0, le=20)
+    answers_pool: bool = False
+    audio: str
+    made: str
+    decided: str
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of audio whose features it reads: where it hears any, also the real one of clips that do not lack it."""
+        named = {self.train_audio, self.test_audio} & set(SOURCES)
+        return named | {"real"} if named or self.learns == "audio" else set()
+
+    @property
+    def reads_pool(self) -> bool:
+        """Whether unlabelled clips take part: it answers them, learns from them or borrows their sound."""
+        return self.answers_pool or bool(self.teacher) or self.learns == "audio" or "retrieved" in self.kinds
+
+
+class ActionData(Features):
+    """Features of the labelled clips, where a condition needs it of the unlabelled ones, too, with their labels [N]: indices
+    into the training clips' `actions`, -1 where unlabelled.
+
+    sounds: by kind of audio (one that a gate rejects counts as having none).  relevant [N]: whether the dictionary finds a
+    clip's real sound to belong to its action.  With `kept_only` rejected clips are left out of training and of scoring, and
+    where that leaves nothing in a split the row stands in the tables without clips.
+    """
+
+    def __init__(self, folder: Path, condition: Condition, labels_per_action: int = 0):
+        super().__init__(folder, (*SPLITS, POOL) if condition.reads_pool else SPLITS)
+        self.sounds = {kind: self.load_sound(folder / kind, SOURCES[kind]) for kind in sorted(condition.kinds)}
+        if "retrieved" in self.sounds:
+            self.sounds["retrieved"].row = self.lent(self.sounds["real"])
+        self.kept = torch.ones(len(self.clips), dtype=torch.bool)
+        self.relevant: torch.Tensor | None = None
+        if condition.gate == "dictionary":
+            self.relevant = self.named_by_dictionary()
+        elif condition.gate != "none":
+            gated = condition.test_audio if condition.test_audio in SOURCES else condition.train_audio
+            decided = "data/filter_mapping.parquet" if gated == "mapped" else "data/filter.parquet"
+            decisions = pd.read_parquet(decided, columns=["clip_id", condition.gate]).set_index("clip_id")[condition.gate]
+            self.kept = torch.tensor(self.clips.clip_id.map(decisions).fillna(False).to_numpy(bool))
+            self.sounds[gated].row[~self.kept] = -1
+        self.all_kept = not condition.kept_only
+        self.label(labels_per_action)
+
+    def label(self, per_action: int) -> None:
+        """Set `actions`, `labels` and `taught` [N]: the training clips whose labels are used, at most so many per action
+        (0: all), drawn by hash."""
+        actions = self.clips.action.to_numpy()
+        training = super().rows("training")
+        self.actions = sorted(set(actions[training]))
+        if len(self.actions) < 2:
+            raise UserError(f"the classifier needs training clips of at least two actions; there are: {self.actions}")
+        for split in SPLITS:
+            if not len(super().rows(split)):
+                raise UserError(f"no {split} clip is left for the classifier; metrics/clips.json, frames.json and filter.json say why")
+        if strangers := sorted(set(actions[super().rows("validation", "test")]) - set(self.actions)):
+            names = ", ".join(strangers)
+            raise UserError(f"{names}: validation or test clips, but no training clip; add some, or leave them out by clips.actions")
+        number = {action: i for i, action in enumerate(self.actions)}
+        self.labels = torch.tensor([number.get(action, -1) for action in actions])
+        self.taught = torch.zeros(len(self.clips), dtype=torch.bool)
+        self.taught[training] = True
+        if per_action:
+            drawn = self.clips.iloc[training.numpy()].assign(order=lambda t: t.clip_id.map(lambda name: digest("label", name)))
+            rank = drawn.sort_values("order").groupby("action").cumcount()
+            self.taught[torch.from_numpy(rank.index[rank >= per_action].to_numpy())] = False
+
+    def rows(self, *splits: str) -> torch.Tensor:
+        """Indices of the clips of the given splits that take part."""
+        rows = super().rows(*splits)
+        return rows if self.all_kept else rows[self.kept[rows]]
+
+    def pool(self) -> torch.Tensor:
+        """Indices of training clips whose label is not used, and of unlabelled clips."""
+        rows = super().rows("training", POOL)
+        return rows[~self.taught[rows]]
+
+    def lent(self, real: Sound) -> torch.Tensor:
+        """Retrieval: for each clip [N] the place of the real audio of the training or unlabelled clip that looks most alike,
+        never one of its own source."""
+        donors = super().rows("training", POOL)
+        donors = donors[real.row[donors] >= 0]
+        if not len(donors):
+            raise UserError("no training clip has audible sound to lend; metrics/audio.json says what became of it")
+        mean, std = self.video.moments(donors.tolist())
+        return real.row[retrieval.nearest(self, donors, torch.arange(len(self.clips)), mean, std, other_sources=True)]
+
+    def named_by_dictionary(self) -> torch.Tensor:
+        """Whether AST hears in a clip's real sound one of the labels that the dictionary has for its action [N]."""
+        number = {label.display_name: i for i, label in enumerate(load_labels())}
+        table = pq.read_table("data/dictionary.parquet", columns=["action", "audio_label"]).to_pandas()
+        entries = table.audio_label.map(number).groupby(table.action).apply(list).to_dict()
+        scores = shards.read_columns(AUDIO, ["label_scores"], SPLITS)
+        heard = dict(zip(scores["clip_id"], scores["label_scores"], strict=True))
+        clips = zip(self.clips.clip_id, self.clips.action, strict=True)
+        return torch.tensor([clip in heard and bool((heard[clip][entries[action]] >= HEARD).any()) for clip, action in clips])
+
+    def missing_at(self, rates: list[float], rows: torch.Tensor, seed: int) -> dict[float, torch.Tensor]:
+        """Which of `rows` (test clips) lack their audio at each missing rate [n]: data/missing_audio.parquet, shared by all
+        conditions."""
+        table = pq.read_table("data/missing_audio.parquet").to_pandas()
+        draws = table.draw.nunique()
+        order = table[table.draw == seed % draws].set_index("clip_id").order
+        wanted = torch.tensor(order.reindex(self.clips.clip_id.to_numpy()[rows]).to_numpy())
+        if wanted.isnan().any():
+            raise UserError("data/missing_audio.parquet does not know all test clips: run `dvc repro clips`")
+        return {rate: wanted < rate for rate in rates}
+
+
+def smoothed(labels: torch.Tensor, actions: int, smoothing: float) -> torch.Tensor:
+    """Targets [n, actions] of labels [n], with label smoothing (Szegedy et al. 2016)."""
+    return torch.nn.functional.one_hot(labels, actions).float() * (1 - smoothing) + smoothing / actions
+
+
+def lessons(data: ActionData, condition: Condition, taught: torch.Tensor, smoothing: float, teaching: Mapping[str, float],
+            seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that a condition learns from and what it is told of them: targets [all clips, actions], 0 where it is told no
+    action.
+
+    taught: training rows with their labels.  A teacher (another condition's answers, of the same seed; out of fold on training
+    clips) adds the pool: `soft`: its probabilities, and on labelled clips half label, half teacher by `weight` (Hinton et al.
+    2015, at temperature 1); `hard`: its most probable action as a label, where that has at least `confidence` (Lee 2013).
+    """
+    targets = torch.zeros(len(data.clips), len(data.actions))
+    targets[taught] = smoothed(data.labels[taught], len(data.actions), smoothing)
+    pool = data.pool()
+    if condition.learns == "audio":
+        return torch.cat([taught, pool[data.sounds["real"].row[pool] >= 0]]).sort().values, targets
+    if not condition.teacher:
+        return taught, targets
+    found = predictions.read(condition.teacher)
+    if found.actions != data.actions:
+        raise UserError(f"{condition.teacher} answers other actions than this row: run `dvc repro classifier@{condition.teacher}`")
+    said = pd.Series(range(len(found.clips)), index=found.clips.clip_id).reindex(data.clips.clip_id)
+    known = torch.from_numpy(said.notna().to_numpy())
+    told = torch.zeros_like(targets)
+    told[known] = torch.from_numpy(found.probabilities[seed % len(found.probabilities), said[said.notna()].to_numpy(int)])
+    if not known[pool].all():
+        raise UserError(f"{condition.teacher} has not answered the unlabelled clips: it needs answers_pool: true")
+    if condition.teaching == "soft":
+        both = taught[known[taught]]
+        targets[both] = (1 - teaching["weight"]) * targets[both] + teaching["weight"] * told[both]
+        targets[pool] = told[pool]
+    else:
+        pool = pool[told[pool].max(1).values >= teaching["confidence"]]
+        targets[pool] = smoothed(told[pool].argmax(1), len(data.actions), smoothing)
+    return torch.cat([taught, pool]).sort().values, targets
+
