@@ -1,12 +1,22 @@
 """Intervals and tests by resampling sources, against SciPy, scikit-learn and simulation."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 
 from stages.common import statistics
-from stages.common.statistics import interval, macro_f1, paired_difference, smallest_detectable_difference
+from stages.common.statistics import (
+    calibration_error,
+    holm,
+    interval,
+    macro_f1,
+    paired_difference,
+    smallest_detectable_difference,
+)  # fmt: skip
 
 
 def hits(seed: int, n: int, share: float = 0.6) -> np.ndarray:
@@ -111,6 +121,65 @@ def test_smallest_detectable_difference_is_found_with_80_per_cent_power():
     assert smallest == pytest.approx((1.96 + 0.8416) * noise.std() / np.sqrt(400), rel=0.001)
     found = [stats.ttest_1samp(rng.normal(smallest, noise.std(), 400), 0).pvalue < 0.05 for _ in range(600)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
+# Holm
+
+
+def test_holm_is_bonferroni_over_all_sets_of_hypotheses():
+    """Holm closes Bonferroni's test (Marcus, Peritz & Gabriel 1976): a row's p is the largest over the sets that hold it."""
+    for p in np.random.default_rng(13).beta(0.3, 3, (30, 6)):
+        sets = [list(chosen) for size in range(1, 7) for chosen in combinations(range(6), size)]
+        closed = [max(min(1, len(chosen) * p[chosen].min()) for chosen in sets if row in chosen) for row in range(6)]
+        assert list(holm(dict(enumerate(p))).values()) == pytest.approx(closed)
+
+
+def test_holm_by_hand():
+    p = {"b": 0.01, "a": 0.04, "untested": None, "c": 0.03, "d": 0.005}
+    assert holm(p) == {"b": pytest.approx(0.03), "a": pytest.approx(0.06), "untested": None, "c": pytest.approx(0.06), "d": 0.02}
+    assert list(holm(p)) == list(p)
+    assert holm({"a": 0.7, "b": 0.7}) == {"a": 1, "b": 1} and holm({"alone": 0.2}) == {"alone": 0.2}
+    assert holm({"untested": None}) == {"untested": None} and holm({}) == {}
+
+
+# Calibration
+
+
+def answers(n: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [1, n, 4], and labels [n] drawn from them before `sharpness` makes them too sure (> 1) of themselves."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(4), n)
+    labels = (rng.random((n, 1)) > probabilities.cumsum(1)).sum(1)
+    sharpened = probabilities**sharpness
+    return (sharpened / sharpened.sum(1, keepdims=True))[None], labels
+
+
+@pytest.mark.parametrize("bins", [10, 15])
+def test_calibration_error_is_the_gap_of_scikit_learns_curve(bins):
+    probabilities, labels = answers(500, 2.0, 14)
+    confidence, hit = probabilities[0].max(1), probabilities[0].argmax(1) == labels
+    right, sure = calibration_curve(hit, confidence, n_bins=bins)
+    counts = np.histogram(confidence, bins, (0, 1))[0]
+    expected = (counts[counts > 0] * np.abs(right - sure)).sum() / 500
+    assert calibration_error(probabilities, labels, bins) == pytest.approx(expected)
+
+
+def test_calibration_error_sees_overconfidence():
+    honest, sure = (calibration_error(*answers(20_000, sharpness, 15)) for sharpness in (1.0, 3.0))
+    assert honest < 0.015 and sure > 0.1
+
+
+def test_calibration_error_by_hand():
+    labels = np.array([0, 0, 1, 1])
+    first = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])  # 2 of 3 right at 0.9; one right at 0.6
+    second = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    expected = (abs(2 - 2.7) + abs(1 - 0.6)) / 4
+    assert calibration_error(first[None], labels) == pytest.approx(expected)
+    both = np.stack([first, second]).astype(np.float32)
+    assert calibration_error(both, labels) == pytest.approx(expected / 2)  # the mean over seeds, not of averaged answers
+    edge = np.array([[[0.6, 0.4], [0.5, 0.3]]])  # bins are closed above: with 5 of them both answers stand in the third
+    assert calibration_error(edge, np.array([0, 1]), bins=5) == pytest.approx(abs(0.4 - 0.5) / 2)
+    assert calibration_error(np.zeros((2, 0, 3)), np.zeros(0, int)) is None
 
 
 # Resamples
