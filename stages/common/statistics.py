@@ -3,6 +3,8 @@
 Values are first averaged over training seeds per clip; the deviation over seeds is reported beside the interval.  The
 statistic is the ratio sum(values) / number of clips over the drawn sources (Efron & Tibshirani 1993, percentile interval).
 """
+import math
+
 import numpy as np
 
 RESAMPLES = 4000
@@ -57,6 +59,20 @@ def paired_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray
         return result | {"p": None}
     tail = min((means <= 0).mean(), (means >= 0).mean())
     return result | {"p": float(min(1.0, 2 * max(tail, 1 / (len(means) + 1))))}
+
+
+def over_trainings(figure: dict, variance: float) -> dict:
+    """An interval or paired difference, widened to hold for trainings with other seeds too.  Resampling sources takes the averaged
+    trainings as given; `variance` is what they leave: sd over seeds squared / seeds, summed over the conditions compared.  What
+    seeds change from source to source counts twice, which outweighs how badly a few seeds tell their deviation (measured:
+    benchmarks/statistics.py).  A p-value is replaced by that of a normal variable whose 95 % interval this is."""
+    mean = figure["mean"]
+    if mean is None:
+        return figure
+    below, above = (float(np.hypot(mean - figure[end], 1.960 * np.sqrt(variance))) for end in ("ci95_low", "ci95_high"))
+    wider = figure | {"ci95_low": mean - below, "ci95_high": mean + above}
+    to_zero = below if mean > 0 else above
+    return wider | {"p": math.erfc(1.960 / math.sqrt(2) * abs(mean) / to_zero)} if "p" in figure and to_zero else wider
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.ndarray, seed: int = 0) -> dict:
