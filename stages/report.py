@@ -31,6 +31,7 @@ NOT_COMPARABLE = (
     "kept clips alone. Ours are of the data set named above: other videos, other classes, other backbones. They stand side by "
     "side for orientation and cannot be compared."
 )
+WRITTEN_BY = {"statistics": "benchmarks.statistics"}  # experiments that need no pipeline
 SUBSETS = {  # how a subset's columns are headed
     "with_audio": "audible sound", "without_audio": "no audible sound", "kept": "kept", "rejected": "rejected",
     "own_sound": "its own sound", "foreign_sound": "foreign sound",
@@ -211,11 +212,11 @@ def main(stage: run.StageRun) -> None:
 
 
 def experiment_tables() -> list[str]:
-    """The committed results of `python -m stages.experiments` (runs outside the default pipeline), a table each."""
+    """The committed results of runs outside the default pipeline, `python -m stages.experiments` most of them, a table each."""
     text = []
     for path in sorted(Path("metrics/experiments").glob("*.csv")):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        text += [f"## Experiment: {path.stem}", f"Written by `python -m stages.experiments {path.stem}`.",
+        text += [f"## Experiment: {path.stem}", f"Written by `python -m {WRITTEN_BY.get(path.stem, f'stages.experiments {path.stem}')}`.",
                  markdown(list(table.columns), table.to_numpy().tolist())]  # fmt: skip
     return text
 

@@ -217,8 +217,10 @@ def test_a_subset_without_clips_says_so(results):
 
 def test_experiments_are_shown_as_they_stand(results):
     Path("metrics/experiments/rates.csv").write_text("condition,accuracy\nreal|audio,0.10\nvideo,007\n")
+    Path("metrics/experiments/statistics.csv").write_text("simulated\nours\n")
     _, text = make()
     assert "| real\\|audio | 0.10 |" in text and "| video | 007 |" in text
+    assert "`python -m stages.experiments rates`" in text and "`python -m benchmarks.statistics`" in text
 
 
 def test_markdown_and_percent():

@@ -3,6 +3,8 @@
 Values are first averaged over training seeds per clip; the deviation over seeds is reported beside the interval.  The
 statistic is the ratio sum(values) / number of clips over the drawn sources (Efron & Tibshirani 1993, percentile interval).
 """
+import math
+
 import numpy as np
 
 RESAMPLES = 4000
@@ -26,27 +28,51 @@ def by_source(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return sums
 
 
+def resampled_means(values: np.ndarray, sources: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """The mean of per-clip values [N] in each resample [resamples]; without clips there is none."""
+    if not len(values):
+        return np.empty(0)
+    sums, sizes = by_source(values, sources), by_source(np.ones(len(values)), sources)
+    return np.concatenate([(c @ sums) / (c @ sizes) for c in resample_counts(len(sums), seed, resamples)])
+
+
+def _interval(values: np.ndarray, sources: np.ndarray, means: np.ndarray) -> dict:
+    if not len(values):
+        return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0, "sources": 0}
+    low, high = np.percentile(means, [2.5, 97.5])
+    figures = {"mean": float(values.mean()), "ci95_low": float(low), "ci95_high": float(high)}
+    return figures | {"n": len(values), "sources": len(np.unique(sources))}
+
+
 def interval(values: np.ndarray, sources: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> dict:
     """`{mean, ci95_low, ci95_high, n, sources}` of per-clip values [N]; None without clips."""
     values = np.asarray(values, float)
-    if not len(values):
-        return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0, "sources": 0}
-    sums, sizes = by_source(values, sources), by_source(np.ones(len(values)), sources)
-    means = np.concatenate([(c @ sums) / (c @ sizes) for c in resample_counts(len(sums), seed, resamples)])
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "ci95_low": float(low), "ci95_high": float(high), "n": len(values), "sources": len(sums)}
+    return _interval(values, sources, resampled_means(values, sources, seed, resamples))
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray, seed: int = 0) -> dict:
+def paired_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> dict:
     """Interval of first - second on the same clips, with a two-sided bootstrap p-value by inverting the interval."""
     difference = np.asarray(first, float) - np.asarray(second, float)
-    result = interval(difference, sources, seed)
-    if result["mean"] is None:
+    means = resampled_means(difference, sources, seed, resamples)
+    result = _interval(difference, sources, means)
+    if not len(means):
         return result | {"p": None}
-    sums, sizes = by_source(difference, sources), by_source(np.ones(len(difference)), sources)
-    means = np.concatenate([(c @ sums) / (c @ sizes) for c in resample_counts(len(sums), seed)])
     tail = min((means <= 0).mean(), (means >= 0).mean())
     return result | {"p": float(min(1.0, 2 * max(tail, 1 / (len(means) + 1))))}
+
+
+def over_trainings(figure: dict, variance: float) -> dict:
+    """An interval or paired difference, widened to hold for trainings with other seeds too.  Resampling sources takes the averaged
+    trainings as given; `variance` is what they leave: sd over seeds squared / seeds, summed over the conditions compared.  What
+    seeds change from source to source counts twice, which outweighs how badly a few seeds tell their deviation (measured:
+    benchmarks/statistics.py).  A p-value is replaced by that of a normal variable whose 95 % interval this is."""
+    mean = figure["mean"]
+    if mean is None:
+        return figure
+    below, above = (float(np.hypot(mean - figure[end], 1.960 * np.sqrt(variance))) for end in ("ci95_low", "ci95_high"))
+    wider = figure | {"ci95_low": mean - below, "ci95_high": mean + above}
+    to_zero = below if mean > 0 else above
+    return wider | {"p": math.erfc(1.960 / math.sqrt(2) * abs(mean) / to_zero)} if "p" in figure and to_zero else wider
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.ndarray, seed: int = 0) -> dict:
@@ -78,3 +104,28 @@ def smallest_detectable_difference(first: np.ndarray, second: np.ndarray, source
     sums, sizes = by_source(difference, sources), by_source(np.ones(len(difference)), sources)
     residual = sums - difference.mean() * sizes
     return float(2.802 * np.sqrt((residual**2).sum()) / len(difference))
+
+
+def holm(p_values: dict[str, float | None]) -> dict[str, float | None]:
+    """p-values of a table's rows, adjusted so that the chance of any false finding among them stays below the level (Holm 1979,
+    step-down).  Rows without a test (None) stay without one and do not count."""
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    tested = sorted((p, name) for name, p in p_values.items() if p is not None)
+    largest = 0.0
+    for rank, (p, name) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        adjusted[name] = largest
+    return adjusted
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float | None:
+    """Expected calibration error, a share: how far the probability of the answer is from how often answers of such a probability
+    are right (Guo et al. 2017, arXiv 1706.04599; bins of equal width, closed above).  probabilities [seeds, N, C], labels [N] are
+    class indices; each seed is scored by itself, then averaged: averaged probabilities would be another classifier's."""
+    if not len(labels):
+        return None
+    confidence = probabilities.max(2).astype(float)  # [seeds, N]
+    excess = (probabilities.argmax(2) == labels) - confidence
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [np.abs(np.bincount(bin_of, weights)).sum() for bin_of, weights in zip(which, excess, strict=True)]
+    return float(np.mean(gaps) / len(labels))
