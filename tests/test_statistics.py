@@ -154,3 +154,17 @@ def test_resamples_are_independent_of_each_other():
 def test_resamples_follow_from_the_seed():
     assert np.array_equal(drawn(9, 5, 450), drawn(9, 5, 450)) and not np.array_equal(drawn(9, 5, 450), drawn(9, 6, 450))
     assert np.array_equal(drawn(9, 5, 450)[:400], drawn(9, 5, 400))
+
+
+def test_holm_is_the_step_down_procedure_by_hand():
+    """Sorted .01, .03, .04 of three: 3 x .01, 2 x .03, and .04 no less than the one before."""
+    assert statistics.holm({"a": 0.04, "b": 0.01, "c": None, "d": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": None, "d": 0.06})
+    assert statistics.holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0} and statistics.holm({}) == {}
+
+
+def test_calibration_error_by_hand():
+    """Two clips at .9, one right, and one at .6, right: (2 x |.5 - .9| + |1 - .6|) / 3."""
+    one = np.array([[[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]])
+    assert statistics.calibration_error(one, np.array([0, 1, 1])) == pytest.approx((2 * 0.4 + 0.4) / 3)
+    both = np.concatenate([one, np.tile([[[1.0, 0.0]]], (1, 3, 1))])
+    assert statistics.calibration_error(both, np.array([0, 1, 1])) == pytest.approx((0.4 + 2 / 3) / 2)  # the mean over seeds

@@ -78,3 +78,23 @@ def smallest_detectable_difference(first: np.ndarray, second: np.ndarray, source
     sums, sizes = by_source(difference, sources), by_source(np.ones(len(difference)), sources)
     residual = sums - difference.mean() * sizes
     return float(2.802 * np.sqrt((residual**2).sum()) / len(difference))
+
+
+def holm(p: dict[str, float | None]) -> dict[str, float | None]:
+    """p-values adjusted for all comparisons of a table (Holm 1979, step-down); None stays None and counts for nothing."""
+    ordered = sorted((value, name) for name, value in p.items() if value is not None)
+    adjusted: dict[str, float | None] = dict.fromkeys(p)
+    largest = 0.0
+    for rank, (value, name) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * value))
+        adjusted[name] = largest
+    return adjusted
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017) of probabilities [seeds, N, C] against labels [N]: the mean over seeds of
+    |accuracy - confidence| in equal bins of the highest probability, weighted by their clips; 0 without clips."""
+    confidence, hit = probabilities.max(2), probabilities.argmax(2) == labels  # [seeds, N]
+    number = np.clip(np.ceil(bins * confidence).astype(int) - 1, 0, bins - 1)
+    gaps = [np.bincount(b, right - sure, bins) for b, right, sure in zip(number, hit, confidence, strict=True)]
+    return float(np.abs(gaps).sum(1).mean() / len(labels)) if len(labels) else 0.0
