@@ -1,58 +1,56 @@
-"""Write the tables: every condition on all test clips and on subsets, paired with `video_only`.
+"""Write the paper's tables and figures: every condition on all test clips and on subsets, paired with `video_only`.
 
-Reads    data/predictions/<condition>.parquet of every condition in params.yaml, data/audio_features (which clips have
-         audible sound), data/filter.parquet (which are kept), data/truth.parquet (rendered clips only) and the metrics
-         files of the stages before
-Writes   metrics/tables.md, metrics/subsets.csv (every figure of every condition on every subset, with its interval),
-         metrics/report.json (their means, for `dvc metrics diff`)
-Values are averaged over seeds per clip; intervals and differences resample sources (common/statistics.py).  A condition
-or a seed that is missing is an error, not a gap.
+Reads    data/predictions/<condition>.parquet and data/missing_rates/<condition>.parquet of every condition in params.yaml,
+         data/audio_features and data/generated (which clips have audible sound, and how like it the generated one is),
+         data/filter.parquet (which are kept), data/truth.parquet (rendered clips only), `report.audio_visual_actions` and the
+         metrics files of the stages before
+Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each; metrics/figures/report/<name>.png and .svg;
+         metrics/subsets.csv (every figure of every condition on every subset, with its interval); metrics/report.json
+         (their means, for `dvc metrics diff`)
+Values are averaged over seeds per clip; intervals and differences resample sources (common/statistics.py).  A condition,
+a seed or a missing rate that is not there is an error, not a gap.
 """
+import csv
+import re
+import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from stages.common import params, predictions, run, shards, statistics, tables
+from stages.common import curves, figures, params, predictions, row_measures, row_tables, run, shards, stage_tables, statistics, tables
 from stages.common.errors import UserError
-from stages.common.tables import markdown, percent
+from stages.common.row_measures import BASELINE, UPPER_BOUND, Row
+from stages.common.row_tables import ARCHITECTURES
 
-BASELINE, UPPER_BOUND = "video_only", "real_audio"
-REPORTED = {  # accuracies of the research description, 20 MiT classes, untuned
-    "video_only": "17.79 (elsewhere 17.7)",
-    "generated": "18.56 (18.6)",
-    "published": "35.6, 62.3 % kept",
-    "real_audio": "34.32 (34.0)",
-}
-ARCHITECTURES = {"validation": ("generated", "validated"), "mapping": ("mapped", "mapped_validated")}  # rows: every clip, filtered
-NOT_COMPARABLE = (
-    "*Reported* figures are the research description's: 20 classes of Moments in Time, untuned, and 35.6 likely scored on the "
-    "kept clips alone. Ours are of the data set named above: other videos, other classes, other backbones. They stand side by "
-    "side for orientation and cannot be compared."
-)
-WRITTEN_BY = {"statistics": "benchmarks.statistics"}  # experiments that need no pipeline
-SUBSETS = {  # how a subset's columns are headed
-    "with_audio": "audible sound", "without_audio": "no audible sound", "kept": "kept", "rejected": "rejected",
-    "own_sound": "its own sound", "foreign_sound": "foreign sound",
-}  # fmt: skip
+FIGURES = Path("metrics/figures/report")
+LEAKY = ("keep_oracle", "keep_published")  # gates that know the true action
+FILLED = ("none", "zeros", "mean", "noise", "token")  # audio at test that says nothing of the clip
 
 
 class ReportParams(params.Section):
     look_alike_pairs: list[list[str]]
+    audio_visual_actions: str
+    curves: list[str]
 
 
-class Conditions(params.Section):
+class Classifier(params.Section):
     conditions: dict[str, dict]
     seeds: int
+
+
+class Architectures(params.Section):
+    architectures: dict[str, str]
 
 
 class Root(params.Section):
     root: str
 
 
-def read_test(condition: str, row: dict, seeds: int) -> pd.DataFrame:
-    """Test clips of one condition, indexed by clip_id: action, source_id and `hit`, the share of seeds that are right."""
+def read_test(condition: str, row: dict, seeds: int) -> Row:
+    """The answers of one condition, which must come from as many seeds as params.yaml asks for."""
     test = predictions.read(condition).of("test")
     found = len(test.probabilities)
     seeds = 1 if row["model"] == "logistic" and row["train_audio"] == "none" else seeds  # nothing in it is drawn
@@ -61,7 +59,9 @@ def read_test(condition: str, row: dict, seeds: int) -> pd.DataFrame:
             f"data/predictions/{condition}.parquet holds {found} seeds, params.yaml asks for {seeds}: "
             f"run `dvc repro classifier@{condition}`"
         )
-    return test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
+    clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
+    error = statistics.calibration_error(test.probabilities, test.labels) if len(clips) else None
+    return Row(clips, found, error, row_measures.confusion(test))
 
 
 def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
@@ -79,90 +79,37 @@ def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
     return masks
 
 
-def figures(tests: dict[str, pd.DataFrame], partial: set[str]) -> dict:
-    """Per condition: accuracy on all its test clips and on subsets, and the paired differences to the baseline on the same
-    clips.  Conditions in `partial` answer some test clips only."""
-    everything = tests[BASELINE]
-    masks = {"": np.ones(len(everything), bool)} | subsets(everything.index)
-    result: dict = {}
-    for name, clips in tests.items():
-        if name not in partial and not clips.index.equals(everything.index):
-            raise UserError(f"{name} answers other test clips than {BASELINE}: run `dvc repro` so that both see the same features")
-        row: dict = {}
-        for subset, mask in masks.items():
-            chosen = clips.loc[clips.index.intersection(everything.index[mask])]
-            base, suffix = everything.hit[chosen.index].to_numpy(), f"_{subset}" if subset else ""
-            row[f"accuracy{suffix}"] = statistics.interval(chosen.hit, chosen.source_id)
-            if name != BASELINE:
-                row[f"difference{suffix}"] = statistics.paired_difference(chosen.hit, base, chosen.source_id)
-        if name != BASELINE:
-            base = everything.hit[clips.index].to_numpy()
-            row["smallest_detectable_difference"] = statistics.smallest_detectable_difference(clips.hit, base, clips.source_id)
-        result[name] = row
-    return result
+def audio_visual_actions(path: str, actions: list[str]) -> set[str] | None:
+    """Those of `actions` that a list names in its first column, AVMIT's for one; None without a list.
+
+    Case, `+` and `_` do not matter: Moments in Time writes `playing+music`.
+    """
+    if not path:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"the list {path} does not exist (report.audio_visual_actions is relative to the repository)")
+
+    def bare(name: str) -> str:
+        return re.sub(r"[+_\s]+", " ", name).strip().lower()
+
+    with open(path, newline="", encoding="utf-8-sig") as lines:
+        named = {bare(line[0]) for line in csv.reader(lines) if line}
+    found = {action for action in actions if bare(action) in named}
+    if not found:
+        raise UserError(f"{path} (report.audio_visual_actions) names none of the actions {', '.join(actions)} in its first column")
+    return found
 
 
-def long_table(result: dict) -> pd.DataFrame:
-    """All figures as rows: condition, measure (accuracy, or difference to the baseline), subset ('' for all test clips)."""
-    rows = []
-    for condition, figures_of in result.items():
-        for name, figure in figures_of.items():
-            if isinstance(figure, dict):
-                measure, _, subset = name.partition("_")
-                rows.append({"condition": condition, "measure": measure, "subset": subset, **figure})
-    return pd.DataFrame(rows)
+def action_subsets(actions: pd.Series, audio_visual: set[str] | None) -> dict[str, np.ndarray]:
+    """Test subsets by whether the clip's action is on the list of audio-visual ones; none without a list."""
+    if audio_visual is None:
+        return {}
+    listed = actions.isin(audio_visual).to_numpy()
+    return {"audio_visual": listed, "other_actions": ~listed}
 
 
-def means(result: dict) -> dict:
-    """The figures without their intervals: what `dvc metrics diff` should compare at a glance."""
-    plain = {key: figure["mean"] if isinstance(figure, dict) and "mean" in figure else figure for key, figure in result.items()}
-    return {key: means(figure) if isinstance(figure, dict) else figure for key, figure in plain.items()}
-
-
-def pair_accuracy(tests: dict[str, pd.DataFrame], pairs: list[list[str]]) -> dict:
-    """Accuracy on the clips of each look-alike pair, on all of them and on the other actions."""
-    result: dict = {}
-    for name, clips in tests.items():
-        groups = {" / ".join(pair): clips.action.isin(pair) for pair in pairs}
-        groups["all pairs"] = clips.action.isin([action for pair in pairs for action in pair])
-        groups["other actions"] = ~groups["all pairs"]
-        result[name] = {group: statistics.interval(clips.hit[mask], clips.source_id[mask]) for group, mask in groups.items()}
-    return result
-
-
-def main_table(result: dict, conditions: dict) -> str:
-    rows = []
-    for name, row in result.items():
-        own = tables.metrics_of(f"classifier/{name}")
-        accuracy = row["accuracy"]
-        rows.append([
-            f"`{name}`", f"{conditions[name]['train_audio']} / {conditions[name]['test_audio']}", percent(accuracy),
-            percent(row["difference"], True) if name != BASELINE else "", f"{100 * own['accuracy']['seed_sd']:.1f}",
-            percent(own["macro_f1"]), percent(own["top5"]), f"{own['parameters']:,}",
-            f"{accuracy['n']} / {accuracy['sources']} / {own['accuracy']['seeds']}", REPORTED.get(name, ""),
-        ])  # fmt: skip
-    header = ["condition", "audio in training / at test", "accuracy", f"minus `{BASELINE}`, same clips", "sd over seeds", "macro F1",
-              "top 5", "parameters", "clips / sources / seeds", "*reported*"]  # fmt: skip
-    return markdown(header, rows)
-
-
-def subset_table(result: dict) -> str:
-    """Accuracy of every condition on every subset."""
-    names = [name for name in SUBSETS if f"accuracy_{name}" in result[BASELINE]]
-    header = ["condition", *(f"{SUBSETS[name]} (n = {result[BASELINE][f'accuracy_{name}']['n']})" for name in names)]
-    rows = [[f"`{condition}`", *(percent(row[f"accuracy_{name}"]) for name in names)] for condition, row in result.items()]
-    return markdown(header, rows)
-
-
-def pair_table(pairs: dict) -> str:
-    groups = list(pairs[BASELINE])
-    header = ["condition", *(f"{group} (n = {pairs[BASELINE][group]['n']})" for group in groups)]
-    return markdown(header, [[f"`{name}`", *(percent(row[group]) for group in groups)] for name, row in pairs.items()])
-
-
-def introduction(root: str, tests: dict[str, pd.DataFrame], result: dict) -> str:
-    base, heard = tests[BASELINE], result[BASELINE]["accuracy_with_audio"]
-    resolved = result[UPPER_BOUND]["smallest_detectable_difference"]
+def introduction(root: str, base: pd.DataFrame, result: dict) -> str:
+    heard, resolved = result[BASELINE]["accuracy_with_audio"], result[UPPER_BOUND]["smallest_detectable_difference"]
     return (
         f"Data set: `{root}`; {len(base)} test clips of {base.source_id.nunique()} sources and {base.action.nunique()} actions; "
         f"{heard['n']} of them ({heard['sources']} sources) have audible sound. Accuracies in per cent with 95 % intervals, differences "
@@ -171,55 +118,92 @@ def introduction(root: str, tests: dict[str, pd.DataFrame], result: dict) -> str
     )
 
 
-def architecture_table(tests: dict[str, pd.DataFrame], result: dict) -> str:
-    """The two architectures side by side, on the same clips and folds."""
-    rows, columns = tables.architecture_figures(ARCHITECTURES), list(ARCHITECTURES)
-    for name, kind in (("accuracy %, every clip", 0), ("accuracy %, filtered", 1)):
-        rows.append([name, *(percent(result[ARCHITECTURES[column][kind]]["accuracy"]) for column in columns)])
-    first, second = (tests[ARCHITECTURES[column][0]] for column in columns)
-    difference = statistics.paired_difference(second.hit, first.hit.loc[second.index], second.source_id)
-    rows.append([f"`{columns[1]}` minus `{columns[0]}`, every clip, points", "", percent(difference, True)])
-    return markdown(["on test", *(f"`{column}`" for column in columns)], rows)
+def lines(shown: list[str], rates: dict[str, list[dict]]) -> dict[str, tuple[list[str], dict, str]]:
+    """What is drawn as curves, by figure: ticks, curves of the conditions `shown`, label of the axis."""
+    missing = {name: rates[name] for name in shown if rates.get(name)}
+    found = {"missing_rates": (curves.PERCENT, missing, "test clips without audio (%)")}
+    path = Path("metrics/experiments/label_budget.csv")
+    if path.is_file():
+        found["label_budget"] = (*curves.label_budget(path, shown), "labelled clips per action")
+    return found
+
+
+def gallery() -> str:
+    """The figures, for readers of tables.md."""
+    names = sorted(path.stem for path in FIGURES.glob("*.png"))
+    return "\n\n".join(["## Figures", *(f"![{name.replace('_', ' ')}](figures/report/{name}.png)" for name in names)])
+
+
+def generated_folders() -> dict[str, Path]:
+    """Where the features of each architecture of params.yaml lie."""
+    made = params.load("generator", Architectures, only=True).architectures
+    return {name: Path("data/generated") / name for name in ARCHITECTURES if name in made}
+
+
+def kind(test_audio: str) -> str:
+    """How a row is coloured, by its audio at test."""
+    return "real" if test_audio == "real" else "none" if test_audio in FILLED else "generated"
+
+
+def draw(p: ReportParams, conditions: dict[str, dict], rows: dict[str, Row], result: dict, rates: dict, folders: dict[str, Path]) -> None:
+    """Write the figures; those of an empty data set or of an experiment that did not run are left out."""
+    shutil.rmtree(FIGURES, ignore_errors=True)
+    points = [
+        {"name": name, "kind": kind(conditions[name]["test_audio"]), "leaky": conditions[name].get("gate") in LEAKY,
+         "accuracy": row["accuracy"], "difference": row.get("difference")}
+        for name, row in result.items()
+    ]  # fmt: skip
+    figures.write(FIGURES, "main_comparison", (figures.TWO_COLUMNS, 0.7 + 0.16 * len(points)), figures.main_comparison, points, BASELINE)
+    for name, (ticks, found, label) in lines(p.curves, rates).items():
+        if found:
+            figures.write(FIGURES, name, (figures.COLUMN, 2.6), figures.curves, ticks, found, label, p.curves)
+    chosen = stage_tables.metrics_of("filter")["threshold"]
+    sweep = pd.read_csv("metrics/plots/filter/sweep.csv")
+    figures.write(FIGURES, "threshold", (figures.COLUMN, 3.2), figures.threshold, sweep, chosen)
+    similar = {name: curves.similarity_over_time(folder) for name, folder in folders.items()}
+    if similar and all(similar.values()):
+        figures.write(FIGURES, "similarity_over_time", (figures.COLUMN, 2.8), figures.similarity_over_time, similar)
+    difference = rows[UPPER_BOUND].confusion - rows[BASELINE].confusion
+    order = list(dict.fromkeys([*chain(*row_measures.look_alike(p.look_alike_pairs, difference.index)), *difference.index]))
+    label = f"{UPPER_BOUND} minus {BASELINE} (points)"
+    figures.write(FIGURES, "confusion_difference", (figures.COLUMN, 2.8), figures.confusion_difference, difference.loc[order, order], label)
 
 
 def main(stage: run.StageRun) -> None:
-    p = params.load("report", ReportParams)
-    rows = params.load("classifier", Conditions, only=True)
-    named = stage.progress(rows.conditions.items(), len(rows.conditions), "condition")
-    tests = {name: read_test(name, condition, rows.seeds) for name, condition in named}
-    result = figures(tests, {name for name, condition in rows.conditions.items() if condition.get("kept_only")})
-    metrics: dict = {
-        "test_clips": len(tests[BASELINE]), "test_sources": tests[BASELINE].source_id.nunique(), "conditions": means(result)
-    }  # fmt: skip
-    root = params.load("clips", Root, only=True).root
-    text = ["# Results", introduction(root, tests, result)]
-    text += ["## Main table", main_table(result, rows.conditions), NOT_COMPARABLE]
-    if all(name in tests for kinds in ARCHITECTURES.values() for name in kinds):
-        text += [
-            "## The two architectures", "`validation` generates and then checks; `mapping` builds the meaning in. Same clips, folds and "
-            "seeds. Seconds of training stand in the experiment `training` below.", architecture_table(tests, result),
-        ]  # fmt: skip
-    text += ["## On subsets of the test clips", "`published` answers kept clips only.", subset_table(result)]
-    if pairs := [pair for pair in p.look_alike_pairs if set(pair) <= set(tests[BASELINE].action)]:
-        accuracies = pair_accuracy(tests, pairs)
-        metrics["look_alike_pairs"] = means(accuracies)
-        text += ["## Within look-alike pairs", "Accuracy (over all actions) on the clips of actions that look alike and sound different.",
-                 pair_table(accuracies)]  # fmt: skip
-    text += tables.of_stages()
-    text += experiment_tables()
-    long_table(result).to_csv("metrics/subsets.csv", index=False, float_format="%.6f")
+    p, root = params.load("report", ReportParams), params.load("clips", Root, only=True).root
+    classifier = params.load("classifier", Classifier, only=True)
+    conditions = classifier.conditions
+    named = stage.progress(conditions.items(), len(conditions), "condition")
+    rows = {name: read_test(name, condition, classifier.seeds) for name, condition in named}
+    partial = {name for name, condition in conditions.items() if condition.get("kept_only")}
+    base = rows[BASELINE].clips
+    actions = sorted(set(base.action))
+    audio_visual = audio_visual_actions(p.audio_visual_actions, actions)
+    result = row_measures.accuracies(rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial)
+    checked = row_measures.checks(rows, result)
+    rates = {name: curves.missing_rates(name, row.clips, row.seeds, name in partial) for name, row in rows.items()}
+    pairs = row_measures.look_alike(p.look_alike_pairs, actions)
+    per_action = row_measures.group_accuracy(rows, {action: [action] for action in actions})
+    within = row_measures.group_accuracy(rows, row_measures.pair_groups(pairs, actions)) if pairs else {}
+    folders = generated_folders()
+
+    made = [row_tables.main_table(result, conditions), row_tables.check_table(rows, result, checked),
+            row_tables.missing_rate_table(rows, rates)]  # fmt: skip
+    if all(name in rows for kinds in ARCHITECTURES.values() for name in kinds):
+        made.append(row_tables.architecture_table(rows, result))
+    made += [row_tables.subset_table(rows, result), row_tables.action_table(rows, per_action, audio_visual)]
+    if pairs:
+        made.append(row_tables.pair_table(rows, result, within))
+    made += stage_tables.of_stages({name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()})
+    made += stage_tables.of_experiments()
+    tables.write(Path("metrics/tables"), made)
+    draw(p, conditions, rows, result, rates, folders)
+    text = ["# Results", introduction(root, base, result), *(tables.markdown(table) for table in made), gallery()]
     Path("metrics/tables.md").write_text("\n\n".join(text) + "\n")
-    stage.write_metrics(metrics)
-
-
-def experiment_tables() -> list[str]:
-    """The committed results of runs outside the default pipeline, `python -m stages.experiments` most of them, a table each."""
-    text = []
-    for path in sorted(Path("metrics/experiments").glob("*.csv")):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        text += [f"## Experiment: {path.stem}", f"Written by `python -m {WRITTEN_BY.get(path.stem, f'stages.experiments {path.stem}')}`.",
-                 markdown(list(table.columns), table.to_numpy().tolist())]  # fmt: skip
-    return text
+    row_measures.long_table(result).to_csv("metrics/subsets.csv", index=False, float_format="%.6f")
+    by_rate = {name: dict(zip(curves.PERCENT, curve, strict=True)) for name, curve in rates.items() if curve}
+    figures_of = {"conditions": result, "checks": checked, "missing_rates": by_rate} | ({"look_alike_pairs": within} if pairs else {})
+    stage.write_metrics({"test_clips": len(base), "test_sources": base.source_id.nunique()} | row_measures.means(figures_of))
 
 
 if __name__ == "__main__":

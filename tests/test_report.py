@@ -1,5 +1,6 @@
 """The report's figures from hand-made predictions, and that nothing missing passes for a result."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from stages import clips, report
-from stages.common import predictions, run, shards, tables
+from stages.common import curves, predictions, row_measures, row_tables, run, shards, stage_tables, statistics
+from stages.common import figures as figures_module
 from stages.common.errors import UserError
 from tests.test_shards import index_row
 
@@ -24,6 +26,11 @@ CLIPS = {
 }  # fmt: skip
 ROW = {"model": "lstm", "train_audio": "none", "test_audio": "none", "depends_on": "data/audio_features"}
 CONDITIONS = {"video_only": ROW, "real_audio": ROW | {"train_audio": "real", "test_audio": "real"}}
+
+
+RATES = pa.schema([
+    ("seed", pa.int32()), ("missing_rate", pa.float32()), ("clip_id", pa.string()), ("source_id", pa.string()), ("hit", pa.bool_()),
+])  # fmt: skip
 
 
 def frame() -> pd.DataFrame:
@@ -42,27 +49,61 @@ def write(condition: str, seeds: int = 2, drop: int = 0) -> None:
     table = frame().iloc[: len(CLIPS) - drop]
     predictions.write(condition, predictions.Predictions(table, ACTIONS, probabilities[:, : len(table)]))
     run.write_json(Path(f"metrics/classifier/{condition}.json"), predictions.score(predictions.read(condition)) | {"parameters": 12_345})
+    write_rates(condition)
+
+
+def write_rates(condition: str) -> None:
+    """As the predictions without missing audio; with rate 1 no clip of the second half is right."""
+    found = predictions.read(condition)
+    hits = found.answers == found.labels  # [seeds, clips]
+    rows = [
+        {"seed": seed, "missing_rate": rate, "clip_id": clip, "source_id": source, "hit": bool(hits[seed, i]) and (rate < 1 or i < 2)}
+        for seed in range(len(hits)) for rate in curves.RATES
+        for i, (clip, source) in enumerate(zip(found.clips.clip_id, found.clips.source_id, strict=True))
+    ]  # fmt: skip
+    shards.write_table(pa.Table.from_pylist(rows, schema=RATES), Path(f"data/missing_rates/{condition}.parquet"))
+
+
+REAL = {  # centred audio features [T, A] of audible clips
+    "knocking/k1": [[1, 0, 0], [1, 0, 0]], "knocking/k2": [[0, 1, 0], [0, 2, 0]], "hammering/h1": [[1, 1, 1], [1, 1, 1]],
+}  # fmt: skip
+MADE = {  # generated ones [seeds, T, A]
+    "knocking/k1": [[[1, 0, 0], [0, 3, 0]], [[1, 0, 0], [1, 0, 0]]], "knocking/k2": [[[0, 1, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0]]],
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def results(workspace, monkeypatch):
     monkeypatch.setattr(predictions, "score", score)
     pairs = [["knocking", "hammering"]]
-    workspace.set(classifier={"seeds": 2, "conditions": CONDITIONS}, report={"look_alike_pairs": pairs}, clips={"root": "my|media"})
+    workspace.set(
+        classifier={"seeds": 2, "conditions": CONDITIONS}, report={"look_alike_pairs": pairs}, clips={"root": "my|media"},
+        generator={"architectures": {"mapping": None}},
+    )  # fmt: skip
     for condition in CONDITIONS:
         write(condition)
     index = [index_row(f"{action}/{name}", "test", "ok" if heard else "silent") for name, (action, _, heard, _, _) in CLIPS.items()]
     index.sort(key=lambda row: row["clip_id"])
-    rows = [row | {"features": np.zeros((2, 3))} for row in index if row["status"] == "ok"]
+    rows = [row | {"features": REAL[row["clip_id"]]} for row in index if row["status"] == "ok"]
     shards.write(Path("data/audio_features"), pa.schema([("features", shards.tensor(pa.float16(), 2, 3))]), rows, index, "v")
+    generated = [row | {"status": "ok", "features": MADE.get(row["clip_id"], np.zeros((2, 2, 3)))} for row in index]
+    schema = pa.schema([("features", shards.tensor(pa.float16(), 2, 2, 3))])
+    shards.write(Path("data/generated/validation"), schema, generated, [row | {"status": "ok"} for row in index], "v")
     truth([{"clip_id": f"{action}/{name}", "sound_belongs": belongs} for name, (action, _, _, belongs, _) in CLIPS.items()])
     keep({"k1", "h2"})
     Path("metrics/experiments").mkdir(parents=True)
-    monkeypatch.setattr(tables, "of_stages", lambda: ["a table"])  # of other stages' metrics
+    monkeypatch.setattr(stage_tables, "of_stages", lambda seeds: [])  # of other stages' metrics
+    monkeypatch.setattr(figures_module, "write", lambda *_: None)  # most tests look at tables only
+    run.write_json(Path("metrics/filter.json"), {"threshold": 0.5})
+    Path("metrics/plots/filter").mkdir(parents=True)
+    columns = ["kept_fraction", "precision", "recall", "validation_accuracy", "test_accuracy", "random_clips_accuracy"]
+    sweep = pd.DataFrame([[0.0, *[1.0] * 6], [1.0, 0.0, np.nan, *[0.5] * 4]], columns=["threshold", *columns])
+    sweep.to_csv("metrics/plots/filter/sweep.csv", index=False)
     return workspace
 
 
 REAL_SCORE = predictions.score
+REAL_WRITE = figures_module.write
 
 
 def score(made: predictions.Predictions) -> dict:
@@ -142,20 +183,21 @@ def test_tables_show_the_same_figures_and_are_well_formed():
         "rejected (n = 3)",
         "its own sound (n = 2)",
         "foreign sound (n = 1)",
+        "clips / sources / seeds",
     ]
-    assert [cell.split(" [")[0] for cell in subsets[3][1:]] == ["83.3", "50.0", "50.0", "83.3", "100.0", "50.0"]
+    assert [cell.split(" [")[0] for cell in subsets[3][1:]] == ["83.3", "50.0", "50.0", "83.3", "100.0", "50.0", "5 / 4 / 2"]
     pairs = table_after(text, "Within look-alike pairs")
-    assert [cell.split(" [")[0] for cell in pairs[2]] == ["`video_only`", "50.0", "50.0", "100.0"]
+    assert [cell.split(" [")[0] for cell in pairs[2]] == ["`video_only`", "50.0", "50.0", "100.0", "5 / 4 / 2"]
 
 
 def test_architectures_are_compared_on_the_same_clips(results, monkeypatch):
-    kinds = [name for kind in report.ARCHITECTURES.values() for name in kind]
+    kinds = [name for kind in row_tables.ARCHITECTURES.values() for name in kind]
     results.set(classifier={"conditions": {**CONDITIONS, **{name: ROW for name in kinds}}})
     for name in kinds:
         write(name)
     for name, right in (("mapped", "real_audio"), ("generated", "video_only")):
         predictions.write(name, predictions.read(right))
-    monkeypatch.setattr(tables, "architecture_figures", lambda names: [["a measure", *names]])
+    monkeypatch.setattr(row_tables, "architecture_figures", lambda names: [["a measure", *names]])
     found = table_after(make()[1], "The two architectures")
     assert found[0][1:] == ["`validation`", "`mapping`"] and found[2] == ["a measure", "validation", "mapping"]
     assert found[3][1].startswith("60.0 [") and found[3][2].startswith("70.0 [")
@@ -223,12 +265,183 @@ def test_experiments_are_shown_as_they_stand(results):
     assert "`python -m stages.experiments rates`" in text and "`python -m benchmarks.statistics`" in text
 
 
-def test_markdown_and_percent():
-    assert report.markdown(["a", "b|c"], [["1", "2"]]) == "| a | b\\|c |\n| --- | --- |\n| 1 | 2 |"
-    figure = {"mean": 0.12345, "ci95_low": -0.01, "ci95_high": 0.5}
-    assert report.percent(figure) == "12.3 [-1.0, 50.0]" and report.percent(figure, True) == "+12.3 [-1.0, +50.0]"
-    assert report.percent({"mean": None}) == "no clips"
-
-
 def test_reported_figures_are_those_of_the_description():
-    assert report.REPORTED["video_only"].startswith("17.79") and report.REPORTED["real_audio"].startswith("34.32")
+    assert row_tables.REPORTED["video_only"].startswith("17.79") and row_tables.REPORTED["real_audio"].startswith("34.32")
+
+
+def test_every_action_has_its_own_figures():
+    actions = table_after(make()[1], "Per action")
+    assert actions[0] == ["action", "`video_only` (2)", "`real_audio` (2)", "clips", "sources"]
+    by_hand = {"knocking": (25, 100, 2, 1), "hammering": (75, 25, 2, 2), "waving": (100, 100, 1, 1)}  # per cent, clips, sources
+    assert {row[0]: tuple(float(cell.split(" [")[0]) for cell in row[1:]) for row in actions[2:]} == by_hand
+
+
+def test_a_list_of_audio_visual_actions_splits_clips(results):
+    Path("avmit.csv").write_text("action,clips\nHammering,60\nplaying music,60\n")
+    results.set(report={"audio_visual_actions": "avmit.csv"})
+    _, text = make()
+    subsets = table_after(text, "On subsets of the test clips")
+    assert subsets[0][-3:-1] == ["audio-visual actions (n = 2)", "other actions (n = 3)"]
+    assert [cell.split(" [")[0] for cell in subsets[2][-3:-1]] == ["75.0", "50.0"]
+    assert [row[:2] for row in table_after(text, "Per action")[2:]] == [["hammering", "yes"], ["knocking", "no"], ["waving", "no"]]
+
+
+def test_names_on_the_list_are_matched_as_people_write_them():
+    Path("list.csv").write_text("\ufeffPlaying_Music\n", encoding="utf-8")
+    assert report.audio_visual_actions("list.csv", ["playing+music", "waving"]) == {"playing+music"}
+
+
+@pytest.mark.parametrize("content, message", [(None, "avmit.csv does not exist"), ("barking\n", "names none of the actions")])
+def test_a_list_that_is_missing_or_of_another_set_is_an_error(results, content, message):
+    if content:
+        Path("avmit.csv").write_text(content)
+    results.set(report={"audio_visual_actions": "avmit.csv"})
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_differences_are_adjusted_for_the_number_of_comparisons(results, monkeypatch):
+    results.set(classifier={"conditions": {**CONDITIONS, "zero_fill": ROW, "mapped": ROW}})
+    for name in ("zero_fill", "mapped"):
+        write(name)
+    asked = {}
+    monkeypatch.setattr(statistics, "holm", lambda p: asked.update(p) or {name: 0.5 for name in p})
+    checks = table_after(make()[1], "Main table: tests and calibration")
+    assert set(asked) == {"real_audio", "zero_fill", "mapped"} and checks[0][3] == "p, Holm"
+    assert [row[3] for row in checks[2:]] == ["", "0.5000", "0.5000", "0.5000"]
+    assert checks[3][2] == f"{asked['real_audio']:.4f}"
+
+
+def test_the_gap_share_needs_a_gap(results):
+    """real_audio is no better beyond doubt; where it is, half of its gain is half."""
+    assert table_after(make()[1], "Main table: tests and calibration")[3][5] == ""
+    results.set(classifier={"conditions": {**CONDITIONS, "generated": ROW}})
+    sure = {name: (*clip[:4], {"video_only": 0, "generated": 1, "real_audio": 2}) for name, clip in CLIPS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.test_report.CLIPS", sure)
+        for name in ("video_only", "generated", "real_audio"):
+            write(name)
+    checks = table_after(make()[1], "Main table: tests and calibration")
+    assert [row[5] for row in checks[2:]] == ["", "", "50.0 [50.0, 50.0]"]
+
+
+def test_calibration_error_is_that_of_the_probabilities():
+    """Every answer is given with probability 1, so the error is the share of wrong ones."""
+    metrics, text = make()
+    assert [row[6] for row in table_after(text, "Main table: tests and calibration")[2:]] == ["0.400", "0.300"]
+    assert metrics["checks"]["video_only"]["calibration_error"] == pytest.approx(0.4)
+
+
+def test_missing_rates_are_those_of_the_files():
+    metrics, text = make()
+    rates = table_after(text, "Missing rates")
+    assert rates[0] == ["condition", *(f"{rate} % missing" for rate in (0, 25, 50, 75, 100)), "clips / sources / seeds"]
+    assert [cell.split(" [")[0] for cell in rates[3]] == ["`real_audio`", "70.0", "70.0", "70.0", "70.0", "40.0", "5 / 4 / 2"]
+    assert metrics["missing_rates"]["video_only"]["100"] == pytest.approx(0.1)
+    sources = np.array([source for _, source, *_ in CLIPS.values()])
+    hits = np.array([right["real_audio"] / 2 for *_, right in CLIPS.values()])
+    expected = statistics.interval(hits, sources)
+    assert rates[3][1] == f"70.0 [{100 * expected['ci95_low']:.1f}, {100 * expected['ci95_high']:.1f}]"
+
+
+@pytest.mark.parametrize("lost", ["file", "clip", "seed", "rate", "everything"])
+def test_a_missing_rate_clip_or_seed_is_an_error(lost):
+    path = Path("data/missing_rates/real_audio.parquet")
+    table = shards.pq.read_table(path).to_pandas()
+    keep = {
+        "clip": table.clip_id != "waving/w1", "seed": table.seed == 0, "rate": table.missing_rate != 0.5, "everything": table.seed > 9,
+        "file": table.seed >= 0,
+    }[lost]  # fmt: skip
+    shards.write_table(pa.Table.from_pandas(table[keep], schema=RATES, preserve_index=False), path)
+    if lost == "file":
+        path.unlink()
+    with pytest.raises(UserError, match="real_audio.parquet (is missing|lacks).*dvc repro classifier@real_audio"):
+        make()
+
+
+def test_a_row_of_kept_clips_only_may_be_without_missing_rates(results):
+    results.set(classifier={"conditions": {**CONDITIONS, "published": ROW | {"kept_only": True}}})
+    write("published", drop=1)
+    shards.write_table(RATES.empty_table(), Path("data/missing_rates/published.parquet"))
+    metrics, text = make()
+    assert "`published`" not in str(table_after(text, "Missing rates")) and "published" not in metrics["missing_rates"]
+    assert "keeps 4 of 5 test clips, 80.0 %" in text
+
+
+def test_a_row_that_answers_no_clip_says_so(results, monkeypatch):
+    monkeypatch.setattr(figures_module, "write", REAL_WRITE)
+    results.set(classifier={"conditions": {**CONDITIONS, "published": ROW | {"kept_only": True}}})
+    write("published", drop=5)
+    _, text = make()
+    assert table_after(text, "Main table")[4][2] == "no clips"
+    assert table_after(text, "Main table: tests and calibration")[4][1:] == ["no clips", "", "", "", "", "", "0 / 0 / 1"]
+
+
+def test_each_table_is_there_as_csv_and_latex_and_old_ones_go():
+    Path("metrics/tables").mkdir(parents=True)
+    Path("metrics/tables/old.csv").write_text("x")
+    make()
+    names = {"main", "tests_and_calibration", "missing_rates", "subsets", "actions", "look_alike_pairs"}
+    assert {path.name for path in Path("metrics/tables").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("csv", "tex")}
+    with open("metrics/tables/main.csv") as lines:
+        rows = {row["condition"]: row for row in csv.DictReader(lines)}
+    assert float(rows["real_audio"]["accuracy"]) == pytest.approx(70)
+    assert float(rows["real_audio"]["accuracy_low"]) <= 70 <= float(rows["real_audio"]["accuracy_high"])
+    assert rows["real_audio"]["parameters"] == "12345" and rows["video_only"]["minus video_only, same clips"] == ""
+
+
+BUDGET = "setting,condition,accuracy,accuracy_low,accuracy_high\n5,video_only,0.4,0.3,0.5\nall,video_only,0.6,0.5,0.7\n"
+
+
+def test_figures_are_the_same_bytes_every_time(monkeypatch):
+    monkeypatch.setattr(figures_module, "write", REAL_WRITE)
+    Path("metrics/experiments/label_budget.csv").write_text(BUDGET)
+    folder = Path("metrics/figures/report")
+    folder.mkdir(parents=True)
+    (folder / "old.png").write_text("x")
+    drawn = []
+    for _ in range(2):
+        _, text = make()
+        drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    names = {"main_comparison", "missing_rates", "label_budget", "threshold", "similarity_over_time", "confusion_difference"}
+    assert set(drawn[0]) == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert drawn[0] == drawn[1]
+    assert all(f"(figures/report/{name}.png)" in text for name in names)
+
+
+def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
+    monkeypatch.setattr(figures_module, "write", REAL_WRITE)
+    make()
+    assert not Path("metrics/figures/report/label_budget.png").exists()
+    path = Path("metrics/experiments/label_budget.csv")
+    path.write_text(BUDGET + "5,real_audio,0.4,0.3,0.5\n")
+    assert curves.label_budget(path, ["video_only", "mapped"]) == (["5", "all"], {"video_only": [
+        {"mean": 0.4, "ci95_low": 0.3, "ci95_high": 0.5}, {"mean": 0.6, "ci95_low": 0.5, "ci95_high": 0.7},
+    ]})  # fmt: skip
+    with pytest.raises(UserError, match="has real_audio at 5, not at all of 5, all"):
+        make()
+
+
+def test_confusion_is_counted_by_hand():
+    shares = row_measures.confusion(predictions.read("video_only"))
+    assert shares.loc["knocking"].to_dict() == {"knocking": 0.25, "hammering": 0.75, "waving": 0}  # 1 of 4 answers; the next action else
+    assert shares.loc["hammering"].to_dict() == {"knocking": 0, "hammering": 0.75, "waving": 0.25}
+
+
+def test_similarity_over_time_is_that_computed_by_hand():
+    found = curves.similarity_over_time(Path("data/generated/validation"))
+    means = {key: [figure["mean"] for figure in curve] for key, curve in found.items()}
+    # k1: seeds 1, 1 then 0, 1; k2: 1, 0 then 0, 0.  Of the other clip: k1's sound with k2's 0, 1 then 1, 1; k2's with k1's 0, 0 then 1, 0
+    assert means["own"] == pytest.approx([(1 + 0.5) / 2, (0.5 + 0) / 2]) and means["other"] == pytest.approx([(0.5 + 0) / 2, (1 + 0.5) / 2])
+    assert means["difference"] == pytest.approx([0.5, -0.5]) and found["own"][0]["n"] == 2  # h1 has no other of its action
+
+
+def test_experiments_with_bounds_show_intervals():
+    bounds = "{0},{0}_low,{0}_high".format
+    header = f"setting,condition,{bounds('accuracy')},{bounds('centred_cosine_test')},clips\n"
+    Path("metrics/experiments/rates.csv").write_text(header + "5,mapped,0.41234,0.3,0.5,0.5,0.4,0.6,480\nall,mapped,0.5,0.4,0.6,,,,480\n")
+    shown = table_after(make()[1], "Experiment: rates")
+    assert shown[0] == ["setting", "condition", "accuracy %", "centred cosine test", "clips"]
+    assert shown[2] == ["5", "mapped", "41.2 [30.0, 50.0]", "0.500 [0.400, 0.600]", "480"]
+    assert shown[3] == ["all", "mapped", "50.0 [40.0, 60.0]", "", "480"]
+    assert "5,mapped,41.234,30,50,0.5,0.4,0.6,480" in Path("metrics/tables/experiment_rates.csv").read_text()
