@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+from stages import clips
 from stages.common import audioset, media, page, page_clips, predictions, run, shards
 from tests import synthetic
 from tests.synthetic import LABEL_NAMES, LABELS, STEPS
@@ -66,6 +67,9 @@ def write(rows: list[dict]) -> None:
     shards.write(Path("data/representative_frames"), moving, rows, rows, "v")
     synthetic.write_captions(rows)
     write_mapping(rows)
+    happened = {"sound_kind": "own", "audible": True, "audio_labels": ["Saw"], "event_times_s": [0.34, 0.4, 0.9, 5.0]}
+    known = [row | happened for row in pq.read_table("data/truth.parquet").to_pylist()]
+    shards.write_table(pa.Table.from_pylist(known, schema=clips.TRUTH), Path("data/truth.parquet"))
     labelled = [row for row in rows if row["action"]]
     for architecture, name in (("validation", "filter"), ("mapping", "filter_mapping")):
         synthetic.write_shards(Path("data/predicted_labels") / architecture, {"generated": (LABELS,)}, labelled)
@@ -204,6 +208,8 @@ def test_a_clip_shows_what_the_stages_wrote(data, folder):
     scores = page_clips.stored("audio_features", ["label_scores"], [clip["id"]])[clip["id"]]["label_scores"]
     names = [label.display_name for label in audioset.load_labels()[:LABELS]]
     assert clip["heard"][0] == [names[int(scores.argmax())], pytest.approx(float(scores.max()), abs=1e-3)] and len(clip["heard"]) == 3
+    truth = {"kind": "own", "audible": True, "belongs": clip["truth"]["belongs"], "labels": ["Saw"]}
+    assert clip["truth"] == truth | {"events": [2, 5]} and isinstance(truth["belongs"], bool)  # 0.9 s is on the last frame, 5 s after it
     assert "wave" not in silent["sound"] and silent["heard"] is None and max(clip["sound"]["wave"]) == 100
     picture = media.decode_jpeg(base64.b64decode(clip["frames"].partition(",")[2]))
     assert picture.shape == (page_clips.FRAME_PX, STEPS * 128, 3)
@@ -228,15 +234,26 @@ def test_log_mel_has_a_tone_in_its_band(hz):
     assert abs(level.mean(1).argmax() - expected) <= 1
 
 
-def test_optional_inputs_may_be_absent(tmp_path, monkeypatch):
+@pytest.fixture
+def sparse(tmp_path, monkeypatch):
+    """A folder that has only what every run has."""
     monkeypatch.chdir(tmp_path)
-    rows = synthetic.make(actions=ACTIONS)
-    write(rows)
+    write(synthetic.make(actions=ACTIONS))
     for name in ("optical_flow", "audio", "audio_features", "representative_frames", "captions", "mapping", "predicted_labels"):
         shutil.rmtree(f"data/{name}")
     for name in ("data/filter.parquet", "data/filter_mapping.parquet", "metrics/filter.json", "metrics/plots/filter/mapping.csv"):
         Path(name).unlink()
-    shards.write_table(pa.Table.from_pylist([], schema=pq.read_schema("data/truth.parquet")), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist([], schema=clips.TRUTH), Path("data/truth.parquet"))
+
+
+def test_all_clips_may_be_silent(sparse):
+    rows = [row | {"audible": False} for row in synthetic.make(actions=ACTIONS)]
+    index = [row | {"status": "silent"} for row in rows]
+    shards.write(Path("data/audio"), pa.schema([("flac", pa.binary())]), [], index, "v", [pa.field("rms_dbfs", pa.float32())])
+    assert {json.dumps(clip["sound"]) for clip in island(build())["clips"]} == {'{"status": "silent", "level": null}'}
+
+
+def test_optional_inputs_may_be_absent(sparse):
     found = island(build(conditions=["video_only"]))
     clip = found["clips"][0]
     assert list(found["sweeps"]) == ["validation"] and found["sweeps"]["validation"]["chosen"] is None
@@ -420,6 +437,27 @@ def test_playing_moves_through_the_steps(shown, data, status):
     assert shown.text_content("#play") == "■ Stop"
     shown.click("#next")
     assert shown.text_content("#play") == "▶ Play"
+
+
+@needs_chromium
+@pytest.mark.parametrize(("clips_shown", "conditions", "swept"), [(4, ["video_only"], True), (4, [], False), (0, CONDITIONS, False)])
+def test_a_page_with_little_to_show_works(sparse, browser, clips_shown, conditions, swept):
+    if not swept:
+        Path("metrics/plots/filter/sweep.csv").unlink()
+    Path("report.html").write_text(build(clips_shown, conditions))
+    complaints: list[str] = []
+    opened = browser.new_page()
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.goto(Path("report.html").absolute().as_uri())
+    assert opened.locator("#list button").count() == clips_shown and opened.is_visible("#none") == (not clips_shown)
+    if clips_shown:
+        assert "There is no sound of this clip" in opened.text_content("#clip") and "No captions" in opened.text_content("#clip")
+        assert opened.locator("#clip tbody tr").count() == len(conditions)
+        opened.click("#next")
+    assert opened.locator("#slider").count() == swept and ("No filter has run" in opened.text_content("#thresholds")) != swept
+    opened.close()
+    assert complaints == []
 
 
 @needs_chromium

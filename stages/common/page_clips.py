@@ -19,6 +19,7 @@ from scipy.signal import stft
 
 from stages.common import audioset, media, predictions, shards
 from stages.common.item_store import digest
+from stages.common.motion_measures import shown_at
 
 DATA = Path("data")
 FILTERS = {"validation": DATA / "filter.parquet", "mapping": DATA / "filter_mapping.parquet"}  # by architecture
@@ -37,7 +38,7 @@ def records(count: int, conditions: list[str], seed: int = 0) -> list[dict]:
     answered = answers(conditions, names)
     parts: dict[str, dict] = {
         "sound": sounds(names), "moving": motion(names), "captions": captions(names), "heard": heard(names),
-        "architectures": architectures(names), "truth": truth(names),
+        "architectures": architectures(names), "truth": truth({name: row["times_s"] for name, row in pictures.items()}),
     }  # fmt: skip
     found = []
     for row in chosen:
@@ -65,16 +66,16 @@ def draw(clips: list[dict], count: int, seed: int) -> list[dict]:
 def stored(stage: str, columns: list[str], names: list[str]) -> dict[str, dict]:
     """The rows of test clips in a stage's shards, by clip_id; none where the stage has not run or refused the clip."""
     directory = DATA / stage
-    if not (directory / shards.INDEX).is_file():
+    found = ds.dataset(directory, format="parquet", partitioning=shards.PARTITIONS) if directory.is_dir() else None
+    if not found or not found.files or not names:
         return {}
-    wanted = (ds.field("split") == "test") & ds.field("clip_id").isin(names)
-    table = ds.dataset(directory, format="parquet", partitioning=shards.PARTITIONS).to_table(["clip_id", *columns], filter=wanted)
+    table = found.to_table(["clip_id", *columns], filter=(ds.field("split") == "test") & ds.field("clip_id").isin(names))
     return {row["clip_id"]: row for row in shards.to_rows(table)}
 
 
 def rows_of(path: Path, columns: list[str] | None, names: list[str]) -> dict[str, dict]:
     """The rows of clips in one Parquet file, by clip_id, `columns` or all; none where there is no file."""
-    if not path.is_file():
+    if not path.is_file() or not names:
         return {}
     table = pq.read_table(path, columns=columns and ["clip_id", *columns], filters=[("clip_id", "in", names)])
     return {row["clip_id"]: row for row in table.to_pylist()}
@@ -209,15 +210,15 @@ def answers(conditions: Iterable[str], names: list[str]) -> dict[str, dict[str, 
     return found
 
 
-def truth(names: list[str]) -> dict[str, dict]:
-    """Per rendered clip what is audible, whether it belongs to the action, its labels and when things happen, s."""
+def truth(times_s: dict[str, np.ndarray]) -> dict[str, dict]:
+    """Per rendered clip what is audible, whether it belongs to the action, its labels, and the steps that show its events."""
     columns = ["sound_kind", "audible", "sound_belongs", "audio_labels", "event_times_s"]
     return {
         name: {
             "kind": row["sound_kind"], "audible": row["audible"], "belongs": row["sound_belongs"], "labels": row["audio_labels"] or [],
-            "events": [rounded(time, 2) for time in row["event_times_s"] or []],
+            "events": sorted(set(shown_at(np.array(row["event_times_s"] or []), times_s[name]).tolist())),
         }
-        for name, row in rows_of(DATA / "truth.parquet", columns, names).items()
+        for name, row in rows_of(DATA / "truth.parquet", columns, list(times_s)).items()
     }  # fmt: skip
 
 
