@@ -2,7 +2,7 @@
 
     python -m stages.experiments ablations       writes metrics/experiments/ablations.csv: a row per setting and condition
     python -m stages.experiments training        writes metrics/experiments/training.csv (seconds: they are in no metrics file)
-    python -m stages.experiments confirmation    writes metrics/confirmation/: the tables of everything, once more, on fresh data
+    python -m stages.experiments confirmation    writes metrics/experiments/confirmation/: everything once more, on fresh data
 
 Experiments are named in params.yaml: the rows whose accuracies are read, the generator whose measures are (where there is
 one), and the settings, each a set of parameters to change.  A setting is a `dvc exp run --temp` from the last commit (commit
@@ -120,11 +120,11 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
 
 
 def confirm(name: str, experiment: Confirmation) -> None:
-    """Run everything once with the experiment's setting and keep its files below metrics/<name>."""
+    """Run everything once with the experiment's setting and keep its files below metrics/experiments/<name>."""
     import dvc.api
 
     run_pipeline(f"{name}-0", experiment.setting, [])
-    folder = Path("metrics") / name
+    folder = Path("metrics/experiments") / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in experiment.files:
         (folder / Path(file).name).write_text(dvc.api.read(file, rev=f"{name}-0"))

@@ -5,6 +5,7 @@ Reads    data/predictions/<condition>.parquet and data/missing_rates/<condition>
          data/filter.parquet (which are kept), data/truth.parquet (rendered clips only), `report.audio_visual_actions` and the
          metrics files of the stages before
 Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each; metrics/figures/report/<name>.png and .svg;
+         metrics/report.html (common/page.py: tables, figures, thresholds and test clips in one file);
          metrics/subsets.csv (every figure of every condition on every subset, with its interval); metrics/report.json
          (their means, for `dvc metrics diff`)
 Values are averaged over seeds per clip; intervals and differences resample sources (common/statistics.py).  A condition,
@@ -19,18 +20,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from stages.common import curves, figures, params, predictions, row_measures, row_tables, run, shards, stage_tables, statistics, tables
+from stages.common import (
+    curves,
+    figures,
+    page,
+    pair_read_out,
+    params,
+    predictions,
+    row_measures,
+    row_tables,
+    run,
+    shards,
+    stage_tables,
+    statistics,
+    tables,
+)
 from stages.common.errors import UserError
 from stages.common.row_measures import BASELINE, UPPER_BOUND, Row
 from stages.common.row_tables import ARCHITECTURES
 
-FIGURES = Path("metrics/figures/report")
+FIGURES, PICTURES = Path("metrics/figures/report"), (Path("metrics/figures/representative_frames.png"), Path("metrics/figures/mel.png"))
+CONFIRMED = Path("metrics/experiments/confirmation/subsets.csv")
 LEAKY = ("keep_oracle", "keep_published")  # gates that know the true action
 FILLED = ("none", "zeros", "mean", "noise", "token")  # audio at test that says nothing of the clip
 
 
 class ReportParams(params.Section):
+    clips: int = Field(ge=0, le=400)
     look_alike_pairs: list[list[str]]
     audio_visual_actions: str
     curves: list[str]
@@ -39,6 +57,7 @@ class ReportParams(params.Section):
 class Classifier(params.Section):
     conditions: dict[str, dict]
     seeds: int
+    missing_rates: list[float]
 
 
 class Architectures(params.Section):
@@ -61,7 +80,7 @@ def read_test(condition: str, row: dict, seeds: int) -> Row:
         )
     clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
     error = statistics.calibration_error(test.probabilities, test.labels) if len(clips) else None
-    return Row(clips, found, error, row_measures.confusion(test))
+    return Row(clips, found, predictions.over_seeds(test, 1)["seed_sd"], error, row_measures.confusion(test))
 
 
 def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
@@ -118,10 +137,11 @@ def introduction(root: str, base: pd.DataFrame, result: dict) -> str:
     )
 
 
-def lines(shown: list[str], rates: dict[str, list[dict]]) -> dict[str, tuple[list[str], dict, str]]:
+def lines(shown: list[str], rates: dict[str, dict[str, dict]]) -> dict[str, tuple[list[str], dict, str]]:
     """What is drawn as curves, by figure: ticks, curves of the conditions `shown`, label of the axis."""
-    missing = {name: rates[name] for name in shown if rates.get(name)}
-    found = {"missing_rates": (curves.PERCENT, missing, "test clips without audio (%)")}
+    missing = {name: list(rates[name].values()) for name in shown if rates.get(name)}
+    ticks = list(rates[BASELINE])
+    found = {"missing_rates": (ticks, missing, "test clips without audio (%)")}
     path = Path("metrics/experiments/label_budget.csv")
     if path.is_file():
         found["label_budget"] = (*curves.label_budget(path, shown), "labelled clips per action")
@@ -181,7 +201,8 @@ def main(stage: run.StageRun) -> None:
     audio_visual = audio_visual_actions(p.audio_visual_actions, actions)
     result = row_measures.accuracies(rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial)
     checked = row_measures.checks(rows, result)
-    rates = {name: curves.missing_rates(name, row.clips, row.seeds, name in partial) for name, row in rows.items()}
+    asked = classifier.missing_rates
+    rates = {name: curves.missing_rates(name, row.clips, row.seeds, asked, name in partial) for name, row in rows.items()}
     pairs = row_measures.look_alike(p.look_alike_pairs, actions)
     per_action = row_measures.group_accuracy(rows, {action: [action] for action in actions})
     within = row_measures.group_accuracy(rows, row_measures.pair_groups(pairs, actions)) if pairs else {}
@@ -192,17 +213,22 @@ def main(stage: run.StageRun) -> None:
     if all(name in rows for kinds in ARCHITECTURES.values() for name in kinds):
         made.append(row_tables.architecture_table(rows, result))
     made += [row_tables.subset_table(rows, result), row_tables.action_table(rows, per_action, audio_visual)]
+    read = pair_read_out.measure(pairs)
     if pairs:
-        made.append(row_tables.pair_table(rows, result, within))
+        made += [row_tables.pair_table(rows, result, within), row_tables.read_out_table(read)]
     made += stage_tables.of_stages({name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()})
+    if CONFIRMED.is_file():
+        made.append(row_tables.confirmation_table(result, CONFIRMED))
     made += stage_tables.of_experiments()
     tables.write(Path("metrics/tables"), made)
     draw(p, conditions, rows, result, rates, folders)
     text = ["# Results", introduction(root, base, result), *(tables.markdown(table) for table in made), gallery()]
     Path("metrics/tables.md").write_text("\n\n".join(text) + "\n")
+    shown = {path.stem.replace("_", " "): path for path in [*sorted(FIGURES.glob("*.svg")), *PICTURES] if path.is_file()}
+    Path("metrics/report.html").write_text(page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions)))
     row_measures.long_table(result).to_csv("metrics/subsets.csv", index=False, float_format="%.6f")
-    by_rate = {name: dict(zip(curves.PERCENT, curve, strict=True)) for name, curve in rates.items() if curve}
-    figures_of = {"conditions": result, "checks": checked, "missing_rates": by_rate} | ({"look_alike_pairs": within} if pairs else {})
+    figures_of = {"conditions": result, "checks": checked, "missing_rates": {name: curve for name, curve in rates.items() if curve}}
+    figures_of |= {"look_alike_pairs": within, "read_out": read} if pairs else {}
     stage.write_metrics({"test_clips": len(base), "test_sources": base.source_id.nunique()} | row_measures.means(figures_of))
 
 

@@ -1,7 +1,7 @@
 """Figures along an axis, with intervals over sources: missing rates, label budgets, time steps.
 
 data/missing_rates/<condition>.parquet, written by the classifier: a row per seed, rate and test clip with columns
-    seed int32; missing_rate float32 (RATES); clip_id, source_id string; hit bool
+    seed int32; missing_rate float32; clip_id, source_id string; hit bool
 """
 from itertools import groupby
 from pathlib import Path
@@ -13,8 +13,6 @@ import pyarrow.parquet as pq
 from stages.common import shards, statistics
 from stages.common.errors import UserError
 
-RATES = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of test clips whose audio is taken to be missing
-PERCENT = [f"{100 * rate:.0f}" for rate in RATES]
 MISSING = Path("data/missing_rates")
 AUDIO = Path("data/audio_features")
 
@@ -31,8 +29,9 @@ def intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
     ]
 
 
-def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, partial: bool = False) -> list[dict]:
-    """Accuracy of a condition at each of RATES; [] where a `partial` row, which answers some clips only, was not measured.
+def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, rates: list[float], partial: bool = False) -> dict[str, dict]:
+    """Accuracy of a condition at each of `rates` (per cent as text); {} where a `partial` row, which answers some clips only, was
+    not measured.
 
     clips: what the condition answers on test, indexed by clip_id.
     """
@@ -41,12 +40,14 @@ def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, partial: bool
         raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
     table = pq.read_table(path).to_pandas()
     if partial and table.empty:
-        return []
+        return {}
     hits = table.pivot_table(index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"])
-    same = list(hits["mean"].columns) == list(RATES) and set(hits.index) == set(clips.index) if len(table) else False
+    asked = sorted(float(np.float32(rate)) for rate in rates)
+    same = list(hits["mean"].columns) == asked and set(hits.index) == set(clips.index) if len(table) else False
     if not same or (hits["size"] != seeds).any(axis=None):
         raise UserError(f"{path} lacks clips, rates or seeds that {condition} answers: run `dvc repro classifier@{condition}`")
-    return intervals(hits["mean"].loc[clips.index].to_numpy(), clips.source_id.to_numpy())
+    found = intervals(hits["mean"].loc[clips.index].to_numpy(), clips.source_id.to_numpy())
+    return {f"{100 * rate:.0f}": figure for rate, figure in zip(sorted(rates), found, strict=True)}
 
 
 def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, list[dict]]]:

@@ -18,12 +18,13 @@ BASELINE, UPPER_BOUND = "video_only", "real_audio"
 class Row:
     """What a condition answers on test.
 
-    clips: indexed by clip_id: action, source_id and `hit`, the share of seeds that are right; seeds: their number;
-    calibration_error: of their probabilities; confusion: share of the answers (columns) to the clips of an action (index).
+    clips: indexed by clip_id: action, source_id and `hit`, the share of seeds that are right; seeds: their number; seed_sd: the
+    deviation of their accuracies; calibration_error: of their probabilities; confusion: share of the answers (columns) to the clips of an action (index).
     """
 
     clips: pd.DataFrame
     seeds: int
+    seed_sd: float
     calibration_error: float | None
     confusion: pd.DataFrame
 
@@ -63,9 +64,15 @@ def checks(rows: dict[str, Row], result: dict) -> dict:
     """Per condition: p of its difference to the baseline, alone and adjusted, its share of the gap and the calibration error."""
     p = {name: row["difference"]["p"] for name, row in result.items() if name != BASELINE}
     adjusted = statistics.holm(p)
+
+    def widened(name: str) -> dict | None:
+        variance = sum(rows[each].seed_sd ** 2 / max(rows[each].seeds, 1) for each in (name, BASELINE))
+        return statistics.over_trainings(result[name]["difference"], variance) if name != BASELINE else None
+
     return {
         name: {
-            "p": p.get(name), "p_holm": adjusted.get(name), "gap_share": gap_share(name, rows), "calibration_error": row.calibration_error,
+            "difference_over_trainings": widened(name), "p": p.get(name), "p_holm": adjusted.get(name),
+            "gap_share": gap_share(name, rows), "calibration_error": row.calibration_error,
         }
         for name, row in rows.items()
     }  # fmt: skip

@@ -2,11 +2,15 @@
 
 rows, result, checks: see row_measures.py, by condition.
 """
+import json
+from pathlib import Path
+
+import pandas as pd
+
 from stages.common import statistics
-from stages.common.curves import PERCENT
 from stages.common.row_measures import BASELINE, UPPER_BOUND, Row
 from stages.common.stage_tables import architecture_figures, metrics_of
-from stages.common.tables import Content, Table, number, percent
+from stages.common.tables import Cell, Content, Table, number, percent
 
 REPORTED = {  # accuracies of the research description, 20 MiT classes, untuned
     "video_only": "17.79 (elsewhere 17.7)",
@@ -57,16 +61,18 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
     for name, check in checks.items():
         share = check["gap_share"]
         detectable = result[name].get("smallest_detectable_difference")
-        difference: list[Content] = ["", "", "", ""] if name == BASELINE else [
-            percent(result[name]["difference"], True), number(check["p"], "{:.4f}"), number(check["p_holm"], "{:.4f}"),
+        difference: list[Content] = ["", "", "", "", ""] if name == BASELINE else [
+            percent(result[name]["difference"], True), percent(check["difference_over_trainings"], True), number(check["p"], "{:.4f}"), number(check["p_holm"], "{:.4f}"),
             number(None if detectable is None else 100 * detectable, "{:.1f}"),
         ]  # fmt: skip
         lines.append([f"`{name}`", *difference, "" if share is None else percent(share), number(check["calibration_error"]),
                      stands_on(result[name]["accuracy"], rows[name].seeds)])  # fmt: skip
-    header = ["condition", f"minus `{BASELINE}`, same clips", "p", "p, Holm", "smallest detectable difference", "gap share %", "ECE",
+    header = ["condition", f"minus `{BASELINE}`, same clips", "also over trainings", "p", "p, Holm", "smallest detectable difference", "gap share %", "ECE",
               STANDS_ON]  # fmt: skip
     note = (
-        f"Differences in points. p: two-sided, by resampling sources; Holm: adjusted for all {len(checks) - 1} comparisons of this table. "
+        "Differences in points; also over trainings: with the luck of the seeds, which resampling sources takes as given (what that does "
+        f"to coverage is simulated in the experiment `statistics`). p: two-sided, jackknife over sources; Holm: adjusted for all "
+        f"{len(checks) - 1} comparisons of this table. "
         "Smallest detectable difference: the true one that would be found in 80 % of test sets like this, at 5 %, one comparison. "
         f"Gap share: (row - `{BASELINE}`) / (`{UPPER_BOUND}` - `{BASELINE}`) on the row's clips, left out where the interval of the "
         "denominator contains 0. ECE: expected calibration error of each seed's probabilities, 15 bins, averaged over seeds."
@@ -74,16 +80,17 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
     return Table("tests_and_calibration", "Main table: tests and calibration", header, lines, note)
 
 
-def missing_rate_table(rows: dict[str, Row], curves: dict[str, list[dict]]) -> Table:
-    header = ["condition", *(f"{rate} % missing" for rate in PERCENT), STANDS_ON]
+def missing_rate_table(rows: dict[str, Row], curves: dict[str, dict[str, dict]]) -> Table:
+    header = ["condition", *(f"{rate} % missing" for rate in curves[BASELINE]), STANDS_ON]
     lines: list[list[Content]] = [
-        [f"`{name}`", *(percent(figure) for figure in curve), stands_on(curve[0], rows[name].seeds)]
+        [f"`{name}`", *(percent(figure) for figure in curve.values()), stands_on(next(iter(curve.values())), rows[name].seeds)]
         for name, curve in curves.items()
         if curve
     ]
     note = (
-        "Accuracy where so many test clips have lost their audio: drawn once per seed, the same clips for all rows. Rows that use no real "
-        "audio at test do not change; those that answer kept clips only are left out."
+        "Accuracy where so many test clips have lost their audio: drawn once per seed, the same clips for all rows. The others give their "
+        "real audio to every row that hears any, also to rows trained on made audio alone; rows without audio do not change; those that "
+        "answer kept clips only are left out."
     )
     return Table("missing_rates", "Missing rates", header, lines, note)
 
@@ -138,3 +145,38 @@ def architecture_table(rows: dict[str, Row], result: dict) -> Table:
         "in the experiment `training` below."
     )
     return Table("architectures", "The two architectures", ["on test", *(f"`{column}`" for column in columns)], lines, note)
+
+
+def read_out_table(found: dict[str, dict[str, dict]]) -> Table:
+    """Linear read-outs of the frozen features within look-alike pairs (pair_read_out.py)."""
+    lines: list[list[Content]] = [
+        [name, pair, percent(figure), number(figure["auroc"]), figure["n"], figure["sources"]]
+        for name, pairs in found.items()
+        for pair, figure in pairs.items()
+    ]
+    header = ["read from", "pair", "accuracy between the two", "AUROC", "clips", "sources"]
+    note = "Logistic regression between the two actions of a pair, on mean and standard deviation over time; chance is 50 %."
+    return Table("read_out", "What a linear read-out knows of look-alike actions", header, lines, note)
+
+
+def confirmation_table(result: dict, path: Path) -> Table:
+    """The accuracies and differences of this run beside those of the confirmatory run on fresh data."""
+    found = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"subset": str})
+    found = found[found.subset.isna()].set_index(["condition", "measure"])
+
+    def there(name: str, measure: str) -> Cell:
+        return percent(found.loc[(name, measure)].to_dict(), measure == "difference") if (name, measure) in found.index else Cell((None,), "")
+
+    lines: list[list[Content]] = [
+        [f"`{name}`", percent(row["accuracy"]), there(name, "accuracy"),
+         percent(row["difference"], True) if "difference" in row else "", there(name, "difference")]
+        for name, row in result.items()
+    ]  # fmt: skip
+    header = ["condition", "accuracy", "accuracy, confirmatory", f"minus `{BASELINE}`", f"minus `{BASELINE}`, confirmatory"]
+    setting = json.loads((path.parent / "setting.json").read_text())
+    note = (
+        "Everything once more on a sample that nothing was adjusted on: "
+        f"{', '.join(f'{key} {value}' for key, value in setting.items() if key != 'machine')} ({setting['machine']}); written by "
+        "`python -m stages.experiments confirmation`."
+    )
+    return Table("confirmation", "Confirmatory run", header, lines, note)
