@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stages import classifier
-from stages.classifier import ClassifierParams, Condition, Data, NetworkParams
+from stages.classifier import ClassifierParams, NetworkParams, Training
 from stages.common import params, predictions, run, shards
+from stages.common.action_data import ActionData, Condition, lessons
 from stages.common.errors import UserError
 from stages.common.networks.classifier import ActionClassifier, matched_hidden, parameter_count
 from stages.common.training import scratch
@@ -83,6 +84,14 @@ ACTIONS = ["a", "b", "c", "d"]
 STEPS = 6
 
 
+def write_missing(rows: list[dict], draws: int = 2) -> None:
+    """data/missing_audio.parquet: test clips lose their audio in the order of their number; the second draw in the reverse."""
+    names = [row["clip_id"] for row in rows if row["split"] == "test"]
+    order = [(i + 0.5) / len(names) for i in range(len(names))]
+    table = {"draw": [draw for draw in range(draws) for _ in names], "clip_id": names * draws, "order": order + order[::-1]}
+    shards.write_table(pa.table(table), Path("data/missing_audio.parquet"))
+
+
 def write_features(
     video_gain: float = 0.25, audio_gain: float = 2.0, per_action: int = 16, actions=ACTIONS, without_audio: int = 4
 ) -> list[dict]:
@@ -99,6 +108,7 @@ def write_features(
                 row["audio"] = rng.normal(size=(STEPS, 5)) + audio_gain * way_audio[a]
                 rows.append(row)
     rows.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
+    write_missing(rows)
     for name, path, width in (("rgb", Path("data/video_features/rgb"), 8), ("flow", Path("data/video_features/flow"), 8),
                               ("audio", Path("data/audio_features"), 5)):  # fmt: skip
         chosen = [row | {"features": row[name]} for i, row in enumerate(rows) if name != "audio" or i % without_audio]
@@ -106,12 +116,12 @@ def write_features(
     return rows
 
 
-ROW = {"model": "lstm", "train_audio": "none", "test_audio": "none", "depends_on": "data/audio_features"}
+ROW = {"model": "lstm", "train_audio": "none", "test_audio": "none", "audio": "", "made": "", "decided": ""}
 CONDITIONS = {
     "logistic": ROW | {"model": "logistic"}, "video_only": ROW, "matched": ROW | {"match_parameters": True},
     "real_audio": ROW | {"train_audio": "real", "test_audio": "real"},
     "zero_fill": ROW | {"train_audio": "real", "test_audio": "zeros"},
-    "missing_token": ROW | {"train_audio": "real", "test_audio": "token", "modality_dropout": 0.5},
+    "missing_token": ROW | {"train_audio": "real", "test_audio": "token", "missing_rate": 0.5},
 }  # fmt: skip
 
 
@@ -213,15 +223,15 @@ def test_zero_fill_and_token_ignore_the_sound_at_test(quick):
 @pytest.fixture
 def made(features):
     with scratch() as folder:
-        yield Data(folder, Condition(**CONDITIONS["real_audio"]))
+        yield ActionData(folder, Condition(**CONDITIONS["real_audio"]))
 
 
 def test_data_joins_features_with_labels(features, made):
-    assert made.actions == ACTIONS and made.video.shape == (STEPS, 16) and made.audio.shape == (STEPS, 5)
+    assert made.actions == ACTIONS and made.video.shape == (STEPS, 16) and made.sounds["real"].file.shape == (STEPS, 5)
     by_name = {row["clip_id"]: row for row in features.rows}
     heard = {row["clip_id"] for i, row in enumerate(features.rows) if i % 4}
     rows = made.rows("test")
-    video, (sound, has) = made.video.read(rows.tolist()).numpy(), made.sound(rows)
+    video, (sound, has) = made.video.read(rows.tolist()).numpy(), made.sounds["real"].read(rows)
     for n, i in enumerate(rows.tolist()):
         clip = made.clips.iloc[i]
         row = by_name[clip.clip_id]
@@ -256,8 +266,8 @@ def test_a_kind_of_audio_has_its_own_features_and_its_own_gate(features, kind, g
         shards.write_table(pa.table({"clip_id": names, "keep": filters[path]["keep"], "keep_real": filters[path]["keep_real"]}), Path(path))
     kept = filters["data/filter_mapping.parquet" if kind == "mapped" else "data/filter.parquet"][gate]
     with scratch() as folder:
-        made = Data(folder, Condition(model="lstm", train_audio=kind, test_audio=kind, gate=gate, depends_on=""))
-        sound, heard = made.sound_of_seed(torch.arange(len(number)), 0)
+        made = ActionData(folder, Condition(model="lstm", train_audio=kind, test_audio=kind, gate=gate, audio="", made="", decided=""))
+        sound, heard = made.sounds[kind].read(torch.arange(len(number)), 0)
     assert made.clips.clip_id.tolist() == names and np.array_equal(heard, kept)
     assert np.array_equal(sound, np.where(kept, offsets[kind] + number, 0)[:, None, None] + np.zeros((STEPS, 5)))
 
@@ -267,7 +277,7 @@ def test_mapped_rows_never_fall_back_to_the_other_architectures_filter(features)
     names = [row["clip_id"] for row in features.rows]
     shards.write_table(pa.table({"clip_id": names, "keep": [True] * len(names)}), Path("data/filter.parquet"))
     with scratch() as folder, pytest.raises(FileNotFoundError, match="data/filter_mapping.parquet"):
-        Data(folder, Condition(model="lstm", train_audio="mapped", test_audio="mapped", gate="keep", depends_on=""))
+        ActionData(folder, Condition(model="lstm", train_audio="mapped", test_audio="mapped", gate="keep", audio="", made="", decided=""))
 
 
 def test_scale_is_that_of_the_training_clips(features, made):
@@ -286,18 +296,25 @@ def network() -> NetworkParams:
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(made, monkeypatch, dropout):
     shares: dict[bool, list] = {True: [], False: []}
-    real = ActionClassifier.forward
+    real = ActionClassifier.answer
 
-    def watched(self, video, audio=None, has_audio=None):
+    def watched(self, video, audio=None, has_audio=None, *others):
         shares[self.training].append(has_audio.float().mean().item())
-        return real(self, video, audio, has_audio)
+        return real(self, video, audio, has_audio, *others)
 
-    monkeypatch.setattr(ActionClassifier, "forward", watched)
-    condition = Condition(**CONDITIONS["real_audio"] | {"modality_dropout": dropout})
-    classifier.train_one((made, condition, network(), 0, made.rows("training"), made.rows("test"), "x"))
-    heard = (made.audio_row[made.rows("training")] >= 0).float().mean().item()
+    monkeypatch.setattr(ActionClassifier, "answer", watched)
+    condition = Condition(**CONDITIONS["real_audio"] | {"missing_rate": dropout})
+    classifier.train_one(task(made, condition))
+    heard = (made.sounds["real"].row[made.rows("training")] >= 0).float().mean().item()
     assert np.mean(shares[True]) == pytest.approx(heard * (1 - dropout), abs=0.03 if dropout else 1e-6)
     assert min(shares[False]) > 0.7
+
+
+def task(made: ActionData, condition: Condition, rates: list[float] | None = None) -> Training:
+    """A training of the condition on all training clips."""
+    p = params.load("classifier", ClassifierParams)
+    learned, targets = lessons(made, condition, made.rows("training"), 0.0, p.teaching, 0)
+    return Training(made, condition, p, 0, learned, targets, made.rows("validation", "test"), "x", rates or [])
 
 
 def test_logistic_is_a_plain_scikit_learn_pipeline(quick):
@@ -329,10 +346,10 @@ def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quic
     assert set(answered.clips.clip_id) == {row["clip_id"] for row in quick.rows}
     assert np.allclose(answered.probabilities.sum(2), 1, atol=1e-5)
     assert len(tasks) == 4
-    for made, _, _, _, learned, asked, _ in tasks:
-        sources = [set(made.clips.source_id.iloc[rows.numpy()]) for rows in (learned, asked)]
+    for one in tasks:
+        sources = [set(one.data.clips.source_id.iloc[rows.numpy()]) for rows in (one.learned, one.asked)]
         assert not sources[0] & sources[1]
-    training = [set(asked.tolist()) for *_, asked, _ in tasks[1:]]
+    training = [set(one.asked.tolist()) for one in tasks[1:]]
     assert sum(map(len, training)) == len(set.union(*training)) == 64
 
 

@@ -18,8 +18,9 @@ BASELINE, UPPER_BOUND = "video_only", "real_audio"
 class Row:
     """What a condition answers on test.
 
-    clips: indexed by clip_id: action, source_id and `hit`, the share of seeds that are right; seeds: their number; seed_sd: the
-    deviation of their accuracies; calibration_error: of their probabilities; confusion: share of the answers (columns) to the clips of an action (index).
+    clips: indexed by clip_id: action, source_id and `hit`, the share of seeds that are right; seeds: their number; seed_sd:
+    deviation of their accuracies; calibration_error: of their probabilities; confusion: share of the answers (columns) to the
+    clips of an action (index).
     """
 
     clips: pd.DataFrame

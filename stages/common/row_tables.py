@@ -10,7 +10,7 @@ import pandas as pd
 from stages.common import statistics
 from stages.common.row_measures import BASELINE, UPPER_BOUND, Row
 from stages.common.stage_tables import architecture_figures, metrics_of
-from stages.common.tables import Cell, Content, Table, number, percent
+from stages.common.tables import Content, Table, number, percent
 
 REPORTED = {  # accuracies of the research description, 20 MiT classes, untuned
     "video_only": "17.79 (elsewhere 17.7)",
@@ -61,14 +61,19 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
     for name, check in checks.items():
         share = check["gap_share"]
         detectable = result[name].get("smallest_detectable_difference")
-        difference: list[Content] = ["", "", "", "", ""] if name == BASELINE else [
-            percent(result[name]["difference"], True), percent(check["difference_over_trainings"], True), number(check["p"], "{:.4f}"), number(check["p_holm"], "{:.4f}"),
-            number(None if detectable is None else 100 * detectable, "{:.1f}"),
-        ]  # fmt: skip
-        lines.append([f"`{name}`", *difference, "" if share is None else percent(share), number(check["calibration_error"]),
-                     stands_on(result[name]["accuracy"], rows[name].seeds)])  # fmt: skip
-    header = ["condition", f"minus `{BASELINE}`, same clips", "also over trainings", "p", "p, Holm", "smallest detectable difference", "gap share %", "ECE",
-              STANDS_ON]  # fmt: skip
+        difference: list[Content] = [""] * 5
+        if name != BASELINE:
+            difference = [
+                percent(result[name]["difference"], True), percent(check["difference_over_trainings"], True),
+                number(check["p"], "{:.4f}"), number(check["p_holm"], "{:.4f}"),
+                number(None if detectable is None else 100 * detectable, "{:.1f}"),
+            ]  # fmt: skip
+        error = number(check["calibration_error"])
+        lines.append([
+            f"`{name}`", *difference, "" if share is None else percent(share), error, stands_on(result[name]["accuracy"], rows[name].seeds)
+        ])  # fmt: skip
+    header = ["condition", f"minus `{BASELINE}`, same clips", "also over trainings", "p", "p, Holm", "smallest detectable difference",
+              "gap share %", "ECE", STANDS_ON]  # fmt: skip
     note = (
         "Differences in points; also over trainings: with the luck of the seeds, which resampling sources takes as given (what that does "
         f"to coverage is simulated in the experiment `statistics`). p: two-sided, jackknife over sources; Holm: adjusted for all "
@@ -164,8 +169,9 @@ def confirmation_table(result: dict, path: Path) -> Table:
     found = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"subset": str})
     found = found[found.subset.isna()].set_index(["condition", "measure"])
 
-    def there(name: str, measure: str) -> Cell:
-        return percent(found.loc[(name, measure)].to_dict(), measure == "difference") if (name, measure) in found.index else Cell((None,), "")
+    def there(name: str, measure: str) -> Content:
+        key = (name, measure)
+        return percent(found.loc[key].to_dict(), measure == "difference") if key in found.index else ""
 
     lines: list[list[Content]] = [
         [f"`{name}`", percent(row["accuracy"]), there(name, "accuracy"),
