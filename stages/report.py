@@ -215,7 +215,7 @@ def main(stage: run.StageRun) -> None:
     made += [row_tables.subset_table(rows, result), row_tables.action_table(rows, per_action, audio_visual)]
     read = pair_read_out.measure(pairs)
     if pairs:
-        made += [row_tables.pair_table(rows, result, within), row_tables.read_out_table(read)]
+        made += [row_tables.pair_table(rows, result, within), *([row_tables.read_out_table(read)] if read else [])]
     made += stage_tables.of_stages({name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()})
     if CONFIRMED.is_file():
         made.append(row_tables.confirmation_table(result, CONFIRMED))

@@ -21,6 +21,7 @@ from stages.common.action_data import ActionData, Condition, lessons
 from stages.common.errors import UserError
 from stages.common.networks.classifier import ActionClassifier, matched_hidden, parameter_count
 from stages.common.training import scratch
+from tests import synthetic
 from tests.conftest import in_process
 from tests.test_shards import index_row
 
@@ -84,14 +85,6 @@ ACTIONS = ["a", "b", "c", "d"]
 STEPS = 6
 
 
-def write_missing(rows: list[dict], draws: int = 2) -> None:
-    """data/missing_audio.parquet: test clips lose their audio in the order of their number; the second draw in the reverse."""
-    names = [row["clip_id"] for row in rows if row["split"] == "test"]
-    order = [(i + 0.5) / len(names) for i in range(len(names))]
-    table = {"draw": [draw for draw in range(draws) for _ in names], "clip_id": names * draws, "order": order + order[::-1]}
-    shards.write_table(pa.table(table), Path("data/missing_audio.parquet"))
-
-
 def write_features(
     video_gain: float = 0.25, audio_gain: float = 2.0, per_action: int = 16, actions=ACTIONS, without_audio: int = 4
 ) -> list[dict]:
@@ -108,7 +101,7 @@ def write_features(
                 row["audio"] = rng.normal(size=(STEPS, 5)) + audio_gain * way_audio[a]
                 rows.append(row)
     rows.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
-    write_missing(rows)
+    synthetic.write_missing(rows)
     for name, path, width in (("rgb", Path("data/video_features/rgb"), 8), ("flow", Path("data/video_features/flow"), 8),
                               ("audio", Path("data/audio_features"), 5)):  # fmt: skip
         chosen = [row | {"features": row[name]} for i, row in enumerate(rows) if name != "audio" or i % without_audio]

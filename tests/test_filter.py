@@ -12,6 +12,7 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from stages import classifier, filter
 from stages.common import filter_measures, params, predictions, run, shards
+from stages.common.action_data import ActionData
 from stages.common.errors import UserError
 from stages.common.training import scratch
 from stages.filter import Embeddings, background_scores, calibrate
@@ -421,7 +422,7 @@ def test_both_decide_on_the_same_clips_actions_and_real_sound(both):
 
 # What the classifier makes of it
 
-ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "depends_on": "data/filter.parquet"}
+ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "audio": "", "made": "", "decided": ""}
 CONDITIONS = {
     "generated": ROW, "validated": ROW | {"gate": "keep"},
     "validated_real": ROW | {"train_audio": "real", "test_audio": "real", "gate": "keep_real"},
@@ -498,12 +499,12 @@ def test_seed_s_hears_generator_s(decided):
         row["made"][1] += 5 * np.sin(np.arange(COMPONENTS))
     write_made(decided.rows)
     with scratch() as folder:
-        made = classifier.Data(folder, params.load("classifier", classifier.ClassifierParams).conditions["generated"])
+        made = ActionData(folder, params.load("classifier", classifier.ClassifierParams).conditions["generated"])
         rows = made.rows("test")
         by_name = {row["clip_id"]: row["made"] for row in decided.rows}
         for seed in (0, 1, 2):  # more seeds than generators begin again
             expected = np.stack([by_name[name][seed % 2] for name in made.clips.clip_id.to_numpy()[rows]])
-            assert np.allclose(made.sound_of_seed(rows, seed)[0], expected, atol=1e-2)
+            assert np.allclose(made.sounds["generated"].read(rows, seed)[0], expected, atol=1e-2)
     after = train("generated").probabilities
     assert not np.array_equal(after[1], before[1])
 
@@ -520,9 +521,9 @@ def test_a_filter_that_rejects_everything_leaves_the_token(decided):
 
 def test_rejected_clips_are_read_as_without_audio(decided):
     with scratch() as folder:
-        made = classifier.Data(folder, params.load("classifier", classifier.ClassifierParams).conditions["validated"])
+        made = ActionData(folder, params.load("classifier", classifier.ClassifierParams).conditions["validated"])
         rows = made.rows("training", "test")
-        audio, heard = made.sound_of_seed(rows, 0)
+        audio, heard = made.sounds["generated"].read(rows, 0)
         assert heard.tolist() == decided.table.keep[made.clips.clip_id.to_numpy()[rows]].tolist()
         assert not audio[~heard].any() and audio[heard].any() and len(torch.unique(heard)) == 2
 

@@ -377,6 +377,7 @@ import numpy as np, torch
 from pathlib import Path
 from stages import classifier, generator
 from stages.common import folds, params
+from stages.common.action_data import ActionData, Condition, lessons
 from stages.common.features import AUDIO, Features
 from stages.common.training import scratch
 
@@ -385,8 +386,8 @@ def memory(line: str) -> float:
 
 torch.set_num_threads(1)
 p = params.load("generator", generator.GeneratorParams)
-network = params.load("classifier", classifier.ClassifierParams).lstm
-condition = classifier.Condition(model="lstm", train_audio="generated", test_audio="generated", depends_on="")
+rows = params.load("classifier", classifier.ClassifierParams)
+condition = Condition(model="lstm", train_audio="generated", test_audio="generated", audio="", made="", decided="")
 for folder in sys.argv[1:]:
     os.chdir(folder)
     start = memory("VmRSS")
@@ -397,8 +398,9 @@ for folder in sys.argv[1:]:
         generator.learn_and_answer((inputs, generator.Job(seed=0, fold=-1), p, files / "answers"))
         generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
     with scratch() as files:
-        data = classifier.Data(files, condition)
-        classifier.train_one((data, condition, network, 0, data.rows("training"), data.rows("validation", "test"), "x"))
+        data = ActionData(files, condition)
+        learned, targets = lessons(data, condition, data.rows("training"), 0.0, rows.teaching, 0)
+        classifier.train_one(classifier.Training(data, condition, rows, 0, learned, targets, data.rows("validation", "test"), "x", []))
     print(memory("VmHWM") - start)
 """
 WIDTHS = {"data/video_features/rgb": 256, "data/video_features/flow": 256, "data/audio_features": 64}
@@ -435,3 +437,12 @@ def test_ten_times_as_many_clips_take_no_more_memory(workspace):
     size = 10_240 * 18 * sum(WIDTHS.values()) * 4 / 2**20
     print(f"peak growth {one:.1f} MiB at 1,024 clips, {ten:.1f} MiB at 10,240, whose features take {size:.0f} MiB as floats")
     assert ten < 1.5 * one and ten < size / 3
+
+
+def test_the_shuffled_control_learns_from_other_clips_and_knows_no_more_than_the_mean(data):
+    """`data`'s sound is a linear function of what is seen: paired it is learned, shuffled it is not."""
+    data.set(generator={"lstm": {"epochs": 30, "patience": 30}})
+    paired, shuffled = (synthetic.generate(architecture=name)["test"] for name in ("validation", "shuffled"))
+    assert paired["generated"]["centred_cosine"]["mean"] > shuffled["generated"]["centred_cosine"]["mean"] + 0.2
+    assert shuffled["generated"]["centred_cosine"]["mean"] < shuffled["training_mean"]["centred_cosine"]["mean"] + 0.2
+    assert shuffled["ridge"] == paired["ridge"]  # baselines see true pairs

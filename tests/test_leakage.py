@@ -18,7 +18,7 @@ from tests.conftest import in_process
 from tests.synthetic import ACTIONS, NETWORK, STEPS
 from tests.tiny_backbones import write_ast
 
-ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "depends_on": "data/filter.parquet"}
+ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "audio": "", "made": "", "decided": ""}
 REAL = {"train_audio": "real", "test_audio": "real"}
 NONE = {"train_audio": "none", "test_audio": "none"}
 CONDITIONS = {

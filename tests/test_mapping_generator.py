@@ -308,15 +308,14 @@ def test_not_mapped_there_is_no_label_but_the_anchors_remain(data, inputs, tmp_p
 
 
 def test_noise_is_the_clips_and_the_seeds_own(data, inputs):
-    first, second = (generator.Generator(inputs, seed, network_params()) for seed in (0, 1))
-    rows, shape = torch.tensor([4, 0, 9]), (STEPS, 8)
-    noise = first.noise_of(rows, shape)
+    rows, shape, drawn = torch.tensor([4, 0, 9]), (STEPS, 8), inputs.data.noise
+    noise = drawn(rows, shape, 0, 0)
     torch.manual_seed(99)
-    assert noise.shape == (3, *shape) and torch.equal(noise, first.noise_of(rows, shape))
-    assert torch.equal(noise[[1]], first.noise_of(torch.tensor([0]), shape))
-    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise, second.noise_of(rows, shape))
-    assert not torch.equal(noise, first.noise_of(rows, shape, 1))
-    large = first.noise_of(torch.arange(len(inputs.data.clips)), (STEPS, 60))
+    assert noise.shape == (3, *shape) and torch.equal(noise, drawn(rows, shape, 0, 0))
+    assert torch.equal(noise[[1]], drawn(torch.tensor([0]), shape, 0, 0))
+    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise, drawn(rows, shape, 1, 0))
+    assert not torch.equal(noise, drawn(rows, shape, 0, 1))
+    large = drawn(torch.arange(len(inputs.data.clips)), (STEPS, 60), 0, 0)
     assert abs(large.mean()) < 0.02 and abs(large.std() - 1) < 0.02
 
 
@@ -365,7 +364,7 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visua
     model = MappedAudioGenerator(*(config[key] for key in sizes)).eval()
     model.load_state_dict(load_file("models/generator/mapping/seed-0.safetensors"))
     rows = inputs.data.rows("test")
-    noise = generator.Generator(inputs, 0, network_params()).noise_of(rows, (STEPS, 8))
+    noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
         made = model.unscale(model(inputs.data.video.read(rows.tolist()), inputs.conditions.read(rows), noise)).numpy()
     found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])

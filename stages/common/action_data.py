@@ -104,7 +104,7 @@ class ActionData(Features):
         if per_action:
             drawn = self.clips.iloc[training.numpy()].assign(order=lambda t: t.clip_id.map(lambda name: digest("label", name)))
             rank = drawn.sort_values("order").groupby("action").cumcount()
-            self.taught[torch.from_numpy(rank.index[rank >= per_action].to_numpy())] = False
+            self.taught[torch.tensor(rank.index[rank >= per_action].to_numpy())] = False
 
     def rows(self, *splits: str) -> torch.Tensor:
         """Indices of the clips of the given splits that take part."""
@@ -139,6 +139,8 @@ class ActionData(Features):
     def missing_at(self, rates: list[float], rows: torch.Tensor, seed: int) -> dict[float, torch.Tensor]:
         """Which of `rows` (test clips) lack their audio at each missing rate [n]: data/missing_audio.parquet, shared by all
         conditions."""
+        if not rates:
+            return {}
         table = pq.read_table("data/missing_audio.parquet").to_pandas()
         draws = table.draw.nunique()
         order = table[table.draw == seed % draws].set_index("clip_id").order
@@ -173,7 +175,7 @@ def lessons(data: ActionData, condition: Condition, taught: torch.Tensor, smooth
     if found.actions != data.actions:
         raise UserError(f"{condition.teacher} answers other actions than this row: run `dvc repro classifier@{condition.teacher}`")
     said = pd.Series(range(len(found.clips)), index=found.clips.clip_id).reindex(data.clips.clip_id)
-    known = torch.from_numpy(said.notna().to_numpy())
+    known = torch.tensor(said.notna().to_numpy())
     told = torch.zeros_like(targets)
     told[known] = torch.from_numpy(found.probabilities[seed % len(found.probabilities), said[said.notna()].to_numpy(int)])
     if not known[pool].all():
