@@ -13,14 +13,12 @@ The LSTM reads RGB and flow features, concatenated [T, 2D], with audio [T, 2D + 
 the action.  Early stopping and all choices on validation; test is scored once.  `logistic` conditions use logistic
 regression on mean and standard deviation over time instead: a weak LSTM would make any gain meaningless.
 """
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pydantic import Field
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy, log_softmax
 
@@ -28,6 +26,7 @@ from stages.common import backbones, folds, params, predictions, run, shards, st
 from stages.common.action_data import POOL, SOURCES, SPLITS, ActionData, Condition, lessons
 from stages.common.errors import UserError
 from stages.common.features import AUDIO
+from stages.common.logistic import logistic_regression
 from stages.common.networks.classifier import (
     ActionClassifier,
     GatedClassifier,
@@ -38,71 +37,12 @@ from stages.common.networks.classifier import (
 )
 from stages.common.parallel import Failure, map_items, one_thread
 from stages.common.predictions import Predictions
-from stages.common.training import TrainingParams, fit, scratch
+from stages.common.row_training import ClassifierParams, NetworkParams, Training, answered, hear
+from stages.common.training import fit, scratch
 
 MISSING_RATES = pa.schema([
     ("seed", pa.int32()), ("missing_rate", pa.float32()), ("clip_id", pa.string()), ("source_id", pa.string()), ("hit", pa.bool_()),
 ])  # fmt: skip
-
-
-class NetworkParams(TrainingParams):
-    hidden: int = Field(ge=1, le=4096)
-    projection: int = Field(ge=0, le=4096)
-    dropout: float = Field(ge=0, lt=1)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-
-class LogisticParams(params.Section):
-    inverse_regularisation: list[float] = Field(min_length=1)
-
-
-class ClassifierParams(params.Section):
-    seeds: int = Field(ge=1, le=100)
-    labels_per_action: int = Field(ge=0)
-    missing_rates: list[float] = Field(min_length=1)
-    lstm: NetworkParams
-    logistic: LogisticParams
-    extra_weight: float = Field(ge=0)
-    teaching: dict[str, float]
-    conditions: dict[str, Condition]
-
-
-@dataclass
-class Training:
-    """One training: rows [n] learned with their targets [N, actions], rows asked afterwards; a worker runs it."""
-
-    data: ActionData
-    condition: Condition
-    p: ClassifierParams
-    seed: int
-    learned: torch.Tensor
-    targets: torch.Tensor
-    asked: torch.Tensor
-    name: str
-    rates: list[float]  # missing rates at which test clips are asked again
-
-
-def hear(task: Training, model: ActionClassifier | None, rows: torch.Tensor, kind: str, missing: torch.Tensor,
-         drawn: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the network is given of the sound of `rows`: a kind of audio, or where `missing` [n] what the condition has in its
-    place; audio [n, T, A], whether the network is to hear it [n], and whether it is the clip's own real sound [n]."""
-    audio, heard = task.data.sounds[kind].read(rows, task.seed)
-    known, gone = heard & (kind == "real"), torch.nonzero(missing)[:, 0]
-    filler = task.condition.test_audio
-    if not len(gone) or filler in ("real", "token", "reconstructed"):
-        return audio, heard & ~missing, known
-    if filler == "zeros":
-        audio[gone], heard[gone] = 0.0, True
-    elif filler in ("mean", "noise") and model is not None:
-        shape = audio.shape[1:]
-        audio[gone] = model.audio_mean.cpu().expand(len(gone), *shape).clone()
-        if filler == "noise":
-            noise = task.data.noise(rows[gone], shape, task.seed) if drawn is None else torch.randn(len(gone), *shape, generator=drawn)
-            audio[gone] += model.audio_std.cpu() * noise
-        heard[gone] = True
-    else:
-        audio[gone], heard[gone] = task.data.sounds[filler].read(rows[gone], task.seed)
-    return audio, heard, known
 
 
 def train_one(task: Training) -> dict:
@@ -128,7 +68,7 @@ def train_one(task: Training) -> dict:
         return model.answer(video, audio, heard, known if training else None, relevant)
 
     def learn(rows: torch.Tensor) -> torch.Tensor:
-        logits, extra = answer(rows, torch.rand(len(rows), generator=drawn) < missing_rate(condition, task.p.missing_rates, drawn), True)
+        logits, extra = answer(rows, task.draw_missing(len(rows), drawn), True)
         targets = task.targets[rows].to(where)
         loss = -(targets * log_softmax(logits, 1)).sum() / targets.sum().clamp(min=1)
         return loss if extra is None else loss + task.p.extra_weight * extra
@@ -151,13 +91,6 @@ def train_one(task: Training) -> dict:
             right.append((torch.cat(answers) == data.labels[test]).numpy())
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     return {"weights": weights, "curve": curve, "probabilities": probabilities, "right": right}
-
-
-def missing_rate(condition: Condition, rates: list[float], drawn: torch.Generator) -> float:
-    """Share of a batch's clips whose audio gives way to what the condition has in its place."""
-    if condition.missing_rate == "drawn":
-        return rates[int(torch.randint(len(rates), (1,), generator=drawn))]
-    return float(condition.missing_rate)
 
 
 def build(data: ActionData, condition: Condition, p: NetworkParams, learned: torch.Tensor) -> ActionClassifier:
@@ -186,44 +119,6 @@ def build(data: ActionData, condition: Condition, p: NetworkParams, learned: tor
     return model
 
 
-def logistic_regression(data: ActionData, condition: Condition, p: ClassifierParams, name: str) -> tuple[Predictions, list[dict]]:
-    """Logistic regression (scikit-learn) on the mean and standard deviation over time of the features, standardised; its
-    regularisation is chosen on validation.  With audio once per seed, of whose generator the features are."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    training, validation, test = (data.rows(split) for split in SPLITS)
-    training = training[data.taught[training]]
-    asked = data.rows("validation", "test")
-    seeds = p.seeds if data.sounds else 1
-    probabilities, results = np.zeros((seeds, len(data.clips), len(data.actions)), np.float32), []
-    for seed in range(seeds):
-        task = Training(data, condition, p, seed, training, torch.tensor([]), asked, name, p.missing_rates)
-
-        def summary(rows: torch.Tensor, kind: str, missing: torch.Tensor, task=task) -> np.ndarray:
-            parts = [data.video.read(part.tolist()) for part in rows.split(512)]
-            features = torch.cat(parts)
-            if data.sounds:
-                audio, heard, _ = hear(task, None, rows, kind, missing)
-                features = torch.cat([features, audio * heard[:, None, None]], dim=2)
-            return torch.cat([features.mean(1), features.std(1)], dim=1).numpy()
-
-        def whole(rows: torch.Tensor, summary=summary) -> np.ndarray:
-            return summary(rows, "real", torch.full((len(rows),), condition.test_audio != "real"))
-
-        x, y = summary(training, condition.train_audio, torch.zeros(len(training), dtype=torch.bool)), data.labels[training].numpy()
-        candidates = [LogisticRegression(C=c, max_iter=2000) for c in p.logistic.inverse_regularisation]
-        models = [make_pipeline(StandardScaler(), candidate).fit(x, y) for candidate in candidates]
-        held_out = whole(validation)
-        best = max(models, key=lambda model: model.score(held_out, data.labels[validation].numpy()))
-        probabilities[seed, asked] = best.predict_proba(whole(asked))
-        truth = data.labels[test].numpy()
-        right = [best.predict(summary(test, "real", gone)) == truth for gone in data.missing_at(p.missing_rates, test, seed).values()]
-        results.append({"right": right, "curve": []})
-    return answered(data, asked, probabilities), results
-
-
 def train_seeds(stage: run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams) -> tuple[Predictions, list[dict]]:
     """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the probabilities of all clips
     that were asked, and the seeds' results."""
@@ -247,12 +142,6 @@ def train_seeds(stage: run.StageRun, data: ActionData, condition: Condition, p: 
     for task, result in zip(tasks, results, strict=True):
         probabilities[task.seed, task.asked] = result["probabilities"]
     return answered(data, torch.cat([rows for _, rows in parts]), probabilities), results[: p.seeds]
-
-
-def answered(data: ActionData, asked: torch.Tensor, probabilities: np.ndarray) -> Predictions:
-    """Probabilities [seeds, all clips, actions] as the predictions for the clips that were asked."""
-    rows = asked.sort().values.numpy()
-    return Predictions(data.clips.iloc[rows].reset_index(drop=True), data.actions, probabilities[:, rows])
 
 
 def write_missing_rates(name: str, data: ActionData, rates: list[float], results: list[dict]) -> dict:

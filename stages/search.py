@@ -16,12 +16,13 @@ import pandas as pd
 from pydantic import Field
 from tqdm import tqdm
 
-from stages.classifier import ClassifierParams, Training, train_one
+from stages.classifier import train_one
 from stages.common import params, predictions, statistics
 from stages.common.action_data import ActionData, Condition, lessons
 from stages.common.errors import UserError
 from stages.common.parallel import Failure, default_workers, map_items
 from stages.common.predictions import Predictions
+from stages.common.row_training import ClassifierParams, Training
 from stages.common.training import scratch
 
 
