@@ -63,7 +63,7 @@ def main(stage: run.StageRun) -> None:
             (str(Path(source.root) / found[clip["clip_id"]]["path"]), clip["duration_s"], found[clip["clip_id"]]["has_audio"])
             for clip in clips
         )
-        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S))
+        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S, media.decoding_process))
         index = items.pack(
             Path("data/audio"), clips,
             finish=lambda row: drop_silent(row, p.silence_db),

@@ -21,7 +21,7 @@ def parameters(root: Path, **changes) -> ClipsParams:
     return ClipsParams(**{
         "root": str(root), "actions": "all", "max_per_action": 0, "seed": 0, "validation_fraction": 0.25, "source_pattern": PATTERN,
         "training_list": "", "validation_list": "", "test_list": "", "min_duration_s": 0.5, "max_duration_s": 60.0,
-        "max_failed_fraction": 0.0, **changes,
+        "max_pixels": 36_000_000, "links": "inside", "max_failed_fraction": 0.0, **changes,
     })  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def write(directory: Path, schema: pa.Schema, rows: Iterable[dict], index: list[
     temporary.mkdir(parents=True)
     stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
     for (split, action), group in groupby(rows, key=lambda row: (row["split"], row["action"])):
-        folder = temporary / PARTITIONS.format(_partition(split, action))[0]
+        folder = temporary / partition(split, action)
         folder.mkdir(parents=True)
         for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
             _write_shard(folder / f"part-{number:05d}.parquet", stored, shard)
@@ -108,9 +108,10 @@ def write(directory: Path, schema: pa.Schema, rows: Iterable[dict], index: list[
     os.replace(temporary, directory)
 
 
-def _partition(split: str, action: str | None) -> ds.Expression:
+def partition(split: str, action: str | None) -> str:
+    """The folder of a split and action inside an output, with every character of their names that is special encoded."""
     value = ds.field("action").is_null() if action is None else ds.field("action") == action
-    return (ds.field("split") == split) & value
+    return PARTITIONS.format((ds.field("split") == split) & value)[0]
 
 
 def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:
@@ -170,7 +171,7 @@ def shard_paths(directory: Path, splits: Iterable[str] | None = None) -> list[Pa
     found = []
     for split, action in folders:
         if wanted is None or split in wanted:
-            found += sorted((Path(directory) / PARTITIONS.format(_partition(split, action))[0]).glob("part-*.parquet"))
+            found += sorted((Path(directory) / partition(split, action)).glob("part-*.parquet"))
     return found
 
 
