@@ -9,7 +9,6 @@ Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable,
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.common import media, params, run, shards
@@ -56,7 +55,7 @@ def drop_silent(row: dict, silence_db: float) -> dict:
 def main(stage: run.StageRun) -> None:
     p = params.load("audio", AudioParams)
     source = params.load("clips", Source, only=True)
-    found = {clip["clip_id"]: clip for clip in pq.read_table("data/clips.parquet").to_pylist()}
+    found = {clip["clip_id"]: clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()}
     clips = [row | {"input_key": found[row["clip_id"]]["content_hash"]} for row in shards.ok_rows(Path("data/frames"))]
     with ClipItems("audio", digest("audio", CODE_VERSION), COLUMNS, FACTS) as items:
         files = (

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.common import media, params, run, shards
@@ -104,7 +103,7 @@ def drop_long(row: dict, max_duration_s: float) -> dict:
 def main(stage: run.StageRun) -> None:
     p = params.load("frames", FramesParams)
     source = params.load("clips", Source, only=True)
-    clips = [clip for clip in pq.read_table("data/clips.parquet").to_pylist() if clip["status"] == "ok"]
+    clips = [clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist() if clip["status"] == "ok"]
     for clip in clips:
         clip["input_key"] = clip["content_hash"]
     columns = pa.schema([("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))])

@@ -151,7 +151,7 @@ def test_links_and_special_files_are_refused_at_once(tree):
     assert found == {
         "good_1": ("ok", ""), "inside_1": ("duplicate_content", "the same bytes stand in another split or earlier in this one"),
         "away_1": outside, "device_1": outside, "loop_1": ("unreadable", "Too many levels of symbolic links"),
-        "broken_1": ("missing", "No such file or directory"), "round_1": ("unreadable", "Is a directory"),
+        "broken_1": ("missing", "No such file or directory"), "round_1": ("unreadable", "no regular file"),
         "pipe_1": ("unreadable", "no regular file"), "socket_1": ("unreadable", "No such device or address"),
     }  # fmt: skip
 

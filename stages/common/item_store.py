@@ -13,8 +13,10 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import platformdirs
 import pyarrow as pa
 
 from stages.common import shards
+from stages.common.errors import UserError
 from stages.common.parallel import Failure
 
 BATCH = 64  # items per transaction
@@ -47,19 +50,47 @@ class ItemStore:
         self.damaged = 0  # entries whose checksum did not fit; they are computed anew
 
     def __enter__(self) -> "ItemStore":
+        try:
+            self._connect()
+        except sqlite3.OperationalError:  # full, read-only, locked: nothing that another file would mend
+            raise
+        except sqlite3.DatabaseError as error:
+            print(f"{self._set_aside(error)}: its items are computed anew", file=sys.stderr)
+            self._connect()
+        return self
+
+    def _connect(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(self.path, timeout=60)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB, checksum BLOB)")
-        return self
+
+    def _set_aside(self, error: Exception) -> str:
+        """Rename the store's damaged file, so that a new one takes its place; says so."""
+        self._database.close()
+        aside = self.path.with_suffix(".damaged")
+        os.replace(self.path, aside)
+        for rest in self.path.parent.glob(f"{self.path.name}-*"):  # its write-ahead log belongs to the old file
+            rest.unlink()
+        return f"the item store {self.path} was damaged ({error}) and is set aside as {aside.name}"
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self._set_aside(error)}; run the same command again: it computes these items anew") from None
 
     def __exit__(self, *_):
         self._database.close()
 
     def get(self, key: str) -> dict | None:
         """The stored row, or None where there is none or its checksum does not fit."""
-        found = self._database.execute("SELECT value, checksum FROM items WHERE key = ?", (key,)).fetchone()
+        with self._noticing_damage():
+            found = self._database.execute("SELECT value, checksum FROM items WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
         value, checksum = found
@@ -78,7 +109,7 @@ class ItemStore:
     def put(self, rows: list[tuple[str, dict]]) -> None:
         """Store (key, row) pairs in one transaction."""
         values = [(key, self._encode(row)) for key, row in rows]
-        with self._database:
+        with self._noticing_damage(), self._database:
             self._database.executemany(
                 "INSERT OR REPLACE INTO items VALUES (?, ?, ?)", [(key, v, _checksum(v)) for key, v in values]
             )

@@ -5,11 +5,13 @@
 
 Arrays are columns of Arrow's fixed-shape tensor type (`column.combine_chunks().to_numpy_ndarray()`), media are bytes.
 Rows pass through here as dicts of Python values, with NumPy arrays for tensors.  `pyarrow.dataset` reads the shards
-(names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.
+(names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.  Pages
+carry checksums, and whoever reads through this module notices damage.
 """
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**(table.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()}
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
     os.replace(temporary, path)
 
 
@@ -115,7 +117,7 @@ def partition(split: str, action: str | None) -> str:
 
 
 def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in _chunks(rows, ROWS_PER_GROUP):
             writer.write_table(to_table(list(group), schema))
 
@@ -130,12 +132,32 @@ def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
             pass
 
 
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Turn what Parquet says of a damaged file into a sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        output = "/".join(Path(path).parts[:2])
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): delete {output}; `dvc repro` then brings it back or makes it anew"
+        ) from None
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file whose checksums are right."""
+    with undamaged(path):
+        return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+
+
 def read_index(directory: Path) -> pa.Table:
     """The index of a stage's output: every clip that reached the stage, with status and reason."""
     path = Path(directory) / INDEX
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro` so that the stage before this one writes it")
-    table = pq.read_table(path)
+    table = read_table(path)
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if found != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: rerun the stage that wrote it")
@@ -160,7 +182,14 @@ def inputs(directory: Path) -> list[dict]:
 def iter_rows(directory: Path, columns: list[str], splits: Iterable[str] | None = None) -> Iterator[dict]:
     """Stream the rows of a stage's shards in the index's order, a row group at a time; clip_id comes with `columns`."""
     for path in shard_paths(directory, splits):
-        for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP, columns=["clip_id", *columns]):
+        with undamaged(path):
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+        batches = file.iter_batches(ROWS_PER_GROUP, columns=["clip_id", *columns])
+        while True:
+            with undamaged(path):
+                batch = next(batches, None)
+            if batch is None:
+                break
             yield from to_rows(pa.Table.from_batches([batch]))
 
 
@@ -193,7 +222,7 @@ def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
 def read_columns(directory: Path, columns: list[str], splits: Iterable[str] | None = None) -> dict[str, Any]:
     """Whole columns in memory, keyed by name (arrays for tensors, lists else): for what is small, or for tests."""
     paths = shard_paths(directory, splits)
-    table = pa.concat_tables([pq.read_table(path, columns=["clip_id", *columns], partitioning=None) for path in paths])
+    table = pa.concat_tables([read_table(path, ["clip_id", *columns]) for path in paths])
     return {
         name: as_array(table[name]) if isinstance(table[name].type, pa.FixedShapeTensorType) else table[name].to_pylist()
         for name in ["clip_id", *columns]
