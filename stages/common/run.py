@@ -198,7 +198,7 @@ def _storage_trouble(error: OSError | sqlite3.OperationalError) -> str | None:
     """What to do about a disk that is full or cannot be written; None where the error means something else."""
     code = error.errno if isinstance(error, OSError) else error.sqlite_errorname
     place = str(error.filename) if isinstance(error, OSError) and error.filename else str(error)
-    rest = "finished items are stored, and `dvc checkout` brings the earlier outputs back"
+    rest = "finished items are stored, and `git checkout metrics; dvc checkout` brings the earlier results back"
     if code in NO_SPACE or "errno 28" in str(error):
         return f"no space left ({place}): make room, then run the same command again; {rest}"
     if isinstance(code, str) and code.startswith("SQLITE_IOERR"):
