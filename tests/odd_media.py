@@ -37,7 +37,10 @@ def filtered(source: str, *options: str, suffix: str = ".mp4") -> Callable[[Path
 
 
 def content(data: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(data) and None
+    def write(path: Path) -> None:
+        path.write_bytes(data)
+
+    return write
 
 
 def edited(write: Callable[[Path], None], change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -86,7 +89,7 @@ def sound_at(seconds: float, suffix: str = ".mp4") -> Callable[[Path], None]:
     def write(path: Path) -> None:
         both, made = path.with_name(f"both{suffix}"), path.with_name(f"made{suffix}")
         write_video(both, 72, "24", *AAC, sound=sine(440, 3, -6))
-        ffmpeg("-i", both, "-itsoffset", seconds, "-i", both, "-map", "0:v", "-map", "1:a", "-c", "copy", made)
+        ffmpeg("-i", both, "-itsoffset", str(seconds), "-i", both, "-map", "0:v", "-map", "1:a", "-c", "copy", made)
         both.unlink()
         made.rename(path)
 
@@ -100,6 +103,15 @@ def header_only(data: bytes) -> bytes:
 def with_size(width: int, height: int) -> Callable[[bytes], bytes]:
     """An mp4's bytes whose sample entry claims another size; the pictures inside keep theirs."""
     return lambda data: data.replace(struct.pack(">HH", 64, 48), struct.pack(">HH", width, height))
+
+
+def last_tag_is_sound(data: bytes) -> bytes:
+    """A Flash file's bytes whose last tags are sound: a stream appears while the file is read."""
+    changed, end = bytearray(data), len(data)
+    for _ in range(6):
+        end -= 4 + int.from_bytes(data[end - 4 : end], "big")
+        changed[end] = 8
+    return bytes(changed)
 
 
 NAN_SOUND = sine(440, 3, -6)
@@ -158,6 +170,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], str, str | None, str | None]] = {
     "avi without index": (edited(video("-c:v", "mpeg4", suffix=".avi"), lambda data: data[: data.rindex(b"idx1")]),
                           "ok", "ok", "no_audio_track"),
     "flash": (video("-c:v", "flv", suffix=".flv"), "ok", "ok", "no_audio_track"),
+    "a stream out of nowhere": (
+        edited(video("-c:v", "flv", count=720, suffix=".flv"), last_tag_is_sound), "ok", "unreadable", None),
     "webm": (video("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", suffix=".webm"), "ok", "ok", "no_audio_track"),
     "animated GIF": (filtered(BARS, suffix=".gif"), "ok", "ok", "no_audio_track"),
     "5.1 sound": (filtered(BARS, "-f", "lavfi", "-i", "sine=d=3,pan=5.1|c0=c0|c1=c0|c2=c0|c3=c0|c4=c0|c5=c0", *AAC), "ok", "ok", "ok"),

@@ -27,7 +27,7 @@ FFMPEG_MEMORY_BYTES = 2**30
 
 # FFmpeg inside OpenCV, with no threads of its own; set before cv2 is imported.
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|format_whitelist;{FORMATS}|threads;1"
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 SAMPLE_RATE_HZ = 16_000  # what AST was trained on
@@ -54,11 +54,15 @@ def decoding_process() -> None:
 
 def open_file(path: Path):
     """Open a regular file for reading bytes; OSError for anything else, at once (a pipe would wait for its writer)."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError(0, "no regular file")
-    return open(number, "rb")  # the caller's `with` closes it
+
+    def opener(name: str, flags: int) -> int:
+        number = os.open(name, flags | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(0, "no regular file")
+        return number
+
+    return open(path, "rb", opener=opener)  # the caller's `with` closes it
 
 
 @contextmanager
@@ -80,6 +84,8 @@ def _open(path: Path):
         log = getattr(error, "log", None)
         detail = f" ({log[2].strip().replace(f'{path.parent}/', '')})" if log else ""
         raise MediaError("unreadable", f"{error.strerror}{detail}") from None
+    except (LookupError, ValueError, ArithmeticError) as error:  # PyAV's, of what it did not expect: a stream out of nowhere
+        raise MediaError("unreadable", f"its container makes no sense ({type(error).__name__}: {error})") from None
 
 
 def probe(path: Path) -> dict:
