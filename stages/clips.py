@@ -242,6 +242,10 @@ def split(clips: list[dict], p: ClipsParams) -> None:
         if clip["split"] == "training" and clip["source_id"] in held_out:
             clip["split"] = "validation"
     _separate(clips)
+    trained = {clip["action"] for clip in clips if clip["split"] == "training" and clip["status"] == "ok"}
+    for clip in clips:
+        if clip["action"] and clip["action"] not in trained:
+            _refuse(clip, "action_not_trained", "no training clip of this action is left, so no classifier could name it")
 
 
 def _separate(clips: list[dict]) -> None:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from stages.common import shards
-from stages.common.errors import UserError
-from stages.common.media import printable
+from stages.common.errors import UserError, printable
 
 DATA = Path("data")
 FACTS = ("path", "split", "source_id", "duration_s", "fps", "width_px", "height_px", "has_audio")

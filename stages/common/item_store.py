@@ -6,14 +6,17 @@ dropped by deleting a file.  The key of an item is the key of what it was comput
 with a checksum.  Only the parent process writes.
 
     python -m stages.common.item_store            list what is stored
-    python -m stages.common.item_store --prune    delete the versions that the current outputs do not use
+    python -m stages.common.item_store --prune    delete the versions that the current outputs do not use, and what killed runs
+                                                  left a day ago or earlier: checkpoints, files of training rows, damaged files
 """
 import argparse
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +31,7 @@ from stages.common.errors import UserError
 from stages.common.parallel import Failure
 
 BATCH = 64  # items per transaction
+LEFT_S = 86_400.0  # what nobody has touched for so long belongs to no run
 
 
 def folder() -> Path:
@@ -163,6 +167,12 @@ def versions_in_use(data: Path = Path("data")) -> set[str]:
     return {shards.item_version(index.parent) for index in data.rglob(shards.INDEX)}
 
 
+def leftovers() -> list[Path]:
+    """What runs that were killed left behind in the store's folder."""
+    found = [path for pattern in ("checkpoints/*", "scratch/*", "*/*.damaged") for path in folder().glob(pattern)]
+    return sorted(path for path in found if time.time() - path.stat().st_mtime > LEFT_S)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prune", action="store_true", help="delete the versions that the current outputs do not use")
@@ -174,6 +184,10 @@ def main() -> None:
         if state == "deleted":
             for part in path.parent.glob(path.name + "*"):
                 part.unlink()
+    for path in leftovers():
+        print(f"{'deleted' if prune else 'left':>26s}  {path.parent.name}/{path.name}")
+        if prune:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.common.errors import printable
 from stages.common.parallel import die_with_parent, one_thread
 
 # Containers that hold their own pictures and sound.  Playlists (HLS, DASH, concat, SDP, IMF, image sequences) are not among
@@ -39,11 +40,6 @@ class MediaError(Exception):
     def __init__(self, status: str, reason: str):
         super().__init__(reason)
         self.status, self.reason = status, printable(" ".join(reason.split()))
-
-
-def printable(text: str) -> str:
-    """Text from a file or its name with control characters written out: it cannot command a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def decoding_process() -> None:

@@ -20,7 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, printable
 from stages.common.parallel import default_workers, one_thread
 
 
@@ -181,7 +181,7 @@ def main(function: Callable[[StageRun], None], doc: str, stage: str, item_name: 
             function(run)
             run.write_log(memory.mib())
     except UserError as error:
-        sys.exit(f"{stage}: error: {error}")
+        sys.exit(f"{stage}: error: " + "\n".join(map(printable, str(error).splitlines())))
     except (OSError, sqlite3.OperationalError) as error:
         if (sentence := _storage_trouble(error)) is None:
             raise
