@@ -9,6 +9,7 @@ from stages.common import media, run, shards
 from stages.common.errors import UserError
 from stages.frames import FramesParams, extract, on_screen, sample_times
 from tests.media_files import RATES, ffmpeg, read_number, shown_frames, write_video
+from tests.odd_media import KINDS
 from tests.test_media import VARIABLE, broken_files
 
 
@@ -50,6 +51,13 @@ def test_two_cameras_in_one_file(tmp_path):
     row = extract((str(tmp_path / "both.mkv"), parameters(keep="all", count=17)))
     assert row["status"] == "ok"
     assert numbers(row) == expected_numbers(tmp_path / "both.mkv", row["times_s"])
+
+
+def test_a_gap_of_a_day_makes_no_grid_of_a_day(tmp_path, monkeypatch):
+    KINDS["a gap of a day that the header hides"][0](tmp_path / "gap.mp4")
+    monkeypatch.setattr(frames, "sample_times", lambda *_: pytest.fail("a grid of so many samples would fill the memory"))
+    row = extract((str(tmp_path / "gap.mp4"), parameters()))
+    assert (row["status"], row["frame_count"]) == ("wrong_frame_count", 600_000)
 
 
 def test_exact_refuses_another_length_and_all_resamples_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import weakref
 
 import cv2
 import numpy as np
@@ -146,6 +147,17 @@ def test_sound_alone_is_no_video(tmp_path):
 def test_a_frame_beyond_the_end_is_an_error(files):
     with pytest.raises(media.MediaError, match="frame 72 is needed"):
         media.read_frames(files["24 fps"], np.array([3, 72]))
+
+
+def test_one_image_is_held_at_a_time(files):
+    seen: list[weakref.ref] = []
+
+    def finish(image: np.ndarray) -> int:
+        seen.append(weakref.ref(image))
+        assert sum(one() is not None for one in seen) <= 2  # this one, and the one before until it is replaced
+        return read_number(image)
+
+    assert media.read_frames(files["60 fps"], np.arange(180), finish) == list(range(180))
 
 
 def test_no_file_stays_open(files, tmp_path):
