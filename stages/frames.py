@@ -22,7 +22,7 @@ from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
 from stages.common.parallel import map_items
 
-CODE_VERSION = 2  # of `extract`; raise it when the output for the same input and parameters changes
+CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
 TIMEOUT_S = 60.0
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
 MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration

@@ -129,6 +129,7 @@ def tree(workspace):
     place = workspace.folder / "media/training/odd"
     place.mkdir(parents=True)
     write_video(place / "good_1.mp4", 72, "24", "-c:a", "aac", sound=sine(300, 3, -9))
+    write_video(place / "other_1.mp4", 60, "24")
     write_video(workspace.folder / "secret.mp4", 80, "24")
     (place / "away_1.mp4").symlink_to(workspace.folder / "secret.mp4")
     (place / "inside_1.mp4").symlink_to("good_1.mp4")
@@ -149,7 +150,8 @@ def test_links_and_special_files_are_refused_at_once(tree):
     found = {name.split("/")[1]: (row["status"], row["reason"]) for name, row in run_stages()["clips"].items()}
     outside = ("outside_root", "a link leads out of clips.root; clips.links = all follows it")
     assert found == {
-        "good_1": ("ok", ""), "inside_1": ("duplicate_content", "the same bytes stand in another split or earlier in this one"),
+        "good_1": ("ok", ""), "other_1": ("ok", ""),
+        "inside_1": ("duplicate_content", "the same bytes stand in another split or earlier in this one"),
         "away_1": outside, "device_1": outside, "loop_1": ("unreadable", "Too many levels of symbolic links"),
         "broken_1": ("missing", "No such file or directory"), "round_1": ("unreadable", "no regular file"),
         "pipe_1": ("unreadable", "no regular file"), "socket_1": ("unreadable", "No such device or address"),
@@ -200,6 +202,8 @@ def test_what_may_not_be_read_is_refused_or_a_sentence(tree):
 
 def test_the_same_video_on_both_sides_is_refused_on_the_learning_side(tree):
     (tree.folder / "media/validation/even").mkdir(parents=True)
+    (tree.folder / "media/training/even").mkdir()
+    write_video(tree.folder / "media/training/even/own_1.mp4", 60)
     shutil.copy(tree.folder / "media/training/odd/good_1.mp4", tree.folder / "media/validation/even/other_5.mp4")
     rows = run_stages()["clips"]
     assert rows["even/other_5"]["status"] == "ok" and rows["odd/good_1"]["status"] == "duplicate_content"

@@ -143,8 +143,41 @@ def read_frames(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], A
     """Decode the frames with the given ascending indices (repeats allowed) as BGR images [H, W, 3] uint8.
 
     Only wanted frames are converted to BGR; rotation metadata is applied.  Gives what `finish` makes of each, and holds no
-    more than one image besides.
+    more than two images besides.  Interlaced frames are PyAV's work: OpenCV 5.0.0 cannot convert them, says so nowhere, and
+    gives what lay in its memory, which is the image before or, at first, anything.
     """
+    wanted = np.asarray(wanted)
+    if _any_interlaced(path, wanted[:1]):
+        return _read_interlaced(path, wanted, finish)
+    found, repeats = _read_with_opencv(path, wanted, finish)
+    return _read_interlaced(path, wanted, finish) if repeats and _any_interlaced(path, wanted) else found
+
+
+def _any_interlaced(path: Path, wanted: np.ndarray) -> bool:
+    """Whether one of the frames is interlaced; False where PyAV cannot decode so far, which OpenCV may."""
+    try:
+        with _open(path) as container:
+            flags = (frame.interlaced_frame for frame in container.decode(_video_stream(container)))
+            return any(flag and index in wanted for index, flag in zip(range(int(wanted.max()) + 1), flags, strict=False))
+    except MediaError:
+        return False
+
+
+def _read_interlaced(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> list:
+    """`read_frames` with PyAV."""
+    finished: dict[int, Any] = {}
+    with _open(path) as container:
+        for index, frame in zip(range(int(wanted.max()) + 1), container.decode(_video_stream(container)), strict=False):
+            if index in wanted:
+                image = np.rot90(frame.to_ndarray(format="bgr24"), round(frame.rotation / 90))
+                finished[index] = finish(np.ascontiguousarray(image))
+    if missing := sorted(set(wanted.tolist()) - set(finished)):
+        raise MediaError("unreadable", f"decoding ended before frame {missing[0]}, which is needed")
+    return [finished[index] for index in wanted.tolist()]
+
+
+def _read_with_opencv(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> tuple[list, bool]:
+    """`read_frames` with OpenCV, and whether an image was the same as the one before."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -153,7 +186,8 @@ def read_frames(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], A
         if not capture.isOpened():
             raise MediaError("unreadable", "OpenCV cannot open its video stream")
         found: list = []
-        position = -1
+        position, repeats = -1, False
+        previous: np.ndarray | None = None
         for index in wanted:
             while position < index:
                 if not capture.grab():
@@ -164,9 +198,10 @@ def read_frames(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], A
                 done, image = capture.retrieve()
                 if not done:
                     raise MediaError("unreadable", f"frame {index} cannot be decoded")
-                finished, fresh = finish(image), False
+                repeats = repeats or (previous is not None and np.array_equal(image, previous))
+                previous, finished, fresh = image, finish(image), False
             found.append(finished)
-        return found
+        return found, repeats
     except MemoryError:
         raise MediaError("unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory") from None
     except cv2.error as error:
