@@ -9,7 +9,6 @@ Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable,
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.common import media, params, run, shards
@@ -56,14 +55,14 @@ def drop_silent(row: dict, silence_db: float) -> dict:
 def main(stage: run.StageRun) -> None:
     p = params.load("audio", AudioParams)
     source = params.load("clips", Source, only=True)
-    found = {clip["clip_id"]: clip for clip in pq.read_table("data/clips.parquet").to_pylist()}
+    found = {clip["clip_id"]: clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()}
     clips = [row | {"input_key": found[row["clip_id"]]["content_hash"]} for row in shards.ok_rows(Path("data/frames"))]
     with ClipItems("audio", digest("audio", CODE_VERSION), COLUMNS, FACTS) as items:
         files = (
             (str(Path(source.root) / found[clip["clip_id"]]["path"]), clip["duration_s"], found[clip["clip_id"]]["has_audio"])
             for clip in clips
         )
-        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S))
+        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S, media.decoding_process))
         index = items.pack(
             Path("data/audio"), clips,
             finish=lambda row: drop_silent(row, p.silence_db),

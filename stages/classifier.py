@@ -81,7 +81,7 @@ def train_one(task: Training) -> dict:
         parts = data.rows("validation").split(512)
         return float(np.average([cross_entropy(logits(part), data.labels[part]) for part in parts], weights=[len(part) for part in parts]))
 
-    curve = fit(model, learn, task.learned, validate, p, seed, f"classifier/{task.name}")
+    curve = fit(model, learn, task.learned, validate, p, seed, f"classifier/{task.name}", checkpoint=task.checkpoint(drawn))
     test = data.rows("test")
     with torch.inference_mode():
         probabilities = torch.cat([logits(part).softmax(1) for part in task.asked.split(512)]).numpy()
@@ -129,12 +129,12 @@ def train_seeds(stage: run.StageRun, data: ActionData, condition: Condition, p: 
     for number in range(condition.out_of_fold):
         inside = fold[training] == number
         parts.append((training[~inside], training[inside]))
-    tasks = []
+    tasks, key = [], data.key()
     for whole, (taught, rows) in enumerate(parts):
         for seed in range(p.seeds):
             learned, targets = lessons(data, condition, taught[data.taught[taught]], p.lstm.label_smoothing, p.teaching, seed)
             rates = p.missing_rates if whole == 0 and not condition.kept_only else []
-            tasks.append(Training(data, condition, p, seed, learned, targets, rows, stage.item, rates))
+            tasks.append(Training(data, condition, p, seed, learned, targets, rows, stage.item, rates, key))
     results = list(stage.progress(map_items(train_one, tasks, stage.workers), len(tasks), "training", "computing_s"))
     if failed := [result for result in results if isinstance(result, Failure)]:
         raise UserError(f"training {stage.item} failed: {failed[0].reason}; the machine may lack memory, try --workers 1")

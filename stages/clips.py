@@ -21,9 +21,11 @@ remembered by path, size and modification time.
 """
 import csv
 import hashlib
+import os
 import re
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -37,11 +39,11 @@ from stages.common.errors import UserError
 from stages.common.item_store import ItemStore, digest
 from stages.common.parallel import Failure, map_items
 
-CODE_VERSION = 1  # of `examine`
+CODE_VERSION = 2  # of `examine`
 TIMEOUT_S = 60.0
 MISSING_DRAWS = 10  # as many seeds get draws of their own
 FOLDERS = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}  # folder -> split
-FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing"}
+FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
 FACTS = pa.schema([
     ("content_hash", pa.string()), ("duration_s", pa.float32()), ("fps", pa.float32()), ("width_px", pa.int32()),
     ("height_px", pa.int32()), ("has_audio", pa.bool_()), ("status", pa.string()), ("reason", pa.string()),
@@ -68,6 +70,8 @@ class ClipsParams(params.Section):
     test_list: str
     min_duration_s: float = Field(ge=0)
     max_duration_s: float = Field(gt=0)
+    max_pixels: int = Field(gt=0)
+    links: Literal["inside", "all"]
     max_failed_fraction: float = Field(ge=0, le=1)
 
     @field_validator("source_pattern")
@@ -94,21 +98,34 @@ def find(p: ClipsParams) -> list[dict]:
         if lists.get(folder):
             paths = [f"{folder}/{name}" for name in read_list(root / lists[folder])]
         else:
-            paths = [str(path.relative_to(root)) for path in (root / folder).rglob("*") if _is_clip(path)]
+            paths = [str(path.relative_to(root)) for path in _files(root / folder)]
         for path in sorted(paths):
             if path != path.encode(errors="replace").decode():
                 raise UserError(f"{ascii(path)}: the name is not valid UTF-8; rename the file")
             parts = Path(path).parts
+            if folder != "unlabelled" and len(parts) == 2 and (root / path).is_dir():
+                raise UserError(f"{root / path}: a link to a folder is not followed; move the folder there, or list its files as links")
             if folder != "unlabelled" and len(parts) != 3:
                 raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
             clips.append({"path": path, "folder": folder, "action": None if folder == "unlabelled" else parts[1], "stem": Path(path).stem})
     if not any(clip["folder"] == "training" for clip in clips):
         raise UserError(f"clips.root = {p.root!r} holds no clip below training/<action>/; see the README, 'Your own folder'")
+    for action in {clip["action"] for clip in clips}:
+        if len(Path(shards.partition("training", action)).name) > 255:
+            raise UserError(f"{action}: the name of this action is too long for a folder of the outputs; shorten it")
     return clips
 
 
-def _is_clip(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.is_dir()
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder but real folders and hidden names; links to folders are not entered, so none can be a loop."""
+
+    def refuse(error: OSError) -> None:
+        if folder.exists():
+            raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); its clips would be missing unnoticed")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (Path(place, name) for name in [*files, *links] if not name.startswith("."))
 
 
 def read_list(path: Path) -> list[str]:
@@ -143,11 +160,11 @@ def examine(path: str) -> dict:
     """Content hash and facts of one file (runs in a worker)."""
     row = dict.fromkeys(FACTS.names) | {"status": "ok", "reason": ""}
     try:
-        with open(path, "rb") as file:
+        with media.open_file(Path(path)) as file:
             row["content_hash"] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         row |= media.probe(Path(path))
     except OSError as error:
-        row |= {"status": "missing" if isinstance(error, FileNotFoundError) else "unreadable", "reason": str(error.strerror)}
+        row |= {"status": "missing" if isinstance(error, FileNotFoundError) else "unreadable", "reason": error.strerror or str(error)}
     except media.MediaError as error:
         row |= {"status": error.status, "reason": error.reason}
     return row
@@ -156,19 +173,46 @@ def examine(path: str) -> dict:
 def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
     """Add facts, status and reason to every clip; only files that changed are opened."""
     version = digest("clips", CODE_VERSION)
-    tasks = []
     for clip in clips:
-        path = (Path(p.root) / clip["path"]).absolute()
-        stat = path.stat() if path.exists() else None
-        tasks.append((digest(str(path), stat and stat.st_size, stat and stat.st_mtime_ns), str(path)))
+        clip |= dict.fromkeys(FACTS.names)
+    inside = [clip for clip in clips if p.links == "all" or _is_inside(clip, p)]
+    tasks = [_task((Path(p.root) / clip["path"]).absolute()) for clip in inside]
     with ItemStore("clips", version, FACTS) as store:
-        failures = stage.fill(store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, TIMEOUT_S))
-        for clip, (key, _) in zip(clips, tasks, strict=True):
+        failures = stage.fill(
+            store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, TIMEOUT_S, media.decoding_process)
+        )
+        for clip, (key, _) in zip(inside, tasks, strict=True):
             failure: Failure | None = failures.get(key)
             clip |= {"status": failure.kind, "reason": failure.reason} if failure else store[key]
-            if clip["status"] == "ok" and not p.min_duration_s <= clip["duration_s"] <= p.max_duration_s:
-                clip["status"] = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
-                clip["reason"] = f"lasts {clip['duration_s']:.3f} s"
+            _limit_size(clip, p)
+
+
+def _is_inside(clip: dict, p: ClipsParams) -> bool:
+    """Whether a clip's file lies below the root, links followed; refuses the clip where it does not."""
+    if os.path.realpath(Path(p.root) / clip["path"]).startswith(os.path.realpath(p.root) + os.sep):
+        return True
+    clip |= {"status": "outside_root", "reason": "a link leads out of clips.root; clips.links = all follows it"}
+    return False
+
+
+def _task(path: Path) -> tuple[str, str]:
+    """Item key and path of a file: it is opened again when its size or modification time changed."""
+    try:
+        found = path.stat()
+    except OSError:  # `examine` says what is wrong with it
+        return digest(str(path), None, None), str(path)
+    return digest(str(path), found.st_size, found.st_mtime_ns), str(path)
+
+
+def _limit_size(clip: dict, p: ClipsParams) -> None:
+    """Refuse a clip that is too short, too long or too large; not part of the stored item, as the limits may change."""
+    if clip["status"] != "ok":
+        return
+    if not p.min_duration_s <= clip["duration_s"] <= p.max_duration_s:
+        status = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
+        _refuse(clip, status, f"lasts {clip['duration_s']:.3f} s")
+    elif clip["width_px"] * clip["height_px"] > p.max_pixels:
+        _refuse(clip, "too_large", f"has {clip['width_px']} x {clip['height_px']} pixels, more than clips.max_pixels")
 
 
 def split(clips: list[dict], p: ClipsParams) -> None:
@@ -200,6 +244,10 @@ def split(clips: list[dict], p: ClipsParams) -> None:
         if clip["split"] == "training" and clip["source_id"] in held_out:
             clip["split"] = "validation"
     _separate(clips)
+    trained = {clip["action"] for clip in clips if clip["split"] == "training" and clip["status"] == "ok"}
+    for clip in clips:
+        if clip["action"] and clip["action"] not in trained:
+            _refuse(clip, "action_not_trained", "no training clip of this action is left, so no classifier could name it")
 
 
 def _separate(clips: list[dict]) -> None:

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.common import media, params, run, shards
@@ -23,9 +22,10 @@ from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
 from stages.common.parallel import map_items
 
-CODE_VERSION = 2  # of `extract`; raise it when the output for the same input and parameters changes
+CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
 TIMEOUT_S = 60.0
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
+MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration
 FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
 
 
@@ -39,6 +39,7 @@ class FramesParams(params.Section):
 
 class Source(params.Section):
     root: str
+    max_duration_s: float = Field(gt=0)
     max_failed_fraction: float = Field(ge=0, le=1)
 
 
@@ -67,14 +68,15 @@ def extract(task: tuple[str, FramesParams]) -> dict:
     row = {"jpegs": [], "times_s": np.zeros(p.count), "frame_count": 0, "duration_s": 0.0, "status": "ok", "reason": ""}
     try:
         frame_times_s, duration_s = media.frame_times(Path(path))
-        times_s = sample_times(duration_s, p)
-        row |= {"frame_count": round(duration_s * p.fps), "duration_s": duration_s}
+        frame_count = min(round(duration_s * p.fps), MAX_COUNT)
+        row |= {"frame_count": frame_count, "duration_s": duration_s}
         if len(frame_times_s) < 2:
             return row | {"status": "too_short", "reason": "one frame only: nothing moves"}
-        if len(times_s) != p.count:
-            return row | {"status": "wrong_frame_count", "reason": f"{len(times_s)} frames at {p.fps:g} fps, not {p.count}"}
-        images = media.read_frames(Path(path), on_screen(frame_times_s, times_s))
-        jpegs = [media.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality) for image in images]
+        if p.keep == "exact" and frame_count != p.count:
+            return row | {"status": "wrong_frame_count", "reason": f"{frame_count} frames at {p.fps:g} fps, not {p.count}"}
+        times_s = sample_times(duration_s, p)
+        wanted = on_screen(frame_times_s, times_s)
+        jpegs = media.read_frames(Path(path), wanted, lambda image: media.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality))
     except media.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return row | {"jpegs": jpegs, "times_s": times_s}
@@ -91,18 +93,26 @@ def _shrink(image: np.ndarray, size_px: int) -> np.ndarray:
     return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
 
 
+def drop_long(row: dict, max_duration_s: float) -> dict:
+    """Refuse a clip whose frames span more than its header told `clips`; not part of the stored item, as the limit may change."""
+    if row["status"] == "ok" and row["duration_s"] > max_duration_s:
+        return row | {"status": "too_long", "reason": f"its frames span {row['duration_s']:.3f} s"}
+    return row
+
+
 def main(stage: run.StageRun) -> None:
     p = params.load("frames", FramesParams)
     source = params.load("clips", Source, only=True)
-    clips = [clip for clip in pq.read_table("data/clips.parquet").to_pylist() if clip["status"] == "ok"]
+    clips = [clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist() if clip["status"] == "ok"]
     for clip in clips:
         clip["input_key"] = clip["content_hash"]
     columns = pa.schema([("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))])
     with ClipItems("frames", digest("frames", CODE_VERSION, p.model_dump()), columns, FACTS) as items:
         paths = ((str(Path(source.root) / clip["path"]), p) for clip in clips)
-        items.fill(stage, clips, paths, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S))
+        items.fill(stage, clips, paths, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S, media.decoding_process))
         index = items.pack(
             Path("data/frames"), clips,
+            finish=lambda row: drop_long(row, source.max_duration_s),
             check=lambda index: run.check_failed_fraction(index, FAILED, source.max_failed_fraction, "frames"),
         )  # fmt: skip
     histogram = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)

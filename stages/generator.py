@@ -28,9 +28,11 @@ from pydantic import Field
 from safetensors.torch import save_file
 
 from stages.common import backbones, folds, generation_measures, params, run, shards
+from stages.common.checkpoints import Checkpoint
 from stages.common.conditions import Conditions
 from stages.common.errors import UserError
 from stages.common.features import AUDIO, Features
+from stages.common.item_store import digest
 from stages.common.networks.generator import AudioGenerator, generation_loss
 from stages.common.networks.mapping_generator import MappedAudioGenerator
 from stages.common.parallel import Failure, map_items, one_thread
@@ -96,6 +98,12 @@ class Inputs:
     conditions: Conditions | None
     shuffled: bool = False
 
+    def key(self) -> str:
+        """Digest of what all trainings read: part of a checkpoint's key."""
+        data, conditions = self.data, self.conditions.key() if self.conditions else None
+        places = [data.audio_row.tolist(), self.fold.tolist(), data.clips.clip_id.tolist()]
+        return digest(data.video.digest(), data.audio.digest(), places, conditions, self.shuffled)
+
 
 class Generator:
     """The network of an architecture with what it reads: rows in, standardised audio features out."""
@@ -137,9 +145,10 @@ class Generator:
         return self.model(video, self.read(rows).to(self.device), noise.to(self.device))
 
 
-def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path]) -> dict:
-    """Train one generator and write its answers to a RowFile (runs in a worker): rows, curve and, for WHOLE, weights."""
-    inputs, job, p, path = task
+def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path, str]) -> dict:
+    """Train one generator and write its answers to a RowFile (runs in a worker): rows, curve and, for WHOLE, weights.  The
+    last part is the inputs' key, with which a killed training goes on where it was."""
+    inputs, job, p, path, key = task
     data, fold, net = inputs.data, inputs.fold, p.lstm
     one_thread()
     torch.manual_seed(job.seed)
@@ -168,7 +177,8 @@ def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path]) -> dict:
 
     curve: list[dict] = []
     if job.control != "untrained":
-        curve = fit(model, loss, learned, validate, net, job.seed, "generator", generator.groups)
+        checkpoint = Checkpoint(digest(key, job.model_dump(), p.model_dump(exclude={"seeds"})), (shuffle, generator.drawn))
+        curve = fit(model, loss, learned, validate, net, job.seed, "generator", generator.groups, checkpoint)
     model.eval()
     generator.refresh()
     rows = torch.cat([data.rows("validation", "test"), data.rows("training")]) if job.fold == WHOLE else rows_of_fold(data, fold, job.fold)
@@ -228,7 +238,8 @@ def train_all(stage: run.StageRun, inputs: Inputs, p: GeneratorParams, folder: P
     """Every training: seeds x (whole + folds), and the two controls; in parallel."""
     jobs = [Job(seed=seed, fold=number) for seed in range(p.seeds) for number in (WHOLE, *range(p.folds))]
     jobs += [Job(seed=0, fold=WHOLE, control="untrained"), Job(seed=0, fold=WHOLE, control="time_shuffled")]
-    tasks = [(inputs, job, p, folder / f"answers-{i}") for i, job in enumerate(jobs)]
+    key = inputs.key()
+    tasks = [(inputs, job, p, folder / f"answers-{i}", key) for i, job in enumerate(jobs)]
     results = list(stage.progress(map_items(learn_and_answer, tasks, stage.workers), len(tasks), "training", "computing_s"))
     if failed := [result for result in results if isinstance(result, Failure)]:
         raise UserError(f"training the generator failed: {failed[0].reason}; the machine may lack memory, try --workers 1")

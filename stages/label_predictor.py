@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 
 from stages.common import label_measures, media, params, run, shards
 from stages.common.backbones import AudioBackbone
+from stages.common.checkpoints import Checkpoint
 from stages.common.errors import UserError
 from stages.common.features import AUDIO, Features, noted
+from stages.common.item_store import digest
 from stages.common.networks.mel_decoder import MelDecoder
 from stages.common.parallel import Failure, map_items, one_thread
 from stages.common.training import RowFile, TrainingParams, fit, scratch
@@ -87,7 +89,10 @@ def fit_decoder(data: Features, mel: RowFile, mel_row: torch.Tensor, learned: to
     def loss(rows: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.mse_loss(model(data.sound(rows)[0]), mel.read(mel_row[rows].tolist()))
 
-    fit(model, loss, learned, lambda: float(np.mean([loss(part).item() for part in held_out.split(64)])), p, 0, "label_predictor")
+    files = [data.audio.digest(), mel.digest(), data.audio_row.tolist(), mel_row.tolist(), held_out.tolist()]
+    checkpoint = Checkpoint(digest(*files))
+    validate = lambda: float(np.mean([loss(part).item() for part in held_out.split(64)]))  # noqa: E731
+    fit(model, loss, learned, validate, p, 0, "label_predictor", checkpoint=checkpoint)
     return model
 
 

@@ -37,7 +37,7 @@ def write_video(path: Path, count: int, fps: str = "24", *output: str, sound: np
     """A file of `count` numbered frames at `fps`, encoded with ffmpeg's `output` options; `sound`: float samples at 16 kHz."""
     images = numbered_images(count, height)
     size = f"{images.shape[2]}x{images.shape[1]}"
-    inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
+    inputs: list[str | Path] = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
     if sound is not None:
         raw = path.with_name(path.name + ".f32")
         raw.write_bytes(sound.astype("<f4").tobytes())

@@ -21,7 +21,7 @@ def parameters(root: Path, **changes) -> ClipsParams:
     return ClipsParams(**{
         "root": str(root), "actions": "all", "max_per_action": 0, "seed": 0, "validation_fraction": 0.25, "source_pattern": PATTERN,
         "training_list": "", "validation_list": "", "test_list": "", "min_duration_s": 0.5, "max_duration_s": 60.0,
-        "max_failed_fraction": 0.0, **changes,
+        "max_pixels": 36_000_000, "links": "inside", "max_failed_fraction": 0.0, **changes,
     })  # fmt: skip
 
 
@@ -259,3 +259,10 @@ def test_an_action_with_one_clip_has_no_validation_clip(workspace):
     (root / "training/waving/a_1.mp4").write_text("a")
     rows = described(root, parameters(root))
     assert [(row["split"], row["status"]) for row in rows] == [("training", "ok")]
+
+
+def test_an_action_without_training_clip_is_refused_at_test(root):
+    shutil.rmtree(root / "training/barking")
+    rows = {row["clip_id"]: row for row in described(root, parameters(root))}
+    assert (rows["barking/tbarking_1"]["status"], rows["playing+music/tplaying+music_1"]["status"]) == ("action_not_trained", "ok")
+    assert rows["barking/tbarking_1"]["reason"] == "no training clip of this action is left, so no classifier could name it"

@@ -350,7 +350,7 @@ def test_the_penalty_is_the_best_on_validation(data, features):
     baselines = Baselines(features, folds.of_clips(features.clips, 3), np.array([None] * len(features.clips)), "all")
     rows = generation_measures.measured(features, "validation")
     real = features.sound(rows)[0].numpy()
-    errors = {p: np.square(baselines._ridge(baselines.learned, rows, p) - real).mean() for p in generation_measures.RIDGE}
+    errors = {p: np.square(baselines._ridge(generation_measures.WHOLE, rows, p) - real).mean() for p in generation_measures.RIDGE}
     assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(errors)
 
 
@@ -395,7 +395,7 @@ for folder in sys.argv[1:]:
     with scratch() as files:
         data = Features(files, generator.SPLITS, AUDIO)
         inputs = generator.Inputs(data, folds.of_clips(data.clips, 2), None)
-        generator.learn_and_answer((inputs, generator.Job(seed=0, fold=-1), p, files / "answers"))
+        generator.learn_and_answer((inputs, generator.Job(seed=0, fold=-1), p, files / "answers", inputs.key()))
         generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
     with scratch() as files:
         data = ActionData(files, condition)

@@ -1,5 +1,6 @@
 """Items are computed once per content and version; damage is noticed; an interrupted run goes on where it was."""
 
+import os
 import sqlite3
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from stages.common import item_store, run, shards
 from stages.common.clip_items import ClipItems
+from stages.common.errors import UserError
 from stages.common.item_store import BATCH, ItemStore, digest
 from stages.common.parallel import Failure
 from tests.test_shards import index_row
@@ -163,3 +165,44 @@ def test_prune_deletes_what_current_outputs_do_not_use(monkeypatch, capsys):
     item_store.main()
     assert {path.name for path in (item_store.folder() / "stage").iterdir()} == {"new.sqlite"}
     assert Stage(clips(3), "new").run.log["computed"] == 0
+
+
+def test_prune_deletes_what_killed_runs_left_long_ago(monkeypatch, capsys):
+    store = item_store.folder()
+    for name in ("checkpoints/old.safetensors", "checkpoints/new.safetensors", "scratch/tmp1/rows", "frames/v.damaged"):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_text("x")
+    for name in ("checkpoints/old.safetensors", "scratch/tmp1", "frames/v.damaged"):
+        os.utime(store / name, (0, 0))
+    monkeypatch.setattr(sys, "argv", ["item_store", "--prune"])
+    item_store.main()
+    assert sorted(path.name for path in store.rglob("*") if path.is_file()) == ["new.safetensors"]
+    assert capsys.readouterr().out.count("deleted") == 3
+
+
+def test_a_file_that_is_no_database_is_set_aside(capsys):
+    fill()
+    with ItemStore("stage", "v1", SCHEMA) as store:
+        path = store.path
+    path.write_bytes(b"no database" * 100)
+    assert fill()[0] == list(range(10)) and fill()[0] == []
+    assert "was damaged (file is not a database) and is set aside as v1.damaged: its items are computed anew" in capsys.readouterr().err
+
+
+def test_damage_within_the_database_is_a_sentence_and_the_next_run_computes_anew():
+    fill(count=2000)
+    with ItemStore("stage", "v1", SCHEMA) as store:
+        path = store.path
+    data = bytearray(path.read_bytes())
+    data[8192 : len(data) - 4096] = b"\xff" * (len(data) - 12_288)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="was damaged .* and is set aside as v1.damaged; run the same command again"):
+        fill(count=2000)
+    assert len(fill(count=2000)[0]) == 2000
+
+
+def test_damaged_items_are_told(workspace, capsys):
+    Stage(clips(5))
+    damage(item_store.folder() / "stage/v1.sqlite", "content 3", "value")
+    assert Stage(clips(5)).run.log["damaged_items"] == 1
+    assert "stage: 1 stored items were damaged (wrong checksum); they were computed anew" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import weakref
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from tests.media_files import RATES, ffmpeg, numbered_images, read_number, shown
 VARIABLE = "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 fps for a second, then 12 fps
 KINDS = {  # name: (frames, fps, file suffix, ffmpeg's output options)
     **{f"{name} fps": (round(3 * eval(rate)), rate, ".mp4", []) for name, rate in RATES.items()},
+    "interlaced": (72, "24", ".mp4", ["-x264-params", "interlaced=1"]),
+    "interlaced MPEG-2": (75, "25", ".ts", ["-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-q:v", "2"]),
     "no B-frames": (72, "24", ".mp4", ["-bf", "0"]),
     "open GOPs": (72, "24", ".mp4", ["-x264-params", "open-gop=1:keyint=12:bframes=3"]),
     "variable rate": (
@@ -146,6 +149,34 @@ def test_sound_alone_is_no_video(tmp_path):
 def test_a_frame_beyond_the_end_is_an_error(files):
     with pytest.raises(media.MediaError, match="frame 72 is needed"):
         media.read_frames(files["24 fps"], np.array([3, 72]))
+
+
+def test_frames_that_are_interlaced_further_on_are_right_too(files, tmp_path):
+    """OpenCV shows the frame before in their place."""
+    parts = [write_video(tmp_path / "a.ts", 36), write_video(tmp_path / "b.ts", 36, "24", "-x264-params", "interlaced=1")]
+    ffmpeg("-i", f"concat:{parts[0]}|{parts[1]}", "-c", "copy", tmp_path / "both.mkv")
+    images = shown_frames(tmp_path / "both.mkv")[1]
+    wanted = np.arange(0, len(images), 5)
+    assert [read_number(image) for image in media.read_frames(tmp_path / "both.mkv", wanted)] == [read_number(images[i]) for i in wanted]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotated_interlaced_files_are_upright(files, tmp_path, degrees):
+    ffmpeg("-display_rotation", degrees, "-i", files["interlaced"], "-c", "copy", tmp_path / "rotated.mp4")
+    expected = shown_frames(tmp_path / "rotated.mp4")[1][:4]
+    read = np.stack(media.read_frames(tmp_path / "rotated.mp4", np.arange(4)))
+    assert read.shape == expected.shape and np.abs(read.astype(int) - expected).mean() < 4
+
+
+def test_one_image_is_held_at_a_time(files):
+    seen: list[weakref.ref] = []
+
+    def finish(image: np.ndarray) -> int:
+        seen.append(weakref.ref(image))
+        assert sum(one() is not None for one in seen) <= 2  # this one, and the one before
+        return read_number(image)
+
+    assert media.read_frames(files["60 fps"], np.arange(180), finish) == list(range(180))
 
 
 def test_no_file_stays_open(files, tmp_path):

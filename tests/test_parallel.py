@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from stages.common import parallel
+from stages.common import media, parallel
 from stages.common.errors import UserError
 from stages.common.parallel import Failure, map_items
 from tests import workers
@@ -54,6 +54,28 @@ def test_a_dead_worker_fails_one_item_and_the_others_go_on():
     found = list(map_items(workers.die_on_3, range(8), 1))
     assert found[:3] + found[4:] == [0, 1, 2, 4, 5, 6, 7]
     assert found[3].kind == "worker_died" and "died" in found[3].reason
+
+
+def test_a_worker_killed_for_memory_once_costs_nothing(tmp_path):
+    tasks = [(x, str(tmp_path / "killed")) for x in range(8)]
+    assert list(map_items(workers.killed_once_on_3, tasks, 2)) == list(range(8))
+    assert (tmp_path / "killed").exists()
+
+
+def test_a_time_limit_kills_what_the_worker_started_too(tmp_path):
+    found = list(map_items(workers.start_a_sleeper, [str(tmp_path / "pid")], 1, timeout_s=2))
+    assert found == [Failure("timeout", "took more than 2 s")]
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_decoding_worker_cannot_take_all_memory():
+    with pytest.raises(MemoryError):
+        list(map_items(workers.allocate, [media.MEMORY_BYTES // 2**20], 1, initializer=media.decoding_process))
+    assert list(map_items(workers.allocate, [64], 1, initializer=media.decoding_process)) == [64 * 2**20]
 
 
 def test_an_exception_is_raised_here():

@@ -89,3 +89,16 @@ def test_a_row_without_clips_stands_in_files_and_figures(workspace):
     assert found.actions == ["a", "b"] and found.probabilities.shape == (1, 0, 2)
     figures = predictions.score(found)
     assert figures["accuracy"]["mean"] is None and figures["accuracy"]["n"] == 0 and figures["macro_f1"]["mean"] is None
+
+
+def test_unlabelled_clips_are_answered_but_never_right(workspace):
+    clips = pd.DataFrame([
+        {"clip_id": "unlabelled/x_1", "split": "unlabelled", "action": None, "source_id": "x"},
+        {"clip_id": "b/y_1", "split": "test", "action": "b", "source_id": "y"},
+    ])  # fmt: skip
+    made = predictions.Predictions(clips, ["a", "b"], np.array([[[0.1, 0.9], [0.2, 0.8]]], np.float32))
+    predictions.write("video_only", made)
+    found = predictions.read("video_only")
+    assert found.labels.tolist() == [-1, 1] and found.hits().tolist() == [0, 1] and found.hits(2).tolist() == [0, 1]
+    assert found.clips.action.isna().tolist() == [True, False] and found.consensus()["unlabelled/x_1"] == "b"
+    assert predictions.score(found)["accuracy"]["n"] == 1

@@ -12,7 +12,7 @@ from stages.common import run
 from stages.common.errors import UserError
 from tests.closure import ROOT
 
-STAGE = '''"""Do what the test says."""
+STAGE = r'''"""Do what the test says."""
 import os, time
 from stages.common import run
 from stages.common.errors import UserError
@@ -20,13 +20,15 @@ from stages.common.errors import UserError
 def main(stage):
     if stage.item == "fail":
         raise UserError("the file x is missing: make it")
+    if stage.item == "escape":
+        raise UserError("the file \x1b[31mred is missing:\n  make it")
     if stage.item == "slow":
         open("at work", "w").close()
         while not os.path.exists("go on"):
             time.sleep(0.05)
     stage.write_metrics({"workers": 1, "value": 1 / 3})
 
-run.main(main, __doc__, "thing", "kind", lambda: ["good", "slow", "fail"])
+run.main(main, __doc__, "thing", "kind", lambda: ["good", "slow", "fail", "escape"])
 '''
 
 
@@ -57,7 +59,8 @@ def test_metrics_and_log(tmp_path):
 
 @pytest.mark.parametrize("words, environment, sentence", [
     (["fail"], {}, "thing: error: the file x is missing: make it"),
-    (["goood"], {}, "thing: error: 'goood' is not one of the kinds: good, slow, fail"),
+    (["goood"], {}, "thing: error: 'goood' is not one of the kinds: good, slow, fail, escape"),
+    (["escape"], {}, "thing: error: the file \\x1b[31mred is missing:\n  make it"),
     (["good", "--workers", "0"], {}, "thing: error: --workers 0: it must be at least 1"),
     (["good"], {"WORKERS": "lots"}, "thing: error: WORKERS='lots': it must be a whole number of at least 1"),
 ])  # fmt: skip

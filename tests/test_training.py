@@ -1,8 +1,11 @@
 """Rows on disk against NumPy, and the training loop: the best epoch, early stopping, seeds, and a loss that explodes."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stages.common import training
 from stages.common.errors import UserError
@@ -199,3 +202,116 @@ def test_without_slower_parts_fit_is_as_before():
     loss = lambda rows: (model(X[rows]) - 3 * X[rows] - 1).square().mean()  # noqa: E731
     third = fit(model, loss, torch.arange(32), lambda: float(loss(torch.arange(32))), parameters(epochs=3), 0, "test/line", {})
     assert first == second == third and torch.equal(one.weight, two.weight) and torch.equal(one.weight, model.weight)
+
+
+# Checkpoints
+
+
+X2 = torch.linspace(-1, 1, 64).view(32, 2)
+
+
+class Network(torch.nn.Module):
+    """Dropout draws from PyTorch's own generator; two names of one tensor, as tied weights have."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.drop = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Dropout(0.3)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.drop(self.one(x)))
+
+
+class Killed(BaseException):
+    pass
+
+
+def trained(kill_at: int | None = None, key: str = "data", target: float = 3.0, seed: int = 0, **changes):
+    """Weights and curve of a training with dropout, noise of its own and moving averages; killed in step `kill_at`."""
+    torch.manual_seed(seed)
+    model, own, steps = Network(), torch.Generator().manual_seed(7), 0
+
+    def loss(rows):
+        nonlocal steps
+        steps += model.training
+        if steps == kill_at:
+            raise Killed
+        noise = torch.randn(len(rows), 2, generator=own) * model.training
+        return (model(X2[rows] + 0.1 * noise) - target * X2[rows]).square().mean()
+
+    def validate() -> float:
+        return loss(torch.arange(32)).item()
+
+    p = parameters(**{"epochs": 12, "patience": 12, "averaging": 0.9, "weight_decay": 0.1, **changes})
+    checkpoint = training.Checkpoint(key, (own,), every_s=0)
+    curve = fit(model, loss, torch.arange(32), validate, p, seed, "test/resumed", {"two.": 0.01}, checkpoint)
+    return model.state_dict(), curve, steps
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def store(workspace, monkeypatch):
+    monkeypatch.setattr("stages.common.checkpoints.MAX_SHARE", float("inf"))
+    return workspace.folder / "items/checkpoints"
+
+
+@pytest.mark.parametrize("kill_at", [1, 6, 27, 48])  # of 48 steps
+def test_a_killed_training_ends_with_the_same_weights(store, kill_at):
+    weights, curve, _ = trained(key="undisturbed")
+    assert list(store.iterdir()) == []
+    with pytest.raises(Killed):
+        trained(kill_at)
+    torch.rand(17)  # whatever else the process drew
+    resumed, again, steps = trained()
+    assert same(weights, resumed) and curve == again
+    assert steps == 48 - (kill_at - 1) // 4 * 4
+    assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"key": "other data"}, {"seed": 1}, {"learning_rate": 0.04}, {"batch_size": 4}, {"epochs": 13}])
+def test_other_data_seed_or_parameters_begin_anew(store, changes):
+    with pytest.raises(Killed):
+        trained(30)
+    _, curve, steps = trained(**changes)
+    assert steps == len(curve) * 32 // changes.get("batch_size", 8)
+    assert len(list(store.iterdir())) == 1  # the other's is left to it
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
+def test_a_damaged_checkpoint_is_told_and_not_used(store, capsys, part):
+    with pytest.raises(Killed):
+        trained(30)
+    (path,) = store.iterdir()
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * part)] ^= 255
+    path.write_bytes(data)
+    resumed, curve, steps = trained()
+    assert steps == 48 and "is damaged" in capsys.readouterr().err
+    assert same(trained(key="undisturbed")[0], resumed)
+
+
+def test_checkpoints_wait_for_their_time(store):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(1, 1)
+    checkpoint = training.Checkpoint("k", every_s=3600)
+    fit(model, lambda rows: model(X[rows]).mean(), torch.arange(32), lambda: 0.0, parameters(epochs=2), 0, "n", None, checkpoint)
+    assert not store.exists()
+
+
+def test_a_training_that_explodes_keeps_its_best_weights(store):
+    model, epochs = torch.nn.Linear(1, 1), []
+
+    def loss(rows):
+        return model(X[rows]).square().sum() * (float("nan") if len(epochs) == 2 else 1)
+
+    def validate() -> float:
+        epochs.append(copy.deepcopy(model.state_dict()))
+        return [2.0, 1.0][len(epochs) - 1]
+
+    with pytest.raises(UserError, match=r"test/nan became nan in epoch 3: .*and the weights of epoch 2 in .*-best.safetensors"):
+        fit(model, loss, torch.arange(32), validate, parameters(), 0, "test/nan", None, training.Checkpoint("k", every_s=0))
+    (best,) = store.glob("*-best.safetensors")
+    assert same(epochs[1], load_file(best))

@@ -116,6 +116,12 @@ class ActionData(Features):
         rows = super().rows("training", POOL)
         return rows[~self.taught[rows]]
 
+    def key(self) -> str:
+        """Digest of everything that a training reads from here: part of a checkpoint's key."""
+        sounds = {kind: [sound.file.digest(), sound.row.tolist()] for kind, sound in self.sounds.items()}
+        relevant = None if self.relevant is None else self.relevant.tolist()
+        return digest(self.video.digest(), sounds, relevant, self.labels.tolist(), self.kept.tolist(), self.clips.clip_id.tolist())
+
     def lent(self, real: Sound) -> torch.Tensor:
         """Retrieval: for each clip [N] the place of the real audio of the training or unlabelled clip that looks most alike,
         never one of its own source."""

@@ -116,7 +116,7 @@ def _load(name: str, loader: str, what: str, **options):
 
 def _load_model(name: str, loader: str, what: str):
     """A frozen model on its device; weights that the directory lacks would be random, which is an error."""
-    model, report = _load(name, loader, what, output_loading_info=True)
+    model, report = _load(name, loader, what, output_loading_info=True, use_safetensors=True)
     if missing := sorted(key for key in report["missing_keys"] if "pooler." not in key):  # poolers are not used here
         raise UserError(f"'{name}' cannot be loaded as {what}: it has no weights for {missing[0]} (and {len(missing) - 1} others)")
     return model.eval().requires_grad_(False).to(device())

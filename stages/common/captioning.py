@@ -30,7 +30,9 @@ from transformers import ASTForAudioClassification, BlipForConditionalGeneration
 
 from stages.common import backbones, media
 from stages.common.backbones import AudioBackbone
+from stages.common.checkpoints import Checkpoint
 from stages.common.errors import UserError
+from stages.common.item_store import digest
 from stages.common.parallel import Failure, map_items, one_thread
 from stages.common.training import RowFile, TrainingParams, fit
 
@@ -331,7 +333,8 @@ def fine_tune(captioner: Captioner, outputs: RowFile, learned: list[Example], he
         losses = [(form(part, "tagged").item() + form(part, "caption").item()) / 2 for part in parts]
         return float(np.average(losses, weights=[len(part) for part in parts]))
 
-    return decoder, fit(decoder, loss, torch.arange(len(learned)), validate, p, 0, "captions")
+    checkpoint = Checkpoint(digest(outputs.digest(), learned, held_out))
+    return decoder, fit(decoder, loss, torch.arange(len(learned)), validate, p, 0, "captions", checkpoint=checkpoint)
 
 
 def self_critical(captioner: Captioner, decoder: torch.nn.Module, outputs: RowFile, learned: list[Example], held_out: list[Example],

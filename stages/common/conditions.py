@@ -2,6 +2,7 @@
 
 Reads data/mapping (see stages/mapping.py for its contents).
 """
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors import safe_open
 
 from stages.common import shards
 from stages.common.features import Features, noted
+from stages.common.item_store import digest
 from stages.common.networks.mapping_generator import Anchors
 from stages.common.training import RowFile
 
@@ -45,6 +47,13 @@ class Conditions:
             self.settings: dict = json.loads(file.metadata()["mapping"])  # model, via, top_k and min_similarity of the mapping
             self.labels: list[str] = self.settings.pop("names")
             self.label_text, self.label_audio = file.get_tensor("text"), file.get_tensor("audio")
+
+    def key(self) -> str:
+        """Digest of everything that a training reads from here: part of a checkpoint's key."""
+        tensors = (self.embedding, self.label_text, self.label_audio)
+        contents = [hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest() for tensor in tensors]
+        files = [file.digest() for file in self._files.values()]
+        return digest(contents, files, self._position.tolist(), self._mapped, self.settings, self.captions)
 
     def read(self, rows: torch.Tensor) -> Anchors:
         """The anchors of the given rows."""

@@ -6,15 +6,20 @@ dropped by deleting a file.  The key of an item is the key of what it was comput
 with a checksum.  Only the parent process writes.
 
     python -m stages.common.item_store            list what is stored
-    python -m stages.common.item_store --prune    delete the versions that the current outputs do not use
+    python -m stages.common.item_store --prune    delete the versions that the current outputs do not use, and what killed runs
+                                                  left a day ago or earlier: checkpoints, files of training rows, damaged files
 """
 import argparse
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +27,11 @@ import platformdirs
 import pyarrow as pa
 
 from stages.common import shards
+from stages.common.errors import UserError
 from stages.common.parallel import Failure
 
 BATCH = 64  # items per transaction
+LEFT_S = 86_400.0  # what nobody has touched for so long belongs to no run
 
 
 def folder() -> Path:
@@ -47,19 +54,47 @@ class ItemStore:
         self.damaged = 0  # entries whose checksum did not fit; they are computed anew
 
     def __enter__(self) -> "ItemStore":
+        try:
+            self._connect()
+        except sqlite3.OperationalError:  # full, read-only, locked: nothing that another file would mend
+            raise
+        except sqlite3.DatabaseError as error:
+            print(f"{self._set_aside(error)}: its items are computed anew", file=sys.stderr)
+            self._connect()
+        return self
+
+    def _connect(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(self.path, timeout=60)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB, checksum BLOB)")
-        return self
+
+    def _set_aside(self, error: Exception) -> str:
+        """Rename the store's damaged file, so that a new one takes its place; says so."""
+        self._database.close()
+        aside = self.path.with_suffix(".damaged")
+        os.replace(self.path, aside)
+        for rest in self.path.parent.glob(f"{self.path.name}-*"):  # its write-ahead log belongs to the old file
+            rest.unlink()
+        return f"the item store {self.path} was damaged ({error}) and is set aside as {aside.name}"
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self._set_aside(error)}; run the same command again: it computes these items anew") from None
 
     def __exit__(self, *_):
         self._database.close()
 
     def get(self, key: str) -> dict | None:
         """The stored row, or None where there is none or its checksum does not fit."""
-        found = self._database.execute("SELECT value, checksum FROM items WHERE key = ?", (key,)).fetchone()
+        with self._noticing_damage():
+            found = self._database.execute("SELECT value, checksum FROM items WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
         value, checksum = found
@@ -78,7 +113,7 @@ class ItemStore:
     def put(self, rows: list[tuple[str, dict]]) -> None:
         """Store (key, row) pairs in one transaction."""
         values = [(key, self._encode(row)) for key, row in rows]
-        with self._database:
+        with self._noticing_damage(), self._database:
             self._database.executemany(
                 "INSERT OR REPLACE INTO items VALUES (?, ?, ?)", [(key, v, _checksum(v)) for key, v in values]
             )
@@ -132,6 +167,12 @@ def versions_in_use(data: Path = Path("data")) -> set[str]:
     return {shards.item_version(index.parent) for index in data.rglob(shards.INDEX)}
 
 
+def leftovers() -> list[Path]:
+    """What runs that were killed left behind in the store's folder."""
+    found = [path for pattern in ("checkpoints/*", "scratch/*", "*/*.damaged") for path in folder().glob(pattern)]
+    return sorted(path for path in found if time.time() - path.stat().st_mtime > LEFT_S)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prune", action="store_true", help="delete the versions that the current outputs do not use")
@@ -143,6 +184,10 @@ def main() -> None:
         if state == "deleted":
             for part in path.parent.glob(path.name + "*"):
                 part.unlink()
+    for path in leftovers():
+        print(f"{'deleted' if prune else 'left':>26s}  {path.parent.name}/{path.name}")
+        if prune:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 if __name__ == "__main__":

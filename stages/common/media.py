@@ -1,18 +1,34 @@
 """Media files in, arrays out: probing and time stamps (PyAV), frames (OpenCV), sound (ffmpeg), JPEG and FLAC bytes.
 
-Every function that reads a user's file raises `MediaError` with the decoder's own message when it cannot.
+Every function that reads a user's file raises `MediaError` with the decoder's own message when it cannot.  Files are
+strangers' work: FFmpeg, in its three forms here, opens this one file, in a container that holds its own data, and no other
+file or address that the content names; what a file makes it allocate is bounded.
 """
 import io
 import os
 import re
+import resource
+import stat
+import subprocess
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-# FFmpeg inside OpenCV: local files only, and no threads of its own; set before cv2 is imported.
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file|threads;1")
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+from stages.common.errors import printable
+from stages.common.parallel import die_with_parent, one_thread
+
+# Containers that hold their own pictures and sound.  Playlists (HLS, DASH, concat, SDP, IMF, image sequences) are not among
+# them: they name other files and addresses.
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
+MEMORY_BYTES = 4 * 2**30  # address space of a decoding process, whatever the file claims
+FFMPEG_MEMORY_BYTES = 2**30
+
+# FFmpeg inside OpenCV, with no threads of its own; set before cv2 is imported.
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|format_whitelist;{FORMATS}|threads;1"
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 SAMPLE_RATE_HZ = 16_000  # what AST was trained on
@@ -23,7 +39,26 @@ class MediaError(Exception):
 
     def __init__(self, status: str, reason: str):
         super().__init__(reason)
-        self.status, self.reason = status, " ".join(reason.split())
+        self.status, self.reason = status, printable(" ".join(reason.split()))
+
+
+def decoding_process() -> None:
+    """Set a worker up for strangers' files: one thread, and an end to what they can make it allocate."""
+    one_thread()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+def open_file(path: Path):
+    """Open a regular file for reading bytes; OSError for anything else, at once (a pipe would wait for its writer)."""
+
+    def opener(name: str, flags: int) -> int:
+        number = os.open(name, flags | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(0, "no regular file")
+        return number
+
+    return open(path, "rb", opener=opener)  # the caller's `with` closes it
 
 
 @contextmanager
@@ -32,16 +67,21 @@ def _open(path: Path):
     import av
 
     av.logging.set_level(av.logging.PANIC)
+    options = {"protocol_whitelist": "none", "format_whitelist": FORMATS}
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if not os.fstat(file.fileno()).st_size:
                 raise MediaError("unreadable", "the file is empty")
-            with av.open(file, mode="r", metadata_errors="replace", container_options={"protocol_whitelist": "none"}) as container:
+            with av.open(file, mode="r", metadata_errors="replace", container_options=options) as container:
                 yield container
+    except MemoryError:
+        raise MediaError("unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory") from None
     except (OSError, av.error.FFmpegError) as error:  # without the path, which is no fact of the clip
         log = getattr(error, "log", None)
         detail = f" ({log[2].strip().replace(f'{path.parent}/', '')})" if log else ""
         raise MediaError("unreadable", f"{error.strerror}{detail}") from None
+    except (LookupError, ValueError, ArithmeticError) as error:  # PyAV's, of what it did not expect: a stream out of nowhere
+        raise MediaError("unreadable", f"its container makes no sense ({type(error).__name__}: {error})") from None
 
 
 def probe(path: Path) -> dict:
@@ -65,9 +105,13 @@ def probe(path: Path) -> dict:
 
 
 def _video_stream(container):
-    if not container.streams.video:
-        raise MediaError("no_video", "the file has no video stream")
-    return container.streams.video[0]
+    import av
+
+    moving = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+    if not moving:
+        what = "its only video stream is a cover picture" if container.streams.video else "the file has no video stream"
+        raise MediaError("no_video", what)
+    return moving[0]
 
 
 def frame_times(path: Path) -> tuple[np.ndarray, float]:
@@ -95,11 +139,45 @@ def frame_times(path: Path) -> tuple[np.ndarray, float]:
         return (pts - pts[0]) * base, float(pts[-1] - pts[0] + last) * base
 
 
-def read_frames(path: Path, wanted: np.ndarray) -> list[np.ndarray]:
+def read_frames(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any] = lambda image: image) -> list:
     """Decode the frames with the given ascending indices (repeats allowed) as BGR images [H, W, 3] uint8.
 
-    Only wanted frames are converted to BGR; rotation metadata is applied.  Holds no more than the wanted frames.
+    Only wanted frames are converted to BGR; rotation metadata is applied.  Gives what `finish` makes of each, and holds no
+    more than two images besides.  Interlaced frames are PyAV's work: OpenCV 5.0.0 cannot convert them, says so nowhere, and
+    gives what lay in its memory, which is the image before or, at first, anything.
     """
+    wanted = np.asarray(wanted)
+    if _any_interlaced(path, wanted[:1]):
+        return _read_interlaced(path, wanted, finish)
+    found, repeats = _read_with_opencv(path, wanted, finish)
+    return _read_interlaced(path, wanted, finish) if repeats and _any_interlaced(path, wanted) else found
+
+
+def _any_interlaced(path: Path, wanted: np.ndarray) -> bool:
+    """Whether one of the frames is interlaced; False where PyAV cannot decode so far, which OpenCV may."""
+    try:
+        with _open(path) as container:
+            flags = (frame.interlaced_frame for frame in container.decode(_video_stream(container)))
+            return any(flag and index in wanted for index, flag in zip(range(int(wanted.max()) + 1), flags, strict=False))
+    except MediaError:
+        return False
+
+
+def _read_interlaced(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> list:
+    """`read_frames` with PyAV."""
+    finished: dict[int, Any] = {}
+    with _open(path) as container:
+        for index, frame in zip(range(int(wanted.max()) + 1), container.decode(_video_stream(container)), strict=False):
+            if index in wanted:
+                image = np.rot90(frame.to_ndarray(format="bgr24"), round(frame.rotation / 90))
+                finished[index] = finish(np.ascontiguousarray(image))
+    if missing := sorted(set(wanted.tolist()) - set(finished)):
+        raise MediaError("unreadable", f"decoding ended before frame {missing[0]}, which is needed")
+    return [finished[index] for index in wanted.tolist()]
+
+
+def _read_with_opencv(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> tuple[list, bool]:
+    """`read_frames` with OpenCV, and whether an image was the same as the one before."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -107,21 +185,25 @@ def read_frames(path: Path, wanted: np.ndarray) -> list[np.ndarray]:
     try:
         if not capture.isOpened():
             raise MediaError("unreadable", "OpenCV cannot open its video stream")
-        images: list[np.ndarray] = []
-        position = -1
+        found: list = []
+        position, repeats = -1, False
+        previous: np.ndarray | None = None
         for index in wanted:
             while position < index:
                 if not capture.grab():
                     raise MediaError("unreadable", f"decoding ended at frame {position + 1}; frame {index} is needed")
                 position += 1
                 fresh = True
-            if fresh or not images:
+            if fresh:
                 done, image = capture.retrieve()
                 if not done:
                     raise MediaError("unreadable", f"frame {index} cannot be decoded")
-                fresh = False
-            images.append(image)
-        return images
+                repeats = repeats or (previous is not None and np.array_equal(image, previous))
+                previous, finished, fresh = image, finish(image), False
+            found.append(finished)
+        return found, repeats
+    except MemoryError:
+        raise MediaError("unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory") from None
     except cv2.error as error:
         raise MediaError("unreadable", str(error)) from None
     finally:
@@ -140,21 +222,25 @@ def decode_audio(path: Path, duration_s: float) -> np.ndarray:
     with _open(path) as container:
         video = _video_stream(container)
         start = round((video.start_time or 0) * video.time_base * SAMPLE_RATE_HZ)
-    stream = ffmpeg.input(_file_url(path), protocol_whitelist="file").audio
+    stream = ffmpeg.input(_file_url(path), protocol_whitelist="file", format_whitelist=FORMATS).audio
     stream = stream.filter("aresample", SAMPLE_RATE_HZ, **{"async": 1, "first_pts": start}).filter("apad")
     stream = stream.filter("atrim", end_sample=round(duration_s * SAMPLE_RATE_HZ))
     command = stream.output("pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=SAMPLE_RATE_HZ).global_args(
         "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", "-copyts"
     )
-    try:
-        data, _ = command.run(cmd=imageio_ffmpeg.get_ffmpeg_exe(), capture_stdout=True, capture_stderr=True)
-    except ffmpeg.Error as error:
-        message = error.stderr.decode(errors="replace").replace(_file_url(path), "the file")
-        raise MediaError("unreadable", re.sub(r" @ 0x[0-9a-f]+", "", message)[-500:]) from None
-    samples = np.frombuffer(data, np.int16)
+    done = subprocess.run(command.compile(imageio_ffmpeg.get_ffmpeg_exe()), capture_output=True, preexec_fn=_decoder_child)
+    if done.returncode:
+        message = done.stderr.decode(errors="replace").replace(_file_url(path), "the file") or f"ffmpeg ended with {done.returncode}"
+        raise MediaError("unreadable", re.sub(r" @ 0x[0-9a-f]+", "", message)[-500:])
+    samples = np.frombuffer(done.stdout, np.int16)
     if not len(samples):
         raise MediaError("unreadable", "its audio stream decodes to nothing")
     return samples
+
+
+def _decoder_child() -> None:
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_AS, (FFMPEG_MEMORY_BYTES, FFMPEG_MEMORY_BYTES))  # it fills hours of late start with silence
 
 
 def _file_url(path: Path) -> str:

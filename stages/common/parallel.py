@@ -3,8 +3,10 @@
 Processes come from pebble, because it alone kills the worker of an item that exceeds its time and survives the death of
 a worker.  Workers run single-threaded (`worker_setup`), so that results do not depend on how many there are.
 """
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +52,16 @@ def one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, however that ends: no orphan goes on working (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _start(initializer: Callable[..., None], *arguments: Any) -> None:
+    die_with_parent()
+    initializer(*arguments)
+
+
 def map_items(
     function: Callable[[Any], Any],
     items: Iterable[Any],
@@ -60,19 +72,30 @@ def map_items(
 ) -> Iterator[Any]:
     """Yield `function(item)` for each item, in the items' order, computed in `workers` processes.
 
-    `function` must be importable.  An item whose worker exceeds `timeout_s` or dies yields a `Failure`; an exception
+    `function` must be importable.  An item whose worker exceeds `timeout_s`, or dies twice, yields a `Failure`; an exception
     that `function` raises is raised here.  At most four items per worker are in flight, so memory stays bounded.
     """
     workers = workers or default_workers()
     pending: deque = deque()
-    with ProcessPool(workers, initializer=initializer, initargs=initargs, context=_context()) as pool:
+    with ProcessPool(workers, initializer=_start, initargs=(initializer, *initargs), context=_context()) as pool:
+
+        def start(item: Any) -> Any:
+            return pool.schedule(function, args=[item], timeout=timeout_s)
+
+        def next_result() -> Any:
+            future, item = pending.popleft()
+            result = _result(future, timeout_s)
+            if isinstance(result, Failure) and result.kind == "worker_died":  # perhaps not by this item's fault: killed for memory
+                result = _result(start(item), timeout_s)
+            return result
+
         try:
             for item in items:
-                pending.append(pool.schedule(function, args=[item], timeout=timeout_s))
+                pending.append((start(item), item))
                 if len(pending) >= 4 * workers:
-                    yield _result(pending.popleft(), timeout_s)
+                    yield next_result()
             while pending:
-                yield _result(pending.popleft(), timeout_s)
+                yield next_result()
         except BaseException:  # also GeneratorExit and Ctrl-C: no worker may outlive its run
             pool.stop()
             pool.join()

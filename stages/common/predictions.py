@@ -37,8 +37,8 @@ class Predictions:
 
     @property
     def labels(self) -> np.ndarray:
-        """The true action's index of each clip [clips]."""
-        return self.clips.action.map({action: i for i, action in enumerate(self.actions)}).to_numpy(int)
+        """The true action's index of each clip [clips], -1 where it is unlabelled."""
+        return self.clips.action.map({action: i for i, action in enumerate(self.actions)}).fillna(-1).to_numpy(int)
 
     @property
     def answers(self) -> np.ndarray:
@@ -46,9 +46,9 @@ class Predictions:
         return self.probabilities.argmax(2)
 
     def hits(self, top: int = 1) -> np.ndarray:
-        """Share of seeds that have the true action among their `top` most probable ones [clips]."""
-        rank = (-self.probabilities).argsort(2, kind="stable").argsort(2)
-        return (rank[:, np.arange(len(self.clips)), self.labels] < top).mean(0)
+        """Share of seeds that have the true action among their `top` most probable ones [clips]; 0 for unlabelled clips."""
+        rank, labels = (-self.probabilities).argsort(2, kind="stable").argsort(2), self.labels
+        return (rank[:, np.arange(len(self.clips)), labels] < top).mean(0) * (labels >= 0)
 
     def consensus(self) -> pd.Series:
         """The action with the highest probability averaged over seeds, indexed by clip_id."""

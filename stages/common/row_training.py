@@ -1,4 +1,5 @@
 """One training of a row of the main table: what it learns, what it is asked, and what its network hears."""
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ from pydantic import Field
 
 from stages.common import params
 from stages.common.action_data import ActionData, Condition
+from stages.common.checkpoints import Checkpoint
+from stages.common.item_store import digest
 from stages.common.networks.classifier import ActionClassifier
 from stages.common.predictions import Predictions
 from stages.common.training import TrainingParams
@@ -47,6 +50,15 @@ class Training:
     asked: torch.Tensor
     name: str
     rates: list[float]  # missing rates at which test clips are asked again
+    key: str = ""  # digest of the data, with which a killed training goes on where it was; "": it begins anew
+
+    def checkpoint(self, drawn: torch.Generator) -> Checkpoint | None:
+        """Where it stores its state; drawn: what its losses draw from."""
+        if not self.key:
+            return None
+        targets = hashlib.blake2b(self.targets.numpy().tobytes(), digest_size=16).hexdigest()
+        others = self.p.model_dump(include={"missing_rates", "extra_weight"})
+        return Checkpoint(digest(self.key, targets, self.condition.model_dump(), others), (drawn,))
 
     def draw_missing(self, count: int, drawn: torch.Generator) -> torch.Tensor:
         """Which clips of a training batch lack their audio [count]: a share of them, or one of the missing rates, drawn per batch."""

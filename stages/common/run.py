@@ -4,8 +4,10 @@
 computed and reused counts and peak memory go to the git-ignored `logs/<stage>.json`.
 """
 import argparse
+import errno
 import json
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, printable
 from stages.common.parallel import default_workers, one_thread
 
 
@@ -66,6 +68,8 @@ class StageRun:
         failures = store.fill(tasks, counted, lambda items: self.progress(items, total))
         self._seconds["computing_s"] += time.perf_counter() - start - self._seconds["reading_s"]
         self.log.update(computed=computed, reused=total - computed, damaged_items=store.damaged)
+        if store.damaged:
+            print(f"{self.name}: {store.damaged} stored items were damaged (wrong checksum); they were computed anew", file=sys.stderr)
         return failures
 
     def write_metrics(self, metrics: dict) -> None:
@@ -177,9 +181,31 @@ def main(function: Callable[[StageRun], None], doc: str, stage: str, item_name: 
             function(run)
             run.write_log(memory.mib())
     except UserError as error:
-        sys.exit(f"{stage}: error: {error}")
+        sys.exit(f"{stage}: error: " + "\n".join(map(printable, str(error).splitlines())))
+    except (OSError, sqlite3.OperationalError) as error:
+        if (sentence := _storage_trouble(error)) is None:
+            raise
+        sys.exit(f"{stage}: error: {sentence}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: interrupted; finished items are stored: the same command goes on from there")
+
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, "SQLITE_FULL"}
+NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM, "SQLITE_READONLY", "SQLITE_CANTOPEN"}
+
+
+def _storage_trouble(error: OSError | sqlite3.OperationalError) -> str | None:
+    """What to do about a disk that is full or cannot be written; None where the error means something else."""
+    code = error.errno if isinstance(error, OSError) else error.sqlite_errorname
+    place = str(error.filename) if isinstance(error, OSError) and error.filename else str(error)
+    rest = "finished items are stored, and `git checkout metrics; dvc checkout` brings the earlier results back"
+    if code in NO_SPACE or "errno 28" in str(error):
+        return f"no space left ({place}): make room, then run the same command again; {rest}"
+    if isinstance(code, str) and code.startswith("SQLITE_IOERR"):
+        return f"the item store cannot be written ({place}): see to the disk of ITEM_STORE, then run the same command again; {rest}"
+    if code in NO_WRITING:
+        return f"it may not be written ({place}): see to its permissions, then run the same command again; {rest}"
+    return None
 
 
 def _lock(name: str):

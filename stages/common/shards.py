@@ -5,11 +5,15 @@
 
 Arrays are columns of Arrow's fixed-shape tensor type (`column.combine_chunks().to_numpy_ndarray()`), media are bytes.
 Rows pass through here as dicts of Python values, with NumPy arrays for tensors.  `pyarrow.dataset` reads the shards
-(names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.
+(names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.  The
+index holds the digests of the shards, so that whoever reads through this module notices damage.
 """
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +83,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**(table.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()}
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
     os.replace(temporary, path)
 
 
@@ -96,27 +100,34 @@ def write(directory: Path, schema: pa.Schema, rows: Iterable[dict], index: list[
     temporary.mkdir(parents=True)
     stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
     for (split, action), group in groupby(rows, key=lambda row: (row["split"], row["action"])):
-        folder = temporary / PARTITIONS.format(_partition(split, action))[0]
+        folder = temporary / partition(split, action)
         folder.mkdir(parents=True)
         for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
             _write_shard(folder / f"part-{number:05d}.parquet", stored, shard)
     extras(temporary)
-    metadata = {"schema_version": SCHEMA_VERSION, "item_version": version}
+    digests = {str(path.relative_to(temporary)): _digest(path) for path in sorted(temporary.rglob("part-*.parquet"))}
+    metadata = {"schema_version": SCHEMA_VERSION, "item_version": version, "digests": json.dumps(digests)}
     index_schema = pa.schema([*INDEX_FIELDS, *index_fields], metadata)
     write_table(pa.Table.from_pylist(index, schema=index_schema), temporary / INDEX)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
 
 
-def _partition(split: str, action: str | None) -> ds.Expression:
+def partition(split: str, action: str | None) -> str:
+    """The folder of a split and action inside an output, with every character of their names that is special encoded."""
     value = ds.field("action").is_null() if action is None else ds.field("action") == action
-    return (ds.field("split") == split) & value
+    return PARTITIONS.format((ds.field("split") == split) & value)[0]
 
 
 def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for group in _chunks(rows, ROWS_PER_GROUP):
             writer.write_table(to_table(list(group), schema))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
@@ -129,12 +140,32 @@ def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
             pass
 
 
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Turn what Parquet says of a damaged file into a sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        output = "/".join(Path(path).parts[:2])
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): delete {output}; `dvc repro` then brings it back or makes it anew"
+        ) from None
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file whose checksums are right."""
+    with undamaged(path):
+        return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+
+
 def read_index(directory: Path) -> pa.Table:
     """The index of a stage's output: every clip that reached the stage, with status and reason."""
     path = Path(directory) / INDEX
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro` so that the stage before this one writes it")
-    table = pq.read_table(path)
+    table = read_table(path)
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if found != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: rerun the stage that wrote it")
@@ -158,7 +189,7 @@ def inputs(directory: Path) -> list[dict]:
 
 def iter_rows(directory: Path, columns: list[str], splits: Iterable[str] | None = None) -> Iterator[dict]:
     """Stream the rows of a stage's shards in the index's order, a row group at a time; clip_id comes with `columns`."""
-    for path in shard_paths(directory, splits):
+    for path in sound_paths(directory, splits):
         for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP, columns=["clip_id", *columns]):
             yield from to_rows(pa.Table.from_batches([batch]))
 
@@ -170,8 +201,19 @@ def shard_paths(directory: Path, splits: Iterable[str] | None = None) -> list[Pa
     found = []
     for split, action in folders:
         if wanted is None or split in wanted:
-            found += sorted((Path(directory) / PARTITIONS.format(_partition(split, action))[0]).glob("part-*.parquet"))
+            found += sorted((Path(directory) / partition(split, action)).glob("part-*.parquet"))
     return found
+
+
+def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterator[Path]:
+    """The shard files, each after a look at its digest (Parquet's own checksums leave its headers out)."""
+    if paths := shard_paths(directory, splits):
+        digests = json.loads(read_index(directory).schema.metadata[b"digests"])
+    for path in paths:
+        with undamaged(path):
+            if digests.get(str(path.relative_to(directory))) != _digest(path):
+                raise OSError("its bytes are not those that were written")
+        yield path
 
 
 def iter_joined(directories: list[Path], columns: list[str], splits: Iterable[str] | None = None) -> Iterator[tuple[dict, ...]]:
@@ -191,8 +233,7 @@ def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
 
 def read_columns(directory: Path, columns: list[str], splits: Iterable[str] | None = None) -> dict[str, Any]:
     """Whole columns in memory, keyed by name (arrays for tensors, lists else): for what is small, or for tests."""
-    paths = shard_paths(directory, splits)
-    table = pa.concat_tables([pq.read_table(path, columns=["clip_id", *columns], partitioning=None) for path in paths])
+    table = pa.concat_tables([read_table(path, ["clip_id", *columns]) for path in sound_paths(directory, splits)])
     return {
         name: as_array(table[name]) if isinstance(table[name].type, pa.FixedShapeTensorType) else table[name].to_pylist()
         for name in ["clip_id", *columns]

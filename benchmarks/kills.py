@@ -1,0 +1,123 @@
+"""Kill `dvc repro` at random moments, run it again, and compare with an undisturbed run byte by byte.
+
+    python -m benchmarks.kills [--kills 20] [--seed 0]
+
+Both runs start from nothing, with tiny parameters, in folders of their own.  A victim is drawn each time: dvc, the running stage,
+or one of its workers; it gets SIGKILL.  Where a stage outlives its dvc, the next run starts while it is still writing.
+Prints a line of Markdown for the README, and exits 1 where a byte differs, a process is left or a file is half-written.
+"""
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from tests.repository import Repository
+
+VICTIMS = ("dvc", "stage", "worker")
+
+
+def processes(repository: Repository) -> list[psutil.Process]:
+    """Everything that runs in a repository's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == repository.folder:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def stage_of(process: psutil.Process) -> str:
+    """The stage that a process runs, with its item; '' for dvc and for helpers."""
+    words = command(process)
+    return " ".join(words[2:]).removeprefix("stages.") if words[1:2] == ["-m"] else ""
+
+
+def candidates(repository: Repository, dvc: subprocess.Popen) -> dict[str, psutil.Process]:
+    """Who can be killed now: victim -> process."""
+    found = {"dvc": psutil.Process(dvc.pid)} if dvc.poll() is None else {}
+    for process in processes(repository):
+        if not stage_of(process):
+            continue
+        found["stage"] = process
+        try:
+            servers = [child for child in process.children() if "forkserver" in " ".join(command(child))]
+            if workers := [worker for server in servers for worker in server.children()]:
+                found["worker"] = workers[-1]
+        except psutil.Error:
+            continue
+    return found
+
+
+def disturb(repository: Repository, kills: int, longest_s: float, draw: random.Random) -> Counter:
+    """Run `dvc repro` until it ends well, killing at random moments until `kills` are reached; victims and stages counted."""
+    done: Counter = Counter()
+    while True:
+        dvc = repository.start("dvc", "repro")
+        while dvc.poll() is None and done["kills"] < kills:
+            try:
+                dvc.wait(draw.uniform(0.5, longest_s))
+            except subprocess.TimeoutExpired:
+                victims = candidates(repository, dvc)
+                stage = stage_of(victims["stage"]) if "stage" in victims else "between stages"
+                victim = draw.choice([name for name in VICTIMS if name in victims])
+                victims[victim].send_signal(signal.SIGKILL)
+                done.update(["kills", victim, f"in {stage}"])
+                print(f"{done['kills']:3d}: {victim} in {stage}", file=sys.stderr)
+        dvc.wait()
+        if dvc.returncode == 0:
+            return done
+
+
+def differences(one: Repository, other: Repository) -> list[str]:
+    """Outputs and figures that are not the same bytes."""
+    first, second = one.files(), other.files()
+    return sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw, rounds = random.Random(arguments.seed), 0
+    done: Counter = Counter()
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Repository(Path(folder, "undisturbed"), workers=2)
+        start = time.monotonic()
+        undisturbed.run("dvc", "repro")
+        seconds = time.monotonic() - start
+        print(f"undisturbed: {seconds:.0f} s", file=sys.stderr)
+        while done["kills"] < arguments.kills:
+            rounds += 1
+            disturbed = Repository(Path(folder, f"disturbed-{rounds}"), workers=2)
+            done += disturb(disturbed, arguments.kills - done["kills"], 2 * seconds / arguments.kills + 2, draw)
+            faults += differences(undisturbed, disturbed)
+            time.sleep(2)
+            faults += [f"left: {' '.join(command(process))}" for process in processes(disturbed)]
+            faults += [str(path) for path in disturbed.folder.glob("data/**/.*.tmp")]
+    stages = len([name for name in done if name.startswith("in ")])
+    victims = ", ".join(f"{done[name]} of {name}" for name in VICTIMS)
+    print(f"{done['kills']} kills ({victims}) in {stages} stages, {rounds} runs of all stages: {len(faults)} differences")
+    if faults:
+        sys.exit("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()
