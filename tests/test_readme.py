@@ -14,6 +14,13 @@ def test_main_table_is_the_one_that_report_wrote():
     assert introduction in README
 
 
+def test_every_figure_of_the_results_stands_in_the_tables():
+    results = README.split("## Results on the embedded data set")[1].split("\n## ")[0]
+    quoted = re.findall(r"[+-]?[0-9]+\.[0-9]+ \[[^]]+\]", results.replace("\n", " "))
+    tables = (ROOT / "metrics/tables.md").read_text()
+    assert len(quoted) > 50 and not [figure for figure in quoted if figure not in tables]
+
+
 def test_tree_glosses_every_script_and_module():
     tree = README.split("## The tree")[1].split("##")[0]
     files = {path.name for path in (ROOT / "stages").glob("*.py")} | {path.name for path in (ROOT / "stages/common").glob("*.py")}

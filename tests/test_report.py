@@ -310,8 +310,8 @@ def test_differences_are_adjusted_for_the_number_of_comparisons(results, monkeyp
     monkeypatch.setattr(statistics, "holm", lambda p: asked.update(p) or {name: 0.5 for name in p})
     checks = table_after(make()[1], "Main table: tests and calibration")
     assert set(asked) == {"real_audio", "zero_fill", "mapped"} and checks[0][4] == "p, Holm"
-    assert [row[4] for row in checks[2:]] == ["", "0.5000", "0.5000", "0.5000"]
-    assert checks[3][3] == f"{asked['real_audio']:.4f}"
+    assert [row[4] for row in checks[2:]] == ["", "0.5", "0.5", "0.5"]
+    assert checks[3][3] == f"{asked['real_audio']:.2g}"
 
 
 def test_differences_are_shown_with_the_luck_of_trainings_too(results):

@@ -65,7 +65,7 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
         if name != BASELINE:
             difference = [
                 percent(result[name]["difference"], True), percent(check["difference_over_trainings"], True),
-                number(check["p"], "{:.4f}"), number(check["p_holm"], "{:.4f}"),
+                number(check["p"], "{:.2g}"), number(check["p_holm"], "{:.2g}"),
                 number(None if detectable is None else 100 * detectable, "{:.1f}"),
             ]  # fmt: skip
         error = number(check["calibration_error"])
