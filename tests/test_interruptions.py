@@ -24,7 +24,7 @@ from tests.privileges import drop_overrides
 from tests.repository import Repository
 from tests.test_shards import SCHEMA, full_row
 
-STAGES = ("clips", "frames", "optical_flow", "audio")
+STAGES = ("code", "clips", "frames", "optical_flow", "audio")
 SENTENCE = "run the same command again; finished items are stored, and `git checkout metrics; dvc checkout` brings the earlier results back"
 
 
