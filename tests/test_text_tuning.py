@@ -243,7 +243,7 @@ def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
     model.eval()
     tuned.refresh()
     rows = inputs.data.rows("test")
-    noise = generator.Generator(inputs, 0, params.load("generator", generator.GeneratorParams)).noise_of(rows, (STEPS, 8))
+    noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
         made = model.unscale(model(inputs.data.video.read(rows.tolist()), tuned.read(rows), noise)).numpy()
     found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])
