@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy, log_softmax
 
-from stages.common import backbones, folds, params, predictions, run, shards, statistics
+from stages.common import backbones, folds, params, predictions, run, shards, statistics, tables
 from stages.common.action_data import POOL, SOURCES, SPLITS, ActionData, Condition, lessons
 from stages.common.errors import UserError
 from stages.common.features import AUDIO
@@ -135,7 +135,8 @@ def train_seeds(stage: run.StageRun, data: ActionData, condition: Condition, p: 
             learned, targets = lessons(data, condition, taught[data.taught[taught]], p.lstm.label_smoothing, p.teaching, seed)
             rates = p.missing_rates if whole == 0 and not condition.kept_only else []
             tasks.append(Training(data, condition, p, seed, learned, targets, rows, stage.item, rates, key))
-    results = list(stage.progress(map_items(train_one, tasks, stage.workers), len(tasks), "training", "computing_s"))
+    workers = stage.workers if len(tasks) > 2 * stage.workers else len(tasks)  # few: shared cores beat a last round on one of them
+    results = list(stage.progress(map_items(train_one, tasks, workers), len(tasks), "training", "computing_s"))
     if failed := [result for result in results if isinstance(result, Failure)]:
         raise UserError(f"training {stage.item} failed: {failed[0].reason}; the machine may lack memory, try --workers 1")
     probabilities = np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)
@@ -165,7 +166,7 @@ def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
         columns=["seed", "epoch", "training_loss", "validation_loss"],
     )
     predicted = np.array(test.actions)[test.answers]  # [seeds, clips]
-    confusion = pd.DataFrame({"actual": np.tile(test.clips.action, len(predicted)), "predicted": predicted.ravel()})
+    confusion = pd.DataFrame({"actual": np.tile(test.clips.action, len(predicted)), "predicted": predicted.ravel()}).map(tables.plain)
     for kind, table in (("loss", loss), ("confusion", confusion)):
         path = Path("metrics/plots") / kind / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from stages.common import params, run, shards, statistics
+from stages.common import params, run, shards, statistics, tables
 from stages.common.audioset import load_labels
 from stages.common.errors import UserError
 from stages.common.text_embedding import closest, cosines, embed
@@ -62,7 +61,8 @@ def print_for(path: str) -> None:
     p = params.load("dictionary", DictionaryParams)
     actions = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
     similarity = cosines(embed(p.model, [words(action) for action in actions]), embed(p.model, LABELS))
-    entries(actions, similarity, p.top_k).to_pandas().to_csv(sys.stdout, index=False, float_format="%.4f")
+    table = entries(actions, similarity, p.top_k).to_pandas()
+    table.assign(action=table.action.map(tables.plain)).to_csv(sys.stdout, index=False, float_format="%.4f")
 
 
 def lift(actions: list[str]) -> np.ndarray:
@@ -90,7 +90,7 @@ def lift(actions: list[str]) -> np.ndarray:
 def true_sound(actions: list[str]) -> np.ndarray:
     """1 for the labels of each action's own sound in rendered training clips, else 0: [A, 527]; zeros without truth."""
     present = np.zeros((len(actions), len(LABELS)))
-    for row in pq.read_table("data/truth.parquet", columns=["split", "action", "sound_kind", "audio_labels"]).to_pylist():
+    for row in shards.read_table("data/truth.parquet", ["split", "action", "sound_kind", "audio_labels"]).to_pylist():
         if row["split"] == "training" and row["sound_kind"] == "own" and row["action"] in actions:
             present[actions.index(row["action"]), [LABELS.index(name) for name in row["audio_labels"]]] = 1
     return present
@@ -133,7 +133,7 @@ def main(stage: run.StageRun) -> None:
     from safetensors.numpy import save_file
 
     p = params.load("dictionary", DictionaryParams)
-    clips = pq.read_table("data/clips.parquet", columns=["action", "status"]).to_pylist()
+    clips = shards.read_table("data/clips.parquet", ["action", "status"]).to_pylist()
     actions = sorted({clip["action"] for clip in clips if clip["status"] == "ok" and clip["action"] is not None})
     if not actions:
         raise UserError("no clip has an action label, so there is nothing to look up: see metrics/clips.json")

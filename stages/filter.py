@@ -25,7 +25,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 from safetensors import safe_open
 
@@ -75,7 +74,7 @@ class Embeddings:
     @staticmethod
     def _entries(names: dict, labels: np.ndarray, size: int) -> np.ndarray:
         """Each action's dictionary labels, averaged by similarity [A, D]."""
-        table = pq.read_table("data/dictionary.parquet").to_pandas()
+        table = shards.read_table("data/dictionary.parquet").to_pandas()
         table = table[table["rank"] <= size]
         position = {label: i for i, label in enumerate(names["labels"])}
         groups = dict(tuple(table.groupby("action")))

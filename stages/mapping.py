@@ -21,7 +21,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
@@ -149,7 +148,7 @@ def attention(scores: np.ndarray, temperature: float) -> np.ndarray:
 def main(stage: run.StageRun) -> None:
     p = params.load("mapping", MappingParams)
     found = Captioned()
-    names = pq.read_table(LABEL_AUDIO / "labels.parquet")["label"].to_pylist()
+    names = shards.read_table(LABEL_AUDIO / "labels.parquet")["label"].to_pylist()
     everything, version = embed(stage, p.model, found.texts + names)
     embeddings, label_text = everything[: len(found.texts)], everything[len(found.texts) :]
     scores = {row["clip_id"]: row["label_scores"].astype(np.float32) for row in shards.iter_rows(AUDIO, ["label_scores"])}

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.common import (
@@ -87,10 +86,10 @@ def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
     """Test subsets as masks over `clips`: by audible sound, by the filter's decision, and on rendered clips by whether the
     sound belongs to the action."""
     heard = {row["clip_id"] for row in shards.ok_rows(Path("data/audio_features"))}
-    decisions = pq.read_table("data/filter.parquet", columns=["clip_id", "keep"]).to_pandas()
+    decisions = shards.read_table("data/filter.parquet", ["clip_id", "keep"]).to_pandas()
     kept = set(decisions.clip_id[decisions.keep])
     masks = {"with_audio": clips.isin(heard), "without_audio": ~clips.isin(heard), "kept": clips.isin(kept), "rejected": ~clips.isin(kept)}
-    truth = pq.read_table("data/truth.parquet", columns=["clip_id", "sound_belongs"]).to_pandas()
+    truth = shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"]).to_pandas()
     if len(truth):
         belongs = set(truth.clip_id[truth.sound_belongs])
         masks["own_sound"] = masks["with_audio"] & clips.isin(belongs)

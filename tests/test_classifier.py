@@ -380,3 +380,11 @@ def test_figures_of_hand_made_predictions_are_scikit_learns():
     assert figures["top5"]["mean"] == pytest.approx(np.mean([t in best for t, best in zip(true[:60], top[:60], strict=True)]))
     assert figures["validation_accuracy"]["mean"] == pytest.approx(accuracy_score(true[60:], guessed[60:]))
     assert figures["accuracy"]["n"] == 60 and figures["accuracy"]["sources"] == 20
+
+
+def test_names_in_the_plots_are_no_formulas(workspace):
+    import pandas as pd
+
+    clips = pd.DataFrame({"clip_id": ["a"], "split": ["test"], "action": ["=1+1"], "source_id": ["s"]})
+    classifier.write_plots("row", [], predictions.Predictions(clips, ["=1+1", "b"], np.array([[[0.2, 0.8]]], np.float32)))
+    assert Path("metrics/plots/confusion/row.csv").read_text() == "actual,predicted\n'=1+1,b\n"

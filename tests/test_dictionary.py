@@ -172,3 +172,9 @@ def test_print_for_needs_nothing_but_names(data, tmp_path, capsys):
     dictionary.print_for(str(tmp_path / "actions.txt"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "action,rank,audio_label,mid,similarity" and len(lines) == 7 and lines[4].startswith("playing+music,1,")
+
+
+def test_printed_names_are_no_formulas(data, tmp_path, capsys):
+    (tmp_path / "actions.txt").write_text("=HYPERLINK(1)\n")
+    dictionary.print_for(str(tmp_path / "actions.txt"))
+    assert capsys.readouterr().out.splitlines()[1].startswith("'=HYPERLINK(1),1,")

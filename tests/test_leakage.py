@@ -189,3 +189,18 @@ def test_a_training_clips_own_label_does_not_come_back_to_it(pipeline):
     same = {name for name, number in fold.items() if number == fold[row["clip_id"]]}
     unchanged = (answers("video_only") == before).all(axis=1)
     assert row["clip_id"] in same and set(unchanged.index[unchanged]) == same
+
+
+def test_an_action_that_nobody_hears_runs_to_the_decisions(pipeline):
+    """Its clips get generated sound from what was learned of the others, and a decision; its real sound has none."""
+    silent = ACTIONS[0]
+    for row in pipeline.rows:
+        row["audible"] = row["audible"] and row["action"] != silent
+    synthetic.write(pipeline.rows)
+    run_all()
+    table = decisions()
+    own = table[table.action == silent]
+    assert len(own) == sum(row["action"] == silent for row in pipeline.rows) and np.isfinite(own.score).all()
+    assert own.score_real.isna().all() and not own.keep_real.any() and table.keep_real.any()
+    measured = json.loads(Path("metrics/generator/validation.json").read_text())["test"]["generated"]["centred_cosine"]
+    assert measured["n"] == sum(row["audible"] for row in pipeline.rows if row["split"] == "test")

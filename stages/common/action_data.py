@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
@@ -77,7 +76,7 @@ class ActionData(Features):
         elif condition.gate != "none":
             gated = condition.test_audio if condition.test_audio in SOURCES else condition.train_audio
             decided = "data/filter_mapping.parquet" if gated == "mapped" else "data/filter.parquet"
-            decisions = pd.read_parquet(decided, columns=["clip_id", condition.gate]).set_index("clip_id")[condition.gate]
+            decisions = shards.read_table(decided, ["clip_id", condition.gate]).to_pandas().set_index("clip_id")[condition.gate]
             self.kept = torch.tensor(self.clips.clip_id.map(decisions).fillna(False).to_numpy(bool))
             self.sounds[gated].row[~self.kept] = -1
         self.all_kept = not condition.kept_only
@@ -135,7 +134,7 @@ class ActionData(Features):
     def named_by_dictionary(self) -> torch.Tensor:
         """Whether AST hears in a clip's real sound one of the labels that the dictionary has for its action [N]."""
         number = {label.display_name: i for i, label in enumerate(load_labels())}
-        table = pq.read_table("data/dictionary.parquet", columns=["action", "audio_label"]).to_pandas()
+        table = shards.read_table("data/dictionary.parquet", ["action", "audio_label"]).to_pandas()
         entries = table.audio_label.map(number).groupby(table.action).apply(list).to_dict()
         scores = shards.read_columns(AUDIO, ["label_scores"], SPLITS)
         heard = dict(zip(scores["clip_id"], scores["label_scores"], strict=True))
@@ -147,7 +146,7 @@ class ActionData(Features):
         conditions."""
         if not rates:
             return {}
-        table = pq.read_table("data/missing_audio.parquet").to_pandas()
+        table = shards.read_table("data/missing_audio.parquet").to_pandas()
         draws = table.draw.nunique()
         order = table[table.draw == seed % draws].set_index("clip_id").order
         wanted = torch.tensor(order.reindex(self.clips.clip_id.to_numpy()[rows]).to_numpy())

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
@@ -40,7 +39,7 @@ class Conditions:
         self._mapped = mapped
         self._position = np.array([position[name] for name in data.clips.clip_id])
         self._fold = torch.from_numpy(fold)  # -1, validation and test, is label_audio's last
-        table = pq.read_table(MAPPING / "_captions.parquet")
+        table = shards.read_table(MAPPING / "_captions.parquet")
         self.captions: list[str] = table["caption"].to_pylist()
         self.embedding = torch.from_numpy(shards.as_array(table["embedding"]).astype(np.float32))
         with safe_open(MAPPING / "_labels.safetensors", "pt") as file:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from stages.common import shards, statistics
 from stages.common.errors import UserError
@@ -38,7 +37,7 @@ def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, rates: list[f
     path = MISSING / f"{condition}.parquet"
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
-    table = pq.read_table(path).to_pandas()
+    table = shards.read_table(path).to_pandas()
     if partial and table.empty:
         return {}
     hits = table.pivot_table(index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"])

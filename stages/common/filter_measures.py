@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -109,7 +108,7 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], generated: Path)
         },
         "auroc_found_in_real": auroc(right[heard], test.score[heard]),
     }
-    truth = pq.read_table("data/truth.parquet", columns=["clip_id", "sound_belongs"]).to_pandas().set_index("clip_id").sound_belongs
+    truth = shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"]).to_pandas().set_index("clip_id").sound_belongs
     if len(truth):
         sounds_right = probe(table, truth, generated)[(table.split == "test").to_numpy()]
         belongs = test.clip_id.map(truth).to_numpy(bool)

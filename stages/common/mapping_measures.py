@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from stages.common import shards, statistics
 
@@ -74,7 +73,7 @@ def heard_labels(scores: dict[str, np.ndarray]) -> dict[str, set[int]]:
 def true_labels(names: list[str]) -> dict[str, set[int]]:
     """Label numbers by rendered clip, of the sounds that are truly audible; empty for sets without truth."""
     number = {name: i for i, name in enumerate(names)}
-    truth = pq.read_table("data/truth.parquet", columns=["clip_id", "audible", "audio_labels"]).to_pylist()
+    truth = shards.read_table("data/truth.parquet", ["clip_id", "audible", "audio_labels"]).to_pylist()
     return {row["clip_id"]: {number[name] for name in row["audio_labels"] if name in number} for row in truth if row["audible"]}
 
 

@@ -3,9 +3,8 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from stages.common import media
+from stages.common import media, shards
 
 NEAR = 1  # steps between a chosen frame and the one that shows an event
 STRIPS = 5  # clips in the figure
@@ -18,7 +17,7 @@ def event_steps(times_s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Events after the clip's end are left out; clips of which nothing is known, or without events, have none.
     """
-    rows = pq.read_table("data/truth.parquet", columns=["clip_id", "event_times_s"]).to_pylist()
+    rows = shards.read_table("data/truth.parquet", ["clip_id", "event_times_s"]).to_pylist()
     events_s = {row["clip_id"]: row["event_times_s"] or [] for row in rows}
     return {name: shown_at(np.array(events_s.get(name, [])), grid) for name, grid in times_s.items()}
 

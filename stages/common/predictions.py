@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.common import shards, statistics
 from stages.common.errors import UserError
@@ -76,7 +75,7 @@ def read(condition: str) -> Predictions:
     path = FOLDER / f"{condition}.parquet"
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
-    table = pq.read_table(path)
+    table = shards.read_table(path)
     seeds = max(1, len(set(table["seed"].to_pylist())))
     probabilities = shards.as_array(table["probabilities"])
     clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]

@@ -141,7 +141,7 @@ def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
 
 
 @contextmanager
-def undamaged(path: Path) -> Iterator[None]:
+def undamaged(path: Path | str) -> Iterator[None]:
     """Turn what Parquet says of a damaged file into a sentence."""
     try:
         yield
@@ -154,7 +154,7 @@ def undamaged(path: Path) -> Iterator[None]:
         ) from None
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file whose checksums are right."""
     with undamaged(path):
         return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
