@@ -9,14 +9,16 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import av
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
 from stages.common import media
 from tests.attacks import documents, server, with_reference
 from tests.closure import ROOT
-from tests.media_files import FFMPEG, sine, write_video
+from tests.media_files import FFMPEG, shown_frames, sine, write_video
 
 OPEN = ["-allowed_extensions", "ALL", "-extension_picky", "0", "-protocol_whitelist", "file,http,tcp,concat,crypto,udp,rtp,rtsp"]
 REACHES = {  # attacks that succeed where nothing forbids them: by the address that is called, or by the secret that is shown
@@ -113,6 +115,22 @@ def test_an_environment_cannot_open_opencv_up():
     environment = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": "protocol_whitelist;file,http,tcp", "PATH": "/usr/bin:/bin"}
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert printed.startswith("protocol_whitelist;file|format_whitelist;mov,")
+
+
+@pytest.mark.parametrize(("codec", "opencvs"), [("libx264", True), ("libvpx-vp9", True), ("magicyuv", False), ("utvideo", False)])
+def test_opencv_decodes_common_codecs_only(tmp_path, monkeypatch, codec, opencvs):
+    """MagicYUV of its FFmpeg 8.1.1 writes beyond its memory (CVE-2026-8461): such a file goes to PyAV."""
+    path = write_video(tmp_path / "a.mkv", 12, "24", "-c:v", codec, "-pix_fmt", "yuv444p")
+    asked, opencv = [], media._read_with_opencv
+    monkeypatch.setattr(media, "_read_with_opencv", lambda *arguments: asked.append(codec) or opencv(*arguments))
+    read = media.read_frames(path, np.arange(12))
+    assert bool(asked) == opencvs
+    assert np.abs(np.stack(read).astype(int) - shown_frames(path)[1]).mean() < 4
+
+
+def test_the_other_decoders_are_newer():
+    assert av.library_versions["libavcodec"] >= (62, 28, 102)  # FFmpeg 8.1.2
+    assert int(imageio_ffmpeg.get_ffmpeg_version().lstrip("n").split(".")[0]) >= 9
 
 
 # Code: nothing that would run a stranger's

@@ -23,11 +23,17 @@ from stages.common.parallel import die_with_parent, one_thread
 # Containers that hold their own pictures and sound.  Playlists (HLS, DASH, concat, SDP, IMF, image sequences) are not among
 # them: they name other files and addresses.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
+# Decoders of common video files, the only ones that OpenCV may use: its wheel's FFmpeg 8.1.1 has a decoder that a file can make
+# write beyond its memory (MagicYUV, CVE-2026-8461).  PyAV's 8.1.2 and ffmpeg's 9 do not; what else there is, is PyAV's work.
+VIDEO_DECODERS = "h264,hevc,mpeg4,vp8,vp9,libdav1d,mpeg1video,mpeg2video,mjpeg,theora,flv,h263,gif,wmv1,wmv2,wmv3,msmpeg4v2,msmpeg4"
+AUDIO_DECODERS = "aac,mp3float,mp3,mp2float,mp2,ac3,eac3,opus,vorbis,flac,pcm_s16le,pcm_s16be,pcm_u8,pcm_f32le,pcm_mulaw,wmav2"
 MEMORY_BYTES = 4 * 2**30  # address space of a decoding process, whatever the file claims
 FFMPEG_MEMORY_BYTES = 2**30
 
 # FFmpeg inside OpenCV, with no threads of its own; set before cv2 is imported.
-os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|format_whitelist;{FORMATS}|threads;1"
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
+    f"protocol_whitelist;file|format_whitelist;{FORMATS}|codec_whitelist;{VIDEO_DECODERS},{AUDIO_DECODERS}|threads;1"
+)
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -143,27 +149,31 @@ def read_frames(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], A
     """Decode the frames with the given ascending indices (repeats allowed) as BGR images [H, W, 3] uint8.
 
     Only wanted frames are converted to BGR; rotation metadata is applied.  Gives what `finish` makes of each, and holds no
-    more than two images besides.  Interlaced frames are PyAV's work: OpenCV 5.0.0 cannot convert them, says so nowhere, and
-    gives what lay in its memory, which is the image before or, at first, anything.
+    more than two images besides.  Rare codecs are PyAV's work, and so are interlaced frames: OpenCV 5.0.0 cannot convert them,
+    says so nowhere, and gives what lay in its memory, which is the image before or, at first, anything.
     """
     wanted = np.asarray(wanted)
-    if _any_interlaced(path, wanted[:1]):
-        return _read_interlaced(path, wanted, finish)
+    if _needs_pyav(path, wanted[:1]):
+        return _read_with_pyav(path, wanted, finish)
     found, repeats = _read_with_opencv(path, wanted, finish)
-    return _read_interlaced(path, wanted, finish) if repeats and _any_interlaced(path, wanted) else found
+    return _read_with_pyav(path, wanted, finish) if repeats and _needs_pyav(path, wanted) else found
 
 
-def _any_interlaced(path: Path, wanted: np.ndarray) -> bool:
-    """Whether one of the frames is interlaced; False where PyAV cannot decode so far, which OpenCV may."""
+def _needs_pyav(path: Path, wanted: np.ndarray) -> bool:
+    """Whether the codec is rare or one of the frames interlaced; PyAV may fail to decode so far, where OpenCV may not."""
+    common = False
     try:
         with _open(path) as container:
-            flags = (frame.interlaced_frame for frame in container.decode(_video_stream(container)))
-            return any(flag and index in wanted for index, flag in zip(range(int(wanted.max()) + 1), flags, strict=False))
+            stream = _video_stream(container)
+            common = stream.codec_context is not None and stream.codec_context.name in VIDEO_DECODERS.split(",")
+            flags = (frame.interlaced_frame for frame in container.decode(stream))
+            interlaced = any(flag and index in wanted for index, flag in zip(range(int(wanted.max()) + 1), flags, strict=False))
+            return interlaced or not common
     except MediaError:
-        return False
+        return not common
 
 
-def _read_interlaced(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> list:
+def _read_with_pyav(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> list:
     """`read_frames` with PyAV."""
     finished: dict[int, Any] = {}
     with _open(path) as container:
