@@ -6,7 +6,7 @@ Writes   data/captions, a row per clip:
              steps      list<int32>    the representative frames' indices, ascending
              captions   list<string>   one each, in lower case
          models/captions: a Hugging Face directory of BLIP, fine-tuned on all training clips (as it is with `off`)
-`finetune` (how: common/captioning.py):
+`finetune` (how: common/caption_tuning.py):
     off            captions of the model as it is
     tags           it learns its own captions of some frames of audible training clips, labelled or not, and, when prompted,
                    the same together with the labels that AST hears around the frame's time
@@ -31,8 +31,9 @@ import torch
 from pydantic import Field
 from safetensors.numpy import load_file
 
-from stages.common import backbones, captioning, folds, params, run, shards, text_embedding
-from stages.common.captioning import AS_IT_IS, Captioner, Example, Task
+from stages.common import backbones, caption_tuning, caption_words, captioning, folds, params, run, shards, text_embedding
+from stages.common.caption_tuning import Example
+from stages.common.captioning import AS_IT_IS, Captioner, Task
 from stages.common.clip_items import ClipItems
 from stages.common.errors import UserError
 from stages.common.item_store import digest
@@ -157,10 +158,10 @@ def train(task: tuple[Training, RowFile]) -> dict:
     rewards: list[float] = []
     torch.manual_seed(0)
     captioner = Captioner(*p.blip)
-    decoder, curve = captioning.fine_tune(captioner, outputs, job.learned, job.held_out, p.training)
+    decoder, curve = caption_tuning.fine_tune(captioner, outputs, job.learned, job.held_out, p.training)
     if job.reward:
         slower = p.training.model_copy(update={"learning_rate": p.self_critical_learning_rate})
-        rewards = captioning.self_critical(
+        rewards = caption_tuning.self_critical(
             captioner, decoder, outputs, job.learned, job.held_out, job.rewards, p.self_critical_steps, slower,
         )  # fmt: skip
     return {"weights": captioning.dump_weights(decoder), "epochs": len(curve), "reward": rewards, "status": "ok", "reason": ""}
@@ -171,7 +172,7 @@ def trainings(p: CaptionsParams, heard: list[dict], fold: dict[str, int], count:
     names = labels_of(params.load("audio_features", Hearing, only=True).model)
     owners = [clip for clip in heard for _ in clip["steps"]]
     texts = [pair for clip in heard for pair in zip(clip["captions"], clip["labels"], strict=True)]
-    examples = [Example(i, text, captioning.tagged(text, [names[label] for label in labels])) for i, (text, labels) in enumerate(texts)]
+    examples = [Example(i, text, caption_words.tagged(text, [names[label] for label in labels])) for i, (text, labels) in enumerate(texts)]
     held_out = [i for i, clip in enumerate(owners) if clip["split"] == "validation"]
     found = {}
     for number in (WHOLE, *range(count)):
@@ -317,7 +318,7 @@ def measure(p: CaptionsParams, heard: list[dict]) -> dict:
             for key, texts in (("before", before), ("after", after)):
                 cosines = text_embedding.cosines(text_embedding.embed(reader.model, texts), meanings)
                 mapped = text_embedding.closest(cosines, TOP_K).tolist()
-                found[key][name] = captioning.quality(texts, before, labels, names, mapped)
+                found[key][name] = caption_words.quality(texts, before, labels, names, mapped)
     captions = [text for row in written.values() for text in row.values()]
     frames_per_clip = len(captions) / max(1, len(written))
     return {"frames": len(captions), "frames_per_clip": frames_per_clip, "distinct_captions": len(set(captions)), **found}

@@ -16,7 +16,6 @@ What `mapping` is conditioned on is cross-fitted over the same folds (a clip's o
 way of other clips' captions, not directly).
 After "Audio feature generation for the missing modality problem in video action recognition" (ICASSP 2019).
 """
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,59 +23,24 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pydantic import Field
 from safetensors.torch import save_file
 
-from stages.common import backbones, folds, generation_measures, params, run, shards
+from stages.common import folds, generation_measures, params, run, shards
 from stages.common.checkpoints import Checkpoint
 from stages.common.conditions import Conditions
 from stages.common.errors import UserError
 from stages.common.features import AUDIO, Features
+from stages.common.generation import Generator, GeneratorParams, Inputs
 from stages.common.item_store import digest
-from stages.common.networks.generator import AudioGenerator, generation_loss
+from stages.common.networks.generator import generation_loss
 from stages.common.networks.mapping_generator import MappedAudioGenerator
 from stages.common.parallel import Failure, map_items, one_thread
-from stages.common.text_tuning import TextEncoder, TunedConditions
-from stages.common.training import RowFile, TrainingParams, fit, scratch
+from stages.common.training import RowFile, fit, scratch
 
 SPLITS = ("training", "unlabelled", "validation", "test")
 LABELLED = ("training", "validation", "test")
 MAPPED, SHUFFLED = "mapping", "shuffled"  # the architecture that is conditioned on data/mapping; the control
 WHOLE = -1  # instead of a fold: the model fitted on all training clips
-
-
-class GeneratorNetwork(TrainingParams):
-    hidden: int = Field(ge=1, le=4096)
-    projection: int = Field(ge=1, le=4096)
-    dropout: float = Field(ge=0, lt=1)
-    bidirectional: bool
-    mse_weight: float = Field(ge=0)
-    cosine_weight: float = Field(ge=0)
-    target_scale: Literal["dimension", "global"]
-
-
-class MappingNetwork(params.Section):
-    """What architecture 2 adds."""
-
-    noise: int = Field(ge=0, le=1024)
-    propagation: float = Field(ge=0)
-    anchors: bool
-    condition: Literal["mapped", "none"]
-    visual: Literal["step", "representative"]
-    temperature: float = Field(gt=0)
-    finetune_text: Literal["off", "embeddings", "all"]
-    text_learning_rate: float = Field(gt=0, le=1)
-
-
-class GeneratorParams(params.Section):
-    seeds: int = Field(ge=1, le=100)
-    folds: int = Field(ge=2, le=20)
-    pool: Literal["all", "labelled"]
-    lstm: GeneratorNetwork
-    validation: dict[str, str] = {}
-    mapping: MappingNetwork
-    shuffled: dict[str, str] = {}
-    architectures: dict[Literal["validation", "mapping", "shuffled"], str]
 
 
 class Job(params.Section):
@@ -86,63 +50,6 @@ class Job(params.Section):
     seed: int
     fold: int  # left out of training; WHOLE = none
     control: Literal["none", "untrained", "time_shuffled"] = "none"
-
-
-@dataclass
-class Inputs:
-    """What all trainings share: the clips' features, their folds [N], what `mapping` is conditioned on, and whether clips
-    learn from the sound of others."""
-
-    data: Features
-    fold: np.ndarray
-    conditions: Conditions | None
-    shuffled: bool = False
-
-    def key(self) -> str:
-        """Digest of what all trainings read: part of a checkpoint's key."""
-        data, conditions = self.data, self.conditions.key() if self.conditions else None
-        places = [data.audio_row.tolist(), self.fold.tolist(), data.clips.clip_id.tolist()]
-        return digest(data.video.digest(), data.audio.digest(), places, conditions, self.shuffled)
-
-
-class Generator:
-    """The network of an architecture with what it reads: rows in, standardised audio features out."""
-
-    def __init__(self, inputs: Inputs, seed: int, p: GeneratorParams):
-        self.data, self.read, self.seed, net = inputs.data, None, seed, p.lstm
-        self.noise, self.device = p.mapping.noise, backbones.device()
-        self.drawn = torch.Generator().manual_seed(seed)
-        video, audio = self.data.video.shape[-1], self.data.audio.shape[-1]
-        sizes = net.hidden, net.projection, net.dropout, net.bidirectional
-        self.groups: dict[str, float] = {}  # learning rates of parts
-        self.refresh = lambda: None
-        self.model: AudioGenerator
-        if inputs.conditions is None:
-            self.model = AudioGenerator(video, audio, *sizes)
-        else:
-            m, text = p.mapping, inputs.conditions.embedding.shape[-1]
-            self.model = MappedAudioGenerator(video, audio, text, *sizes, m.noise, m.propagation, m.anchors, m.visual, m.temperature)
-            self.read = inputs.conditions.read
-            if m.finetune_text != "off" and m.condition == "mapped":
-                self.tune_text(inputs.conditions, m)
-        self.model.to(self.device)
-
-    def tune_text(self, conditions: Conditions, p: MappingNetwork) -> None:
-        """Let the text encoder learn with the model, and the mapping follow it."""
-        how = conditions.settings
-        encoder = TextEncoder(how["model"], conditions.captions + conditions.labels, p.finetune_text).to(self.device)
-        tuned = TunedConditions(conditions, encoder, how["via"], how["top_k"], how["min_similarity"])
-        self.model.text = encoder
-        self.read, self.refresh, self.groups = tuned.read, tuned.refresh, {"text.": p.text_learning_rate}
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Standardised audio features [n, T, A]; noise is drawn anew in training, else it is the clip's and the seed's own."""
-        video = self.data.video.read(rows.tolist()).to(self.device)
-        if self.read is None:
-            return self.model(video)
-        shape = (video.shape[1], self.noise)
-        noise = torch.randn(len(rows), *shape, generator=self.drawn) if self.model.training else self.data.noise(rows, shape, self.seed, 0)
-        return self.model(video, self.read(rows).to(self.device), noise.to(self.device))
 
 
 def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path, str]) -> dict:

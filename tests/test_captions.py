@@ -12,9 +12,11 @@ import transformers
 from safetensors.numpy import save_file
 
 from stages import captions
-from stages.common import captioning, media, run, shards, text_embedding
+from stages.common import caption_words, captioning, media, run, shards, text_embedding
 from stages.common.audioset import load_labels
-from stages.common.captioning import GREEDY, PROMPT, Captioner, Example, Task, fine_tune, mean_reward, named, self_critical, spoken, tagged
+from stages.common.caption_tuning import GREEDY, Example, fine_tune, mean_reward, self_critical
+from stages.common.caption_words import named, spoken, tagged
+from stages.common.captioning import PROMPT, Captioner, Task
 from stages.common.errors import UserError
 from stages.common.item_store import digest
 from stages.common.label_attention import Reward, mapped_audio
@@ -97,7 +99,7 @@ def test_a_word_counts_for_the_longest_name_only():
 def test_quality_counts():
     names = ["Drum", "Tap", "Water"]
     texts, before = ["drum, tap with a pot", "a jar"], ["a blue pot", "a jar"]
-    found = captioning.quality(texts, before, [{0, 2}, {1}], names, [[2, 1], [0, 2]])
+    found = caption_words.quality(texts, before, [{0, 2}, {1}], names, [[2, 1], [0, 2]])
     assert found["named_labels"] == 1 and found["named_precision"] == 1 / 2 and found["named_recall"] == pytest.approx(1 / 3)
     assert found["mapped_hits"] == 0.5 and found["kept_words"] == pytest.approx((2 / 3 + 1) / 2) and found["captions"] == 2
 

@@ -20,6 +20,7 @@ from stages import generator
 from stages.common import folds, generation_measures, shards
 from stages.common.errors import UserError
 from stages.common.features import AUDIO, Features
+from stages.common.generation import MappingNetwork
 from stages.common.generation_measures import Baselines
 from stages.common.networks.generator import AudioGenerator, generation_loss
 from stages.common.training import scratch
@@ -218,7 +219,7 @@ def test_the_metrics_count_the_parameters_that_learn_and_hold_nothing_of_the_oth
     config = json.loads(Path("models/generator/validation/config.json").read_text())
     learned = AudioGenerator(2 * WIDTH, COMPONENTS, *(config[key] for key in ("hidden", "projection", "dropout", "bidirectional")))
     assert metrics["parameters"] == sum(parameter.numel() for parameter in learned.parameters())
-    own = generator.MappingNetwork.model_fields.keys()
+    own = MappingNetwork.model_fields.keys()
     assert not own & config.keys() and not {"attention_entropy", "temperature", "injection", "spread_over_noise"} & metrics.keys()
 
 
