@@ -234,16 +234,18 @@ def test_control_filters_keep_as_many_of_each_predicted_action():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"predicted_action": rng.choice(["a", "b", "c"], 60)})
     keep, confidence = rng.random(60) < 0.4, rng.random(60)
-    orders = filter_measures.ranks(confidence)
+    orders = filter_measures.orders_of(confidence)
+    actions = table.predicted_action.to_numpy()
+    by_action = lambda order: filter_measures.place_in_action(actions, order) <= filter_measures.kept_of_action(actions, keep)  # noqa: E731
     assert len(orders) == 1 + filter_measures.DRAWS
     for order in orders:
-        chosen = filter_measures.by_action(table, keep, order)
+        chosen = by_action(order)
         assert table.predicted_action[chosen].value_counts().to_dict() == table.predicted_action[keep].value_counts().to_dict()
-    sure = filter_measures.by_action(table, keep, orders[0])
+    sure = by_action(orders[0])
     for action in "abc":
         inside = (table.predicted_action == action).to_numpy()
         assert confidence[inside & sure].min() > confidence[inside & ~sure].max()
-    drawn = np.mean([filter_measures.by_action(table, keep, order) for order in orders[1:]], axis=0)
+    drawn = np.mean([by_action(order) for order in orders[1:]], axis=0)
     assert 0.2 < drawn.mean() < 0.6 and (drawn > 0).mean() > 0.9  # no clip is left out by the draw
 
 

@@ -36,11 +36,12 @@ def sweep(table: pd.DataFrame, scores: dict[str, np.ndarray], condition: str) ->
     right = fits(scores)
     test, validation = ((table.split == split).to_numpy() for split in ("test", "validation"))
     heard, checked = (part & table.heard.to_numpy() for part in (test, validation))
+    predicted = table.predicted_action[test].to_numpy()
+    places = np.stack([place_in_action(predicted, order) for order in orders_of(confidence[test])])  # [1 + DRAWS, test clips]
     rows = []
     for threshold in GRID:
         keep = (table.score >= threshold).to_numpy()
-        orders = ranks(confidence[test])
-        same = [by_action(table[test], keep[test], order) for order in orders]
+        same = places <= kept_of_action(predicted, keep[test])  # as many clips of each predicted action as are kept
         share = keep[test].mean()
         rows.append({
             "threshold": threshold,
@@ -57,19 +58,20 @@ def sweep(table: pd.DataFrame, scores: dict[str, np.ndarray], condition: str) ->
     return pd.DataFrame(rows)
 
 
-def ranks(confidence: np.ndarray) -> list[np.ndarray]:
+def orders_of(confidence: np.ndarray) -> list[np.ndarray]:
     """Orders in which clips are kept: most confident first, then DRAWS random ones."""
     rng = np.random.default_rng(0)
     return [-confidence, *(rng.random(len(confidence)) for _ in range(DRAWS))]
 
 
-def by_action(table: pd.DataFrame, keep: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """As many clips of each predicted action as `keep` has, those that come first in `order`."""
-    chosen = np.zeros(len(table), bool)
-    for action in table.predicted_action.unique():
-        members = np.flatnonzero(table.predicted_action == action)
-        chosen[members[np.argsort(order[members], kind="stable")[: keep[members].sum()]]] = True
-    return chosen
+def place_in_action(actions: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The place of each clip [N] among those of its action in `order`; the first one's is 1."""
+    return pd.Series(order).groupby(actions).rank(method="first").to_numpy()
+
+
+def kept_of_action(actions: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Of each clip [N], how many clips of its action are kept."""
+    return pd.Series(keep).groupby(actions).transform("sum").to_numpy()
 
 
 def informedness(keep: np.ndarray, right: np.ndarray) -> float:
