@@ -10,6 +10,13 @@ import yaml
 from tests.closure import ROOT
 from tests.media_files import sine, write_video
 
+LONGEST = ("tests.test_pipeline", "tests.test_interruptions", "tests.test_captions")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules go first: begun last, one would run on beside an idle process."""
+    items.sort(key=lambda item: LONGEST.index(item.module.__name__) if item.module.__name__ in LONGEST else len(LONGEST))
+
 
 class Workspace:
     """A folder with a params.yaml of its own, in which a test runs stages."""

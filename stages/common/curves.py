@@ -19,7 +19,7 @@ AUDIO = Path("data/audio_features")
 def intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
     """`statistics.interval` of each column of per-clip values [N, K], from one set of resamples."""
     sums, sizes = statistics.by_source(values, sources), statistics.by_source(np.ones(len(values)), sources)
-    drawn = (counts.astype(float) for counts in statistics.resample_counts(len(sums), 0))  # products of integers are slow
+    drawn = statistics.resample_counts(len(sums), 0)
     means = np.concatenate([(counts @ sums) / (counts @ sizes)[:, None] for counts in drawn])  # [resamples, K]
     bounds = np.percentile(means, [2.5, 97.5], axis=0).T
     return [

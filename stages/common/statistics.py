@@ -4,21 +4,34 @@ Values are first averaged over training seeds per clip; the deviation over seeds
 statistic is the ratio sum(values) / number of clips over the drawn sources (Efron & Tibshirani 1993, percentile interval).
 """
 import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import stdtr
 
 RESAMPLES = 4000
 CHUNK = 200  # resamples at a time, so that memory stays at CHUNK x sources
+FEW = 300  # sources up to which all resamples are kept: 10 MB each
 
 
-def resample_counts(sources: int, seed: int, resamples: int = RESAMPLES):
-    """Yield arrays [<=CHUNK, sources]: how often each source is drawn in each resample."""
+def resample_counts(sources: int, seed: int, resamples: int = RESAMPLES) -> Iterable[np.ndarray]:
+    """Arrays [<=CHUNK, sources]: how often each source is drawn in each resample; of few sources they are kept, as hundreds of
+    figures resample the same ones."""
+    return _kept_counts(sources, seed, resamples) if sources <= FEW else _draw_counts(sources, seed, resamples)
+
+
+@lru_cache(maxsize=8)
+def _kept_counts(sources: int, seed: int, resamples: int) -> list[np.ndarray]:
+    return list(_draw_counts(sources, seed, resamples))
+
+
+def _draw_counts(sources: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)
         drawn = rng.integers(sources, size=(size, sources)) + sources * np.arange(size)[:, None]  # numbered through all resamples
-        yield np.bincount(drawn.ravel(), minlength=size * sources).reshape(size, sources)
+        yield np.bincount(drawn.ravel(), minlength=size * sources).reshape(size, sources).astype(float)
 
 
 def by_source(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
