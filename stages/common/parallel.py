@@ -90,6 +90,7 @@ def map_items(
             return result
 
         try:
+            _start_workers(pool)
             for item in items:
                 pending.append((start(item), item))
                 if len(pending) >= 4 * workers:
@@ -100,6 +101,19 @@ def map_items(
             pool.stop()
             pool.join()
             raise
+
+
+def _start_workers(pool: ProcessPool) -> None:
+    """Have the pool start its processes; Ctrl-C waits until it knows them all, or one would outlive it."""
+    caught: list[tuple] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
+    try:
+        if not pool.active:  # asking starts it
+            raise RuntimeError("the pool of processes did not start")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if caught and callable(handler):
+        handler(*caught[0])
 
 
 def _result(future, timeout_s):
@@ -114,12 +128,11 @@ def _result(future, timeout_s):
 def start_server(*modules: str) -> None:
     """Start the fork server with these modules imported, unless it is running."""
     _context(modules)
-    forkserver.ensure_running()
 
 
 def _context(modules: tuple[str, ...] = ()):
     """A fork server that has `modules`, else the running stage, imported: workers start fast and from a process without
-    threads."""
+    threads.  It and they leave Ctrl-C to this process from their first moment on: being ignored is inherited."""
     for name in THREAD_VARIABLES:
         os.environ[name] = "1"
     os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"  # it warns that the stage was imported beforehand
@@ -129,4 +142,9 @@ def _context(modules: tuple[str, ...] = ()):
     context = multiprocessing.get_context("forkserver")
     if modules:
         context.set_forkserver_preload(list(modules))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     return context
