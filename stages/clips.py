@@ -19,13 +19,11 @@ Writes   data/clips.parquet, a row per clip:
 The root is no DVC dependency (DVC would hash all of it), so this stage always runs; the hash and the probe of a file are
 remembered by path, size and modification time.
 """
-import csv
 import hashlib
 import os
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -34,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
-from stages.common import media, params, run, shards
+from stages.common import clip_files, media, params, run, shards
 from stages.common.errors import UserError
 from stages.common.item_store import ItemStore, digest
 from stages.common.parallel import Failure, map_items
@@ -42,7 +40,6 @@ from stages.common.parallel import Failure, map_items
 CODE_VERSION = 2  # of `examine`
 TIMEOUT_S = 60.0
 MISSING_DRAWS = 10  # as many seeds get draws of their own
-FOLDERS = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}  # folder -> split
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
 FACTS = pa.schema([
     ("content_hash", pa.string()), ("duration_s", pa.float32()), ("fps", pa.float32()), ("width_px", pa.int32()),
@@ -83,63 +80,6 @@ class ClipsParams(params.Section):
         except re.error as error:
             raise ValueError(f"must be a regular expression ({error})") from None
         return value
-
-
-def find(p: ClipsParams) -> list[dict]:
-    """Every clip file of the root (or of the lists) as {path, folder, action, stem}, sorted by path."""
-    root = Path(p.root)
-    if not root.is_dir():
-        raise UserError(
-            f"clips.root = {p.root!r} is not a folder; give a folder with training/<action>/*.mp4 and validation/<action>/*.mp4"
-        )
-    lists = {"training": p.training_list, "validation": p.validation_list}
-    clips = []
-    for folder in FOLDERS:
-        if lists.get(folder):
-            paths = [f"{folder}/{name}" for name in read_list(root / lists[folder])]
-        else:
-            paths = [str(path.relative_to(root)) for path in _files(root / folder)]
-        for path in sorted(paths):
-            if path != path.encode(errors="replace").decode():
-                raise UserError(f"{ascii(path)}: the name is not valid UTF-8; rename the file")
-            parts = Path(path).parts
-            if folder != "unlabelled" and len(parts) == 2 and (root / path).is_dir():
-                raise UserError(f"{root / path}: a link to a folder is not followed; move the folder there, or list its files as links")
-            if folder != "unlabelled" and len(parts) != 3:
-                raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
-            clips.append({"path": path, "folder": folder, "action": None if folder == "unlabelled" else parts[1], "stem": Path(path).stem})
-    if not any(clip["folder"] == "training" for clip in clips):
-        raise UserError(f"clips.root = {p.root!r} holds no clip below training/<action>/; see the README, 'Your own folder'")
-    for action in {clip["action"] for clip in clips}:
-        if len(Path(shards.partition("training", action)).name) > 255:
-            raise UserError(f"{action}: the name of this action is too long for a folder of the outputs; shorten it")
-    return clips
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Everything below a folder but real folders and hidden names; links to folders are not entered, so none can be a loop."""
-
-    def refuse(error: OSError) -> None:
-        if folder.exists():
-            raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); its clips would be missing unnoticed")
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from (Path(place, name) for name in [*files, *links] if not name.startswith("."))
-
-
-def read_list(path: Path) -> list[str]:
-    """File names of a CSV list in MiT's form: the first column is `action/file`; a header line is skipped."""
-    if not path.is_file():
-        raise UserError(
-            f"the clip list {path} does not exist (clips.training_list, validation_list and test_list are relative to clips.root)"
-        )
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines:
-        names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{path} names {name!r}, which leaves the root; name clips as action/file")
-    return names
 
 
 def choose_actions(clips: list[dict], p: ClipsParams) -> set[str]:
@@ -222,13 +162,13 @@ def split(clips: list[dict], p: ClipsParams) -> None:
     folder in an order drawn by hash, up to `clips.validation_fraction` of them; with one source only, none.
     """
     pattern = re.compile(p.source_pattern)
-    test_names = set(read_list(Path(p.root) / p.test_list)) if p.test_list else None
+    test_names = set(clip_files.read_list(Path(p.root) / p.test_list)) if p.test_list else None
     sources: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         match = pattern.match(clip["stem"])
         clip["source_id"] = match.group(1) if match else clip["stem"]
         clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['stem']}"
-        clip["split"] = FOLDERS[clip["folder"]]
+        clip["split"] = clip_files.FOLDERS[clip["folder"]]
         if test_names is not None and clip["folder"] != "unlabelled":
             if clip["path"].split("/", 1)[1] in test_names:
                 clip["split"] = "test"
@@ -307,7 +247,7 @@ def pass_truth_on(source: Path, target: Path) -> None:
 
 def main(stage: run.StageRun) -> None:
     p = params.load("clips", ClipsParams)
-    clips = find(p)
+    clips = clip_files.find(p.root, {"training": p.training_list, "validation": p.validation_list})
     actions = choose_actions(clips, p)
     clips = [clip for clip in clips if clip["action"] is None or clip["action"] in actions]
     clips = limit(clips, p)
