@@ -9,12 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import clips
-from stages.clips import ClipsParams, choose_actions, find, limit, read_list, split
-from stages.common import run, shards
+from stages.clips import ClipsParams, choose_actions, limit, split
+from stages.common import clip_files, run, shards
+from stages.common.clip_files import read_list
 from stages.common.errors import UserError
 from tests.media_files import ffmpeg, sine, write_video
 
 PATTERN = r"^(.+)_\d+$"
+
+
+def find(p: ClipsParams) -> list[dict]:
+    return clip_files.find(p.root, {"training": p.training_list, "validation": p.validation_list})
 
 
 def parameters(root: Path, **changes) -> ClipsParams:
