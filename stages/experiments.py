@@ -9,10 +9,12 @@ one), and the settings, each a set of parameters to change.  A setting is a `dvc
 first; stored items are reused), kept as experiment <name>-<number>; settings with rows in the CSV file are not run again
 unless `--again` says so.  An experiment that names `stages` runs these where they stand and notes how long they take; one
 that names `files` keeps these files of its one setting.
-Columns: setting, condition, for each figure X its mean and 95 % interval (X, X_low, X_high), clips, sources, seeds, machine.
+Columns: setting, condition, for each figure X its mean and 95 % interval (X, X_low, X_high), clips, sources, seeds, machine; where
+`video_only` is among the rows read, also the paired difference to it at the same setting.
 `report` puts the files, which are kept in git, into metrics/tables.md.
 """
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -21,12 +23,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 from pydantic import Field
 
-from stages.common import params
+from stages.common import params, predictions, statistics
 from stages.common.errors import UserError
 
 Value = str | int | float | bool
+BASELINE = "video_only"
 
 
 class Experiment(params.Section):
@@ -92,11 +96,22 @@ def read_figures(revision: str, condition: str, experiment: Experiment) -> dict:
     if experiment.generator:
         made = dvc.api.metrics_show(f"metrics/generator/{experiment.generator}.json", rev=revision)
         figures |= {f"centred_cosine_{split}": made[split]["generated"]["centred_cosine"] for split in ("validation", "test")}
+    if BASELINE in experiment.conditions and condition != BASELINE:
+        own, base = (read_answers(revision, name).of("test") for name in (condition, BASELINE))
+        figures["accuracy_minus_video_only"] = statistics.paired_difference(own.hits(), base.hits(), own.clips.source_id.to_numpy())
     if experiment.filter:
         figures["kept_fraction"] = dvc.api.metrics_show("metrics/filter.json", rev=revision)["kept_fraction"]
     row = {f"{name}{end}": figure[key] for name, figure in figures.items() for end, key in ENDS.items()}
     accuracy = found["accuracy"]
     return row | {"clips": accuracy["n"], "sources": accuracy["sources"], "seeds": accuracy["seeds"]}
+
+
+def read_answers(revision: str, condition: str) -> predictions.Predictions:
+    """What an experiment's condition answered."""
+    import dvc.api
+
+    content = dvc.api.read(f"data/predictions/{condition}.parquet", rev=revision, mode="rb")
+    return predictions.of_table(pq.read_table(io.BytesIO(content)))
 
 
 ENDS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
@@ -127,7 +142,8 @@ def confirm(name: str, experiment: Confirmation) -> None:
     folder = Path("metrics/experiments") / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in experiment.files:
-        (folder / Path(file).name).write_text(dvc.api.read(file, rev=f"{name}-0"))
+        text = dvc.api.read(file, rev=f"{name}-0")
+        (folder / Path(file).name).write_text(text.split("\n## Experiment: ")[0].rstrip() + "\n")  # those are of other data
     (folder / "setting.json").write_text(json.dumps(experiment.setting | {"machine": machine()}, indent=2) + "\n")
 
 

@@ -169,7 +169,7 @@ def draw(p: ReportParams, conditions: dict[str, dict], rows: dict[str, Row], res
     shutil.rmtree(FIGURES, ignore_errors=True)
     points = [
         {"name": name, "kind": kind(conditions[name]["test_audio"]), "leaky": conditions[name].get("gate") in LEAKY,
-         "accuracy": row["accuracy"], "difference": row.get("difference")}
+         "partial": bool(conditions[name].get("kept_only")), "accuracy": row["accuracy"], "difference": row.get("difference")}
         for name, row in result.items()
     ]  # fmt: skip
     figures.write(FIGURES, "main_comparison", (figures.TWO_COLUMNS, 0.7 + 0.16 * len(points)), figures.main_comparison, points, BASELINE)

@@ -176,12 +176,17 @@ def _noise(seed: int, size_px: int) -> np.ndarray:
     return noise_bank(seed, size_px)
 
 
+def hiding(clip: ClipPlan, p: SampleParams) -> np.random.Generator:
+    """What decides whether something large stands before a clip's source, by its first number, and where."""
+    return rng_of(p.seed, clip.source, "hidden")
+
+
 def stage_scene(clip: ClipPlan, p: SampleParams) -> tuple[Look, Take, Sound, Fraction]:
     """All that is drawn for one clip."""
     look = draw_look(rng_of(p.seed, clip.source), clip.action)
-    hiding = rng_of(p.seed, clip.source, "hidden")
-    if hiding.random() < p.hidden_share:
-        look = replace(look, occluder=(hiding.uniform(-4, 20), hiding.uniform(70, 90)))
+    drawn = hiding(clip, p)
+    if drawn.random() < p.hidden_share:
+        look = replace(look, occluder=(drawn.uniform(-4, 20), drawn.uniform(70, 90)))
     rng = rng_of(p.seed, clip.source, clip.second)
     take = draw_take(rng, look.action, look.tempo)
     rate = FRAME_RATES[rng.integers(len(FRAME_RATES))]
@@ -236,8 +241,10 @@ def summary(rows: list[dict]) -> dict:
 
 
 def contact_cell(action: str, p: SampleParams) -> Cell:
-    """The action's first training clip: four frames about its second event, which the second frame shows, and its clean sound."""
-    clip = next(clip for clip in plan(p) if clip.action == action)
+    """The action's first training clip that nothing large hides: four frames about its second event, which the second frame shows,
+    and its clean sound."""
+    own = [clip for clip in plan(p) if clip.action == action]
+    clip = next((clip for clip in own if hiding(clip, p).random() >= p.hidden_share), own[0])
     look, take, sound, _ = stage_scene(clip, p)
     moments_s = take.events_s[1] + np.array([-0.16, 0.02, 0.14, 0.26])
     frames = [render(look, take, float(t), p.size_px, noise_bank(p.seed, p.size_px, 1)[0]).image for t in moments_s]

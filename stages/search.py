@@ -1,4 +1,4 @@
-"""Search the classifier's hyper-parameters for every row, with the same budget for each (outside the default pipeline).
+"""Search the hyper-parameters of every row with an LSTM, with the same budget for each (outside the default pipeline).
 
     python -m stages.search [condition ...]      writes metrics/experiments/search.csv: a row per condition
 
@@ -24,6 +24,7 @@ from stages.common.parallel import Failure, default_workers, map_items
 from stages.common.predictions import Predictions
 from stages.common.row_training import ClassifierParams, Training
 from stages.common.training import scratch
+from stages.experiments import machine
 
 
 class SearchParams(params.Section):
@@ -76,9 +77,9 @@ def row_of(name: str, setting: dict, chosen: list[Predictions], tried: list[tupl
     ends = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
     return {
         "condition": name, "draws": len(tried), "chosen setting": ", ".join(f"{k} {v}" for k, v in setting.items()) or "params.yaml's own",
-        "validation_accuracy": max(tried)[0], "own validation_accuracy": tried[0][0],
+        "validation, chosen %": f"{100 * max(tried)[0]:.1f}", "validation, params.yaml's own %": f"{100 * tried[0][0]:.1f}",
         **{f"{key}{end}": figure[part] for key, figure in figures.items() for end, part in ends.items()},
-        "clips": len(clips), "sources": clips.source_id.nunique(), "seeds": len(chosen),
+        "clips": len(clips), "sources": clips.source_id.nunique(), "seeds": len(chosen), "machine": machine(),
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ STYLE = {
 }  # fmt: skip
 DASHES = (0, (3, 2))
 CLIPS = {"own": "of its own clip", "other": "of other clips of the action"}
+ARCHITECTURES = {"validation": "architecture 1 (validation)", "mapping": "architecture 2 (mapping)"}
 SHOWN_ACTIONS = 24  # of more actions those whose rows change most
 
 
@@ -44,7 +45,7 @@ def bounds(curve: list[dict], scale: float = 1) -> np.ndarray:
 
 
 def main_comparison(figure: Figure, rows: list[dict], baseline: str) -> None:
-    """Accuracy of each row (name, kind, leaky, accuracy, difference) and its paired difference to the baseline."""
+    """Accuracy of each row (name, kind, leaky, partial, accuracy, difference) and its paired difference to the baseline."""
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(rows))[::-1]
     for axis, key in ((left, "accuracy"), (right, "difference")):
@@ -60,10 +61,10 @@ def main_comparison(figure: Figure, rows: list[dict], baseline: str) -> None:
     reference = 100 * next(row["accuracy"]["mean"] for row in rows if row["name"] == baseline)
     left.axvline(reference, color=BLACK, linewidth=0.6, linestyle=DASHES, zorder=1)
     right.axvline(0, color=BLACK, linewidth=0.6, linestyle=DASHES, zorder=1)
-    left.set_yticks(places, [row["name"] for row in rows])
+    left.set_yticks(places, [row["name"] + " (kept clips only)" * row["partial"] for row in rows])
     left.set_xlabel("accuracy (%)")
     right.set_xlabel(f"minus {baseline}, same clips (points)")
-    names = {"none": "no audio at test", "generated": "generated or retrieved", "real": "real audio"}
+    names = {"none": "no audio at test", "generated": "audio from the video", "real": "real audio"}
     handles = [left.plot([], [], "o-", color=colour, markersize=4)[0] for colour in KINDS.values()]
     hollow = left.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=4)[0]
     figure.legend([*handles, hollow], [*names.values(), "leaky: knows the true action"], ncols=4, loc="outside upper center")
@@ -119,7 +120,7 @@ def threshold(figure: Figure, sweep: pd.DataFrame, chosen: float) -> None:
     accuracy = {
         "random_clips_accuracy": ("test, random", GREY), "test_accuracy": ("test", VERMILION), "validation_accuracy": ("validation", SKY),
     }  # fmt: skip
-    for axis, series, label in ((upper, clips, "clips (%)"), (lower, accuracy, "accuracy (%)")):
+    for axis, series, label in ((upper, clips, "share (%)"), (lower, accuracy, "accuracy (%)")):
         drawn = [(100 * sweep.set_index("threshold")[name]).dropna() for name in series]
         for values, (_, colour) in zip(drawn, series.values(), strict=True):
             axis.plot(values.index, values, color=colour)
@@ -144,7 +145,7 @@ def similarity_over_time(figure: Figure, found: dict[str, dict[str, list[dict]]]
             axis.plot(steps, mean, color=colour, linestyle=DASHES if kind == "other" else "-", label=CLIPS.get(kind))
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         lower.axhline(0, color=BLACK, linewidth=0.6)
-        upper.set_title(architecture)
+        upper.set_title(ARCHITECTURES.get(architecture, architecture))
         lower.set_xlabel("time step")
     axes[0, 0].set_ylabel("centred cosine")
     axes[1, 0].set_ylabel("difference")

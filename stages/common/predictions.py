@@ -75,7 +75,11 @@ def read(condition: str) -> Predictions:
     path = FOLDER / f"{condition}.parquet"
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
-    table = shards.read_table(path)
+    return of_table(shards.read_table(path))
+
+
+def of_table(table: pa.Table) -> Predictions:
+    """The predictions that a file of them holds."""
     seeds = max(1, len(set(table["seed"].to_pylist())))
     probabilities = shards.as_array(table["probabilities"])
     clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]

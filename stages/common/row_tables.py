@@ -173,12 +173,17 @@ def confirmation_table(result: dict, path: Path) -> Table:
         key = (name, measure)
         return percent(found.loc[key].to_dict(), measure == "difference") if key in found.index else ""
 
+    def clips(name: str) -> str:
+        key = (name, "accuracy")
+        return " / ".join(str(int(found.loc[key, part])) for part in ("n", "sources")) if key in found.index else ""
+
     lines: list[list[Content]] = [
         [f"`{name}`", percent(row["accuracy"]), there(name, "accuracy"),
-         percent(row["difference"], True) if "difference" in row else "", there(name, "difference")]
+         percent(row["difference"], True) if "difference" in row else "", there(name, "difference"), clips(name)]
         for name, row in result.items()
     ]  # fmt: skip
-    header = ["condition", "accuracy", "accuracy, confirmatory", f"minus `{BASELINE}`", f"minus `{BASELINE}`, confirmatory"]
+    header = ["condition", "accuracy", "accuracy, confirmatory", f"minus `{BASELINE}`", f"minus `{BASELINE}`, confirmatory",
+              "clips / sources, confirmatory"]  # fmt: skip
     setting = json.loads((path.parent / "setting.json").read_text())
     note = (
         "Everything once more on a sample that nothing was adjusted on: "
