@@ -201,5 +201,5 @@ def _is_share(name: str) -> bool:
 def _intervals(found: pd.DataFrame, name: str) -> list[Cell]:
     """The columns x, x_low and x_high as cells: shares in per cent, other figures to three places."""
     numbers = found[[name, f"{name}_low", f"{name}_high"]].replace("", "nan").astype(float) * (100 if _is_share(name) else 1)
-    form = "{:.1f}" if _is_share(name) else "{:.3f}"
+    form = "{:+.1f}" if "minus" in name or name == "gain" else "{:.1f}" if _is_share(name) else "{:.3f}"
     return [Cell(tuple(row) if row[0] == row[0] else (None,), form) for row in numbers.to_numpy().tolist()]

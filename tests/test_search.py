@@ -1,0 +1,47 @@
+"""The search of hyper-parameters: the same budget for every row, and validation decides."""
+import pytest
+
+from stages import classifier, search
+from stages.common import params, predictions, run
+from stages.common.row_training import ClassifierParams
+from tests.conftest import in_process
+from tests.test_classifier import CONDITIONS, write_features
+
+NETWORK = {"hidden": 12, "projection": 12, "dropout": 0.1, "learning_rate": 0.02, "epochs": 6, "patience": 6, "batch_size": 16,
+           "averaging": 0.0, "label_smoothing": 0.0}  # fmt: skip
+ROWS = ["video_only", "real_audio"]
+
+
+@pytest.fixture
+def searched(workspace, monkeypatch) -> ClassifierParams:
+    """Both rows trained as params.yaml says."""
+    for module in (classifier, search):
+        monkeypatch.setattr(module, "map_items", in_process)
+    workspace.set(classifier={"seeds": 2, "lstm": NETWORK, "conditions": {name: CONDITIONS[name] for name in ROWS}})
+    write_features()
+    for name in ROWS:
+        classifier.main(run.StageRun("classifier", name, 1))
+    return params.load("classifier", ClassifierParams)
+
+
+def test_draws_begin_with_params_yamls_own_and_come_from_the_space():
+    p = search.SearchParams(draws=9, seed=4, space={"hidden": [32, 64], "dropout": [0.1, 0.2, 0.3]})
+    drawn = search.draw(p)
+    assert len(drawn) == 9 and drawn[0] == {} and drawn == search.draw(p)
+    assert all(setting["hidden"] in (32, 64) and setting["dropout"] in (0.1, 0.2, 0.3) for setting in drawn[1:])
+
+
+def test_the_best_on_validation_is_trained_with_all_seeds_and_compared(searched):
+    still = {"learning_rate": 1e-9}  # learns nothing
+    table = search.search(ROWS, searched, [still, {}]).set_index("condition")
+    for name in ROWS:
+        row, own = table.loc[name], predictions.read(name).of("test")
+        assert row.draws == 2 and row.seeds == 2 and row["chosen setting"] == "params.yaml's own"
+        assert row.accuracy == pytest.approx(own.hits().mean()) and row.gain == 0  # the same trainings again
+        assert float(row["validation, chosen %"]) > float(row["validation, params.yaml's own %"])  # here: that of the first draw
+
+
+def test_a_setting_that_validation_prefers_replaces_params_yamls(searched):
+    weak = searched.model_copy(update={"lstm": searched.lstm.model_copy(update={"learning_rate": 1e-9})})
+    row = search.search(["real_audio"], weak, [{}, {"learning_rate": 0.02}]).iloc[0]
+    assert row["chosen setting"] == "learning_rate 0.02" and row.clips > 0
