@@ -120,6 +120,18 @@ def test_ctrl_c_ends_soon_with_a_sentence_and_without_orphans(tmp_path, clip_set
     wait_for(lambda: not processes(repository), 5)
 
 
+def test_ctrl_c_of_dvc_ends_it_and_its_stage(tmp_path, clip_set, undisturbed):
+    repository = small(tmp_path, clip_set)
+    dvc = repository.start("dvc", "repro")
+    wait_for(lambda: running(repository, dvc, "frames", "worker"))
+    start = time.monotonic()
+    os.killpg(dvc.pid, signal.SIGINT)
+    assert dvc.wait(20) != 0 and time.monotonic() - start < 10
+    wait_for(lambda: not processes(repository), 5)
+    repository.run("dvc", "repro")
+    assert outputs(repository) == outputs(undisturbed)
+
+
 # Disks
 
 

@@ -1,6 +1,9 @@
 """Decoding, time stamps, levels and byte formats against ffmpeg's own answers."""
 
 import re
+import resource
+import subprocess
+import sys
 import warnings
 import weakref
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from stages.common import media
+from stages.common import media, parallel
 from tests.media_files import RATES, ffmpeg, numbered_images, read_number, shown_frames, sine, write_video
 
 VARIABLE = "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 fps for a second, then 12 fps
@@ -277,3 +280,16 @@ def test_jpeg_is_close_and_keeps_the_channels():
     data = media.encode_jpeg(image, 95)
     assert data[:2] == b"\xff\xd8" and np.abs(media.decode_jpeg(data).astype(int) - image).max() <= 3
     assert np.array_equal(media.decode_jpeg(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+
+
+def test_decoding_processes_have_an_end_to_their_memory():
+    """ffmpeg at 1 GiB, workers that decode at 4 GiB of address space."""
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0])"
+    child = subprocess.run([sys.executable, "-c", code], preexec_fn=media._decoder_child, capture_output=True, text=True, check=True)
+    assert int(child.stdout) == media.FFMPEG_MEMORY_BYTES == 2**30
+    limit = parallel.map_items(address_space, [0], 1, initializer=media.decoding_process)
+    assert list(limit) == [media.MEMORY_BYTES] == [4 * 2**30]
+
+
+def address_space(_) -> int:
+    return resource.getrlimit(resource.RLIMIT_AS)[0]

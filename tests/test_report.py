@@ -455,7 +455,7 @@ def test_experiments_with_bounds_show_intervals():
     header = f"setting,condition,{bounds('accuracy')},{bounds('centred_cosine_test')},clips\n"
     Path("metrics/experiments/rates.csv").write_text(header + "5,mapped,0.41234,0.3,0.5,0.5,0.4,0.6,480\nall,mapped,0.5,0.4,0.6,,,,480\n")
     shown = table_after(make()[1], "Experiment: rates")
-    assert shown[0] == ["setting", "condition", "accuracy %", "centred cosine test", "clips"]
+    assert shown[0] == ["setting", "condition", "accuracy (%)", "centred cosine test", "clips"]
     assert shown[2] == ["5", "mapped", "41.2 [30.0, 50.0]", "0.500 [0.400, 0.600]", "480"]
     assert shown[3] == ["all", "mapped", "50.0 [40.0, 60.0]", "", "480"]
     assert "5,mapped,41.234,30,50,0.5,0.4,0.6,480" in Path("metrics/tables/experiment_rates.csv").read_text()

@@ -146,8 +146,8 @@ def architecture_table(rows: dict[str, Row], result: dict) -> Table:
     shown = [ARCHITECTURES[column][0] for column in columns]
     lines.append([STANDS_ON, *(stands_on(result[name]["accuracy"], rows[name].seeds) for name in shown)])
     note = (
-        "`validation` generates and then checks; `mapping` builds the meaning in. Same clips, folds and seeds. Seconds of training stand "
-        "in the experiment `training` below."
+        "`validation` generates and then checks; `mapping` builds the meaning in. Same clips, folds and seeds; cosines and labels are of "
+        "audible clips. Seconds of training stand in the experiment `training` below."
     )
     return Table("architectures", "The two architectures", ["on test", *(f"`{column}`" for column in columns)], lines, note)
 

@@ -47,7 +47,9 @@ def architecture_figures(architectures: Iterable[str]) -> list[list[Content]]:
     rows: list[list[Content]] = []
     for split in ("test", "out_of_fold"):
         centred = [found[split]["generated"]["centred_cosine"] for found in generators]
-        rows.append([f"centred cosine, {split.replace('_', ' ')}", *(interval(value) for value in centred)])
+        title = split.replace("_", " ")
+        rows.append([f"centred cosine, {title}", *(interval(value) for value in centred)])
+        rows.append([f"audible clips / sources, {title}", *(f"{value['n']} / {value['sources']}" for value in centred)])
     for key in ("relative_mse", "variance_ratio", "own_minus_same_action", "time_correlation"):
         rows.append([key.replace("_", " "), *(number(found["test"]["generated"][key]) for found in generators)])
     for key in ("precision", "recall", "f1"):
@@ -187,7 +189,7 @@ def of_experiments() -> list[Table]:
         found = pd.read_csv(path, dtype=str, keep_default_na=False)
         header = [name for name in found.columns if not (bound := re.fullmatch("(.+)_(low|high)", name)) or bound[1] not in found.columns]
         columns = [_intervals(found, name) if f"{name}_low" in found.columns else list(found[name]) for name in header]
-        shown = [f"{name.replace('_', ' ')}{' %' * _is_share(name)}" if f"{name}_low" in found.columns else name for name in header]
+        shown = [f"{name.replace('_', ' ')}{' (%)' * _is_share(name)}" if f"{name}_low" in found.columns else name for name in header]
         rows = [list(row) for row in zip(*columns, strict=True)]
         note = f"Written by `python -m {WRITTEN_BY.get(path.stem, f'stages.experiments {path.stem}')}`."
         tables.append(Table(f"experiment_{path.stem}", f"Experiment: {path.stem}", shown, rows, note))
