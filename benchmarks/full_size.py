@@ -20,8 +20,8 @@ import yaml
 
 from stages.common import shards
 
-STAGES = ["clips", "frames", "optical_flow", "audio", "video_features rgb", "video_features flow", "audio_features",
-          "representative_frames", "captions"]  # fmt: skip
+FEATURES = ["clips", "frames", "optical_flow", "audio", "video_features rgb", "video_features flow", "audio_features"]
+CAPTIONS = ["representative_frames", "captions"]
 
 
 def write_models(folder: Path, layers: int = 12) -> dict[str, str]:
@@ -54,8 +54,8 @@ def write_models(folder: Path, layers: int = 12) -> dict[str, str]:
     return {"video_features": str(folder / "vit"), "audio_features": str(folder / "ast"), "captions": str(folder / "blip")}
 
 
-def run(folder: Path, root: str | None = None, clips_per_action: int = 0, layers: int = 12) -> None:
-    """Run the stages in `folder` on clips of `root` (the current params.yaml's), frames stored at 224 px."""
+def run(folder: Path, stages: list[str], root: str | None = None, clips_per_action: int = 0, layers: int = 12) -> None:
+    """Run stages in `folder` on clips of `root` (the current params.yaml's), frames stored at 224 px."""
     p = yaml.safe_load(Path("params.yaml").read_text())
     p["clips"] |= {"root": str(Path(root or p["clips"]["root"]).absolute()), "max_per_action": clips_per_action}
     p["frames"]["size_px"] = 224
@@ -64,7 +64,7 @@ def run(folder: Path, root: str | None = None, clips_per_action: int = 0, layers
         p[section]["model"] = model
     (folder / "params.yaml").write_text(yaml.safe_dump(p))
     environment = os.environ | {"ITEM_STORE": str(folder / "items"), "PYTHONPATH": str(Path.cwd())}
-    for stage in STAGES:
+    for stage in stages:
         subprocess.run([sys.executable, "-m", *f"stages.{stage}".split()], cwd=folder, env=environment, check=True)
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run(folder, clips_per_action=arguments.clips_per_action)
+        run(folder, FEATURES + CAPTIONS, clips_per_action=arguments.clips_per_action)
         for path in ("video_features/rgb", "video_features/flow", "audio_features", "captions"):
             log = json.loads((folder / f"logs/{path}.json").read_text())
             shape = str(shards.tensor_shape(folder / "data" / path, "features")) if path != "captions" else ""

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ from tests.closure import ROOT
 
 ROWS = ("logistic", "video_only", "distillation", "real_audio", "generated", "validated", "mapped", "mapped_validated", "published")
 # the others: tests/test_classifier.py and test_action_data.py
+
+
+def hear_ctrl_c() -> None:
+    """A shell has what it runs in the background ignore it, and so would everything that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Repository:
@@ -50,9 +56,11 @@ class Repository:
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
 
     def start(self, *command: str) -> subprocess.Popen:
-        """Run in the background, silently, in a process group of its own."""
-        silence = subprocess.DEVNULL
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=silence, stderr=silence, start_new_session=True)
+        """Run in the background, silently, in a process group of its own, where it hears Ctrl-C."""
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, preexec_fn=hear_ctrl_c,
+        )  # fmt: skip
 
     def run(self, *command: str, fails: bool = False) -> str:
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)

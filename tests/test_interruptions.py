@@ -21,7 +21,7 @@ from stages.common.errors import UserError
 from tests.closure import ROOT
 from tests.conftest import write_clip_set
 from tests.privileges import drop_overrides
-from tests.repository import Repository
+from tests.repository import Repository, hear_ctrl_c
 from tests.test_shards import SCHEMA, full_row
 
 STAGES = ("code", "clips", "frames", "optical_flow", "audio")
@@ -109,8 +109,9 @@ def test_ctrl_c_ends_soon_with_a_sentence_and_without_orphans(tmp_path, clip_set
     repository = small(tmp_path, clip_set)
     repository.run(*stage_command("clips"))
     process = subprocess.Popen(
-        stage_command("frames"), cwd=tmp_path, env=repository.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        stage_command("frames"), cwd=tmp_path, env=repository.environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )  # fmt: skip
     wait_for(lambda: "worker" in candidates(repository, process))
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them

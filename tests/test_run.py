@@ -11,6 +11,7 @@ import pytest
 from stages.common import run
 from stages.common.errors import UserError
 from tests.closure import ROOT
+from tests.repository import hear_ctrl_c
 
 STAGE = r'''"""Do what the test says."""
 import os, time
@@ -36,7 +37,7 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen:
     (folder / "thing.py").write_text(STAGE)
     return subprocess.Popen(
         [sys.executable, "thing.py", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder), **environment},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder), **environment}, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
 
 
