@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.kills import candidates, processes, stage_of
+from benchmarks.kills import candidates, mended, processes, stage_of
 from stages.common import shards
 from stages.common.errors import UserError
 from tests.closure import ROOT
@@ -83,6 +83,14 @@ def test_three_kills_change_no_byte_and_leave_no_process(tmp_path, clip_set, und
     repository.run("dvc", "repro")
     assert outputs(repository) == outputs(undisturbed)
     assert not list((repository.folder / "data").rglob("*.tmp"))
+
+
+def test_dvcs_own_lock_that_a_kill_cut_off_is_deleted_by_hand(undisturbed):
+    (undisturbed.folder / ".dvc/tmp/rwlock").write_text("")
+    text = undisturbed.run("dvc", "repro", fails=True)
+    assert "Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted" in text and "Traceback" not in text
+    assert mended(undisturbed) and not mended(undisturbed)
+    assert undisturbed.stages_run(undisturbed.run("dvc", "repro")) == ["clips"]
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(tmp_path, clip_set, undisturbed):
