@@ -1,9 +1,11 @@
-"""Kill `dvc repro` at random moments, run it again, and compare with an undisturbed run byte by byte.
+"""Kill `dvc repro` at random moments in every stage, run it again, and compare with an undisturbed run byte by byte.
 
     python -m benchmarks.kills [--kills 20] [--seed 0]
 
 Both runs start from nothing, with tiny parameters, in folders of their own.  A victim is drawn each time: dvc, the running stage,
-or one of its workers; it gets SIGKILL.  Where a stage outlives its dvc, the next run starts while it is still writing.
+or one of its workers; it gets SIGKILL.  A stage is hit once, at a moment drawn from the time that it takes, before any is hit
+twice; one kill of four comes at any moment, also between stages.  Where a stage outlives its dvc, the next run starts while it
+is still writing.
 Prints a line of Markdown for the README, and exits 1 where a byte differs, a process is left or a file is half-written.
 """
 import argparse
@@ -22,6 +24,7 @@ import psutil
 from tests.repository import Repository
 
 VICTIMS = ("dvc", "stage", "worker")
+ANY_MOMENT = 0.25  # share of kills that wait for no stage
 PATIENCE = 20  # runs that may fail in a row: a stage that a killed dvc left behind may still be writing
 
 
@@ -66,23 +69,46 @@ def candidates(repository: Repository, dvc: subprocess.Popen) -> dict[str, psuti
     return found
 
 
-def disturb(repository: Repository, kills: int, longest_s: float, draw: random.Random) -> Counter:
+def duration_s(undisturbed: Repository, stage: str) -> float:
+    """How long the undisturbed run took for a stage and item."""
+    try:
+        return undisturbed.log(stage.replace(" ", "/"))["seconds"]
+    except FileNotFoundError:  # `code` keeps no log
+        return 1.0
+
+
+def moment(repository: Repository, dvc: subprocess.Popen, undisturbed: Repository, hit: set[str], longest_s: float,
+           draw: random.Random) -> None:
+    """Wait for the moment of the next kill, or for dvc's end: in a stage that is not among `hit`, or at any time."""
+    end = time.monotonic() + draw.uniform(0.5, longest_s) if draw.random() < ANY_MOMENT else float("inf")
+    while dvc.poll() is None and time.monotonic() < end:
+        running = stage_of(process) if (process := candidates(repository, dvc).get("stage")) else ""
+        if end == float("inf") and running and running.split()[0] not in hit:
+            end = time.monotonic() + draw.uniform(0, duration_s(undisturbed, running))
+        time.sleep(0.05)
+
+
+def disturb(repository: Repository, kills: int, undisturbed: Repository, longest_s: float, draw: random.Random) -> Counter:
     """Run `dvc repro` until it ends well, killing at random moments until `kills` are reached; victims and stages counted."""
     done: Counter = Counter()
     failures = 0  # in a row, of runs that nobody killed
+    hit: set[str] = set()
     while failures < PATIENCE:
         before = done["kills"]
         dvc = repository.start("dvc", "repro")
         while dvc.poll() is None and done["kills"] < kills:
+            moment(repository, dvc, undisturbed, hit, longest_s, draw)
+            if not (victims := candidates(repository, dvc)):
+                continue
+            stage = stage_of(victims["stage"]).split()[0] if "stage" in victims else "between stages"
+            victim = draw.choice([name for name in VICTIMS if name in victims])
             try:
-                dvc.wait(draw.uniform(0.5, longest_s))
-            except subprocess.TimeoutExpired:
-                victims = candidates(repository, dvc)
-                stage = stage_of(victims["stage"]) if "stage" in victims else "between stages"
-                victim = draw.choice([name for name in VICTIMS if name in victims])
                 victims[victim].send_signal(signal.SIGKILL)
-                done.update(["kills", victim, f"in {stage}"])
-                print(f"{done['kills']:3d}: {victim} in {stage}", file=sys.stderr)
+            except psutil.NoSuchProcess:  # it has just ended
+                continue
+            hit.add(stage)
+            done.update(["kills", victim, f"in {stage}"])
+            print(f"{done['kills']:3d}: {victim} in {stage}", file=sys.stderr)
         dvc.wait()
         if dvc.returncode == 0:
             return done
@@ -127,12 +153,12 @@ def main() -> None:
         while done["kills"] < arguments.kills:
             rounds += 1
             disturbed = Repository(Path(folder, f"disturbed-{rounds}"), workers=2)
-            done += disturb(disturbed, arguments.kills - done["kills"], 2 * seconds / arguments.kills + 2, draw)
+            done += disturb(disturbed, arguments.kills - done["kills"], undisturbed, seconds / 10, draw)
             faults += differences(undisturbed, disturbed)
             time.sleep(2)
             faults += [f"left: {' '.join(command(process))}" for process in processes(disturbed)]
             faults += [str(path) for path in disturbed.folder.glob("data/**/.*.tmp")]
-    stages = len([name for name in done if name.startswith("in ")])
+    stages = len([name for name in done if name.startswith("in ") and name != "in between stages"])
     victims = ", ".join(f"{done[name]} of {name}" for name in VICTIMS)
     print(f"{done['kills']} kills ({victims}) in {stages} stages, {rounds} runs of all stages: {len(faults)} differences; "
           f"{done['locks']} times DVC's own lock had to be deleted")

@@ -310,15 +310,17 @@ def measure(p: CaptionsParams, heard: list[dict]) -> dict:
     }
     found: dict = {"before": {}, "after": {}}
     for name, split in (("validation", "validation"), ("out_of_fold", "training")):
-        clips = [row["clip_id"] for row in shards.ok_rows(OUTPUT) if row["split"] == split and row["clip_id"] in {*audible} & {*originals}]
-        frames = [(clip, step) for clip in clips[:: len(clips) // MEASURED + 1] for step in originals[clip]]
+        clips = [row for row in shards.ok_rows(OUTPUT) if row["split"] == split and row["clip_id"] in {*audible} & {*originals}]
+        clips = clips[:: len(clips) // MEASURED + 1]
+        frames = [(row["clip_id"], step) for row in clips for step in originals[row["clip_id"]]]
+        counts = {"clips": len(clips), "sources": len({row["source_id"] for row in clips})}
         labels, before = [audible[clip] for clip, _ in frames], [originals[clip][step] for clip, step in frames]
         after = [written[clip][step] for clip, step in frames]
         if frames:
             for key, texts in (("before", before), ("after", after)):
                 cosines = text_embedding.cosines(text_embedding.embed(reader.model, texts), meanings)
                 mapped = text_embedding.closest(cosines, TOP_K).tolist()
-                found[key][name] = caption_words.quality(texts, before, labels, names, mapped)
+                found[key][name] = caption_words.quality(texts, before, labels, names, mapped) | counts
     captions = [text for row in written.values() for text in row.values()]
     frames_per_clip = len(captions) / max(1, len(written))
     return {"frames": len(captions), "frames_per_clip": frames_per_clip, "distinct_captions": len(set(captions)), **found}

@@ -115,7 +115,7 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
     version = digest("clips", CODE_VERSION)
     for clip in clips:
         clip |= dict.fromkeys(FACTS.names)
-    inside = [clip for clip in clips if p.links == "all" or _is_inside(clip, p)]
+    inside = clips if p.links == "all" else _inside(clips, p.root)
     tasks = [_task((Path(p.root) / clip["path"]).absolute()) for clip in inside]
     with ItemStore("clips", version, FACTS) as store:
         failures = stage.fill(
@@ -127,12 +127,18 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
             _limit_size(clip, p)
 
 
-def _is_inside(clip: dict, p: ClipsParams) -> bool:
-    """Whether a clip's file lies below the root, links followed; refuses the clip where it does not."""
-    if os.path.realpath(Path(p.root) / clip["path"]).startswith(os.path.realpath(p.root) + os.sep):
-        return True
-    clip |= {"status": "outside_root", "reason": "a link leads out of clips.root; clips.links = all follows it"}
-    return False
+def _inside(clips: list[dict], root: str) -> list[dict]:
+    """The clips whose file lies below the root, links followed; the others are refused."""
+    names = [os.path.split(clip["path"]) for clip in clips]
+    real = {folder: os.path.realpath(os.path.join(root, folder)) for folder in {folder for folder, _ in names}}
+    found, within = [], os.path.realpath(root) + os.sep
+    for clip, (folder, name) in zip(clips, names, strict=True):
+        path = os.path.join(real[folder], name)
+        if (os.path.realpath(path) if os.path.islink(path) else path).startswith(within):
+            found.append(clip)
+        else:
+            clip |= {"status": "outside_root", "reason": "a link leads out of clips.root; clips.links = all follows it"}
+    return found
 
 
 def _task(path: Path) -> tuple[str, str]:

@@ -204,7 +204,8 @@ def main(stage: run.StageRun) -> None:
     rates = {name: curves.missing_rates(name, row.clips, row.seeds, asked, name in partial) for name, row in rows.items()}
     pairs = row_measures.look_alike(p.look_alike_pairs, actions)
     per_action = row_measures.group_accuracy(rows, {action: [action] for action in actions})
-    within = row_measures.group_accuracy(rows, row_measures.pair_groups(pairs, actions)) if pairs else {}
+    groups = row_measures.pair_groups(pairs, actions)
+    within = row_measures.group_accuracy(rows, groups) if pairs else {}
     folders = generated_folders()
 
     made = [row_tables.main_table(result, conditions), row_tables.check_table(rows, result, checked),
@@ -214,7 +215,9 @@ def main(stage: run.StageRun) -> None:
     made += [row_tables.subset_table(rows, result), row_tables.action_table(rows, per_action, audio_visual)]
     read = pair_read_out.measure(pairs)
     if pairs:
-        made += [row_tables.pair_table(rows, result, within), *([row_tables.read_out_table(read)] if read else [])]
+        made += [row_tables.pair_table(rows, result, within),
+                 row_tables.pair_difference_table(rows, result, row_measures.group_differences(rows, groups)),
+                 *([row_tables.read_out_table(read)] if read else [])]  # fmt: skip
     made += stage_tables.of_stages({name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()})
     if CONFIRMED.is_file():
         made.append(row_tables.confirmation_table(result, CONFIRMED))

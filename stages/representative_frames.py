@@ -101,6 +101,7 @@ def decide(row: dict, threshold: float) -> dict:
 
 def compare_thresholds(thresholds: set[float]) -> dict:
     """What each threshold chooses and, in rendered clips, whether that is when something happens."""
+    source = {row["clip_id"]: row["source_id"] for row in shards.ok_rows(OUTPUT)}
     times_s = {row["clip_id"]: row["times_s"] for row in shards.iter_rows(FRAMES, ["times_s"], MEASURED)}
     clips = list(shards.iter_rows(OUTPUT, ["magnitudes"], MEASURED))
     if not clips:
@@ -112,6 +113,8 @@ def compare_thresholds(thresholds: set[float]) -> dict:
         chosen = choose(magnitudes, threshold)
         exact = motion_measures.hits(chosen, list(events.values()), 0)
         found[f"{threshold:g}"] = {
+            "clips": len(clips),
+            "sources": len({source[clip["clip_id"]] for clip in clips}),
             "frames_per_clip": float(chosen.sum(1).mean()),
             "clips_without": float(1 - above(magnitudes, threshold).any(1).mean()),
             **motion_measures.hits(chosen, list(events.values())),

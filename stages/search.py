@@ -1,10 +1,12 @@
-"""Search the hyper-parameters of every row with an LSTM, with the same budget for each (outside the default pipeline).
+"""Search the hyper-parameters of every row, with the same budget for each (outside the default pipeline).
 
     python -m stages.search [condition ...]      writes metrics/experiments/search.csv: a row per condition
 
 Random search (Bergstra & Bengio 2012): `search.draws` settings, the same for all rows, params.yaml's own as the first; one
 seed each, and the highest validation accuracy (the lower loss where equal) decides.  The chosen setting is then trained with
-all seeds and scored on test once, beside params.yaml's own.  Reads what `classifier` reads: run `dvc repro` first.
+all seeds and scored on test once, beside params.yaml's own.  Logistic regression has one hyper-parameter: to the candidates of
+`classifier.logistic` come the first of `search.inverse_regularisation`, until there are as many as draws.  Reads what
+`classifier` reads: run `dvc repro` first.
 """
 import argparse
 import sys
@@ -20,7 +22,8 @@ from stages.classifier import train_one
 from stages.common import params, predictions, statistics
 from stages.common.action_data import ActionData, Condition, lessons
 from stages.common.errors import UserError
-from stages.common.parallel import Failure, default_workers, map_items
+from stages.common.logistic import logistic_regression
+from stages.common.parallel import Failure, default_workers, map_items, one_thread
 from stages.common.predictions import Predictions
 from stages.common.row_training import ClassifierParams, Training
 from stages.common.training import scratch
@@ -31,6 +34,7 @@ class SearchParams(params.Section):
     draws: int = Field(ge=1)
     seed: int
     space: dict[str, list[int | float]] = Field(min_length=1)
+    inverse_regularisation: list[float]
 
 
 def draw(p: SearchParams) -> list[dict]:
@@ -65,8 +69,9 @@ def quality(found: Predictions) -> tuple[float, float]:
     return float(part.hits().mean()), float(np.log(np.maximum(likelihood, 1e-9)).mean())
 
 
-def row_of(name: str, setting: dict, chosen: list[Predictions], tried: list[tuple[float, float]]) -> dict:
-    """A condition's row of the table: the chosen setting's test accuracy, and its difference to params.yaml's own."""
+def row_of(name: str, setting: dict, chosen: list[Predictions], tried: list[tuple[float, float]], draws: int) -> dict:
+    """A condition's row of the table: the chosen setting's test accuracy, and its difference to params.yaml's own.
+    tried: quality of each setting, params.yaml's own first; draws: how many these stand for."""
     test = [found.of("test") for found in chosen]
     hits, clips = np.mean([part.hits() for part in test], axis=0), test[0].clips
     own = predictions.read(name).of("test")
@@ -76,15 +81,34 @@ def row_of(name: str, setting: dict, chosen: list[Predictions], tried: list[tupl
                "gain": statistics.paired_difference(hits, own.hits(), clips.source_id.to_numpy())}  # fmt: skip
     ends = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
     return {
-        "condition": name, "draws": len(tried), "chosen setting": ", ".join(f"{k} {v}" for k, v in setting.items()) or "params.yaml's own",
+        "condition": name, "draws": draws, "chosen setting": ", ".join(f"{k} {v}" for k, v in setting.items()) or "params.yaml's own",
         "validation, chosen %": f"{100 * max(tried)[0]:.1f}", "validation, params.yaml's own %": f"{100 * tried[0][0]:.1f}",
         **{f"{key}{end}": figure[part] for key, figure in figures.items() for end, part in ends.items()},
-        "clips": len(clips), "sources": clips.source_id.nunique(), "seeds": len(chosen), "machine": machine(),
+        "clips": len(clips), "sources": clips.source_id.nunique(),
+        "seeds": sum(len(part.probabilities) for part in test), "machine": machine(),
     }  # fmt: skip
 
 
-def search(names: list[str], p: ClassifierParams, settings: list[dict]) -> pd.DataFrame:
-    """Try all settings on all rows, then train the best of each with all seeds."""
+def search_logistic(name: str, p: ClassifierParams, candidates: list[float], draws: int) -> dict:
+    """A row without LSTM: params.yaml's own candidates together, then others alone."""
+    own = p.logistic.inverse_regularisation
+    settings = [own, *([value] for value in candidates[: max(0, draws - len(own))])]
+    with scratch() as folder:
+        data = ActionData(folder, p.conditions[name], p.labels_per_action)
+        found = []
+        for values in tqdm(settings, name):
+            changed = {"logistic": p.logistic.model_copy(update={"inverse_regularisation": values}), "missing_rates": []}
+            found.append(logistic_regression(data, p.conditions[name], p.model_copy(update=changed), name)[0])
+    tried = [quality(answers) for answers in found]
+    best = tried.index(max(tried))
+    setting = {"inverse_regularisation": settings[best][0]} if best else {}
+    return row_of(name, setting, [found[best]], tried, len(own) + len(settings) - 1)
+
+
+def search(names: list[str], p: ClassifierParams, settings: list[dict]) -> list[dict]:
+    """Try all settings on all rows with an LSTM, then train the best of each with all seeds."""
+    if not names:
+        return []
     with scratch() as folder:
         data = {name: ActionData(Path(tempfile.mkdtemp(dir=folder)), p.conditions[name], p.labels_per_action) for name in names}
 
@@ -96,25 +120,32 @@ def search(names: list[str], p: ClassifierParams, settings: list[dict]) -> pd.Da
         by_name = {name: scores[i * len(settings) : (i + 1) * len(settings)] for i, name in enumerate(names)}
         best = {name: settings[found.index(max(found))] for name, found in by_name.items()}
         final = train_all(tasks([(name, best[name], seed) for name in names for seed in range(p.seeds)]), "best")
-        return pd.DataFrame([
-            row_of(name, best[name], final[i * p.seeds : (i + 1) * p.seeds], by_name[name]) for i, name in enumerate(names)
-        ])  # fmt: skip
+        return [
+            row_of(name, best[name], final[i * p.seeds : (i + 1) * p.seeds], by_name[name], len(settings)) for i, name in enumerate(names)
+        ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stages.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("condition", nargs="*", help="rows to search (default: every row with an LSTM that answers all clips)")
+    parser.add_argument("condition", nargs="*", help="rows to search (default: all)")
     asked = parser.parse_args().condition
+    one_thread()  # as in the stages: the same bytes everywhere
     try:
         p = params.load("classifier", ClassifierParams)
         if unknown := sorted(set(asked) - set(p.conditions)):
             raise UserError(f"{', '.join(unknown)}: no condition of params.yaml; there are {', '.join(p.conditions)}")
-        names = asked or [name for name, c in p.conditions.items() if c.model == "lstm" and not c.kept_only]
-        table = search(names, p, draw(params.load("search", SearchParams)))
+        names, searched = asked or list(p.conditions), params.load("search", SearchParams)
+        rows = [
+            search_logistic(name, p, searched.inverse_regularisation, searched.draws)
+            for name in names
+            if p.conditions[name].model == "logistic"
+        ]
+        rows += search([name for name in names if p.conditions[name].model == "lstm"], p, draw(searched))
     except UserError as error:
         sys.exit(f"search: error: {error}")
+    table = pd.DataFrame(sorted(rows, key=lambda row: names.index(row["condition"])))
     path = Path("metrics/experiments/search.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.6f")

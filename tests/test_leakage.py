@@ -158,6 +158,7 @@ def test_only_metrics_code_names_the_truth():
     metrics_code = {
         "dictionary.py": {"true_sound"}, "common/filter_measures.py": {"measure"}, "report.py": {"subsets"},
         "common/mapping_measures.py": {"true_labels"}, "common/motion_measures.py": {"event_steps"},
+        "common/pair_read_out.py": {"summaries"},
     }  # fmt: skip
     assert readers == {"clips.py": {"main"}} | metrics_code
 

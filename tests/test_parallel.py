@@ -108,6 +108,11 @@ def test_items_are_taken_only_a_little_ahead():
     results.close()
 
 
+def test_without_items_no_process_is_started(monkeypatch):
+    monkeypatch.setattr(parallel, "_context", lambda: pytest.fail("a fork server is started"))
+    assert list(map_items(workers.square, [], 2)) == []
+
+
 def test_initializer_sets_every_worker_up():
     assert list(map_items(workers.add_offset, range(6), 2, initializer=workers.set_offset, initargs=(100,))) == [100 + x for x in range(6)]
 

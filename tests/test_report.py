@@ -161,6 +161,11 @@ def test_figures_are_those_counted_by_hand():
     assert (metrics["test_clips"], metrics["test_sources"]) == (5, 4)
     pairs = metrics["look_alike_pairs"]["video_only"]
     assert pairs == {"knocking / hammering": 0.5, "all pairs": 0.5, "other actions": 1.0}
+    with open("metrics/tables/look_alike_differences.csv") as lines:
+        (row,) = csv.DictReader(lines)
+    for group, accuracy in metrics["look_alike_pairs"]["real_audio"].items():
+        assert float(row[group]) == pytest.approx(100 * (accuracy - pairs[group]), abs=0.06)
+        assert float(row[f"{group}_low"]) <= float(row[group]) <= float(row[f"{group}_high"])
 
 
 def table_after(text: str, heading: str) -> list[list[str]]:
@@ -395,7 +400,7 @@ def test_each_table_is_there_as_csv_and_latex_and_old_ones_go():
     Path("metrics/tables").mkdir(parents=True)
     Path("metrics/tables/old.csv").write_text("x")
     make()
-    names = {"main", "tests_and_calibration", "missing_rates", "subsets", "actions", "look_alike_pairs"}
+    names = {"main", "tests_and_calibration", "missing_rates", "subsets", "actions", "look_alike_pairs", "look_alike_differences"}
     assert {path.name for path in Path("metrics/tables").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("csv", "tex")}
     with open("metrics/tables/main.csv") as lines:
         rows = {row["condition"]: row for row in csv.DictReader(lines)}

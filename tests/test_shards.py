@@ -14,6 +14,7 @@ from stages.common.errors import UserError
 SCHEMA = pa.schema([
     ("features", shards.tensor(pa.float16(), 3, 4)), ("jpegs", pa.list_(pa.binary())), ("note", pa.string()), ("level", pa.float32()),
 ])  # fmt: skip
+PARTITIONS = ds.partitioning(pa.schema([("split", pa.string()), ("action", pa.string())]), flavor="hive")
 ACTIONS = ["playing+music", "waving hands", "50%", "a/b", "a%2Fb", "ünï=★", "split=test", "'quoted\"", "_under", ".dot", "null"]
 
 
@@ -75,11 +76,17 @@ def test_rows_come_back_in_order_with_odd_actions_and_without_action(tmp_path):
 def test_pyarrow_dataset_reads_split_and_action(tmp_path):
     rows = some_rows()
     shards.write(tmp_path / "out", SCHEMA, rows, rows, "v1")
-    table = ds.dataset(tmp_path / "out", partitioning=shards.PARTITIONS).to_table(columns=["clip_id", "split", "action", "level"])
+    table = ds.dataset(tmp_path / "out", partitioning=PARTITIONS).to_table(columns=["clip_id", "split", "action", "level"])
     found = {row["clip_id"]: (row["split"], row["action"]) for row in table.to_pylist()}
     assert found == {row["clip_id"]: (row["split"], row["action"]) for row in rows}
-    music = ds.dataset(tmp_path / "out", partitioning=shards.PARTITIONS).to_table(filter=ds.field("action") == "playing+music")
+    music = ds.dataset(tmp_path / "out", partitioning=PARTITIONS).to_table(filter=ds.field("action") == "playing+music")
     assert len(music) == 4
+
+
+def test_folders_are_named_as_pyarrow_names_them():
+    for action in [None, *ACTIONS, *(chr(code) for code in range(1, 0x250)), "日本", "\U0001f3b5"]:
+        value = ds.field("action").is_null() if action is None else ds.field("action") == action
+        assert shards.partition("training", action) == PARTITIONS.format((ds.field("split") == "training") & value)[0]
 
 
 def test_index_holds_every_clip_and_refused_ones_have_no_row(tmp_path):
@@ -132,7 +139,7 @@ def test_extras_appear_with_the_directory_and_readers_skip_them(tmp_path):
         assert_same(one, other)
     assert shards.read_columns(out, ["note"])["clip_id"] == [row["clip_id"] for row in rows]
     assert shards.ok_rows(out) == shards.ok_rows(tmp_path / "plain")
-    dataset = ds.dataset(out, partitioning=shards.PARTITIONS)
+    dataset = ds.dataset(out, partitioning=PARTITIONS)
     assert len(dataset.files) == 5 and dataset.to_table(columns=["clip_id"]).num_rows == len(rows)
     plain = {path.relative_to(tmp_path / "plain"): path.read_bytes() for path in (tmp_path / "plain").rglob("*.parquet")}
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.parquet") if path.name != "_captions.parquet"} == plain

@@ -1,6 +1,10 @@
 """Rows on disk against NumPy, and the training loop: the best epoch, early stopping, seeds, and a loss that explodes."""
 
 import copy
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from safetensors.torch import load_file
 from stages.common import training
 from stages.common.errors import UserError
 from stages.common.training import RowFile, TrainingParams, fit, parameter_groups, scratch
+from tests.closure import ROOT
 
 
 def parameters(**changes) -> TrainingParams:
@@ -226,7 +231,15 @@ class Killed(BaseException):
     pass
 
 
-def trained(kill_at: int | None = None, key: str = "data", target: float = 3.0, seed: int = 0, **changes):
+def die():
+    raise Killed
+
+
+def die_by_kill_9():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def trained(kill_at: int | None = None, key: str = "data", target: float = 3.0, seed: int = 0, die=die, **changes):
     """Weights and curve of a training with dropout, noise of its own and moving averages; killed in step `kill_at`."""
     torch.manual_seed(seed)
     model, own, steps = Network(), torch.Generator().manual_seed(7), 0
@@ -235,7 +248,7 @@ def trained(kill_at: int | None = None, key: str = "data", target: float = 3.0, 
         nonlocal steps
         steps += model.training
         if steps == kill_at:
-            raise Killed
+            die()
         noise = torch.randn(len(rows), 2, generator=own) * model.training
         return (model(X2[rows] + 0.1 * noise) - target * X2[rows]).square().mean()
 
@@ -268,6 +281,20 @@ def test_a_killed_training_ends_with_the_same_weights(store, kill_at):
     resumed, again, steps = trained()
     assert same(weights, resumed) and curve == again
     assert steps == 48 - (kill_at - 1) // 4 * 4
+    assert list(store.iterdir()) == []
+
+
+def test_kill_9_in_a_training_leaves_what_another_process_goes_on_from(store):
+    weights, curve, _ = trained(key="undisturbed")
+    program = (
+        "from stages.common import checkpoints\nfrom tests.test_training import die_by_kill_9, trained\n"
+        "checkpoints.MAX_SHARE = float('inf')\ntrained({}, die=die_by_kill_9)"
+    )
+    for step in (27, 6):  # in the seventh epoch of twelve, and, in another process, in the eighth
+        done = subprocess.run([sys.executable, "-c", program.format(step)], env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == -signal.SIGKILL
+    resumed, again, steps = trained()
+    assert steps == 5 * 4 and same(weights, resumed) and curve == again
     assert list(store.iterdir()) == []
 
 

@@ -39,6 +39,7 @@ def measure(data: Features, rows: torch.Tensor, scores: dict[str, np.ndarray], r
         made |= {"constant_frequencies": np.repeat(frequencies[None], len(real), 0), "shuffled_clips": shuffled}
         result[name] = {way: compare(values, real, threshold) for way, values in made.items()}
         result[name]["clips"] = len(chosen)
+        result[name]["sources"] = data.clips.source_id[rows[chosen].tolist()].nunique()
         result[name]["labels_per_clip"] = float((real >= threshold).sum(1).mean())
     return result
 

@@ -66,7 +66,7 @@ def draw(clips: list[dict], count: int, seed: int) -> list[dict]:
 def stored(stage: str, columns: list[str], names: list[str]) -> dict[str, dict]:
     """The rows of test clips in a stage's shards, by clip_id; none where the stage has not run or refused the clip."""
     directory = DATA / stage
-    found = ds.dataset(directory, format="parquet", partitioning=shards.PARTITIONS) if directory.is_dir() else None
+    found = ds.dataset(directory, format="parquet", partitioning="hive") if directory.is_dir() else None
     if not found or not found.files or not names:
         return {}
     table = found.to_table(["clip_id", *columns], filter=(ds.field("split") == "test") & ds.field("clip_id").isin(names))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing import forkserver
 from typing import Any
 
@@ -75,6 +76,9 @@ def map_items(
     `function` must be importable.  An item whose worker exceeds `timeout_s`, or dies twice, yields a `Failure`; an exception
     that `function` raises is raised here.  At most four items per worker are in flight, so memory stays bounded.
     """
+    items = iter(items)
+    if not (first := list(islice(items, 1))):  # nothing to do: no process is started
+        return
     workers = workers or default_workers()
     pending: deque = deque()
     with ProcessPool(workers, initializer=_start, initargs=(initializer, *initargs), context=_context()) as pool:
@@ -91,7 +95,7 @@ def map_items(
 
         try:
             _start_workers(pool)
-            for item in items:
+            for item in chain(first, items):
                 pending.append((start(item), item))
                 if len(pending) >= 4 * workers:
                     yield next_result()

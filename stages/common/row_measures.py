@@ -104,6 +104,17 @@ def group_accuracy(rows: dict[str, Row], groups: dict[str, list[str]]) -> dict:
     return result
 
 
+def group_differences(rows: dict[str, Row], groups: dict[str, list[str]]) -> dict:
+    """Paired difference of each condition to the baseline on the clips of each group of actions that it answers."""
+    base, result = rows[BASELINE].clips.hit, {}
+    for name, clips in ((name, row.clips) for name, row in rows.items() if name != BASELINE):
+        chosen = {group: clips[clips.action.isin(actions)] for group, actions in groups.items()}
+        result[name] = {
+            group: statistics.paired_difference(part.hit, base[part.index].to_numpy(), part.source_id) for group, part in chosen.items()
+        }
+    return result
+
+
 def long_table(result: dict) -> pd.DataFrame:
     """All figures as rows: condition, measure (accuracy, or difference to the baseline), subset ('' for all test clips)."""
     rows = []

@@ -135,6 +135,16 @@ def pair_table(rows: dict[str, Row], result: dict, pairs: dict) -> Table:
     return Table("look_alike_pairs", "Within look-alike pairs", header, lines, note)
 
 
+def pair_difference_table(rows: dict[str, Row], result: dict, differences: dict) -> Table:
+    lines: list[list[Content]] = [
+        [f"`{name}`", *(percent(figure, True) for figure in row.values()), stands_on(result[name]["accuracy"], rows[name].seeds)]
+        for name, row in differences.items()
+    ]
+    header = ["condition", *next(iter(differences.values())), STANDS_ON]
+    note = f"Points, on the same clips; {len(lines)} rows by {len(header) - 2} columns without correction: for exploration."
+    return Table("look_alike_differences", f"Within look-alike pairs, minus `{BASELINE}`", header, lines, note)
+
+
 def architecture_table(rows: dict[str, Row], result: dict) -> Table:
     """The two architectures side by side, on the same clips and folds."""
     lines, columns = architecture_figures(ARCHITECTURES), list(ARCHITECTURES)
@@ -152,15 +162,19 @@ def architecture_table(rows: dict[str, Row], result: dict) -> Table:
     return Table("architectures", "The two architectures", ["on test", *(f"`{column}`" for column in columns)], lines, note)
 
 
-def read_out_table(found: dict[str, dict[str, dict]]) -> Table:
+def read_out_table(found: dict[str, dict[str, dict[str, dict]]]) -> Table:
     """Linear read-outs of the frozen features within look-alike pairs (pair_read_out.py)."""
     lines: list[list[Content]] = [
-        [name, pair, percent(figure), number(figure["auroc"]), figure["n"], figure["sources"]]
-        for name, pairs in found.items()
+        [name, pair, learned, figure["learned_from"], percent(figure), number(figure["auroc"]), stands_on(figure, 1)]
+        for name, ways in found.items()
+        for learned, pairs in ways.items()
         for pair, figure in pairs.items()
     ]
-    header = ["read from", "pair", "accuracy between the two", "AUROC", "clips", "sources"]
-    note = "Logistic regression between the two actions of a pair, on mean and standard deviation over time; chance is 50 %."
+    header = ["read from", "pair", "learned from", "clips of the two", "accuracy between the two", "AUROC", STANDS_ON]
+    note = (
+        "Logistic regression between the two actions of a pair, on mean and standard deviation over time; chance is 50 %. Where it "
+        "learns from unlabelled clips, too, it is told their true actions, which no row knows: the clips that generators learn from."
+    )
     return Table("read_out", "What a linear read-out knows of look-alike actions", header, lines, note)
 
 

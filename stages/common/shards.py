@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from stages.common.errors import UserError
@@ -29,7 +29,6 @@ SCHEMA_VERSION = "1"
 INDEX = "_index.parquet"
 ROWS_PER_GROUP = 64  # bounds what a reader holds: 64 clips of [18, 768] float16 are 1.7 MB
 ROWS_PER_SHARD = 2048
-PARTITIONS = ds.partitioning(pa.schema([("split", pa.string()), ("action", pa.string())]), flavor="hive")
 INDEX_FIELDS = [
     pa.field("clip_id", pa.string()),
     pa.field("split", pa.string()),  # training, validation, test, unlabelled
@@ -115,8 +114,8 @@ def write(directory: Path, schema: pa.Schema, rows: Iterable[dict], index: list[
 
 def partition(split: str, action: str | None) -> str:
     """The folder of a split and action inside an output, with every character of their names that is special encoded."""
-    value = ds.field("action").is_null() if action is None else ds.field("action") == action
-    return PARTITIONS.format((ds.field("split") == split) & value)[0]
+    value = "__HIVE_DEFAULT_PARTITION__" if action is None else quote(action, safe="")
+    return f"split={split}/action={value}"
 
 
 def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:

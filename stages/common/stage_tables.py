@@ -12,6 +12,7 @@ from stages.common.tables import Cell, Content, Table, interval, number, percent
 METRICS = Path("metrics")
 FRAME_KEYS = ("frames_per_clip", "clips_without", "event_recall", "event_recall_random", "event_recall_exact", "event_recall_random_exact",
               "chosen_near_event", "chosen_near_event_random")  # fmt: skip
+CLIPS_SOURCES = "clips / sources"
 WRITTEN_BY = {"statistics": "benchmarks.statistics", "search": "stages.search"}  # tables with a script of their own
 NOT_COMPARABLE = "*Reported* is the research description's figure, on Moments in Time with other models: it cannot be compared with ours."
 
@@ -22,6 +23,10 @@ def metrics_of(name: str) -> dict:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro {name.replace('/', '@')}`")
     return json.loads(path.read_text())
+
+
+def clips_sources(figures: dict) -> str:
+    return f"{figures['clips']} / {figures['sources']}"
 
 
 def generator_table(architecture: str, number_of: int, seeds: int) -> Table:
@@ -60,8 +65,10 @@ def architecture_figures(architectures: Iterable[str]) -> list[list[Content]]:
 def frames_table() -> Table:
     """What thresholds of motion choose as representative frames."""
     found = metrics_of("representative_frames")["thresholds"]
-    rows: list[list[Content]] = [[name, *(number(row.get(key)) for key in FRAME_KEYS)] for name, row in found.items()]
-    header = ["threshold", *(key.replace("_", " ") for key in FRAME_KEYS)]
+    rows: list[list[Content]] = [
+        [name, *(number(row.get(key)) for key in FRAME_KEYS), clips_sources(row)] for name, row in found.items()
+    ]
+    header = ["threshold", *(key.replace("_", " ") for key in FRAME_KEYS), CLIPS_SOURCES]
     return Table("representative_frames", "Representative frames", header, rows, "All clips but test; events by the rendered clips' truth.")
 
 
@@ -70,12 +77,12 @@ def caption_table() -> Table:
     found = metrics_of("captions")
     keys = ("named_labels", "named_precision", "named_recall", "mapped_hits", "kept_words")
     rows: list[list[Content]] = [
-        [f"{when} ({how})", split.replace("_", " "), *(number(row[key]) for key in keys), row["captions"]]
+        [f"{when} ({how})", split.replace("_", " "), *(number(row[key]) for key in keys), row["captions"], clips_sources(row)]
         for split in ("validation", "out_of_fold")
         for when, how in (("before", "as it was"), ("after", found["finetune"]))
         if (row := found[when].get(split))
     ]
-    header = ["BLIP", "clips", *(key.replace("_", " ") for key in keys), "captions"]
+    header = ["BLIP", "split", *(key.replace("_", " ") for key in keys), "captions", CLIPS_SOURCES]
     note = "Before and after fine-tuning, against the labels that AST hears in the clip's real sound."
     return Table("captions", "Captions", header, rows, note)
 
@@ -105,10 +112,10 @@ def label_table() -> Table:
     test = found["test"]
     keys = ("precision", "recall", "f1", "map", "cosine")
     rows: list[list[Content]] = [
-        [name, *(number(row[key]) for key in keys), test["clips"]] for name, row in test.items() if isinstance(row, dict)
+        [name, *(number(row[key]) for key in keys), clips_sources(test)] for name, row in test.items() if isinstance(row, dict)
     ]
     rows.append(["*reported* (generated)", "*0.41*", "*0.36*", "", "", "", ""])
-    header = ["features and way", "precision", "recall", "F1", "mAP", "cosine", "n"]
+    header = ["features and way", "precision", "recall", "F1", "mAP", "cosine", CLIPS_SOURCES]
     note = (
         "Test clips with audible sound, against the labels that AST finds in the real waveform "
         f"(score at least {found['threshold']:g}); *reported* on MiT."
@@ -136,13 +143,15 @@ def threshold_table() -> Table:
     table = pd.read_csv(METRICS / "plots/filter/sweep.csv")
     header = [
         "threshold", "kept", "precision", "recall", "informedness, validation", "validation accuracy", "test accuracy",
-        "random filter, test", "random within action, test", "confident within action, test",
+        "random filter, test", "random within action, test", "confident within action, test", f"{CLIPS_SOURCES} / seeds",
     ]  # fmt: skip
+    kept, seeds = metrics_of("filter")["kept_fraction"], metrics_of("classifier/generated")["accuracy"]["seeds"]
+    on = f"{kept['n']} / {kept['sources']} / {seeds}"
     rows: list[list[Content]] = [
-        [number(row.threshold, "{:.2f}"), *(number(None if pd.isna(value) else 100 * value, "{:.1f}") for value in row.iloc[1:])]
+        [number(row.threshold, "{:.2f}"), *(number(None if pd.isna(value) else 100 * value, "{:.1f}") for value in row.iloc[1:]), on]
         for _, row in table.iterrows()
     ]
-    rows.append(["*reported* (0.72)", "*62.3*", "", "", "", "", "*35.6*", "", "", ""])
+    rows.append(["*reported* (0.72)", "*62.3*", "", "", "", "", "*35.6*", "", "", "", ""])
     note = (
         f"{filter_sentence()}\n\nPrecision and recall: of keeping audible test clips whose strongest generated label is "
         "found in the real sound. Accuracies: `generated` answers where kept, `video_only` where rejected. Beside them filters that "
