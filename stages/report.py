@@ -149,8 +149,8 @@ def lines(shown: list[str], rates: dict[str, dict[str, dict]]) -> dict[str, tupl
 
 def gallery() -> str:
     """The figures, for readers of tables.md."""
-    names = sorted(path.stem for path in FIGURES.glob("*.png"))
-    return "\n\n".join(["## Figures", *(f"![{name.replace('_', ' ')}](figures/report/{name}.png)" for name in names)])
+    drawn = {name: caption for name, caption in figures.CAPTIONS.items() if (FIGURES / f"{name}.png").is_file()}
+    return "\n\n".join(["## Figures", *(f"![{name}](figures/report/{name}.png)\n\n{caption}" for name, caption in drawn.items())])
 
 
 def generated_folders() -> dict[str, Path]:
@@ -226,7 +226,8 @@ def main(stage: run.StageRun) -> None:
     draw(p, conditions, rows, result, rates, folders)
     text = ["# Results", introduction(root, base, result), *(tables.markdown(table) for table in made), gallery()]
     Path("metrics/tables.md").write_text("\n\n".join(text) + "\n")
-    shown = {path.stem.replace("_", " "): path for path in [*sorted(FIGURES.glob("*.svg")), *PICTURES] if path.is_file()}
+    paths = {path.stem: path for path in [*FIGURES.glob("*.svg"), *PICTURES] if path.is_file()}
+    shown = {caption: paths[name] for name, caption in figures.CAPTIONS.items() if name in paths}
     Path("metrics/report.html").write_text(page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions)))
     row_measures.long_table(result).to_csv("metrics/subsets.csv", index=False, float_format="%.6f")
     figures_of = {"conditions": result, "checks": checked, "missing_rates": {name: curve for name, curve in rates.items() if curve}}

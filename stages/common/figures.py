@@ -26,6 +26,17 @@ STYLE = {
 DASHES = (0, (3, 2))
 CLIPS = {"own": "of its own clip", "other": "of other clips of the action"}
 ARCHITECTURES = {"validation": "architecture 1 (validation)", "mapping": "architecture 2 (mapping)"}
+CAPTIONS = {  # by name, in the order in which they are read
+    "main_comparison": "Accuracy of every row, and its paired difference to video_only; lines: 95 % intervals over sources.",
+    "missing_rates": "Accuracy where some test clips lack their audio: clips that have it give every row their real audio, also those "
+                     "that learned from generated audio.",
+    "label_budget": "Accuracy by labelled training clips per action; generators learn from all audible clips throughout.",
+    "threshold": "What a threshold of the filter keeps, and the accuracy of `generated` where it keeps, `video_only` where it rejects.",
+    "similarity_over_time": "Generated audio features against the real ones of their own clip and of other clips of the action.",
+    "confusion_difference": "Answers of real_audio minus answers of video_only: what sound tells apart.",
+    "representative_frames": "Frames in which more moves than the threshold times the clip's mean, and the true events.",
+    "mel": "Log-mel spectrograms of test clips: the real sound, decoded from its features, and decoded from generated features.",
+}  # fmt: skip
 SHOWN_ACTIONS = 24  # of more actions those whose rows change most
 
 
