@@ -14,10 +14,9 @@ from pydantic import Field
 from stages.common import media, params, run, shards
 from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
-from stages.common.parallel import map_items
+from stages.common.parallel import map_items, time_limit_s
 
 CODE_VERSION = 2  # of `extract`; raise it when the output for the same input changes
-TIMEOUT_S = 60.0
 FAILED = {"unreadable", "timeout", "worker_died"}
 COLUMNS = pa.schema([("flac", pa.binary())])
 FACTS = [pa.field("rms_dbfs", pa.float32())]
@@ -62,7 +61,7 @@ def main(stage: run.StageRun) -> None:
             (str(Path(source.root) / found[clip["clip_id"]]["path"]), clip["duration_s"], found[clip["clip_id"]]["has_audio"])
             for clip in clips
         )
-        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S, media.decoding_process))
+        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, time_limit_s(), media.decoding_process))
         index = items.pack(
             Path("data/audio"), clips,
             finish=lambda row: drop_silent(row, p.silence_db),

@@ -35,10 +35,9 @@ from pydantic import Field, field_validator
 from stages.common import clip_files, media, params, run, shards
 from stages.common.errors import UserError
 from stages.common.item_store import ItemStore, digest
-from stages.common.parallel import Failure, map_items
+from stages.common.parallel import Failure, map_items, time_limit_s
 
 CODE_VERSION = 2  # of `examine`
-TIMEOUT_S = 60.0
 MISSING_DRAWS = 10  # as many seeds get draws of their own
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
 FACTS = pa.schema([
@@ -119,7 +118,7 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
     tasks = [_task((Path(p.root) / clip["path"]).absolute()) for clip in inside]
     with ItemStore("clips", version, FACTS) as store:
         failures = stage.fill(
-            store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, TIMEOUT_S, media.decoding_process)
+            store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, time_limit_s(), media.decoding_process)
         )
         for clip, (key, _) in zip(inside, tasks, strict=True):
             failure: Failure | None = failures.get(key)

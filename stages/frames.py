@@ -20,10 +20,9 @@ from pydantic import Field
 from stages.common import media, params, run, shards
 from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
-from stages.common.parallel import map_items
+from stages.common.parallel import map_items, time_limit_s
 
 CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
-TIMEOUT_S = 60.0
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
 MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration
 FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
@@ -109,7 +108,7 @@ def main(stage: run.StageRun) -> None:
     columns = pa.schema([("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))])
     with ClipItems("frames", digest("frames", CODE_VERSION, p.model_dump()), columns, FACTS) as items:
         paths = ((str(Path(source.root) / clip["path"]), p) for clip in clips)
-        items.fill(stage, clips, paths, lambda tasks: map_items(extract, tasks, stage.workers, TIMEOUT_S, media.decoding_process))
+        items.fill(stage, clips, paths, lambda tasks: map_items(extract, tasks, stage.workers, time_limit_s(), media.decoding_process))
         index = items.pack(
             Path("data/frames"), clips,
             finish=lambda row: drop_long(row, source.max_duration_s),

@@ -15,10 +15,9 @@ from pydantic import Field
 from stages.common import media, params, run, shards
 from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
-from stages.common.parallel import map_items
+from stages.common.parallel import map_items, time_limit_s
 
 CODE_VERSION = 1  # of `draw_clip`; raise it when the output for the same input and parameters changes
-TIMEOUT_S = 60.0
 COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
 
 
@@ -70,7 +69,7 @@ def main(stage: run.StageRun) -> None:
     version = digest("optical_flow", CODE_VERSION, p.model_dump())
     with ClipItems("optical_flow", version, COLUMNS) as items:
         frames = ((row["jpegs"], p) for row in shards.iter_rows(Path("data/frames"), ["jpegs"]))
-        items.fill(stage, clips, frames, lambda tasks: map_items(draw_clip, tasks, stage.workers, TIMEOUT_S))
+        items.fill(stage, clips, frames, lambda tasks: map_items(draw_clip, tasks, stage.workers, time_limit_s()))
         index = items.pack(Path("data/optical_flow"), clips)
     stage.write_metrics({"clips": run.status_counts(index)})
 

@@ -23,10 +23,9 @@ from pydantic import Field
 from stages.common import media, motion_measures, params, run, shards
 from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
-from stages.common.parallel import map_items
+from stages.common.parallel import map_items, time_limit_s
 
 CODE_VERSION = 1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
-TIMEOUT_S = 60.0
 FRAMES, OUTPUT = Path("data/frames"), Path("data/representative_frames")
 THRESHOLDS = (1.1, 1.2, 1.3)  # of the table, beside the current one
 MEASURED = ("training", "validation", "unlabelled")  # the threshold is a choice: no test clips
@@ -143,7 +142,7 @@ def main(stage: run.StageRun) -> None:
     columns = pa.schema([*stored, ("chosen", pa.list_(pa.bool_())), ("steps", pa.list_(pa.int32()))])
     with ClipItems("representative_frames", digest("representative_frames", CODE_VERSION, p.camera), stored) as items:
         frames = ((row["jpegs"], p.camera) for row in shards.iter_rows(FRAMES, ["jpegs"]))
-        items.fill(stage, clips, frames, lambda tasks: map_items(mean_magnitudes, tasks, stage.workers, TIMEOUT_S))
+        items.fill(stage, clips, frames, lambda tasks: map_items(mean_magnitudes, tasks, stage.workers, time_limit_s()))
         index = items.pack(OUTPUT, clips, columns, finish=lambda row: decide(row, p.threshold), finished_by=(p.threshold,))
     draw(Path("metrics/figures/representative_frames.png"), index, p.threshold)
     stage.write_metrics({"clips": run.status_counts(index), "thresholds": compare_thresholds({*THRESHOLDS, p.threshold})})

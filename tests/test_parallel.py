@@ -126,3 +126,12 @@ def test_number_of_workers(monkeypatch):
         monkeypatch.setenv("WORKERS", wrong)
         with pytest.raises(UserError, match=f"WORKERS='{wrong}': it must be a whole number of at least 1"):
             parallel.default_workers()
+
+
+def test_time_limit_of_a_clip(monkeypatch):
+    assert parallel.time_limit_s() == 60
+    monkeypatch.setenv("CLIP_TIME_LIMIT_S", "5")
+    assert parallel.time_limit_s() == 5
+    monkeypatch.setenv("CLIP_TIME_LIMIT_S", "0.5")
+    with pytest.raises(UserError, match="CLIP_TIME_LIMIT_S='0.5': it must be a whole number of at least 1"):
+        parallel.time_limit_s()

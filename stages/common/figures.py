@@ -31,7 +31,7 @@ CAPTIONS = {  # by name, in the order in which they are read
     "missing_rates": "Accuracy where some test clips lack their audio: clips that have it give every row their real audio, also those "
                      "that learned from generated audio.",
     "label_budget": "Accuracy by labelled training clips per action; generators learn from all audible clips throughout.",
-    "threshold": "What a threshold of the filter keeps, and the accuracy of `generated` where it keeps, `video_only` where it rejects.",
+    "threshold": "What a threshold of the filter keeps, and the accuracy of generated where it keeps, video_only where it rejects.",
     "similarity_over_time": "Generated audio features against the real ones of their own clip and of other clips of the action.",
     "confusion_difference": "Answers of real_audio minus answers of video_only: what sound tells apart.",
     "representative_frames": "Frames in which more moves than the threshold times the clip's mean, and the true events.",

@@ -34,12 +34,19 @@ class Failure:
 
 def default_workers() -> int:
     """Number of workers: the environment's WORKERS, else the cores this process may use."""
-    text = os.environ.get("WORKERS", "")
-    if not text:
-        return len(os.sched_getaffinity(0))
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"WORKERS={text!r}: it must be a whole number of at least 1")
-    return int(text)
+    return _whole_number("WORKERS") or len(os.sched_getaffinity(0))
+
+
+def time_limit_s() -> int:
+    """Seconds that a worker may take for a clip before it is killed: the environment's CLIP_TIME_LIMIT_S, else 60."""
+    return _whole_number("CLIP_TIME_LIMIT_S") or 60
+
+
+def _whole_number(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    if text and (not text.isdigit() or int(text) < 1):
+        raise UserError(f"{variable}={text!r}: it must be a whole number of at least 1")
+    return int(text) if text else None
 
 
 def one_thread() -> None:
