@@ -54,11 +54,12 @@ def write_models(folder: Path, layers: int = 12) -> dict[str, str]:
     return {"video_features": str(folder / "vit"), "audio_features": str(folder / "ast"), "captions": str(folder / "blip")}
 
 
-def run(folder: Path, stages: list[str], root: str | None = None, clips_per_action: int = 0, layers: int = 12) -> None:
-    """Run stages in `folder` on clips of `root` (the current params.yaml's), frames stored at 224 px."""
+def run(folder: Path, stages: list[str], root: str | None = None, clips_per_action: int = 0, layers: int = 12, segments: str = "") -> None:
+    """Run stages in `folder` on clips of `root` and with `audio_features.segments` (both params.yaml's), frames stored at 224 px."""
     p = yaml.safe_load(Path("params.yaml").read_text())
     p["clips"] |= {"root": str(Path(root or p["clips"]["root"]).absolute()), "max_per_action": clips_per_action}
     p["frames"]["size_px"] = 224
+    p["audio_features"]["segments"] = segments or p["audio_features"]["segments"]
     p["captions"]["finetune"] = "off"
     for section, model in write_models(folder, layers).items():
         p[section]["model"] = model

@@ -12,7 +12,7 @@ import yaml
 
 from tests.closure import ROOT
 
-ROWS = ("logistic", "video_only", "distillation", "real_audio", "generated", "validated", "mapped", "mapped_validated", "published")
+ROWS = ("video_only", "real_audio", "generated", "validated", "mapped", "mapped_validated", "published")
 # the others: tests/test_classifier.py and test_action_data.py
 
 

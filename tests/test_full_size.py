@@ -10,7 +10,7 @@ def test_vit_base_and_ast_base_give_the_published_shapes(tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(ROOT)
-    full_size.run(work, full_size.FEATURES, str(tmp_path / "root"), layers=1)
+    full_size.run(work, full_size.FEATURES, str(tmp_path / "root"), layers=1, segments="pooled")
     for modality in ("rgb", "flow"):
         assert shards.tensor_shape(work / "data/video_features" / modality, "features") == (18, 768)
         assert len(shards.ok_rows(work / "data/video_features" / modality)) == 11

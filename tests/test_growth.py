@@ -1,48 +1,53 @@
 """A root that grows: new clips alone are computed, and the outputs are those of a run from scratch."""
-import subprocess
-import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import write_clip_set
-from tests.repository import Repository
+from stages import audio, audio_features, clips, frames, optical_flow, video_features
+from stages.common import run, shards
+from tests.closure import ROOT
+from tests.conftest import Workspace, in_process, write_clip_set
 
-STAGES = ("clips", "frames", "optical_flow", "audio", "video_features rgb", "video_features flow", "audio_features")
-OUTPUTS = ("clips.parquet", "frames", "optical_flow", "audio", "video_features/rgb", "video_features/flow", "audio_features")
-
-
-def run_all(repository: Repository, store: Path) -> dict[str, bytes]:
-    """The stages that work clip by clip, and what they wrote."""
-    for stage in STAGES:
-        command = [sys.executable, "-m", *f"stages.{stage}".split()]
-        environment = repository.environment | {"ITEM_STORE": str(store)}
-        done = subprocess.run(command, cwd=repository.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return {path: data for path, data in repository.files().items() if path.startswith(tuple(f"data/{name}" for name in OUTPUTS))}
+STAGES = (
+    (clips, ""), (frames, ""), (optical_flow, ""), (audio, ""), (video_features, "rgb"), (video_features, "flow"), (audio_features, ""),
+)  # fmt: skip
 
 
 @pytest.fixture
-def repository(tmp_path) -> Repository:
-    repository = Repository(tmp_path / "repository", workers=2)
-    write_clip_set(repository.folder / "data/sample", training=8, validation=4)
-    return repository
+def root(workspace, monkeypatch) -> Path:
+    """A folder of clips that params.yaml names."""
+    for module, _ in STAGES:
+        monkeypatch.setattr(module, "map_items", in_process)
+    write_clip_set(workspace.folder / "root", training=8, validation=4)
+    tiny = ROOT / "models/tiny"
+    workspace.set(
+        clips={"root": "root"}, video_features={"model": str(tiny / "vit")}, audio_features={"model": str(tiny / "ast"), "components": 16}
+    )
+    return workspace.folder / "root"
 
 
-def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(repository, tmp_path):
-    files = sorted((repository.folder / "data/sample/training").rglob("*.mp4"))
-    added = {path: tmp_path / path.name for path in files[::3][:5]}
+def run_all(monkeypatch: pytest.MonkeyPatch, store: str) -> tuple[dict[str, int], dict[Path, bytes]]:
+    """The stages that work clip by clip: how many items each computed, and what they wrote."""
+    monkeypatch.setenv("ITEM_STORE", str(Path(store).absolute()))
+    computed = {}
+    for module, item in STAGES:
+        stage = run.StageRun(module.__name__.split(".")[1], item, 1)
+        module.main(stage)
+        computed[stage.name] = stage.log["computed"]
+    return computed, {path: path.read_bytes() for path in Path("data").rglob("*.parquet")}
+
+
+def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(root, workspace: Workspace, monkeypatch):
+    added = {path: workspace.folder / path.name for path in sorted((root / "training").rglob("*.mp4"))[::3][:5]}
     for path, aside in added.items():
         path.rename(aside)
-    run_all(repository, tmp_path / "grown")
+    run_all(monkeypatch, "grown")
     for path, aside in added.items():
         aside.rename(path)
-    grown = run_all(repository, tmp_path / "grown")
-    for stage in STAGES[:-1]:
-        assert repository.log(stage.replace(" ", "/"))["computed"] == 5, stage
-    index = pq.read_table(repository.folder / "data/audio/_index.parquet").to_pylist()
-    audible = {row["clip_id"] for row in index if row["status"] == "ok"}
+    computed, grown = run_all(monkeypatch, "grown")
+    audible = {row["clip_id"] for row in shards.ok_rows(Path("data/audio"))}
     new = {f"{path.parent.name}/{path.stem}" for path in added}
-    assert repository.log("audio_features")["computed"] == len(new & audible) > 0
-    assert len(grown) > len(OUTPUTS) and run_all(repository, tmp_path / "scratch") == grown
+    assert len(new & audible) > 0
+    assert computed == {name: 5 for name in computed if name != "audio_features"} | {"audio_features": len(new & audible)}
+    everything, scratch = run_all(monkeypatch, "scratch")
+    assert everything["frames"] == 24 and len(grown) > len(STAGES) and scratch == grown

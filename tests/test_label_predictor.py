@@ -248,7 +248,7 @@ def test_the_stage(data, backbone, monkeypatch):
         assert (figures["head"], figures["threshold"]) == (head, 0.3)
         ways = {f"{what}_{way}" for what in ("generated", "real_path") for way in ("mel", "features")}
         for split in ("validation", "test"):
-            assert set(figures[split]) == {*ways, "constant_frequencies", "shuffled_clips", "clips", "labels_per_clip"}
+            assert set(figures[split]) == {*ways, "constant_frequencies", "shuffled_clips", "clips", "sources", "labels_per_clip"}
             chosen = [i for i, row in enumerate(labelled) if row["split"] == split and row["audible"]]
             assert figures[split]["clips"] == len(chosen)
             truth = np.stack([real[labelled[i]["clip_id"]] for i in chosen])
@@ -305,7 +305,7 @@ def test_each_architectures_labels_are_those_it_would_have_alone(both, head):
     assert not np.array_equal(first["generated"], second["generated"]) and np.array_equal(first["real_path"], second["real_path"])
     ways = [f"{what}_{way}" for what in ("generated", "mapped", "real_path") for way in ("mel", "features")]
     for split in ("validation", "test"):
-        assert set(metrics[split]) == {*ways, "constant_frequencies", "shuffled_clips", "clips", "labels_per_clip"}
+        assert set(metrics[split]) == {*ways, "constant_frequencies", "shuffled_clips", "clips", "sources", "labels_per_clip"}
         assert metrics[split][f"generated_{head}"] != metrics[split][f"mapped_{head}"]
     figure = Path("metrics/figures/mel.png").read_bytes()
     # alone

@@ -270,6 +270,7 @@ def test_table_leaves_test_clips_out_and_knows_events(stage_input):
     assert list(table) == ["1.1", "1.2", "1.3", "1.5"]
     # of the 9 clips that count, 4 move at constant speed (one frame, none above) and 5 jump in steps 3 and 5, where 1.6 s and 2.7 s are
     assert table["1.2"] == {
+        "clips": 9, "sources": 5,
         "frames_per_clip": pytest.approx((4 * 1 + 5 * 2) / 9), "clips_without": pytest.approx(4 / 9), "event_recall": 1.0,
         "event_recall_random": pytest.approx((2 - 3 / 15 - 6 / 15) / 2), "chosen_near_event": 1.0,
         "chosen_near_event_random": pytest.approx(4 / 6), "event_recall_exact": 1.0, "chosen_near_event_exact": 1.0,
@@ -277,10 +278,10 @@ def test_table_leaves_test_clips_out_and_knows_events(stage_input):
     }  # fmt: skip
     write_truth({row["clip_id"]: [0.1, 0.2] for row in stage_input.rows if row["split"] == "test"})
     execute()
-    assert metrics()["thresholds"]["1.2"].keys() == {"frames_per_clip", "clips_without"}
+    assert metrics()["thresholds"]["1.2"].keys() == {"clips", "sources", "frames_per_clip", "clips_without"}
     write_truth({})
     execute()
-    assert metrics()["thresholds"]["1.2"].keys() == {"frames_per_clip", "clips_without"}
+    assert metrics()["thresholds"]["1.2"].keys() == {"clips", "sources", "frames_per_clip", "clips_without"}
 
 
 def test_truth_changes_metrics_alone(stage_input):
