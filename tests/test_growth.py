@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stages import audio, audio_features, clips, frames, optical_flow, video_features
-from stages.common import run, shards
+from stages.common import media, run, shards
 from tests.closure import ROOT
 from tests.conftest import Workspace, in_process, write_clip_set
 
@@ -18,6 +18,7 @@ def root(workspace, monkeypatch) -> Path:
     """A folder of clips that params.yaml names."""
     for module, _ in STAGES:
         monkeypatch.setattr(module, "map_items", in_process)
+    monkeypatch.setattr(media, "decoding_process", lambda: None)  # its limit of memory would be this process's for good
     write_clip_set(workspace.folder / "root", training=8, validation=4)
     tiny = ROOT / "models/tiny"
     workspace.set(
