@@ -10,7 +10,7 @@ import yaml
 from tests.closure import ROOT
 from tests.media_files import sine, write_video
 
-LONGEST = ("tests.test_pipeline", "tests.test_interruptions", "tests.test_captions")
+LONGEST = [f"tests.test_{name}" for name in ("pipeline", "interruptions", "captions", "generator", "full_size", "odd_media", "leakage")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
