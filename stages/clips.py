@@ -115,7 +115,8 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
     for clip in clips:
         clip |= dict.fromkeys(FACTS.names)
     inside = clips if p.links == "all" else _inside(clips, p.root)
-    tasks = [_task((Path(p.root) / clip["path"]).absolute()) for clip in inside]
+    root = Path(p.root).absolute()
+    tasks = [_task(f"{root}/{clip['path']}") for clip in inside]
     with ItemStore("clips", version, FACTS) as store:
         failures = stage.fill(
             store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, time_limit_s(), media.decoding_process)
@@ -140,13 +141,13 @@ def _inside(clips: list[dict], root: str) -> list[dict]:
     return found
 
 
-def _task(path: Path) -> tuple[str, str]:
+def _task(path: str) -> tuple[str, str]:
     """Item key and path of a file: it is opened again when its size or modification time changed."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:  # `examine` says what is wrong with it
-        return digest(str(path), None, None), str(path)
-    return digest(str(path), found.st_size, found.st_mtime_ns), str(path)
+        return digest(path, None, None), path
+    return digest(path, found.st_size, found.st_mtime_ns), path
 
 
 def _limit_size(clip: dict, p: ClipsParams) -> None:

@@ -23,18 +23,19 @@ def find(name: str, lists: dict[str, str]) -> list[dict]:
     clips = []
     for folder in FOLDERS:
         if lists.get(folder):
-            paths = [f"{folder}/{listed}" for listed in read_list(root / lists[folder])]
+            paths = [f"{folder}/{name}" for name in read_list(root / lists[folder])]
         else:
-            paths = [str(path.relative_to(root)) for path in _files(root / folder)]
+            paths = [path.removeprefix(f"{root}/") for path in _files(root / folder)]
         for path in sorted(paths):
             if path != path.encode(errors="replace").decode():
                 raise UserError(f"{ascii(path)}: the name is not valid UTF-8; rename the file")
-            parts = Path(path).parts
+            file = Path(path)
+            parts = file.parts
             if folder != "unlabelled" and len(parts) == 2 and (root / path).is_dir():
                 raise UserError(f"{root / path}: a link to a folder is not followed; move the folder there, or list its files as links")
             if folder != "unlabelled" and len(parts) != 3:
                 raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
-            clips.append({"path": path, "folder": folder, "action": None if folder == "unlabelled" else parts[1], "stem": Path(path).stem})
+            clips.append({"path": path, "folder": folder, "action": None if folder == "unlabelled" else parts[1], "stem": file.stem})
     if not any(clip["folder"] == "training" for clip in clips):
         raise UserError(f"clips.root = {name!r} holds no clip below training/<action>/; see the README, 'Your own folder'")
     for action in {clip["action"] for clip in clips}:
@@ -43,7 +44,7 @@ def find(name: str, lists: dict[str, str]) -> list[dict]:
     return clips
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[str]:
     """Everything below a folder but real folders and hidden names; links to folders are not entered, so none can be a loop."""
 
     def refuse(error: OSError) -> None:
@@ -52,7 +53,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from (Path(place, name) for name in [*files, *links] if not name.startswith("."))
+        yield from (os.path.join(place, name) for name in [*files, *links] if not name.startswith("."))
 
 
 def read_list(path: Path) -> list[str]:

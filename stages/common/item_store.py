@@ -93,6 +93,10 @@ class ItemStore:
 
     def get(self, key: str) -> dict | None:
         """The stored row, or None where there is none or its checksum does not fit."""
+        value = self._value(key)
+        return None if value is None else shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
+
+    def _value(self, key: str) -> bytes | None:
         with self._noticing_damage():
             found = self._database.execute("SELECT value, checksum FROM items WHERE key = ?", (key,)).fetchone()
         if found is None:
@@ -101,7 +105,7 @@ class ItemStore:
         if _checksum(value) != checksum:
             self.damaged += 1
             return None
-        return shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
+        return value
 
     def __getitem__(self, key: str) -> dict:
         """The stored row; for after `fill`, when it must be there."""
@@ -135,7 +139,7 @@ class ItemStore:
 
         def missing() -> Iterator[Any]:
             for key, payload in progress(tasks):
-                if self.get(key) is None:
+                if self._value(key) is None:
                     waiting.append(key)
                     yield payload
 
