@@ -1,6 +1,9 @@
 """The one door to processes: order, bounded look-ahead, time limits, deaths, exceptions, and nobody left behind."""
 
+import contextlib
 import os
+import pickle
+import threading
 import time
 
 import psutil
@@ -12,19 +15,22 @@ from stages.common.parallel import Failure, map_items
 from tests import workers
 
 
-def child_processes() -> set[int]:
-    return {process.pid for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE}
+def worker_processes() -> list[psutil.Process]:
+    """All that this process's children started: the fork server, a child, stays for the session."""
+    found = []
+    for worker in [worker for child in psutil.Process().children() for worker in child.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [worker] if worker.status() != psutil.STATUS_ZOMBIE else []
+    return found
 
 
 @pytest.fixture(autouse=True)
 def no_orphans():
-    list(map_items(workers.square, [1], 1))  # the fork server and its helper stay for the session
-    before = child_processes()
     yield
     deadline = time.monotonic() + 5
-    while child_processes() - before and time.monotonic() < deadline:
+    while worker_processes() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not child_processes() - before
+    assert not worker_processes()
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -60,6 +66,55 @@ def test_a_worker_killed_for_memory_once_costs_nothing(tmp_path):
     tasks = [(x, str(tmp_path / "killed")) for x in range(8)]
     assert list(map_items(workers.killed_once_on_3, tasks, 2)) == list(range(8))
     assert (tmp_path / "killed").exists()
+
+
+def test_a_worker_killed_while_it_starts_costs_nothing(tmp_path):
+    results = map_items(workers.square, range(8), 1, initializer=workers.die_at_first_start, initargs=(str(tmp_path / "killed"),))
+    assert list(results) == [x * x for x in range(8)]
+    assert (tmp_path / "killed").exists()
+
+
+def test_a_worker_killed_at_any_moment_of_its_life_costs_nothing():
+    """Kills hit from the fork on: at other moments in each round."""
+    for round_ in range(20):
+        results = map_items(workers.slow_square, range(6), 2)
+        killer = threading.Thread(target=kill_a_worker, args=(0.002 * round_,))
+        killer.start()
+        assert list(results) == [x * x for x in range(6)]
+        killer.join()
+
+
+def kill_a_worker(delay_s: float) -> None:
+    deadline = time.monotonic() + 5
+    while not (started := worker_processes()) and time.monotonic() < deadline:
+        pass
+    time.sleep(delay_s)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started[-1].kill()
+
+
+def test_a_worker_killed_while_it_answers_costs_nothing(tmp_path):
+    results = map_items(workers.die_while_answering, [(x, str(tmp_path / "killed")) for x in range(3)], 1)
+    assert [(len(found), found[0]) for found in results] == [(300_000_000, x) for x in range(3)]
+    assert (tmp_path / "killed").exists()
+
+
+def test_the_server_of_workers_killed_costs_nothing(tmp_path):
+    tasks = [(x, str(tmp_path / "killed")) for x in range(8)]
+    assert list(map_items(workers.kill_the_server_on_3, tasks, 2)) == list(range(8))
+    assert (tmp_path / "killed").exists()
+
+
+def test_workers_that_cannot_start_are_no_items_fault():
+    with pytest.raises(UserError, match="worker processes died while they started, 3 times in a row: where memory is short, set"):
+        list(map_items(workers.square, range(8), 2, initializer=workers.die_at_every_start))
+    with pytest.raises(ValueError, match="no model here"):
+        list(map_items(workers.square, range(8), 2, initializer=workers.fail_to_start))
+
+
+def test_a_result_that_cannot_be_sent_is_an_error_here():
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        list(map_items(workers.unpicklable, range(8), 1))
 
 
 def test_a_time_limit_kills_what_the_worker_started_too(tmp_path):

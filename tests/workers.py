@@ -1,6 +1,7 @@
 """Functions for worker processes of tests."""
 
 import os
+import threading
 import time
 
 
@@ -51,8 +52,7 @@ def add_offset(x: int) -> int:
 def killed_once_on_3(task: tuple[int, str]) -> int:
     """Dies as by the kernel's choice when memory is short, the first time."""
     x, marker = task
-    if x == 3 and not os.path.exists(marker):
-        open(marker, "w").close()
+    if x == 3 and first_time(marker):
         os.kill(os.getpid(), 9)
     return x
 
@@ -74,3 +74,46 @@ def start_a_sleeper(marker: str) -> None:
 def allocate(mebibytes: int) -> int:
     """Fill memory."""
     return len(bytearray(mebibytes * 2**20))
+
+
+def first_time(marker: str) -> bool:
+    """Whether no process was here before."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        return True
+    except FileExistsError:
+        return False
+
+
+def die_at_first_start(marker: str) -> None:
+    if first_time(marker):
+        os.kill(os.getpid(), 9)
+
+
+def die_at_every_start() -> None:
+    os._exit(7)
+
+
+def fail_to_start() -> None:
+    raise ValueError("no model here")
+
+
+def die_while_answering(task: tuple[int, str]) -> bytes:
+    """Is killed, the first time, about when the first bytes of a long answer are on their way."""
+    x, marker = task
+    if first_time(marker):
+        threading.Timer(0.02, os.kill, (os.getpid(), 9)).start()
+    return bytes([x]) * 300_000_000
+
+
+def kill_the_server_on_3(task: tuple[int, str]) -> int:
+    """Kills, the first time, the process that all workers come from."""
+    x, marker = task
+    if x == 3 and first_time(marker):
+        os.kill(os.getppid(), 9)
+        time.sleep(60)
+    return x
+
+
+def unpicklable(x: int):
+    return lambda: x

@@ -1,25 +1,31 @@
 """The single door to parallel work: run a function over items, results in order, whatever the number of workers.
 
-Processes come from pebble, because it alone kills the worker of an item that exceeds its time and survives the death of
-a worker.  Workers run single-threaded (`worker_setup`), so that results do not depend on how many there are.
+Each worker process has a pipe of its own and a thread here that asks it, one item at a time.  Pools whose processes share a
+queue break or wait forever where one is killed while it starts, or while it holds the queue's lock: the kernel may do that
+whenever memory is short.  Workers run single-threaded (`one_thread`), so that results do not depend on how many there are.
 """
 import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import forkserver
+from queue import SimpleQueue
+from traceback import format_exc
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from stages.common.errors import UserError
+
+STARTS = 3  # deaths in a row of a worker that starts, which is no item's fault
+DIED = (EOFError, OSError)  # what the pipe says where a process died; OSError: within a message
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -65,11 +71,6 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _start(initializer: Callable[..., None], *arguments: Any) -> None:
-    die_with_parent()
-    initializer(*arguments)
-
-
 def map_items(
     function: Callable[[Any], Any],
     items: Iterable[Any],
@@ -81,59 +82,146 @@ def map_items(
     """Yield `function(item)` for each item, in the items' order, computed in `workers` processes.
 
     `function` must be importable.  An item whose worker exceeds `timeout_s`, or dies twice, yields a `Failure`; an exception
-    that `function` raises is raised here.  At most four items per worker are in flight, so memory stays bounded.
+    that `function` raises is raised here, and a `UserError` where workers die while they start.  At most four items per worker
+    are in flight, so memory stays bounded.
     """
     items = iter(items)
     if not (first := list(islice(items, 1))):  # nothing to do: no process is started
         return
-    workers = workers or default_workers()
-    pending: deque = deque()
-    with ProcessPool(workers, initializer=_start, initargs=(initializer, *initargs), context=_context()) as pool:
+    context = _context()
+    team = [_Worker(context, function, initializer, initargs) for _ in range(workers or default_workers())]
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in team:
+        idle.put(worker)
 
-        def start(item: Any) -> Any:
-            return pool.schedule(function, args=[item], timeout=timeout_s)
-
-        def next_result() -> Any:
-            future, item = pending.popleft()
-            result = _result(future, timeout_s)
-            if isinstance(result, Failure) and result.kind == "worker_died":  # perhaps not by this item's fault: killed for memory
-                result = _result(start(item), timeout_s)
-            return result
-
+    def ask(item: Any) -> Any:
+        worker = idle.get()
         try:
-            _start_workers(pool)
-            for item in chain(first, items):
-                pending.append((start(item), item))
-                if len(pending) >= 4 * workers:
-                    yield next_result()
-            while pending:
-                yield next_result()
-        except BaseException:  # also GeneratorExit and Ctrl-C: no worker may outlive its run
-            pool.stop()
-            pool.join()
-            raise
+            return worker.ask(item, timeout_s)
+        finally:
+            idle.put(worker)
 
-
-def _start_workers(pool: ProcessPool) -> None:
-    """Have the pool start its processes; Ctrl-C waits until it knows them all, or one would outlive it."""
-    caught: list[tuple] = []
-    handler = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
+    threads = ThreadPoolExecutor(len(team))
+    pending: deque = deque()
     try:
-        if not pool.active:  # asking starts it
-            raise RuntimeError("the pool of processes did not start")
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if caught and callable(handler):
-        handler(*caught[0])
+        for item in chain(first, items):
+            pending.append(threads.submit(ask, item))
+            if len(pending) >= 4 * len(team):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # also after GeneratorExit and Ctrl-C: no worker outlives its run
+        for worker in team:
+            worker.stop()
+        threads.shutdown(cancel_futures=True)
+        for worker in team:
+            worker.end()
 
 
-def _result(future, timeout_s):
+class _Worker:
+    """A process that is started when it is first asked, and anew after its death."""
+
+    _processes = threading.RLock()  # multiprocessing's own list of processes is not made for threads
+
+    def __init__(self, context: Any, *work: Any):
+        self._context, self._work = context, work
+        self._process: Any = None
+        self._stopped = False
+
+    def ask(self, item: Any, timeout_s: float | None) -> Any:
+        """The function's result, or a `Failure`.  A death is perhaps not this item's fault, so it gets a second try."""
+        for _ in range(2):
+            if self._process is None:
+                self._start()
+            try:
+                self._pipe.send(item)
+                if not self._pipe.poll(timeout_s):
+                    self._process.kill()
+                    self.end()
+                    return Failure("timeout", f"took more than {timeout_s:g} s")
+                answer = self._pipe.recv()
+            except DIED:
+                exit_code = self.end()
+                continue
+            return _unpacked(answer)
+        return Failure("worker_died", f"its worker process died (exit code {exit_code})")
+
+    def _start(self) -> None:
+        for _ in range(STARTS):
+            with self._processes:
+                if self._stopped:
+                    raise CancelledError
+                self._pipe, theirs = self._context.Pipe()
+                process = self._context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
+                try:
+                    process.start()
+                    self._process = process
+                except DIED:
+                    continue
+                finally:
+                    theirs.close()
+            try:
+                ready = self._pipe.recv()
+            except DIED:
+                self.end()
+                continue
+            _unpacked(ready)  # or raise what the initializer raised
+            return
+        raise UserError(
+            f"worker processes died while they started, {STARTS} times in a row: where memory is short, set the environment's "
+            "WORKERS to fewer"
+        )
+
+    def stop(self) -> None:
+        """Kill the process, whatever it does, and start none again; its thread then finds the pipe closed."""
+        with self._processes:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def end(self) -> int | None:
+        """Forget the process, which is dying or has nothing to do; its exit code, negative for a signal."""
+        with self._processes:
+            if self._process is None:
+                return None
+            self._pipe.close()
+            self._process.join(1)
+            self._process.kill()  # if it hangs even then
+            self._process.join()
+            exit_code, self._process = self._process.exitcode, None
+            return exit_code
+
+
+def _serve(pipe: Any, function: Callable, initializer: Callable[..., None], initargs: tuple) -> None:
+    """What a worker does: it says when it is ready, then answers items until the pipe is closed."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it leaves Ctrl-C to its stage
+    pipe.send(_packed(initializer, *initargs))
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        answer = _packed(function, item)
+        try:
+            pipe.send(answer)
+        except Exception as error:  # it cannot be pickled
+            pipe.send((False, error))
+
+
+def _packed(function: Callable, *arguments: Any) -> tuple[bool, Any]:
     try:
-        return future.result()
-    except TimeoutError:
-        return Failure("timeout", f"took more than {timeout_s:g} s")
-    except (ProcessExpired, CancelledError) as error:
-        return Failure("worker_died", f"its worker process died ({error})")
+        return True, function(*arguments)
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{format_exc()}")
+        return False, error
+
+
+def _unpacked(answer: tuple[bool, Any]) -> Any:
+    succeeded, value = answer
+    if not succeeded:
+        raise value
+    return value
 
 
 def start_server(*modules: str) -> None:
