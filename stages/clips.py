@@ -21,24 +21,23 @@ remembered by path, size and modification time.
 """
 import hashlib
 import os
-import re
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from random import Random
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from stages.common import clip_files, media, params, run, shards
+from stages.common.clip_splits import SplitParams, draw_missing, refuse, split
 from stages.common.errors import UserError
 from stages.common.item_store import ItemStore, digest
 from stages.common.parallel import Failure, map_items, time_limit_s
 
 CODE_VERSION = 2  # of `examine`
-MISSING_DRAWS = 10  # as many seeds get draws of their own
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
 FACTS = pa.schema([
     ("content_hash", pa.string()), ("duration_s", pa.float32()), ("fps", pa.float32()), ("width_px", pa.int32()),
@@ -54,31 +53,16 @@ TRUTH = pa.schema([
 ])  # fmt: skip
 
 
-class ClipsParams(params.Section):
-    root: str
+class ClipsParams(SplitParams):
     actions: Literal["all"] | int | list[str]
     max_per_action: int = Field(ge=0)
-    seed: int
-    validation_fraction: float = Field(gt=0, lt=1)
-    source_pattern: str
     training_list: str
     validation_list: str
-    test_list: str
     min_duration_s: float = Field(ge=0)
     max_duration_s: float = Field(gt=0)
     max_pixels: int = Field(gt=0)
     links: Literal["inside", "all"]
     max_failed_fraction: float = Field(ge=0, le=1)
-
-    @field_validator("source_pattern")
-    @classmethod
-    def _is_pattern(cls, value: str) -> str:
-        try:
-            if re.compile(value).groups != 1:
-                raise ValueError("must have exactly one group, which is the source id")
-        except re.error as error:
-            raise ValueError(f"must be a regular expression ({error})") from None
-        return value
 
 
 def choose_actions(clips: list[dict], p: ClipsParams) -> set[str]:
@@ -156,83 +140,9 @@ def _limit_size(clip: dict, p: ClipsParams) -> None:
         return
     if not p.min_duration_s <= clip["duration_s"] <= p.max_duration_s:
         status = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
-        _refuse(clip, status, f"lasts {clip['duration_s']:.3f} s")
+        refuse(clip, status, f"lasts {clip['duration_s']:.3f} s")
     elif clip["width_px"] * clip["height_px"] > p.max_pixels:
-        _refuse(clip, "too_large", f"has {clip['width_px']} x {clip['height_px']} pixels, more than clips.max_pixels")
-
-
-def split(clips: list[dict], p: ClipsParams) -> None:
-    """Add clip_id, source_id and split; no source and no content may stand on two sides.
-
-    Test is the validation folder, or what `clips.test_list` names.  Validation: per action, the sources of the training
-    folder in an order drawn by hash, up to `clips.validation_fraction` of them; with one source only, none.
-    """
-    pattern = re.compile(p.source_pattern)
-    test_names = set(clip_files.read_list(Path(p.root) / p.test_list)) if p.test_list else None
-    sources: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        match = pattern.match(clip["stem"])
-        clip["source_id"] = match.group(1) if match else clip["stem"]
-        clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['stem']}"
-        clip["split"] = clip_files.FOLDERS[clip["folder"]]
-        if test_names is not None and clip["folder"] != "unlabelled":
-            if clip["path"].split("/", 1)[1] in test_names:
-                clip["split"] = "test"
-            elif clip["split"] == "test":
-                _refuse(clip, "not_in_test_list", f"in the validation folder, but not named by {p.test_list}")
-        if clip["split"] == "training" and clip["status"] == "ok":
-            sources[clip["action"]].add(clip["source_id"])
-    held_out = set()
-    for names in sources.values():
-        drawn = sorted(names, key=lambda name: digest(p.seed, name))
-        held_out.update(drawn[: max(1, round(p.validation_fraction * len(drawn))) if len(drawn) > 1 else 0])
-    for clip in clips:
-        if clip["split"] == "training" and clip["source_id"] in held_out:
-            clip["split"] = "validation"
-    _separate(clips)
-    trained = {clip["action"] for clip in clips if clip["split"] == "training" and clip["status"] == "ok"}
-    for clip in clips:
-        if clip["action"] and clip["action"] not in trained:
-            _refuse(clip, "action_not_trained", "no training clip of this action is left, so no classifier could name it")
-
-
-def _separate(clips: list[dict]) -> None:
-    """Refuse clips whose source or content also stands in test or, for training and unlabelled ones, in validation."""
-    duplicate_ids = {clip_id for clip_id, n in Counter(clip["clip_id"] for clip in clips).items() if n > 1}
-    seen: dict[str, set] = {"source_id": set(), "content_hash": set()}
-    for side in ("test", "validation", "training", "unlabelled"):
-        members = [clip for clip in clips if clip["split"] == side]
-        for clip in members:
-            if clip["clip_id"] in duplicate_ids:
-                _refuse(clip, "duplicate_id", "another file has the same action and stem")
-            elif clip["content_hash"] in seen["content_hash"]:
-                _refuse(clip, "duplicate_content", "the same bytes stand in another split or earlier in this one")
-            elif clip["source_id"] in seen["source_id"]:
-                _refuse(clip, "source_in_other_split", f"source {clip['source_id']} also stands in test or validation")
-            elif clip["content_hash"]:
-                seen["content_hash"].add(clip["content_hash"])
-        if side in ("test", "validation"):
-            seen["source_id"] |= {clip["source_id"] for clip in members if clip["status"] == "ok"}
-
-
-def _refuse(clip: dict, status: str, reason: str) -> None:
-    if clip["status"] == "ok":
-        clip |= {"status": status, "reason": reason}
-
-
-def draw_missing(clips: list[dict], seed: int) -> pa.Table:
-    """Which test clips lack their audio at a missing rate r: those whose `order`, uniform in 0..1, is below r.
-
-    Columns draw (int32; each seed of a row uses one), clip_id (string), order (float64); drawn by hash, so that the draw of a
-    clip does not depend on the others, and higher rates miss what lower ones miss.
-    """
-    rows = [
-        {"draw": draw, "clip_id": clip["clip_id"], "order": int(digest("missing", seed, draw, clip["clip_id"])[:8], 16) / 2**32}
-        for draw in range(MISSING_DRAWS)
-        for clip in clips
-        if clip["split"] == "test" and clip["status"] == "ok"
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema([("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]))
+        refuse(clip, "too_large", f"has {clip['width_px']} x {clip['height_px']} pixels, more than clips.max_pixels")
 
 
 def pass_truth_on(source: Path, target: Path) -> None:

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from stages import classifier, clips
+from stages import classifier
 from stages.classifier import ClassifierParams
-from stages.common import params, predictions, retrieval, shards
+from stages.common import clip_splits, params, predictions, retrieval, shards
 from stages.common.action_data import HEARD, ActionData, Condition, lessons
 from stages.common.audioset import load_labels
 from stages.common.errors import UserError
@@ -192,12 +192,12 @@ def test_clips_lack_their_audio_as_the_shared_table_says(rows, data):
 
 def test_the_draw_of_missing_audio_is_uniform_nested_and_does_not_depend_on_other_clips():
     many = [{"clip_id": f"a/{i}", "split": "test", "status": "ok"} for i in range(400)]
-    table = clips.draw_missing(many, 0).to_pandas()
-    assert table.groupby("draw").size().tolist() == [400] * clips.MISSING_DRAWS
+    table = clip_splits.draw_missing(many, 0).to_pandas()
+    assert table.groupby("draw").size().tolist() == [400] * clip_splits.MISSING_DRAWS
     assert abs((table.order < 0.25).mean() - 0.25) < 0.02 and table.order.min() >= 0 and table.order.max() < 1
-    fewer = clips.draw_missing(many[:10] + [{"clip_id": "b", "split": "training", "status": "ok"}], 0).to_pandas()
+    fewer = clip_splits.draw_missing(many[:10] + [{"clip_id": "b", "split": "training", "status": "ok"}], 0).to_pandas()
     both = fewer.merge(table, on=["draw", "clip_id"], suffixes=("", "_all"))
-    assert len(both) == len(fewer) == 10 * clips.MISSING_DRAWS and (both.order == both.order_all).all()
+    assert len(both) == len(fewer) == 10 * clip_splits.MISSING_DRAWS and (both.order == both.order_all).all()
     assert not table[table.draw == 0].order.reset_index(drop=True).equals(table[table.draw == 1].order.reset_index(drop=True))
 
 

@@ -5,14 +5,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 import transformers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from stages import captions
-from stages.common import caption_words, captioning, media, run, shards, text_embedding
+from stages.common import caption_trainings, caption_words, captioning, folds, media, run, shards, text_embedding
 from stages.common.audioset import load_labels
 from stages.common.caption_tuning import GREEDY, Example, fine_tune, mean_reward, self_critical
 from stages.common.caption_words import named, spoken, tagged
@@ -277,8 +278,8 @@ def test_windows_lie_around_their_frames_and_fill_the_pass():
 
 
 def test_steps_are_spread_evenly():
-    assert captions.some([1, 4, 6, 9], 2) == [4, 9] and captions.some([3], 2) == [3]
-    assert captions.some([2, 5], 9) == [2, 5] and captions.some(list(range(10)), 1) == [5]
+    assert caption_trainings.some([1, 4, 6, 9], 2) == [4, 9] and caption_trainings.some([3], 2) == [3]
+    assert caption_trainings.some([2, 5], 9) == [2, 5] and caption_trainings.some(list(range(10)), 1) == [5]
 
 
 # ---------------------------------------------------------------- the stage
@@ -305,22 +306,22 @@ def make(seed: int = 0) -> list[dict]:
 
 def write(rows: list[dict]) -> None:
     jpegs = pa.schema([("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), STEPS))])
-    shards.write(captions.FRAMES, jpegs, rows, rows, "v")
+    shards.write(caption_trainings.FRAMES, jpegs, rows, rows, "v")
     shards.write(captions.SELECTED, pa.schema([("steps", pa.list_(pa.int32()))]), rows, rows, "v")
     audible = [row for row in rows if row["audible"]]
     keyed = [row | {"item_key": digest(row["flac"].hex()), "status": "ok" if row["audible"] else "silent"} for row in rows]
     shards.write(captions.SOUND, pa.schema([("flac", pa.binary())]), audible, keyed, "v")
     columns = pa.schema([("features", shards.tensor(pa.float16(), STEPS, A)), ("label_scores", shards.tensor(pa.float16(), LABELS))])
-    shards.write(captions.AUDIO, columns, audible, audible, "v")
+    shards.write(caption_trainings.AUDIO, columns, audible, audible, "v")
     rng = np.random.default_rng(1)
-    captions.LABEL_AUDIO.parent.mkdir(parents=True, exist_ok=True)
+    caption_trainings.LABEL_AUDIO.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"whole": rng.normal(size=(LABELS, A)), "folds": rng.normal(size=(2, LABELS, A))}
-    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, captions.LABEL_AUDIO)
+    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, caption_trainings.LABEL_AUDIO)
 
 
 @pytest.fixture
 def stage(workspace, models, monkeypatch):
-    for module in (captions, captioning):
+    for module in (caption_trainings, captioning):
         monkeypatch.setattr(module, "map_items", in_process)
     workspace.set(
         generator={"folds": 2}, audio_features={"model": str(models["ast"])}, label_audio={"model": MINILM},
@@ -390,7 +391,7 @@ def test_nothing_is_computed_twice(stage, monkeypatch):
     caption()
     first = outputs()
     trained = []
-    monkeypatch.setattr(captions, "train", lambda task: trained.append(task))
+    monkeypatch.setattr(caption_trainings, "train", lambda task: trained.append(task))
     assert caption().log["computed"] == 0 and not trained and outputs() == first
     new = make(seed=7)[-1] | index_row("a/validation9_9", "validation") | {"audible": False}
     write(sorted([*stage.rows, new], key=lambda row: (row["split"], row["action"] or "", row["clip_id"])))
@@ -410,8 +411,8 @@ def test_other_settings_are_other_captions(stage):
 def test_a_clips_own_sound_reaches_no_caption_of_its_fold(stage):
     caption()
     before = written()
-    table = captions.pd.DataFrame(stage.rows)
-    fold = dict(zip(table.clip_id, captions.folds.of_clips(table, 2), strict=True))
+    table = pd.DataFrame(stage.rows)
+    fold = dict(zip(table.clip_id, folds.of_clips(table, 2), strict=True))
     changed = next(row for row in stage.rows if row["split"] == "training" and row["audible"])
     noise = np.random.default_rng(3).normal(size=RATE_HZ) * 9000
     changed["flac"] = media.encode_flac(noise.astype(np.int16))
@@ -463,12 +464,12 @@ def test_self_critical_runs_and_depends_on_the_label_audio(stage):
     caption()
     assert metrics()["reward"]["after"] >= metrics()["reward"]["before"]
     keys = {name: row["item_key"] for name, row in written().items()}
-    audio = captions.load_file(captions.LABEL_AUDIO)
-    save_file(audio | {"whole": -audio["whole"]}, captions.LABEL_AUDIO)
+    audio = load_file(caption_trainings.LABEL_AUDIO)
+    save_file(audio | {"whole": -audio["whole"]}, caption_trainings.LABEL_AUDIO)
     caption()
     changed = {name for name, row in written().items() if row["item_key"] != keys[name]}
     assert changed <= {row["clip_id"] for row in stage.rows if row["split"] in ("validation", "test")}
-    captions.LABEL_AUDIO.unlink()
+    caption_trainings.LABEL_AUDIO.unlink()
     with pytest.raises(UserError, match="label_audio/features.safetensors is missing"):
         caption()
 
@@ -482,9 +483,9 @@ def test_a_failed_worker_is_a_refused_clip_or_a_sentence(stage, monkeypatch):
 
     def failing(function, items, *given, **options):
         for i, found in enumerate(in_process(function, items, *given, **options)):
-            yield Failure("worker_died", "no memory") if function is captions.train and i == 1 else found
+            yield Failure("worker_died", "no memory") if function is caption_trainings.train and i == 1 else found
 
-    monkeypatch.setattr(captions, "map_items", failing)
+    monkeypatch.setattr(caption_trainings, "map_items", failing)
     with pytest.raises(UserError, match="fine-tuning BLIP failed: no memory; the machine may lack memory, try --workers 1"):
         caption()
 

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import clips
-from stages.clips import ClipsParams, choose_actions, limit, split
+from stages.clips import ClipsParams, choose_actions, limit
 from stages.common import clip_files, run, shards
 from stages.common.clip_files import read_list
+from stages.common.clip_splits import split
 from stages.common.errors import UserError
 from tests.media_files import ffmpeg, sine, write_video
 

@@ -66,6 +66,12 @@ def label_count_of(name: str) -> int:
     return len(_config_file(name).get("id2label", ())) or _config(name).num_labels
 
 
+def labels_of(name: str) -> list[str]:
+    """The names of a classification model's labels, by index."""
+    names = _config(name).id2label
+    return [names[i] for i in range(len(names))]
+
+
 def _config_file(name: str) -> dict:
     """A model's config as it stands in its file, without the seconds that importing transformers takes; {} if unreadable."""
     try:
