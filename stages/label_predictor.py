@@ -169,7 +169,7 @@ def real_mels(stage: run.StageRun, data: Features, folder: Path, model: str) -> 
     frames = ast.log_mel([np.zeros(longest, np.float32)])[1][0]
     file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
     mels = stage.progress(map_items(real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)), timing="computing_s")
-    file.write(mel[:frames] for mel in mels)
+    file.write(_checked(mel)[:frames] for mel in mels)
     mel_row[[wanted[name] for name in names]] = torch.arange(len(names))
     return file, mel_row
 

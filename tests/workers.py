@@ -1,8 +1,8 @@
 """Functions for worker processes of tests."""
 
 import os
-import threading
 import time
+from multiprocessing.connection import Connection
 
 
 def square(x: int) -> int:
@@ -57,6 +57,11 @@ def killed_once_on_3(task: tuple[int, str]) -> int:
     return x
 
 
+def import_decoders() -> None:
+    import stages.common.media  # noqa: F401
+    import tests.media_files  # noqa: F401
+
+
 def start_a_sleeper(marker: str) -> None:
     """Starts ffmpeg on something endless, as a hanging decoder would, and notes its number."""
     import subprocess
@@ -99,11 +104,16 @@ def fail_to_start() -> None:
 
 
 def die_while_answering(task: tuple[int, str]) -> bytes:
-    """Is killed, the first time, about when the first bytes of a long answer are on their way."""
+    """Is killed, the first time, when half of a long answer is on its way."""
     x, marker = task
     if first_time(marker):
-        threading.Timer(0.02, os.kill, (os.getpid(), 9)).start()
-    return bytes([x]) * 300_000_000
+
+        def send_half(connection: Connection, data: memoryview) -> None:
+            os.write(connection.fileno(), data[: len(data) // 2])
+            os.kill(os.getpid(), 9)
+
+        Connection._send = send_half
+    return bytes([x]) * 1_000_000
 
 
 def kill_the_server_on_3(task: tuple[int, str]) -> int:
@@ -117,3 +127,23 @@ def kill_the_server_on_3(task: tuple[int, str]) -> int:
 
 def unpicklable(x: int):
     return lambda: x
+
+
+class Particular(Exception):
+    """It cannot be unpickled, as its constructor takes two things."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def raise_particular(x: int) -> None:
+    raise Particular("this", "that")
+
+
+def sleep_long(x: int) -> None:
+    time.sleep(60)
+
+
+def sleep_unless_0(x: int) -> int:
+    time.sleep(60 if x else 0)
+    return x

@@ -4,18 +4,22 @@ Each worker process has a pipe of its own and a thread here that asks it, one it
 queue break or wait forever where one is killed while it starts, or while it holds the queue's lock: the kernel may do that
 whenever memory is short.  Workers run single-threaded (`one_thread`), so that results do not depend on how many there are.
 """
+import atexit
+import copy
 import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import forkserver
+from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from traceback import format_exc
 from typing import Any
@@ -24,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from stages.common.errors import UserError
 
-STARTS = 3  # deaths in a row of a worker that starts, which is no item's fault
+PAUSES_S = (0.0, 0.1, 1.0)  # before each try to start a worker: a fork server that is dying refuses for a moment
 DIED = (EOFError, OSError)  # what the pipe says where a process died; OSError: within a message
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -88,34 +92,45 @@ def map_items(
     items = iter(items)
     if not (first := list(islice(items, 1))):  # nothing to do: no process is started
         return
-    context = _context()
+    context, jobs = _context(), SimpleQueue[tuple[Any, Future] | None]()
     team = [_Worker(context, function, initializer, initargs) for _ in range(workers or default_workers())]
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    for worker in team:
-        idle.put(worker)
+    threads = [threading.Thread(target=_work, args=(worker, jobs, timeout_s), daemon=True) for worker in team]
 
-    def ask(item: Any) -> Any:
-        worker = idle.get()
-        try:
-            return worker.ask(item, timeout_s)
-        finally:
-            idle.put(worker)
+    def close() -> None:
+        for worker in team:
+            worker.stop()
+            jobs.put(None)
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
 
-    threads = ThreadPoolExecutor(len(team))
-    pending: deque = deque()
+    atexit.register(close)  # for who ends without having asked for all results: multiprocessing would wait for them
+    for thread in threads:
+        thread.start()
+    pending: deque[Future] = deque()
     try:
         for item in chain(first, items):
-            pending.append(threads.submit(ask, item))
+            pending.append(Future())
+            jobs.put((item, pending[-1]))
             if len(pending) >= 4 * len(team):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:  # also after GeneratorExit and Ctrl-C: no worker outlives its run
-        for worker in team:
-            worker.stop()
-        threads.shutdown(cancel_futures=True)
-        for worker in team:
-            worker.end()
+        close()
+        atexit.unregister(close)
+
+
+def _work(worker: "_Worker", jobs: SimpleQueue, timeout_s: float | None) -> None:
+    """What a worker's thread does: it has the worker answer jobs until there are no more."""
+    while (job := jobs.get()) is not None:
+        item, answer = job
+        try:
+            answer.set_result(worker.ask(item, timeout_s))
+        except BaseException as error:
+            answer.set_exception(error)
+        del job, item, answer  # results may be large
+    worker.end()
 
 
 class _Worker:
@@ -130,6 +145,8 @@ class _Worker:
 
     def ask(self, item: Any, timeout_s: float | None) -> Any:
         """The function's result, or a `Failure`.  A death is perhaps not this item's fault, so it gets a second try."""
+        if self._process is not None and self._pipe.poll():  # it died since it was asked last
+            self.end()
         for _ in range(2):
             if self._process is None:
                 self._start()
@@ -147,7 +164,8 @@ class _Worker:
         return Failure("worker_died", f"its worker process died (exit code {exit_code})")
 
     def _start(self) -> None:
-        for _ in range(STARTS):
+        for pause_s in PAUSES_S:
+            time.sleep(pause_s)
             with self._processes:
                 if self._stopped:
                     raise CancelledError
@@ -168,7 +186,7 @@ class _Worker:
             _unpacked(ready)  # or raise what the initializer raised
             return
         raise UserError(
-            f"worker processes died while they started, {STARTS} times in a row: where memory is short, set the environment's "
+            f"worker processes died while they started, {len(PAUSES_S)} times in a row: where memory is short, set the environment's "
             "WORKERS to fewer"
         )
 
@@ -195,33 +213,45 @@ class _Worker:
 def _serve(pipe: Any, function: Callable, initializer: Callable[..., None], initargs: tuple) -> None:
     """What a worker does: it says when it is ready, then answers items until the pipe is closed."""
     die_with_parent()
+    # The server, its parent, ends with the stage once nobody else holds this file; multiprocessing hands it to workers, too.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it leaves Ctrl-C to its stage
-    pipe.send(_packed(initializer, *initargs))
+    _answer(pipe, initializer, *initargs)
     while True:
         try:
             item = pipe.recv()
         except EOFError:
             return
-        answer = _packed(function, item)
-        try:
-            pipe.send(answer)
-        except Exception as error:  # it cannot be pickled
-            pipe.send((False, error))
+        _answer(pipe, function, item)
 
 
-def _packed(function: Callable, *arguments: Any) -> tuple[bool, Any]:
+def _answer(pipe: Any, function: Callable, *arguments: Any) -> None:
+    """Send whether the function succeeded, and its result or exception."""
     try:
-        return True, function(*arguments)
+        pipe.send((True, function(*arguments)))
     except Exception as error:
         error.add_note(f"in a worker process:\n{format_exc()}")
-        return False, error
+        pipe.send((False, error if _travels(error) else RuntimeError(format_exc())))
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an exception can be pickled and made again from that."""
+    try:
+        ForkingPickler.dumps(error)
+        copy.copy(error)
+        return True
+    except Exception:
+        return False
 
 
 def _unpacked(answer: tuple[bool, Any]) -> Any:
     succeeded, value = answer
-    if not succeeded:
+    if succeeded:
+        return value
+    try:
         raise value
-    return value
+    finally:
+        del answer, value  # the exception knows this frame: a circle, which would keep the caller's things for long
 
 
 def start_server(*modules: str) -> None:
