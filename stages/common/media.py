@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from stages.common.errors import printable
-from stages.common.parallel import die_with_parent, one_thread
+from stages.common.parallel import one_thread
+from stages.common.worker import die_with_parent
 
 # Containers that hold their own pictures and sound.  Playlists (HLS, DASH, concat, SDP, IMF, image sequences) are not among
 # them: they name other files and addresses.
