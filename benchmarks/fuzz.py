@@ -7,6 +7,7 @@ file's, lengths made huge, cut off) and go through `clips`, `frames` and `audio`
 limit.  Prints a line of Markdown for the README.  A fault is an exception, a time-out, a dead worker, or a process left behind;
 then it exits 1, and `--save` keeps the files.
 """
+
 import argparse
 import random
 import resource
@@ -34,9 +35,15 @@ def mutate(data: bytes, other: bytes, draw: random.Random) -> bytes:
     """One to eight changes."""
     changed = bytearray(data)
     for _ in range(draw.randint(1, 8)):
-        at = draw.randrange(len(changed)) if draw.random() < 0.5 else draw.randrange(min(2000, len(changed)))  # headers are small
+        at = (
+            draw.randrange(len(changed))
+            if draw.random() < 0.5
+            else draw.randrange(min(2000, len(changed)))
+        )  # headers are small
         length = min(draw.choice([1, 2, 4, 16, 200, 2000]), len(changed) - at)
-        kind = draw.choice(["flip", "noise", "remove", "double", "number", "splice", "zeros", "cut"])
+        kind = draw.choice(
+            ["flip", "noise", "remove", "double", "number", "splice", "zeros", "cut"]
+        )
         if kind == "flip":
             changed[at] ^= 1 << draw.randrange(8)
         elif kind == "noise":
@@ -67,12 +74,18 @@ def end_of(path: str) -> str:
     """`stage: status`, or the trace of an exception."""
     try:
         found = clips.examine(path)
-        if found["status"] != "ok" or not 0.5 <= found["duration_s"] <= 60 or found["width_px"] * found["height_px"] > 36_000_000:
+        if (
+            found["status"] != "ok"
+            or not 0.5 <= found["duration_s"] <= 60
+            or found["width_px"] * found["height_px"] > 36_000_000
+        ):
             return f"clips: {found['status'] if found['status'] != 'ok' else 'limits'}"
         row = frames.drop_long(frames.extract((path, KNOBS)), 60.0)
         if row["status"] != "ok":
             return f"frames: {row['status']}"
-        sound = audio.drop_silent(audio.extract((path, row["duration_s"], found["has_audio"])), -50.0)
+        sound = audio.drop_silent(
+            audio.extract((path, row["duration_s"], found["has_audio"])), -50.0
+        )
         return f"audio: {sound['status']}"
     except Exception:  # each one is a finding
         return f"exception: {traceback.format_exc()}"
@@ -90,7 +103,9 @@ def seeds(folder: Path) -> list[bytes]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path)
@@ -107,20 +122,33 @@ def main() -> None:
                 paths.append(path)
                 yield str(path)
 
-        found = list(map_items(pass_through, files(), default_workers(), TIMEOUT_S, media.decoding_process))
+        found = list(
+            map_items(pass_through, files(), default_workers(), TIMEOUT_S, media.decoding_process)
+        )
         peaks_mib = [0 if isinstance(result, Failure) else result[1] for result in found]
-        ends = [result.kind if isinstance(result, Failure) else result[0].split("\n")[0].rstrip() for result in found]
-        bad = [number for number, end in enumerate(ends) if end in ("timeout", "worker_died") or end.startswith("exception")]
+        ends = [
+            result.kind if isinstance(result, Failure) else result[0].split("\n")[0].rstrip()
+            for result in found
+        ]
+        bad = [
+            number
+            for number, end in enumerate(ends)
+            if end in ("timeout", "worker_died") or end.startswith("exception")
+        ]
         for number in bad:
             print(f"file {number}: {found[number]}", file=sys.stderr)
             if arguments.save:
                 arguments.save.mkdir(exist_ok=True)
                 shutil.copy(paths[number], arguments.save)
     time.sleep(1)
-    left = [child for child in psutil.Process().children(recursive=True) if "ffmpeg" in child.name()]
+    left = [
+        child for child in psutil.Process().children(recursive=True) if "ffmpeg" in child.name()
+    ]
     counts = ", ".join(f"{n} {end}" for end, n in sorted(Counter(ends).items()))
-    print(f"{len(found)} mutations of {len(originals)} files in {time.monotonic() - start:.0f} s: {len(bad)} faults, "
-          f"{len(left)} processes left, at most {max(peaks_mib)} MiB; {counts}")  # fmt: skip
+    print(
+        f"{len(found)} mutations of {len(originals)} files in {time.monotonic() - start:.0f} s: {len(bad)} faults, "
+        f"{len(left)} processes left, at most {max(peaks_mib)} MiB; {counts}"
+    )
     if bad or left:
         sys.exit(1)
 

@@ -8,6 +8,7 @@ twice; one kill of four comes at any moment, also between stages.  Where a stage
 is still writing.
 Prints a line of Markdown for the README, and exits 1 where a byte differs, a process is left or a file is half-written.
 """
+
 import argparse
 import json
 import random
@@ -25,7 +26,9 @@ from tests.repository import Repository
 
 VICTIMS = ("dvc", "stage", "worker")
 ANY_MOMENT = 0.25  # share of kills that wait for no stage
-PATIENCE = 20  # runs that may fail in a row: a stage that a killed dvc left behind may still be writing
+PATIENCE = (
+    20  # runs that may fail in a row: a stage that a killed dvc left behind may still be writing
+)
 
 
 def processes(repository: Repository) -> list[psutil.Process]:
@@ -33,7 +36,10 @@ def processes(repository: Repository) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == repository.folder:
+            if (
+                process.status() != psutil.STATUS_ZOMBIE
+                and Path(process.cwd()) == repository.folder
+            ):
                 found.append(process)
         except psutil.Error:
             continue
@@ -61,7 +67,9 @@ def candidates(repository: Repository, dvc: subprocess.Popen) -> dict[str, psuti
             continue
         found["stage"] = process
         try:
-            servers = [child for child in process.children() if "forkserver" in " ".join(command(child))]
+            servers = [
+                child for child in process.children() if "forkserver" in " ".join(command(child))
+            ]
             if workers := [worker for server in servers for worker in server.children()]:
                 found["worker"] = workers[-1]
         except psutil.Error:
@@ -77,10 +85,20 @@ def duration_s(undisturbed: Repository, stage: str) -> float:
         return 1.0
 
 
-def moment(repository: Repository, dvc: subprocess.Popen, undisturbed: Repository, hit: set[str], longest_s: float,
-           draw: random.Random) -> None:
+def moment(
+    repository: Repository,
+    dvc: subprocess.Popen,
+    undisturbed: Repository,
+    hit: set[str],
+    longest_s: float,
+    draw: random.Random,
+) -> None:
     """Wait for the moment of the next kill, or for dvc's end: in a stage that is not among `hit`, or at any time."""
-    end = time.monotonic() + draw.uniform(0.5, longest_s) if draw.random() < ANY_MOMENT else float("inf")
+    end = (
+        time.monotonic() + draw.uniform(0.5, longest_s)
+        if draw.random() < ANY_MOMENT
+        else float("inf")
+    )
     while dvc.poll() is None and time.monotonic() < end:
         running = stage_of(process) if (process := candidates(repository, dvc).get("stage")) else ""
         if end == float("inf") and running and running.split()[0] not in hit:
@@ -88,7 +106,13 @@ def moment(repository: Repository, dvc: subprocess.Popen, undisturbed: Repositor
         time.sleep(0.05)
 
 
-def disturb(repository: Repository, kills: int, undisturbed: Repository, longest_s: float, draw: random.Random) -> Counter:
+def disturb(
+    repository: Repository,
+    kills: int,
+    undisturbed: Repository,
+    longest_s: float,
+    draw: random.Random,
+) -> Counter:
     """Run `dvc repro` until it ends well, killing at random moments until `kills` are reached; victims and stages counted."""
     done: Counter = Counter()
     failures = 0  # in a row, of runs that nobody killed
@@ -100,7 +124,9 @@ def disturb(repository: Repository, kills: int, undisturbed: Repository, longest
             moment(repository, dvc, undisturbed, hit, longest_s, draw)
             if not (victims := candidates(repository, dvc)):
                 continue
-            stage = stage_of(victims["stage"]).split()[0] if "stage" in victims else "between stages"
+            stage = (
+                stage_of(victims["stage"]).split()[0] if "stage" in victims else "between stages"
+            )
             victim = draw.choice([name for name in VICTIMS if name in victims])
             try:
                 victims[victim].send_signal(signal.SIGKILL)
@@ -114,7 +140,9 @@ def disturb(repository: Repository, kills: int, undisturbed: Repository, longest
             return done
         done["locks"] += mended(repository)
         failures = failures + 1 if done["kills"] == before else 0
-    sys.exit(f"{PATIENCE} times in a row `dvc repro` failed without being killed:\n{repository.run('dvc', 'repro', fails=True)}")
+    sys.exit(
+        f"{PATIENCE} times in a row `dvc repro` failed without being killed:\n{repository.run('dvc', 'repro', fails=True)}"
+    )
 
 
 def mended(repository: Repository) -> bool:
@@ -133,11 +161,15 @@ def mended(repository: Repository) -> bool:
 def differences(one: Repository, other: Repository) -> list[str]:
     """Outputs and figures that are not the same bytes."""
     first, second = one.files(), other.files()
-    return sorted(path for path in first.keys() | second.keys() if first.get(path) != second.get(path))
+    return sorted(
+        path for path in first.keys() | second.keys() if first.get(path) != second.get(path)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -153,15 +185,19 @@ def main() -> None:
         while done["kills"] < arguments.kills:
             rounds += 1
             disturbed = Repository(Path(folder, f"disturbed-{rounds}"), workers=2)
-            done += disturb(disturbed, arguments.kills - done["kills"], undisturbed, seconds / 10, draw)
+            done += disturb(
+                disturbed, arguments.kills - done["kills"], undisturbed, seconds / 10, draw
+            )
             faults += differences(undisturbed, disturbed)
             time.sleep(2)
             faults += [f"left: {' '.join(command(process))}" for process in processes(disturbed)]
             faults += [str(path) for path in disturbed.folder.glob("data/**/.*.tmp")]
     stages = len([name for name in done if name.startswith("in ") and name != "in between stages"])
     victims = ", ".join(f"{done[name]} of {name}" for name in VICTIMS)
-    print(f"{done['kills']} kills ({victims}) in {stages} stages, {rounds} runs of all stages: {len(faults)} differences; "
-          f"{done['locks']} times DVC's own lock had to be deleted")
+    print(
+        f"{done['kills']} kills ({victims}) in {stages} stages, {rounds} runs of all stages: {len(faults)} differences; "
+        f"{done['locks']} times DVC's own lock had to be deleted"
+    )
     if faults:
         sys.exit("\n".join(faults))
 

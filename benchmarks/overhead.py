@@ -10,6 +10,7 @@ A stage's time is its log's `seconds`: workers' start, item store and Parquet in
 number of processes, through the same pool, its inputs made beforehand.  The best of the repeats counts, alternating.
 Run it from the repository root, after `dvc repro`, on a quiet machine.
 """
+
 import argparse
 import json
 import os
@@ -51,7 +52,17 @@ def load_grey(path: str) -> None:
 def farneback(clip: int) -> int:
     """All flows of one clip of ready grey images."""
     flow = yaml.safe_load(Path("params.yaml").read_text())["optical_flow"]
-    knobs = [flow[key] for key in ("pyramid_scale", "levels", "window_px", "iterations", "polynomial_px", "polynomial_sigma")]
+    knobs = [
+        flow[key]
+        for key in (
+            "pyramid_scale",
+            "levels",
+            "window_px",
+            "iterations",
+            "polynomial_px",
+            "polynomial_sigma",
+        )
+    ]
     images = np.asarray(_grey[clip])
     for first, second in zip(images, images[1:], strict=False):
         cv2.calcOpticalFlowFarneback(first, second, None, *knobs, 0)
@@ -95,9 +106,16 @@ def run_stage(folder: Path, *arguments: str) -> float:
 def prepare(folder: Path, clips_per_action: int) -> dict:
     """A folder in which stages run on some clips of the current root."""
     p = yaml.safe_load(Path("params.yaml").read_text())
-    p["clips"] |= {"root": str(Path(p["clips"]["root"]).absolute()), "max_per_action": clips_per_action}
+    p["clips"] |= {
+        "root": str(Path(p["clips"]["root"]).absolute()),
+        "max_per_action": clips_per_action,
+    }
     for section in ("video_features", "audio_features"):
-        p[section]["model"] = str(Path(p[section]["model"]).absolute()) if Path(p[section]["model"]).is_dir() else p[section]["model"]
+        p[section]["model"] = (
+            str(Path(p[section]["model"]).absolute())
+            if Path(p[section]["model"]).is_dir()
+            else p[section]["model"]
+        )
     (folder / "params.yaml").write_text(yaml.safe_dump(p))
     for stage in (["clips"], ["frames"], ["optical_flow"]):
         run_stage(folder, *stage)
@@ -121,7 +139,9 @@ def ready_inputs(folder: Path, p: dict) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.overhead",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--clips-per-action", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
@@ -130,18 +150,30 @@ def main() -> None:
         folder = Path(name)
         p = prepare(folder, arguments.clips_per_action)
         clips = pq.read_table(folder / "data/clips.parquet").to_pylist()
-        files = [str(Path(p["clips"]["root"]) / clip["path"]) for clip in clips if clip["status"] == "ok"]
+        files = [
+            str(Path(p["clips"]["root"]) / clip["path"]) for clip in clips if clip["status"] == "ok"
+        ]
         count = ready_inputs(folder, p)
         model = p["video_features"]["model"]
         pairs = {
             "frames": (lambda: run_stage(folder, "frames"), lambda: seconds(decode_all, files)),
             "optical_flow": (
                 lambda: run_stage(folder, "optical_flow"),
-                lambda: seconds(farneback, range(count), initializer=load_grey, initargs=(str(folder / "grey.npy"),)),
+                lambda: seconds(
+                    farneback,
+                    range(count),
+                    initializer=load_grey,
+                    initargs=(str(folder / "grey.npy"),),
+                ),
             ),
             "video_features": (
                 lambda: run_stage(folder, "video_features", "rgb"),
-                lambda: seconds(infer, range(count), initializer=load_model, initargs=(model, str(folder / "tensors.npy"))),
+                lambda: seconds(
+                    infer,
+                    range(count),
+                    initializer=load_model,
+                    initargs=(model, str(folder / "tensors.npy")),
+                ),
             ),
         }
         print(f"{count} clips, {default_workers()} processes, best of {arguments.repeats}")

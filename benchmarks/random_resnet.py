@@ -4,6 +4,7 @@
 
 What `microsoft/resnet-18` looks like, with fewer and narrower layers.  The experiment `backbones` names the default directory.
 """
+
 import argparse
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.random_resnet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.random_resnet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, nargs="?", default=Path("/tmp/random-resnet"))
     folder = parser.parse_args().folder

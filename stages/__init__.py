@@ -3,6 +3,7 @@
 A script that trains imports PyTorch for seconds, and so does the server from which its workers are forked.  The server
 is started here, before the script's own imports, so that both import at the same time.
 """
+
 import sys
 
 TRAINING = ("classifier", "generator")

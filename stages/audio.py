@@ -6,6 +6,7 @@ Writes   data/audio, a row per audible clip:
          and in its index rms_dbfs float32 for every clip that has a track.
 Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable, timeout, worker_died.
 """
+
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,32 +42,59 @@ def extract(task: tuple[str, float, bool]) -> dict:
         samples = media.decode_audio(Path(path), duration_s)
     except media.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
-    return {"flac": media.encode_flac(samples), "rms_dbfs": media.rms_dbfs(samples), "status": "ok", "reason": ""}
+    return {
+        "flac": media.encode_flac(samples),
+        "rms_dbfs": media.rms_dbfs(samples),
+        "status": "ok",
+        "reason": "",
+    }
 
 
 def drop_silent(row: dict, silence_db: float) -> dict:
     """Refuse a clip whose level is below `silence_db`; not part of the stored item, so that a new level costs nothing."""
     if row["status"] == "ok" and row["rms_dbfs"] < silence_db:
-        return row | {"status": "silent", "reason": f"{row['rms_dbfs']:.1f} dBFS, below {silence_db:g}"}
+        return row | {
+            "status": "silent",
+            "reason": f"{row['rms_dbfs']:.1f} dBFS, below {silence_db:g}",
+        }
     return row
 
 
 def main(stage: run.StageRun) -> None:
     p = params.load("audio", AudioParams)
     source = params.load("clips", Source, only=True)
-    found = {clip["clip_id"]: clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()}
-    clips = [row | {"input_key": found[row["clip_id"]]["content_hash"]} for row in shards.ok_rows(Path("data/frames"))]
+    found = {
+        clip["clip_id"]: clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()
+    }
+    clips = [
+        row | {"input_key": found[row["clip_id"]]["content_hash"]}
+        for row in shards.ok_rows(Path("data/frames"))
+    ]
     with ClipItems("audio", digest("audio", CODE_VERSION), COLUMNS, FACTS) as items:
         files = (
-            (str(Path(source.root) / found[clip["clip_id"]]["path"]), clip["duration_s"], found[clip["clip_id"]]["has_audio"])
+            (
+                str(Path(source.root) / found[clip["clip_id"]]["path"]),
+                clip["duration_s"],
+                found[clip["clip_id"]]["has_audio"],
+            )
             for clip in clips
         )
-        items.fill(stage, clips, files, lambda tasks: map_items(extract, tasks, stage.workers, time_limit_s(), media.decoding_process))
+        items.fill(
+            stage,
+            clips,
+            files,
+            lambda tasks: map_items(
+                extract, tasks, stage.workers, time_limit_s(), media.decoding_process
+            ),
+        )
         index = items.pack(
-            Path("data/audio"), clips,
+            Path("data/audio"),
+            clips,
             finish=lambda row: drop_silent(row, p.silence_db),
-            check=lambda index: run.check_failed_fraction(index, FAILED, source.max_failed_fraction, "audio"),
-        )  # fmt: skip
+            check=lambda index: run.check_failed_fraction(
+                index, FAILED, source.max_failed_fraction, "audio"
+            ),
+        )
     stage.write_metrics({"clips": run.status_counts(index)})
 
 

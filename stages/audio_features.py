@@ -14,6 +14,7 @@ AST: Gong et al. 2021.  `segments` decides what a time step is:
                 16 of one patch, so that its single patch sees one frame of padding)
 Only time patches that see real sound count: padding to AST's 1,024 frames would fill 72 of 101 patches of a 3 s clip.
 """
+
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,9 @@ from stages.common.errors import UserError
 from stages.common.item_store import digest
 from stages.common.parallel import map_items, one_thread
 
-CODE_VERSION = 1  # of `encode_clip` and AudioBackbone; raise it when the output for the same input changes
+CODE_VERSION = (
+    1  # of `encode_clip` and AudioBackbone; raise it when the output for the same input changes
+)
 SOURCE = Path("data/audio")
 
 
@@ -60,13 +63,23 @@ def encode_clip(task: tuple[bytes, int, AudioFeaturesParams]) -> dict:
     log_mel, frames = _backbone.log_mel(pieces)
     outputs, pooled, scores = _backbone.encode(log_mel)
     if p.segments == "pooled":
-        patches = pool_over_time(outputs, frames, [len(piece) / _backbone.rate_hz for piece in pieces], count)
+        patches = pool_over_time(
+            outputs, frames, [len(piece) / _backbone.rate_hz for piece in pieces], count
+        )
     else:
         patches = encode_segments(wave, count, p)
-    return {"patches": patches, "pooled": pooled.mean(0), "label_scores": scores.mean(0), "status": "ok", "reason": ""}
+    return {
+        "patches": patches,
+        "pooled": pooled.mean(0),
+        "label_scores": scores.mean(0),
+        "status": "ok",
+        "reason": "",
+    }
 
 
-def pool_over_time(outputs: np.ndarray, frames: list[int], lengths_s: list[float], count: int) -> np.ndarray:
+def pool_over_time(
+    outputs: np.ndarray, frames: list[int], lengths_s: list[float], count: int
+) -> np.ndarray:
     """Patch outputs [N pieces, time, D] of a clip's consecutive pieces -> [count, D]."""
     starts_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
     times, values = [], []
@@ -97,12 +110,19 @@ def encode_segments(wave: np.ndarray, count: int, p: AudioFeaturesParams) -> np.
     """One AST pass per time step, averaged over its valid patches: [count, D]."""
     length = len(wave) / count
     if p.segments == "windows":
-        length = min(max(length, p.window_s * _backbone.rate_hz), _backbone.max_s * _backbone.rate_hz)
+        length = min(
+            max(length, p.window_s * _backbone.rate_hz), _backbone.max_s * _backbone.rate_hz
+        )
     centres = (np.arange(count) + 0.5) * len(wave) / count
     starts = np.clip(np.floor(centres - length / 2), 0, max(0, len(wave) - int(length))).astype(int)
     log_mel, frames = _backbone.log_mel([wave[start : start + int(length)] for start in starts])
     outputs, _, _ = _backbone.encode(log_mel)
-    return np.stack([output[: _backbone.valid_patches(n)].mean(0) for output, n in zip(outputs, frames, strict=True)])
+    return np.stack(
+        [
+            output[: _backbone.valid_patches(n)].mean(0)
+            for output, n in zip(outputs, frames, strict=True)
+        ]
+    )
 
 
 def fit_projection(patches, width: int, components: int) -> dict[str, np.ndarray]:
@@ -124,7 +144,11 @@ def fit_projection(patches, width: int, components: int) -> dict[str, np.ndarray
     order = np.argsort(values)[::-1][:components]
     axes = vectors[:, order].T
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    return {"mean": mean, "components": axes, "explained": np.maximum(values[order], 0) / np.maximum(values, 0).sum()}
+    return {
+        "mean": mean,
+        "components": axes,
+        "explained": np.maximum(values[order], 0) / np.maximum(values, 0).sum(),
+    }
 
 
 def main(stage: run.StageRun) -> None:
@@ -133,33 +157,70 @@ def main(stage: run.StageRun) -> None:
     p = params.load("audio_features", AudioFeaturesParams)
     count, width = params.load("frames", Frames, only=True).count, width_of(p.model)
     if p.components > width:
-        raise UserError(f"params.yaml: audio_features.components = {p.components}, but '{p.model}' gives only {width} dimensions")
+        raise UserError(
+            f"params.yaml: audio_features.components = {p.components}, but '{p.model}' gives only {width} dimensions"
+        )
     clips = shards.inputs(SOURCE)
-    version = digest("audio_features", CODE_VERSION, revision(p.model), count, p.model_dump(exclude={"model", "components"}))
-    stored = pa.schema([
-        ("patches", shards.tensor(pa.float16(), count, width)), ("pooled", shards.tensor(pa.float16(), width)),
-        ("label_scores", shards.tensor(pa.float16(), label_count_of(p.model))),
-    ])  # fmt: skip
+    version = digest(
+        "audio_features",
+        CODE_VERSION,
+        revision(p.model),
+        count,
+        p.model_dump(exclude={"model", "components"}),
+    )
+    stored = pa.schema(
+        [
+            ("patches", shards.tensor(pa.float16(), count, width)),
+            ("pooled", shards.tensor(pa.float16(), width)),
+            ("label_scores", shards.tensor(pa.float16(), label_count_of(p.model))),
+        ]
+    )
     columns = pa.schema([("features", shards.tensor(pa.float16(), count, p.components)), *stored])
     with ClipItems("audio_features", version, stored) as items:
         sounds = ((row["flac"], count, p) for row in shards.iter_rows(SOURCE, ["flac"]))
-        items.fill(stage, clips, sounds, lambda todo: map_items(
-            encode_clip, todo, stage.workers, initializer=load_backbone, initargs=(p.model,)
-        ))  # fmt: skip
-        training = (row for row in map(items.row, (c for c in clips if c["split"] == "training")) if row["status"] == "ok")
+        items.fill(
+            stage,
+            clips,
+            sounds,
+            lambda todo: map_items(
+                encode_clip, todo, stage.workers, initializer=load_backbone, initargs=(p.model,)
+            ),
+        )
+        training = (
+            row
+            for row in map(items.row, (c for c in clips if c["split"] == "training"))
+            if row["status"] == "ok"
+        )
         pca = fit_projection((row["patches"] for row in training), width, p.components)
         index = items.pack(
-            Path("data/audio_features"), clips, columns,
-            finish=lambda row: row | {"features": (row["patches"].astype(np.float64) - pca["mean"]) @ pca["components"].T},
-        )  # fmt: skip
+            Path("data/audio_features"),
+            clips,
+            columns,
+            finish=lambda row: (
+                row
+                | {
+                    "features": (row["patches"].astype(np.float64) - pca["mean"])
+                    @ pca["components"].T
+                }
+            ),
+        )
     Path("models").mkdir(exist_ok=True)
-    save_file({name: pca[name].astype(np.float32) for name in ("mean", "components")}, "models/audio_projection.safetensors")
+    save_file(
+        {name: pca[name].astype(np.float32) for name in ("mean", "components")},
+        "models/audio_projection.safetensors",
+    )
     explained = pca["explained"].cumsum()
-    stage.write_metrics({
-        "clips": run.status_counts(index),
-        "shape": {"steps": count, "width": width, "components": p.components},
-        "explained_variance": {str(k): float(explained[k - 1]) for k in (8, 32, 64, p.components) if k <= p.components},
-    })  # fmt: skip
+    stage.write_metrics(
+        {
+            "clips": run.status_counts(index),
+            "shape": {"steps": count, "width": width, "components": p.components},
+            "explained_variance": {
+                str(k): float(explained[k - 1])
+                for k in (8, 32, 64, p.components)
+                if k <= p.components
+            },
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ Writes   data/captions, a row per clip:
 Cross-fitting: a training clip's captions come from a model that has not met its source (generator.folds); validation and
 test clips get those of the model fitted on all training clips.  An item's key names the weights that made it.
 """
+
 import hashlib
 import os
 import shutil
@@ -28,7 +29,15 @@ from pydantic import Field
 
 from stages.common import backbones, captioning, folds, params, run, shards
 from stages.common.caption_measures import measure
-from stages.common.caption_trainings import FRAMES, WHOLE, TuningParams, frames_of, some, train_all, trainings
+from stages.common.caption_trainings import (
+    FRAMES,
+    WHOLE,
+    TuningParams,
+    frames_of,
+    some,
+    train_all,
+    trainings,
+)
 from stages.common.captioning import AS_IT_IS, Captioner, Task
 from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
@@ -36,7 +45,11 @@ from stages.common.parallel import Failure
 from stages.common.training import scratch
 
 CODE_VERSION = 1  # of captions, of what is heard and of trained weights; raise it when one of them changes for the same input
-SELECTED, SOUND, OUTPUT = Path("data/representative_frames"), Path("data/audio"), Path("data/captions")
+SELECTED, SOUND, OUTPUT = (
+    Path("data/representative_frames"),
+    Path("data/audio"),
+    Path("data/captions"),
+)
 CAPTIONS = pa.schema([("steps", pa.list_(pa.int32())), ("captions", pa.list_(pa.string()))])
 HEARD = pa.schema([*CAPTIONS, ("labels", pa.list_(pa.list_(pa.int32())))])
 
@@ -60,27 +73,52 @@ class Text(params.Section):
     model: str
 
 
-def listen(stage: run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str) -> list[dict]:
+def listen(
+    stage: run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str
+) -> list[dict]:
     """What can be learned from: of audible training, unlabelled and validation clips some representative steps, their captions
     by the model as it is, and the labels that AST hears around them, highest score first."""
-    knobs = (backbones.revision(hearing.model), hearing.window_s, p.finetune_frames, p.tags, p.tag_score)
-    sounds = {row["clip_id"]: row["item_key"] for row in shards.ok_rows(SOUND) if row["split"] != "test"}
+    knobs = (
+        backbones.revision(hearing.model),
+        hearing.window_s,
+        p.finetune_frames,
+        p.tags,
+        p.tag_score,
+    )
+    sounds = {
+        row["clip_id"]: row["item_key"] for row in shards.ok_rows(SOUND) if row["split"] != "test"
+    }
     audible = [
-        clip | {"input_key": digest(clip["input_key"], sounds[clip["clip_id"]], *knobs), "steps": some(clip["steps"], p.finetune_frames)}
-        for clip in clips if clip["clip_id"] in sounds
-    ]  # fmt: skip
+        clip
+        | {
+            "input_key": digest(clip["input_key"], sounds[clip["clip_id"]], *knobs),
+            "steps": some(clip["steps"], p.finetune_frames),
+        }
+        for clip in clips
+        if clip["clip_id"] in sounds
+    ]
     wanted = {clip["clip_id"]: clip["steps"] for clip in audible}
     flacs = (row["flac"] for row in shards.iter_rows(SOUND, ["flac"]) if row["clip_id"] in wanted)
     tasks = (
         Task(steps, jpegs, sound=(flac, times_s, hearing.window_s))
-        for steps, (jpegs, times_s), flac in zip(wanted.values(), frames_of(wanted), flacs, strict=True)
+        for steps, (jpegs, times_s), flac in zip(
+            wanted.values(), frames_of(wanted), flacs, strict=True
+        )
     )
 
     def compute(todo: Iterator[Task]) -> Iterator[dict | Failure]:
-        for row in captioning.answers(captioning.describe, todo, p.blip, p.frames_per_batch, stage.workers, hearing.model):
+        for row in captioning.answers(
+            captioning.describe, todo, p.blip, p.frames_per_batch, stage.workers, hearing.model
+        ):
             if not isinstance(row, Failure):
-                ranked = ((scores, np.argsort(-scores, kind="stable")[: p.tags].tolist()) for scores in row["scores"])
-                row["labels"] = [[label for label in best if scores[label] >= p.tag_score] for scores, best in ranked]
+                ranked = (
+                    (scores, np.argsort(-scores, kind="stable")[: p.tags].tolist())
+                    for scores in row["scores"]
+                )
+                row["labels"] = [
+                    [label for label in best if scores[label] >= p.tag_score]
+                    for scores, best in ranked
+                ]
             yield row
 
     with ClipItems("captions_heard", version, HEARD) as items:
@@ -104,15 +142,27 @@ def main(stage: run.StageRun) -> None:
     with scratch() as files, ClipItems("captions", version, CAPTIONS) as items:
         if p.finetune != "off":
             heard = listen(stage, p, hearing, clips, version)
-            tuned = train_all(stage, p, heard, trainings(p, heard, fold, count, names, reader), version, files)
+            tuned = train_all(
+                stage, p, heard, trainings(p, heard, fold, count, names, reader), version, files
+            )
         weights = {number: store_weights(row["weights"], files) for number, row in tuned.items()}
         used = [weights.get(fold[clip["clip_id"]], AS_IT_IS) for clip in clips]
-        keyed = [clip | {"input_key": digest(clip["input_key"], Path(file).name)} for clip, file in zip(clips, used, strict=True)]
-        tasks = (Task(chosen, jpegs, file) for chosen, (jpegs, _), file in zip(steps.values(), frames_of(steps), used, strict=True))
+        keyed = [
+            clip | {"input_key": digest(clip["input_key"], Path(file).name)}
+            for clip, file in zip(clips, used, strict=True)
+        ]
+        tasks = (
+            Task(chosen, jpegs, file)
+            for chosen, (jpegs, _), file in zip(steps.values(), frames_of(steps), used, strict=True)
+        )
         items.fill(
-            stage, keyed, tasks,
-            lambda todo: captioning.answers(captioning.describe, todo, p.blip, p.frames_per_batch, stage.workers),
-        )  # fmt: skip
+            stage,
+            keyed,
+            tasks,
+            lambda todo: captioning.answers(
+                captioning.describe, todo, p.blip, p.frames_per_batch, stage.workers
+            ),
+        )
         index = items.pack(OUTPUT, keyed)
         save_model(p, weights.get(WHOLE, AS_IT_IS))
     measured = measure(OUTPUT, heard, p.finetune_frames, p.tag_score, names, reader)
@@ -120,7 +170,13 @@ def main(stage: run.StageRun) -> None:
     if tuned:
         metrics["epochs"] = float(np.mean([row["epochs"] for row in tuned.values()]))
     if p.finetune == "self_critical":
-        metrics["reward"] = dict(zip(("before", "after"), np.mean([row["reward"] for row in tuned.values()], axis=0).tolist(), strict=True))
+        metrics["reward"] = dict(
+            zip(
+                ("before", "after"),
+                np.mean([row["reward"] for row in tuned.values()], axis=0).tolist(),
+                strict=True,
+            )
+        )
     stage.write_metrics(metrics)
 
 

@@ -13,6 +13,7 @@ The LSTM reads RGB and flow features, concatenated [T, 2D], with audio [T, 2D + 
 the action.  Early stopping and all choices on validation; test is scored once.  `logistic` conditions use logistic
 regression on mean and standard deviation over time instead: a weak LSTM would make any gain meaningless.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,15 @@ from stages.common.predictions import Predictions
 from stages.common.row_training import ClassifierParams, NetworkParams, Training, answered, hear
 from stages.common.training import fit, scratch
 
-MISSING_RATES = pa.schema([
-    ("seed", pa.int32()), ("missing_rate", pa.float32()), ("clip_id", pa.string()), ("source_id", pa.string()), ("hit", pa.bool_()),
-])  # fmt: skip
+MISSING_RATES = pa.schema(
+    [
+        ("seed", pa.int32()),
+        ("missing_rate", pa.float32()),
+        ("clip_id", pa.string()),
+        ("source_id", pa.string()),
+        ("hit", pa.bool_()),
+    ]
+)
 
 
 def train_one(task: Training) -> dict:
@@ -55,7 +62,9 @@ def train_one(task: Training) -> dict:
     model = build(data, condition, p, task.learned).to(where)
     drawn = torch.Generator().manual_seed(seed)
 
-    def answer(rows: torch.Tensor, missing: torch.Tensor, training: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def answer(
+        rows: torch.Tensor, missing: torch.Tensor, training: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         video = data.video.read(rows.tolist()).to(where)
         if condition.learns == "audio":
             audio, heard = data.sounds["real"].read(rows)
@@ -63,7 +72,10 @@ def train_one(task: Training) -> dict:
         if not data.sounds:
             return model.answer(video)
         kind = condition.train_audio if training else "real"
-        audio, heard, known = (value.to(where) for value in hear(task, model, rows, kind, missing, drawn if training else None))
+        audio, heard, known = (
+            value.to(where)
+            for value in hear(task, model, rows, kind, missing, drawn if training else None)
+        )
         relevant = data.relevant[rows].to(where) if data.relevant is not None and training else None
         return model.answer(video, audio, heard, known if training else None, relevant)
 
@@ -79,21 +91,42 @@ def train_one(task: Training) -> dict:
 
     def validate() -> float:
         parts = data.rows("validation").split(512)
-        return float(np.average([cross_entropy(logits(part), data.labels[part]) for part in parts], weights=[len(part) for part in parts]))
+        return float(
+            np.average(
+                [cross_entropy(logits(part), data.labels[part]) for part in parts],
+                weights=[len(part) for part in parts],
+            )
+        )
 
-    curve = fit(model, learn, task.learned, validate, p, seed, f"classifier/{task.name}", checkpoint=task.checkpoint(drawn))
+    curve = fit(
+        model,
+        learn,
+        task.learned,
+        validate,
+        p,
+        seed,
+        f"classifier/{task.name}",
+        checkpoint=task.checkpoint(drawn),
+    )
     test = data.rows("test")
     with torch.inference_mode():
-        probabilities = torch.cat([logits(part).softmax(1) for part in task.asked.split(512)]).numpy()
+        probabilities = torch.cat(
+            [logits(part).softmax(1) for part in task.asked.split(512)]
+        ).numpy()
         right = []
         for missing in data.missing_at(task.rates, test, seed).values():
-            answers = [logits(part, gone).argmax(1) for part, gone in zip(test.split(512), missing.split(512), strict=True)]
+            answers = [
+                logits(part, gone).argmax(1)
+                for part, gone in zip(test.split(512), missing.split(512), strict=True)
+            ]
             right.append((torch.cat(answers) == data.labels[test]).numpy())
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     return {"weights": weights, "curve": curve, "probabilities": probabilities, "right": right}
 
 
-def build(data: ActionData, condition: Condition, p: NetworkParams, learned: torch.Tensor) -> ActionClassifier:
+def build(
+    data: ActionData, condition: Condition, p: NetworkParams, learned: torch.Tensor
+) -> ActionClassifier:
     """The network of a condition, with the scale of the features of the clips it learns from."""
     (steps, video_width), hidden = data.video.shape, p.hidden
     audio_width = data.sounds["real"].file.shape[-1] if data.sounds else 0
@@ -119,44 +152,85 @@ def build(data: ActionData, condition: Condition, p: NetworkParams, learned: tor
     return model
 
 
-def train_seeds(stage: run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams) -> tuple[Predictions, list[dict]]:
+def train_seeds(
+    stage: run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams
+) -> tuple[Predictions, list[dict]]:
     """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the probabilities of all clips
     that were asked, and the seeds' results."""
-    if not all(len(data.rows(split)) for split in SPLITS):  # with `kept_only`: the filter leaves nothing to train or score on
-        return answered(data, torch.tensor([], dtype=torch.long), np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)), []
-    training, asked = data.rows("training"), data.rows("validation", "test", *([POOL] if condition.answers_pool else []))
-    parts, fold = [(training, asked)], torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1))
+    if not all(
+        len(data.rows(split)) for split in SPLITS
+    ):  # with `kept_only`: the filter leaves nothing to train or score on
+        return answered(
+            data,
+            torch.tensor([], dtype=torch.long),
+            np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32),
+        ), []
+    training, asked = (
+        data.rows("training"),
+        data.rows("validation", "test", *([POOL] if condition.answers_pool else [])),
+    )
+    parts, fold = (
+        [(training, asked)],
+        torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1)),
+    )
     for number in range(condition.out_of_fold):
         inside = fold[training] == number
         parts.append((training[~inside], training[inside]))
     tasks, key = [], data.key()
     for whole, (taught, rows) in enumerate(parts):
         for seed in range(p.seeds):
-            learned, targets = lessons(data, condition, taught[data.taught[taught]], p.lstm.label_smoothing, p.teaching, seed)
+            learned, targets = lessons(
+                data,
+                condition,
+                taught[data.taught[taught]],
+                p.lstm.label_smoothing,
+                p.teaching,
+                seed,
+            )
             rates = p.missing_rates if whole == 0 and not condition.kept_only else []
-            tasks.append(Training(data, condition, p, seed, learned, targets, rows, stage.item, rates, key))
-    workers = stage.workers if len(tasks) > 2 * stage.workers else len(tasks)  # few: shared cores beat a last round on one of them
-    results = list(stage.progress(map_items(train_one, tasks, workers), len(tasks), "training", "computing_s"))
+            tasks.append(
+                Training(data, condition, p, seed, learned, targets, rows, stage.item, rates, key)
+            )
+    workers = (
+        stage.workers if len(tasks) > 2 * stage.workers else len(tasks)
+    )  # few: shared cores beat a last round on one of them
+    results = list(
+        stage.progress(map_items(train_one, tasks, workers), len(tasks), "training", "computing_s")
+    )
     if failed := [result for result in results if isinstance(result, Failure)]:
-        raise UserError(f"training {stage.item} failed: {failed[0].reason}; the machine may lack memory, try --workers 1")
+        raise UserError(
+            f"training {stage.item} failed: {failed[0].reason}; the machine may lack memory, try --workers 1"
+        )
     probabilities = np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)
     for task, result in zip(tasks, results, strict=True):
         probabilities[task.seed, task.asked] = result["probabilities"]
     return answered(data, torch.cat([rows for _, rows in parts]), probabilities), results[: p.seeds]
 
 
-def write_missing_rates(name: str, data: ActionData, rates: list[float], results: list[dict]) -> dict:
+def write_missing_rates(
+    name: str, data: ActionData, rates: list[float], results: list[dict]
+) -> dict:
     """Write data/missing_rates/<condition>.parquet (see the module's docstring); accuracy by missing rate."""
     test = data.clips.iloc[data.rows("test").numpy()]
     parts = [
-        pa.table([pa.array([value] * len(test)) for value in (seed, rate)] + [test.clip_id.tolist(), test.source_id.tolist(), right],
-                 names=MISSING_RATES.names).cast(MISSING_RATES)
+        pa.table(
+            [pa.array([value] * len(test)) for value in (seed, rate)]
+            + [test.clip_id.tolist(), test.source_id.tolist(), right],
+            names=MISSING_RATES.names,
+        ).cast(MISSING_RATES)
         for seed, result in enumerate(results)
         for rate, right in zip(rates, result["right"], strict=False)
-    ]  # fmt: skip
-    shards.write_table(pa.concat_tables(parts) if parts else MISSING_RATES.empty_table(), Path("data/missing_rates") / f"{name}.parquet")
+    ]
+    shards.write_table(
+        pa.concat_tables(parts) if parts else MISSING_RATES.empty_table(),
+        Path("data/missing_rates") / f"{name}.parquet",
+    )
     right = np.array([result["right"] for result in results], float)  # [seeds, rates, test clips]
-    return {f"{rate:g}": statistics.interval(right[:, i].mean(0), test.source_id.to_numpy()) for i, rate in enumerate(rates) if parts}
+    return {
+        f"{rate:g}": statistics.interval(right[:, i].mean(0), test.source_id.to_numpy())
+        for i, rate in enumerate(rates)
+        if parts
+    }
 
 
 def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
@@ -166,7 +240,9 @@ def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
         columns=["seed", "epoch", "training_loss", "validation_loss"],
     )
     predicted = np.array(test.actions)[test.answers]  # [seeds, clips]
-    confusion = pd.DataFrame({"actual": np.tile(test.clips.action, len(predicted)), "predicted": predicted.ravel()}).map(tables.plain)
+    confusion = pd.DataFrame(
+        {"actual": np.tile(test.clips.action, len(predicted)), "predicted": predicted.ravel()}
+    ).map(tables.plain)
     for kind, table in (("loss", loss), ("confusion", confusion)):
         path = Path("metrics/plots") / kind / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,10 +256,16 @@ def main(stage: run.StageRun) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with scratch() as files:
         data = ActionData(files, condition, p.labels_per_action)
-        config = {"condition": condition.model_dump(), "actions": data.actions, "video_width": data.video.shape[-1]}
+        config = {
+            "condition": condition.model_dump(),
+            "actions": data.actions,
+            "video_width": data.video.shape[-1],
+        }
         if condition.model == "logistic":
             found, results = logistic_regression(data, condition, p, name)
-            width = data.video.shape[-1] + (data.sounds["real"].file.shape[-1] if data.sounds else 0)
+            width = data.video.shape[-1] + (
+                data.sounds["real"].file.shape[-1] if data.sounds else 0
+            )
             parameters = (2 * width + 1) * len(data.actions)
         else:
             found, results = train_seeds(stage, data, condition, p)
@@ -191,16 +273,30 @@ def main(stage: run.StageRun) -> None:
                 save_file(result["weights"], folder / f"seed-{seed}.safetensors")
             model = build(data, condition, p.lstm, data.rows("training"))
             parameters = parameter_count(model)
-            config |= {"hidden": model.lstm.hidden_size, "projection": p.lstm.projection, "audio_width": len(model.token)}
+            config |= {
+                "hidden": model.lstm.hidden_size,
+                "projection": p.lstm.projection,
+                "audio_width": len(model.token),
+            }
         run.write_json(folder / "config.json", config)
         predictions.write(name, found)
         at_rates = write_missing_rates(name, data, p.missing_rates, results)
         write_plots(name, [result["curve"] for result in results], found.of("test"))
-        stage.write_metrics({
-            **predictions.score(found), "accuracy_at_missing_rate": at_rates, "parameters": parameters,
-            "clips": {split: len(data.rows(split)) for split in SPLITS},
-        })  # fmt: skip
+        stage.write_metrics(
+            {
+                **predictions.score(found),
+                "accuracy_at_missing_rate": at_rates,
+                "parameters": parameters,
+                "clips": {split: len(data.rows(split)) for split in SPLITS},
+            }
+        )
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "classifier", "condition", lambda: params.load("classifier", ClassifierParams).conditions)
+    run.main(
+        main,
+        __doc__,
+        "classifier",
+        "condition",
+        lambda: params.load("classifier", ClassifierParams).conditions,
+    )

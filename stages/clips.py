@@ -19,6 +19,7 @@ Writes   data/clips.parquet, a row per clip:
 The root is no DVC dependency (DVC would hash all of it), so this stage always runs; the hash and the probe of a file are
 remembered by path, size and modification time.
 """
+
 import hashlib
 import os
 import shutil
@@ -39,18 +40,37 @@ from stages.common.parallel import Failure, map_items, time_limit_s
 
 CODE_VERSION = 2  # of `examine`
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
-FACTS = pa.schema([
-    ("content_hash", pa.string()), ("duration_s", pa.float32()), ("fps", pa.float32()), ("width_px", pa.int32()),
-    ("height_px", pa.int32()), ("has_audio", pa.bool_()), ("status", pa.string()), ("reason", pa.string()),
-])  # fmt: skip
-SCHEMA = pa.schema([
-    *((name, pa.string()) for name in ("clip_id", "path", "action", "split", "source_id")), *FACTS,
-])  # fmt: skip
-TRUTH = pa.schema([
-    ("clip_id", pa.string()), ("split", pa.string()), ("action", pa.string()), ("sound_kind", pa.string()),
-    ("audible", pa.bool_()), ("sound_belongs", pa.bool_()), ("audio_labels", pa.list_(pa.string())),
-    ("event_times_s", pa.list_(pa.float32())), ("clean_sound", pa.binary()),
-])  # fmt: skip
+FACTS = pa.schema(
+    [
+        ("content_hash", pa.string()),
+        ("duration_s", pa.float32()),
+        ("fps", pa.float32()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("has_audio", pa.bool_()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "path", "action", "split", "source_id")),
+        *FACTS,
+    ]
+)
+TRUTH = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("split", pa.string()),
+        ("action", pa.string()),
+        ("sound_kind", pa.string()),
+        ("audible", pa.bool_()),
+        ("sound_belongs", pa.bool_()),
+        ("audio_labels", pa.list_(pa.string())),
+        ("event_times_s", pa.list_(pa.float32())),
+        ("clean_sound", pa.binary()),
+    ]
+)
 
 
 class ClipsParams(SplitParams):
@@ -72,10 +92,14 @@ def choose_actions(clips: list[dict], p: ClipsParams) -> set[str]:
         return set(known)
     if isinstance(p.actions, int):
         if not 1 <= p.actions <= len(known):
-            raise UserError(f"clips.actions = {p.actions}: {p.root} has {len(known)} actions to draw from")
+            raise UserError(
+                f"clips.actions = {p.actions}: {p.root} has {len(known)} actions to draw from"
+            )
         return set(Random(f"{p.seed} actions").sample(known, p.actions))
     if unknown := sorted(set(p.actions) - set(known)):
-        raise UserError(f"clips.actions names {', '.join(unknown)}, which {p.root} does not have; it has {', '.join(known[:10])}, ...")
+        raise UserError(
+            f"clips.actions names {', '.join(unknown)}, which {p.root} does not have; it has {', '.join(known[:10])}, ..."
+        )
     return set(p.actions)
 
 
@@ -84,10 +108,15 @@ def examine(path: str) -> dict:
     row = dict.fromkeys(FACTS.names) | {"status": "ok", "reason": ""}
     try:
         with media.open_file(Path(path)) as file:
-            row["content_hash"] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            row["content_hash"] = hashlib.file_digest(
+                file, lambda: hashlib.blake2b(digest_size=16)
+            ).hexdigest()
         row |= media.probe(Path(path))
     except OSError as error:
-        row |= {"status": "missing" if isinstance(error, FileNotFoundError) else "unreadable", "reason": error.strerror or str(error)}
+        row |= {
+            "status": "missing" if isinstance(error, FileNotFoundError) else "unreadable",
+            "reason": error.strerror or str(error),
+        }
     except media.MediaError as error:
         row |= {"status": error.status, "reason": error.reason}
     return row
@@ -103,7 +132,12 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
     tasks = [_task(f"{root}/{clip['path']}") for clip in inside]
     with ItemStore("clips", version, FACTS) as store:
         failures = stage.fill(
-            store, tasks, len(tasks), lambda paths: map_items(examine, paths, stage.workers, time_limit_s(), media.decoding_process)
+            store,
+            tasks,
+            len(tasks),
+            lambda paths: map_items(
+                examine, paths, stage.workers, time_limit_s(), media.decoding_process
+            ),
         )
         for clip, (key, _) in zip(inside, tasks, strict=True):
             failure: Failure | None = failures.get(key)
@@ -114,14 +148,20 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
 def _inside(clips: list[dict], root: str) -> list[dict]:
     """The clips whose file lies below the root, links followed; the others are refused."""
     names = [os.path.split(clip["path"]) for clip in clips]
-    real = {folder: os.path.realpath(os.path.join(root, folder)) for folder in {folder for folder, _ in names}}
+    real = {
+        folder: os.path.realpath(os.path.join(root, folder))
+        for folder in {folder for folder, _ in names}
+    }
     found, within = [], os.path.realpath(root) + os.sep
     for clip, (folder, name) in zip(clips, names, strict=True):
         path = os.path.join(real[folder], name)
         if (os.path.realpath(path) if os.path.islink(path) else path).startswith(within):
             found.append(clip)
         else:
-            clip |= {"status": "outside_root", "reason": "a link leads out of clips.root; clips.links = all follows it"}
+            clip |= {
+                "status": "outside_root",
+                "reason": "a link leads out of clips.root; clips.links = all follows it",
+            }
     return found
 
 
@@ -142,7 +182,11 @@ def _limit_size(clip: dict, p: ClipsParams) -> None:
         status = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
         refuse(clip, status, f"lasts {clip['duration_s']:.3f} s")
     elif clip["width_px"] * clip["height_px"] > p.max_pixels:
-        refuse(clip, "too_large", f"has {clip['width_px']} x {clip['height_px']} pixels, more than clips.max_pixels")
+        refuse(
+            clip,
+            "too_large",
+            f"has {clip['width_px']} x {clip['height_px']} pixels, more than clips.max_pixels",
+        )
 
 
 def pass_truth_on(source: Path, target: Path) -> None:
@@ -152,10 +196,14 @@ def pass_truth_on(source: Path, target: Path) -> None:
     try:
         schema = pq.read_schema(source)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{source} is no Parquet file ({str(error).splitlines()[0]}): remove it, or restore what `sample` wrote") from None
+        raise UserError(
+            f"{source} is no Parquet file ({str(error).splitlines()[0]}): remove it, or restore what `sample` wrote"
+        ) from None
     if missing := [field.name for field in TRUTH if field not in list(schema)]:
         names = ", ".join(missing)
-        raise UserError(f"{source} lacks the columns {names}, or has them with other types: remove it, or restore what `sample` wrote")
+        raise UserError(
+            f"{source} lacks the columns {names}, or has them with other types: remove it, or restore what `sample` wrote"
+        )
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.copyfile(source, temporary)
     temporary.replace(target)
@@ -176,13 +224,18 @@ def main(stage: run.StageRun) -> None:
     pass_truth_on(Path(p.root) / "truth.parquet", Path("data/truth.parquet"))
     ok = [clip for clip in clips if clip["status"] == "ok"]
     splits = ("training", "validation", "test", "unlabelled")
-    stage.write_metrics({
-        "clips": run.status_counts(clips),
-        "actions": len(actions),
-        "split": {name: sum(clip["split"] == name for clip in ok) for name in splits},
-        "sources": {name: len({clip["source_id"] for clip in ok if clip["split"] == name}) for name in splits},
-        "with_audio_track": sum(clip["has_audio"] for clip in ok),
-    })  # fmt: skip
+    stage.write_metrics(
+        {
+            "clips": run.status_counts(clips),
+            "actions": len(actions),
+            "split": {name: sum(clip["split"] == name for clip in ok) for name in splits},
+            "sources": {
+                name: len({clip["source_id"] for clip in ok if clip["split"] == name})
+                for name in splits
+            },
+            "with_audio_track": sum(clip["has_audio"] for clip in ok),
+        }
+    )
 
 
 def limit(clips: list[dict], p: ClipsParams) -> list[dict]:
@@ -192,7 +245,10 @@ def limit(clips: list[dict], p: ClipsParams) -> list[dict]:
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for clip in clips:
         groups[clip["folder"], clip["action"]].append(clip)
-    drawn = (sorted(group, key=lambda clip: digest(p.seed, clip["path"]))[: p.max_per_action] for group in groups.values())
+    drawn = (
+        sorted(group, key=lambda clip: digest(p.seed, clip["path"]))[: p.max_per_action]
+        for group in groups.values()
+    )
     return sorted((clip for group in drawn for clip in group), key=lambda clip: clip["path"])
 
 

@@ -6,6 +6,7 @@ Writes   data/code/<stage>.json: each file that the stage's script imports, dire
 DVC does not follow imports.  A stage could list its files among its `deps`, but dvc.lock would then hold hundreds of
 entries, which DVC reads and writes with every stage that it runs; here it holds one for each stage.
 """
+
 import ast
 import hashlib
 import json
@@ -27,7 +28,10 @@ def imported_files(script: Path, root: Path) -> set[str]:
             continue
         found.add(name)
         text = path.read_text()
-        found |= {str(path.with_name(data).relative_to(root)) for data in re.findall(r'__file__\)\.with_name\("(.+?)"\)', text)}
+        found |= {
+            str(path.with_name(data).relative_to(root))
+            for data in re.findall(r'__file__\)\.with_name\("(.+?)"\)', text)
+        }
         for node in ast.walk(ast.parse(text)):
             todo += [module for dotted in _names(node) if (module := _file(dotted, root))]
     return found
@@ -51,7 +55,10 @@ def main() -> None:
     for script in sorted(CODE.glob("*.py")):
         if script.stem not in ("__init__", "code"):
             files = {CODE / "__init__.py", *map(Path, imported_files(script, Path()))}
-            digests = {str(path): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in sorted(files)}
+            digests = {
+                str(path): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+                for path in sorted(files)
+            }
             (OUTPUT / f"{script.stem}.json").write_text(json.dumps(digests, indent=1) + "\n")
 
 

@@ -13,6 +13,7 @@ Both kinds of names are embedded by one sentence model (common/text_embedding.py
 name a line, needs no other stage's output:
     python -c "from stages.dictionary import print_for; print_for('actions.txt')" > dictionary.csv
 """
+
 import json
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ from stages.common.errors import UserError
 from stages.common.text_embedding import closest, cosines, embed
 
 FEATURES = Path("data/audio_features")
-JUDGED = 5  # entries per action behind the metrics, whatever `top_k`: the research description's number
+JUDGED = (
+    5  # entries per action behind the metrics, whatever `top_k`: the research description's number
+)
 TRUE_LABELS = 10  # an action's labels of highest lift that count as truly present
 PUBLISHED_THRESHOLD = 0.72  # how rare such a cosine is depends on the model
 LABELS = [label.display_name for label in load_labels()]
@@ -47,22 +50,28 @@ def entries(actions: list[str], similarity: np.ndarray, top_k: int) -> pa.Table:
     """The dictionary of actions with similarity [A, 527] as the table described above."""
     top = closest(similarity, top_k)  # [A, k]
     labels = [load_labels()[i] for i in top.ravel()]
-    return pa.table({
-        "action": pa.array(np.repeat(actions, top.shape[1]), pa.string()),
-        "rank": pa.array(np.tile(np.arange(1, top.shape[1] + 1), len(actions)), pa.int32()),
-        "audio_label": [label.display_name for label in labels],
-        "mid": [label.mid for label in labels],
-        "similarity": pa.array(np.take_along_axis(similarity, top, 1).ravel(), pa.float32()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            "action": pa.array(np.repeat(actions, top.shape[1]), pa.string()),
+            "rank": pa.array(np.tile(np.arange(1, top.shape[1] + 1), len(actions)), pa.int32()),
+            "audio_label": [label.display_name for label in labels],
+            "mid": [label.mid for label in labels],
+            "similarity": pa.array(np.take_along_axis(similarity, top, 1).ravel(), pa.float32()),
+        }
+    )
 
 
 def print_for(path: str) -> None:
     """Print the dictionary of the action names in a text file, one a line, as CSV."""
     p = params.load("dictionary", DictionaryParams)
     actions = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
-    similarity = cosines(embed(p.model, [words(action) for action in actions]), embed(p.model, LABELS))
+    similarity = cosines(
+        embed(p.model, [words(action) for action in actions]), embed(p.model, LABELS)
+    )
     table = entries(actions, similarity, p.top_k).to_pandas()
-    table.assign(action=table.action.map(tables.plain)).to_csv(sys.stdout, index=False, float_format="%.4f")
+    table.assign(action=table.action.map(tables.plain)).to_csv(
+        sys.stdout, index=False, float_format="%.4f"
+    )
 
 
 def lift(actions: list[str]) -> np.ndarray:
@@ -75,7 +84,9 @@ def lift(actions: list[str]) -> np.ndarray:
     sums, clips = np.zeros((len(actions), len(LABELS))), np.zeros(len(actions))
     for row in shards.iter_rows(FEATURES, ["label_scores"], ["training"]):
         if row["label_scores"].shape != (len(LABELS),):
-            raise UserError(f"audio_features.model gives {len(row['label_scores'])} label scores, not AudioSet's {len(LABELS)}")
+            raise UserError(
+                f"audio_features.model gives {len(row['label_scores'])} label scores, not AudioSet's {len(LABELS)}"
+            )
         action = actions.index(action_of[row["clip_id"]])
         sums[action] += row["label_scores"]
         clips[action] += 1
@@ -90,9 +101,13 @@ def lift(actions: list[str]) -> np.ndarray:
 def true_sound(actions: list[str]) -> np.ndarray:
     """1 for the labels of each action's own sound in rendered training clips, else 0: [A, 527]; zeros without truth."""
     present = np.zeros((len(actions), len(LABELS)))
-    for row in shards.read_table("data/truth.parquet", ["split", "action", "sound_kind", "audio_labels"]).to_pylist():
+    for row in shards.read_table(
+        "data/truth.parquet", ["split", "action", "sound_kind", "audio_labels"]
+    ).to_pylist():
         if row["split"] == "training" and row["sound_kind"] == "own" and row["action"] in actions:
-            present[actions.index(row["action"]), [LABELS.index(name) for name in row["audio_labels"]]] = 1
+            present[
+                actions.index(row["action"]), [LABELS.index(name) for name in row["audio_labels"]]
+            ] = 1
     return present
 
 
@@ -105,7 +120,9 @@ def agreement(similarity: np.ndarray, gains: np.ndarray) -> dict:
     """
     known = gains.any(1)
     similarity, gains = similarity[known], gains[known]
-    found = gains[:, closest(similarity, JUDGED)]  # [A, A, 5]: what the labels in the entry of the second gain the first
+    found = gains[
+        :, closest(similarity, JUDGED)
+    ]  # [A, A, 5]: what the labels in the entry of the second gain the first
     discount, best = 1 / np.log2(np.arange(JUDGED) + 2), -np.sort(-gains, 1)[:, :JUDGED]
     maximum = float((best > 0).sum(1).mean()) if known.any() else None
     return {
@@ -126,7 +143,13 @@ def spread(similarity: np.ndarray) -> dict:
     """The distribution of cosines, over all pairs of a kind: what a threshold on them means."""
     low, middle, high = np.percentile(similarity, [5, 50, 95])
     share = float((similarity >= PUBLISHED_THRESHOLD).mean())
-    return {"mean": float(similarity.mean(dtype=float)), "p5": float(low), "p50": float(middle), "p95": float(high), "share_072": share}
+    return {
+        "mean": float(similarity.mean(dtype=float)),
+        "p5": float(low),
+        "p50": float(middle),
+        "p95": float(high),
+        "share_072": share,
+    }
 
 
 def main(stage: run.StageRun) -> None:
@@ -134,27 +157,41 @@ def main(stage: run.StageRun) -> None:
 
     p = params.load("dictionary", DictionaryParams)
     clips = shards.read_table("data/clips.parquet", ["action", "status"]).to_pylist()
-    actions = sorted({clip["action"] for clip in clips if clip["status"] == "ok" and clip["action"] is not None})
+    actions = sorted(
+        {clip["action"] for clip in clips if clip["status"] == "ok" and clip["action"] is not None}
+    )
     if not actions:
-        raise UserError("no clip has an action label, so there is nothing to look up: see metrics/clips.json")
-    action_vectors, label_vectors = embed(p.model, [words(action) for action in actions]), embed(p.model, LABELS)
+        raise UserError(
+            "no clip has an action label, so there is nothing to look up: see metrics/clips.json"
+        )
+    action_vectors, label_vectors = (
+        embed(p.model, [words(action) for action in actions]),
+        embed(p.model, LABELS),
+    )
     similarity = cosines(action_vectors, label_vectors)
     shards.write_table(entries(actions, similarity, p.top_k), Path("data/dictionary.parquet"))
     save_file(
-        {"actions": action_vectors, "labels": label_vectors}, "data/dictionary_embeddings.safetensors",
-        {"names": json.dumps({"actions": actions, "labels": LABELS})},  # one key: several would be written in any order
-    )  # fmt: skip
+        {"actions": action_vectors, "labels": label_vectors},
+        "data/dictionary_embeddings.safetensors",
+        {
+            "names": json.dumps({"actions": actions, "labels": LABELS})
+        },  # one key: several would be written in any order
+    )
     truth = true_sound(actions)
-    stage.write_metrics({
-        "actions": len(actions),
-        **agreement(similarity, lift(actions)),
-        **({"truth": agreement(similarity, truth)} if truth.any() else {}),
-        "random_pairs": {
-            "label_label": spread(cosines(label_vectors, label_vectors)[np.triu_indices(len(LABELS), 1)]),
-            "action_label": spread(similarity),
-        },
-        "closest_label": spread(similarity.max(1)),
-    })  # fmt: skip
+    stage.write_metrics(
+        {
+            "actions": len(actions),
+            **agreement(similarity, lift(actions)),
+            **({"truth": agreement(similarity, truth)} if truth.any() else {}),
+            "random_pairs": {
+                "label_label": spread(
+                    cosines(label_vectors, label_vectors)[np.triu_indices(len(LABELS), 1)]
+                ),
+                "action_label": spread(similarity),
+            },
+            "closest_label": spread(similarity.max(1)),
+        }
+    )
 
 
 if __name__ == "__main__":

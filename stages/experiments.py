@@ -13,6 +13,7 @@ Columns: setting, condition, for each figure X its mean and 95 % interval (X, X_
 `video_only` is among the rows read, also the paired difference to it at the same setting.
 `report` puts the files, which are kept in git, into metrics/tables.md.
 """
+
 import argparse
 import io
 import json
@@ -67,16 +68,22 @@ def time_one(stage: str) -> dict:
         raise UserError(f"the stage {stage} failed; its message stands above")
     log = json.loads(Path(f"logs/{stage.replace(' ', '/')}.json").read_text())
     return {
-        "stage": stage, "seconds": f"{log['seconds']:.0f}", "of that training": f"{log['computing_s']:.0f}",
-        "peak memory MiB": log["peak_memory_mib"], "processes": log["workers"], "machine": machine(),
-    }  # fmt: skip
+        "stage": stage,
+        "seconds": f"{log['seconds']:.0f}",
+        "of that training": f"{log['computing_s']:.0f}",
+        "peak memory MiB": log["peak_memory_mib"],
+        "processes": log["workers"],
+        "machine": machine(),
+    }
 
 
 def run_pipeline(revision: str, changes: dict[str, Value], targets: list[str]) -> None:
     """Run the pipeline up to `targets` (none: all of it) with changed parameters, as DVC experiment `revision`."""
     settings = [part for key, value in changes.items() for part in ("-S", f"{key}={_text(value)}")]
     command = ["dvc", "exp", "run", "--temp", "--name", revision, *settings, *targets]
-    subprocess.run(["dvc", "exp", "remove", revision], capture_output=True)  # what an earlier run of the same name left
+    subprocess.run(
+        ["dvc", "exp", "remove", revision], capture_output=True
+    )  # what an earlier run of the same name left
     if subprocess.run(command).returncode:
         raise UserError(f"`{' '.join(command)}` failed; its message stands above")
 
@@ -92,18 +99,34 @@ def read_figures(revision: str, condition: str, experiment: Experiment) -> dict:
     found = dvc.api.metrics_show(f"metrics/classifier/{condition}.json", rev=revision)
     figures = {name: found[name] for name in ("validation_accuracy", "accuracy")}
     if experiment.missing_rates:
-        figures |= {f"accuracy_missing_{rate}": figure for rate, figure in found["accuracy_at_missing_rate"].items()}
+        figures |= {
+            f"accuracy_missing_{rate}": figure
+            for rate, figure in found["accuracy_at_missing_rate"].items()
+        }
     if experiment.generator:
         made = dvc.api.metrics_show(f"metrics/generator/{experiment.generator}.json", rev=revision)
-        figures |= {f"centred_cosine_{split}": made[split]["generated"]["centred_cosine"] for split in ("validation", "test")}
+        figures |= {
+            f"centred_cosine_{split}": made[split]["generated"]["centred_cosine"]
+            for split in ("validation", "test")
+        }
     if BASELINE in experiment.conditions and condition != BASELINE:
         own, base = (read_answers(revision, name).of("test") for name in (condition, BASELINE))
-        figures["accuracy_minus_video_only"] = statistics.paired_difference(own.hits(), base.hits(), own.clips.source_id.to_numpy())
+        figures["accuracy_minus_video_only"] = statistics.paired_difference(
+            own.hits(), base.hits(), own.clips.source_id.to_numpy()
+        )
     if experiment.filter:
-        figures["kept_fraction"] = dvc.api.metrics_show("metrics/filter.json", rev=revision)["kept_fraction"]
-    row = {f"{name}{end}": figure[key] for name, figure in figures.items() for end, key in ENDS.items()}
+        figures["kept_fraction"] = dvc.api.metrics_show("metrics/filter.json", rev=revision)[
+            "kept_fraction"
+        ]
+    row = {
+        f"{name}{end}": figure[key] for name, figure in figures.items() for end, key in ENDS.items()
+    }
     accuracy = found["accuracy"]
-    return row | {"clips": accuracy["n"], "sources": accuracy["sources"], "seeds": accuracy["seeds"]}
+    return row | {
+        "clips": accuracy["n"],
+        "sources": accuracy["sources"],
+        "seeds": accuracy["seeds"],
+    }
 
 
 def read_answers(revision: str, condition: str) -> predictions.Predictions:
@@ -119,18 +142,28 @@ ENDS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
 
 def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> None:
     """Run the settings one by one; the CSV file grows with each."""
-    rows = [] if again or not path.is_file() else pd.read_csv(path, dtype={"setting": str}).to_dict("records")
+    rows = (
+        []
+        if again or not path.is_file()
+        else pd.read_csv(path, dtype={"setting": str}).to_dict("records")
+    )
     for number, (setting, changes) in enumerate(experiment.settings.items()):
-        if set(experiment.conditions) <= {row["condition"] for row in rows if row["setting"] == setting}:
+        if set(experiment.conditions) <= {
+            row["condition"] for row in rows if row["setting"] == setting
+        }:
             continue
         revision = f"{name.replace('_', '-')}-{number}"
-        run_pipeline(revision, changes, [f"classifier@{condition}" for condition in experiment.conditions])
+        run_pipeline(
+            revision, changes, [f"classifier@{condition}" for condition in experiment.conditions]
+        )
         rows = [row for row in rows if row["setting"] != setting]
         for condition in experiment.conditions:
             found = read_figures(revision, condition, experiment)
             rows.append({"setting": setting, "condition": condition, **found, "machine": machine()})
         order = list(experiment.settings)
-        rows.sort(key=lambda row: order.index(row["setting"]) if row["setting"] in order else len(order))
+        rows.sort(
+            key=lambda row: order.index(row["setting"]) if row["setting"] in order else len(order)
+        )
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
 
 
@@ -143,16 +176,24 @@ def confirm(name: str, experiment: Confirmation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in experiment.files:
         text = dvc.api.read(file, rev=f"{name}-0")
-        (folder / Path(file).name).write_text(text.split("\n## Experiment: ")[0].rstrip() + "\n")  # those are of other data
-    (folder / "setting.json").write_text(json.dumps(experiment.setting | {"machine": machine()}, indent=2) + "\n")
+        (folder / Path(file).name).write_text(
+            text.split("\n## Experiment: ")[0].rstrip() + "\n"
+        )  # those are of other data
+    (folder / "setting.json").write_text(
+        json.dumps(experiment.setting | {"machine": machine()}, indent=2) + "\n"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m stages.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m stages.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="an experiment of params.yaml")
-    parser.add_argument("--again", action="store_true", help="run settings that have rows already, too")
+    parser.add_argument(
+        "--again", action="store_true", help="run settings that have rows already, too"
+    )
     arguments = parser.parse_args()
     try:
         run(arguments.name, arguments.again)
@@ -164,7 +205,9 @@ def run(name: str, again: bool) -> None:
     """Run an experiment."""
     named = params.load("experiments", Experiments).named
     if name not in named:
-        raise UserError(f"'{name}' is not an experiment of params.yaml; there are {', '.join(named)}")
+        raise UserError(
+            f"'{name}' is not an experiment of params.yaml; there are {', '.join(named)}"
+        )
     path = Path("metrics/experiments") / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     experiment = named[name]

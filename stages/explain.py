@@ -4,6 +4,7 @@
 
 Reads data/clips.parquet, the index of every per-clip output and the tables that have a row per clip, as the last run left them.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -30,14 +31,21 @@ def find(wanted: str) -> dict:
         raise UserError(f"no clip among {len(clips)} has {wanted!r} in its id or path")
     if len(found) > 1 and not same:
         names = ", ".join(printable(clip["clip_id"]) for clip in found[:5])
-        raise UserError(f"{len(found)} clips have {wanted!r} in their id or path: {names}{', ...' if len(found) > 5 else ''}")
+        raise UserError(
+            f"{len(found)} clips have {wanted!r} in their id or path: {names}{', ...' if len(found) > 5 else ''}"
+        )
     return found[0]
 
 
 def outputs() -> list[Path]:
     """What the stages after `clips` write, in the order of dvc.yaml, as far as it is there; `foreach` items by name."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    outs = [out for name, stage in stages.items() if name not in ("sample", "clips") for out in stage.get("do", stage).get("outs", [])]
+    outs = [
+        out
+        for name, stage in stages.items()
+        if name not in ("sample", "clips")
+        for out in stage.get("do", stage).get("outs", [])
+    ]
     named = [out if isinstance(out, str) else next(iter(out)) for out in outs]
     wanted = [pattern.replace("${key}", "*") for pattern in named if pattern.startswith("data/")]
     return [path for pattern in wanted for path in sorted(Path().glob(pattern))]
@@ -46,16 +54,29 @@ def outputs() -> list[Path]:
 def row_of(output: Path, clip_id: str) -> dict[str, Any] | None:
     """A clip's row in the index of an output or in a table; None where it has none, {} where the output is not about clips."""
     path = output / shards.INDEX if output.is_dir() else output
-    if not path.is_file() or path.suffix != ".parquet" or "clip_id" not in (schema := pq.read_schema(path)).names:
+    if (
+        not path.is_file()
+        or path.suffix != ".parquet"
+        or "clip_id" not in (schema := pq.read_schema(path)).names
+    ):
         return {}
-    plain = [name for name in schema.names if not str(schema.field(name).type).startswith(("list", "fixed", "extension", "binary"))]
-    rows = pq.read_table(path, columns=plain, filters=[("clip_id", "=", clip_id)], partitioning=None).to_pylist()
+    plain = [
+        name
+        for name in schema.names
+        if not str(schema.field(name).type).startswith(("list", "fixed", "extension", "binary"))
+    ]
+    rows = pq.read_table(
+        path, columns=plain, filters=[("clip_id", "=", clip_id)], partitioning=None
+    ).to_pylist()
     return rows[0] if rows else None
 
 
 def lines(clip: dict) -> list[str]:
     """The account: a line per stage."""
-    told = [f"{clip['clip_id']}: " + ", ".join(f"{name} {clip[name]}" for name in FACTS if clip[name] is not None)]
+    told = [
+        f"{clip['clip_id']}: "
+        + ", ".join(f"{name} {clip[name]}" for name in FACTS if clip[name] is not None)
+    ]
     told.append(f"{'clips':32s} {clip['status']:24s} {clip['reason']}")
     for output in outputs():
         row = row_of(output, clip["clip_id"])
@@ -63,10 +84,16 @@ def lines(clip: dict) -> list[str]:
         if row is None:
             told.append(f"{name:32s} -{'':23s} did not get here")
         elif "status" in row:
-            facts = {key: value for key, value in row.items() if key not in (*schema_names(), "status", "reason") and value is not None}
+            facts = {
+                key: value
+                for key, value in row.items()
+                if key not in (*schema_names(), "status", "reason") and value is not None
+            }
             told.append(f"{name:32s} {row['status']:24s} {row['reason'] or _words(facts)}")
         elif row:
-            told.append(f"{name:32s} {'':24s} {_words({key: value for key, value in row.items() if key not in schema_names()})}")
+            told.append(
+                f"{name:32s} {'':24s} {_words({key: value for key, value in row.items() if key not in schema_names()})}"
+            )
     return [printable(line).rstrip() for line in told]
 
 
@@ -75,14 +102,21 @@ def schema_names() -> list[str]:
 
 
 def _words(facts: dict) -> str:
-    return ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items())
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in facts.items()
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m stages.explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m stages.explain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("clip", help="the clip's id, its path below clips.root, or a part of either")
+    parser.add_argument(
+        "clip", help="the clip's id, its path below clips.root, or a part of either"
+    )
     try:
         print("\n".join(lines(find(parser.parse_args().clip))))
     except UserError as error:

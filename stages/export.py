@@ -6,6 +6,7 @@
 
 Clips without action label stand under `unlabelled`.  `--split` and `--column` choose; nothing is held in memory.
 """
+
 import argparse
 import sys
 import zipfile
@@ -27,7 +28,9 @@ def export_arrays(source: Path, target: Path, column: str, splits: list[str] | N
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for row in shards.iter_rows(source, [column], splits):
             with archive.open(f"{row['clip_id']}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.ascontiguousarray(row[column]), allow_pickle=False)
+                np.lib.format.write_array(
+                    entry, np.ascontiguousarray(row[column]), allow_pickle=False
+                )
             count += 1
     return count
 
@@ -64,13 +67,17 @@ def choose_column(source: Path, wanted: str | None) -> tuple[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m stages.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m stages.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, help="output of a per-clip stage, such as data/frames")
     parser.add_argument("target", type=Path, help="an .npz file, or a folder for images and sound")
     parser.add_argument("--column", help="which column (default: images or sound, else `features`)")
     splits = ["training", "validation", "test", "unlabelled"]
-    parser.add_argument("--split", action="append", choices=splits, help="only this split; may be repeated")
+    parser.add_argument(
+        "--split", action="append", choices=splits, help="only this split; may be repeated"
+    )
     arguments = parser.parse_args()
     try:
         column, arrays = choose_column(arguments.source, arguments.column)

@@ -18,6 +18,7 @@ score = cos(v, r), where r is the action's embedding (`reference: action`) or th
 by similarity (`entry`).  `centre` subtracts the mean label embedding first; `calibration: action` replaces a score by its
 percentile among training clips of other actions, because one threshold for all selects actions instead of clips.
 """
+
 import json
 from pathlib import Path
 from typing import Literal
@@ -33,19 +34,29 @@ from stages.common.errors import UserError
 
 LABELS = Path("data/predicted_labels")
 OUTPUTS = {  # architecture: the row it makes without a filter, decisions, sweep
-    "validation": ("generated", Path("data/filter.parquet"), Path("metrics/plots/filter/sweep.csv")),
-    "mapping": ("mapped", Path("data/filter_mapping.parquet"), Path("metrics/plots/filter/mapping.csv")),
+    "validation": (
+        "generated",
+        Path("data/filter.parquet"),
+        Path("metrics/plots/filter/sweep.csv"),
+    ),
+    "mapping": (
+        "mapped",
+        Path("data/filter_mapping.parquet"),
+        Path("metrics/plots/filter/mapping.csv"),
+    ),
 }
 AUDIO = Path("data/audio_features")
 PUBLISHED_THRESHOLD = 0.72  # the research description's N
-SCHEMA = pa.schema([
-    *((name, pa.string()) for name in ("clip_id", "split", "action", "predicted_action")),
-    *(
-        (f"{kind}{way}", dtype)
-        for way in ("", "_oracle", "_real", "_published")
-        for kind, dtype in (("score", pa.float32()), ("keep", pa.bool_()))
-    ),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "split", "action", "predicted_action")),
+        *(
+            (f"{kind}{way}", dtype)
+            for way in ("", "_oracle", "_real", "_published")
+            for kind, dtype in (("score", pa.float32()), ("keep", pa.bool_()))
+        ),
+    ]
+)
 
 
 class FilterParams(params.Section):
@@ -78,10 +89,16 @@ class Embeddings:
         table = table[table["rank"] <= size]
         position = {label: i for i, label in enumerate(names["labels"])}
         groups = dict(tuple(table.groupby("action")))
-        return np.stack([
-            np.average(labels[[position[label] for label in groups[action].audio_label]], axis=0, weights=groups[action].similarity)
-            for action in names["actions"]
-        ])  # fmt: skip
+        return np.stack(
+            [
+                np.average(
+                    labels[[position[label] for label in groups[action].audio_label]],
+                    axis=0,
+                    weights=groups[action].similarity,
+                )
+                for action in names["actions"]
+            ]
+        )
 
     def of_scores(self, scores: np.ndarray, count: int) -> np.ndarray:
         """Label scores [N, L] -> unit vectors [N, D] of their `count` highest labels, weighted by score.
@@ -101,16 +118,28 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def calibrate(scores: np.ndarray, asked: np.ndarray, background: dict[str, np.ndarray]) -> np.ndarray:
+def calibrate(
+    scores: np.ndarray, asked: np.ndarray, background: dict[str, np.ndarray]
+) -> np.ndarray:
     """Percentile (0..1) of each score among `background[action]`, the ascending scores of training clips of other
     actions against the asked action."""
     pairs = zip(scores, asked, strict=True)
-    return np.array([np.searchsorted(background[action], score, side="right") / len(background[action]) for score, action in pairs])
+    return np.array(
+        [
+            np.searchsorted(background[action], score, side="right") / len(background[action])
+            for score, action in pairs
+        ]
+    )
 
 
-def background_scores(embeddings: Embeddings, vectors: np.ndarray, actions: np.ndarray) -> dict[str, np.ndarray]:
+def background_scores(
+    embeddings: Embeddings, vectors: np.ndarray, actions: np.ndarray
+) -> dict[str, np.ndarray]:
     """For each action the ascending scores of training vectors [N, D] whose own action is another one."""
-    return {action: np.sort(vectors[actions != action] @ embeddings.actions[row]) for action, row in embeddings.row.items()}
+    return {
+        action: np.sort(vectors[actions != action] @ embeddings.actions[row])
+        for action, row in embeddings.row.items()
+    }
 
 
 def score_clips(table: pd.DataFrame, scores: dict[str, np.ndarray], p: FilterParams) -> None:
@@ -119,12 +148,18 @@ def score_clips(table: pd.DataFrame, scores: dict[str, np.ndarray], p: FilterPar
     training = (table.split == "training").to_numpy()
     truth, predicted = table.action.to_numpy(), table.predicted_action.to_numpy()
     asked = predicted if p.action == "predicted" else truth
-    for name, actions, way in (("score", asked, "generated"), ("score_oracle", truth, "generated"), ("score_real", asked, "real")):
+    for name, actions, way in (
+        ("score", asked, "generated"),
+        ("score_oracle", truth, "generated"),
+        ("score_real", asked, "real"),
+    ):
         vectors = embeddings.of_scores(scores[way], p.labels)
         values = embeddings.fit(vectors, actions)
         if p.calibration == "action":
             known = training & table.heard.to_numpy() if way == "real" else training
-            values = calibrate(values, actions, background_scores(embeddings, vectors[known], predicted[known]))
+            values = calibrate(
+                values, actions, background_scores(embeddings, vectors[known], predicted[known])
+            )
         table[name] = values
     table.loc[~table.heard, "score_real"] = np.nan
     plain = Embeddings("entry", False, p.entry_size)
@@ -137,15 +172,21 @@ def read_clips(architecture: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     table = pd.DataFrame(shards.ok_rows(source))[["clip_id", "split", "action", "source_id"]]
     columns = shards.read_columns(source, ["generated"])
     if columns["clip_id"] != table.clip_id.tolist():
-        raise UserError(f"{source} is not in the order of its index: run `dvc repro label_predictor`")
+        raise UserError(
+            f"{source} is not in the order of its index: run `dvc repro label_predictor`"
+        )
     heard = shards.read_columns(AUDIO, ["label_scores"], table.split.unique())
     position = {name: i for i, name in enumerate(heard["clip_id"])}
     table["heard"] = table.clip_id.isin(position)
     real = np.zeros_like(columns["generated"], np.float32)
-    real[table.heard] = heard["label_scores"][[position[name] for name in table.clip_id[table.heard]]]
+    real[table.heard] = heard["label_scores"][
+        [position[name] for name in table.clip_id[table.heard]]
+    ]
     table["predicted_action"] = table.clip_id.map(predictions.read("video_only").consensus())
     if table.predicted_action.isna().any():
-        raise UserError("some clips have no predicted action: the filter needs classifier.conditions.video_only.out_of_fold of at least 2")
+        raise UserError(
+            "some clips have no predicted action: the filter needs classifier.conditions.video_only.out_of_fold of at least 2"
+        )
     return table, {"generated": columns["generated"].astype(np.float32), "real": real}
 
 
@@ -159,19 +200,33 @@ def judge(architecture: str, p: FilterParams) -> dict:
     for way in ("", "_oracle", "_real"):
         table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
     count = params.load("frames", Frames, only=True).count
-    exact = {row["clip_id"] for row in shards.ok_rows(Path("data/frames")) if row["frame_count"] == count}
-    table["keep_published"] = (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
-    shards.write_table(pa.Table.from_pandas(table[SCHEMA.names], schema=SCHEMA, preserve_index=False), output)
+    exact = {
+        row["clip_id"] for row in shards.ok_rows(Path("data/frames")) if row["frame_count"] == count
+    }
+    table["keep_published"] = (
+        (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
+    )
+    shards.write_table(
+        pa.Table.from_pandas(table[SCHEMA.names], schema=SCHEMA, preserve_index=False), output
+    )
     plot.parent.mkdir(parents=True, exist_ok=True)
     sweep.to_csv(plot, index=False, float_format="%.6f")
-    return {"threshold": threshold, **filter_measures.measure(table, scores, Path("data/generated") / architecture)}
+    return {
+        "threshold": threshold,
+        **filter_measures.measure(table, scores, Path("data/generated") / architecture),
+    }
 
 
 def main(stage: run.StageRun) -> None:
     p = params.load("filter", FilterParams)
     architectures = params.load("generator", Architectures, only=True).architectures
     found = {name: judge(name, p) for name in OUTPUTS if name in architectures}
-    stage.write_metrics({**found["validation"], **{name: figures for name, figures in found.items() if name != "validation"}})
+    stage.write_metrics(
+        {
+            **found["validation"],
+            **{name: figures for name, figures in found.items() if name != "validation"},
+        }
+    )
 
 
 class Architectures(params.Section):

@@ -9,6 +9,7 @@ Writes   data/frames, a row per clip:
 Sampling follows the time stamps: a sample is the frame on screen at k / fps.  `int(fps / 6)` as a step would give 18
 frames at 24, 30 and 60 fps, but 19 at 25 and 23 at 29.97: keeping "exactly 18" would then select by camera.
 """
+
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,14 @@ def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
 def extract(task: tuple[str, FramesParams]) -> dict:
     """The frames of one clip file (runs in a worker)."""
     path, p = task
-    row = {"jpegs": [], "times_s": np.zeros(p.count), "frame_count": 0, "duration_s": 0.0, "status": "ok", "reason": ""}
+    row = {
+        "jpegs": [],
+        "times_s": np.zeros(p.count),
+        "frame_count": 0,
+        "duration_s": 0.0,
+        "status": "ok",
+        "reason": "",
+    }
     try:
         frame_times_s, duration_s = media.frame_times(Path(path))
         frame_count = min(round(duration_s * p.fps), MAX_COUNT)
@@ -72,10 +80,17 @@ def extract(task: tuple[str, FramesParams]) -> dict:
         if len(frame_times_s) < 2:
             return row | {"status": "too_short", "reason": "one frame only: nothing moves"}
         if p.keep == "exact" and frame_count != p.count:
-            return row | {"status": "wrong_frame_count", "reason": f"{frame_count} frames at {p.fps:g} fps, not {p.count}"}
+            return row | {
+                "status": "wrong_frame_count",
+                "reason": f"{frame_count} frames at {p.fps:g} fps, not {p.count}",
+            }
         times_s = sample_times(duration_s, p)
         wanted = on_screen(frame_times_s, times_s)
-        jpegs = media.read_frames(Path(path), wanted, lambda image: media.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality))
+        jpegs = media.read_frames(
+            Path(path),
+            wanted,
+            lambda image: media.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality),
+        )
     except media.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return row | {"jpegs": jpegs, "times_s": times_s}
@@ -89,7 +104,11 @@ def _shrink(image: np.ndarray, size_px: int) -> np.ndarray:
     scale = size_px / min(height, width)
     if scale >= 1:
         return image
-    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        image,
+        (max(1, round(width * scale)), max(1, round(height * scale))),
+        interpolation=cv2.INTER_AREA,
+    )
 
 
 def drop_long(row: dict, max_duration_s: float) -> dict:
@@ -102,23 +121,43 @@ def drop_long(row: dict, max_duration_s: float) -> dict:
 def main(stage: run.StageRun) -> None:
     p = params.load("frames", FramesParams)
     source = params.load("clips", Source, only=True)
-    clips = [clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist() if clip["status"] == "ok"]
+    clips = [
+        clip
+        for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()
+        if clip["status"] == "ok"
+    ]
     for clip in clips:
         clip["input_key"] = clip["content_hash"]
-    columns = pa.schema([("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))])
-    with ClipItems("frames", digest("frames", CODE_VERSION, p.model_dump()), columns, FACTS) as items:
+    columns = pa.schema(
+        [("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))]
+    )
+    with ClipItems(
+        "frames", digest("frames", CODE_VERSION, p.model_dump()), columns, FACTS
+    ) as items:
         paths = ((str(Path(source.root) / clip["path"]), p) for clip in clips)
-        items.fill(stage, clips, paths, lambda tasks: map_items(extract, tasks, stage.workers, time_limit_s(), media.decoding_process))
+        items.fill(
+            stage,
+            clips,
+            paths,
+            lambda tasks: map_items(
+                extract, tasks, stage.workers, time_limit_s(), media.decoding_process
+            ),
+        )
         index = items.pack(
-            Path("data/frames"), clips,
+            Path("data/frames"),
+            clips,
             finish=lambda row: drop_long(row, source.max_duration_s),
-            check=lambda index: run.check_failed_fraction(index, FAILED, source.max_failed_fraction, "frames"),
-        )  # fmt: skip
+            check=lambda index: run.check_failed_fraction(
+                index, FAILED, source.max_failed_fraction, "frames"
+            ),
+        )
     histogram = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)
-    stage.write_metrics({
-        "clips": run.status_counts(index),
-        "clips_by_frame_count": {n: histogram[n] for n in sorted(histogram)},
-    })  # fmt: skip
+    stage.write_metrics(
+        {
+            "clips": run.status_counts(index),
+            "clips_by_frame_count": {n: histogram[n] for n in sorted(histogram)},
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ A label without evidence borrows: the mean of its `neighbours` closest labels in
 cosine, those with a cosine above 0; zeros, the mean sound, without any.  A folder outside the repository is no dependency
 for DVC: after a change there, `dvc repro --force label_audio`.
 """
+
 import os
 import shutil
 from pathlib import Path
@@ -78,16 +79,26 @@ class Part(NamedTuple):
 def population() -> pd.DataFrame:
     """The clips with both video features, as the generator takes them: clip_id, split, source_id."""
     both = {row["clip_id"] for row in shards.ok_rows(FLOW)}
-    return pd.DataFrame([row for row in shards.ok_rows(RGB) if row["clip_id"] in both], columns=["clip_id", "split", "source_id"])
+    return pd.DataFrame(
+        [row for row in shards.ok_rows(RGB) if row["clip_id"] in both],
+        columns=["clip_id", "split", "source_id"],
+    )
 
 
 def sum_clips(stage: run.StageRun, clips: pd.DataFrame, count: int, min_score: float) -> Moments:
     """Moments of the audible clips to learn from, in one pass."""
     fold = dict(zip(clips.clip_id, folds.of_clips(clips, count), strict=True))
     width, labels = shards.tensor_shape(SOURCE, "features")[1], len(LABELS)
-    sums = Moments(np.zeros(count), np.zeros((count, width)), np.zeros((count, labels)), np.zeros((count, labels, width)))
+    sums = Moments(
+        np.zeros(count),
+        np.zeros((count, width)),
+        np.zeros((count, labels)),
+        np.zeros((count, labels, width)),
+    )
     total = sum(row["split"] in LEARNED for row in shards.ok_rows(SOURCE))
-    for row in stage.progress(shards.iter_rows(SOURCE, ["features", "label_scores"], LEARNED), total):
+    for row in stage.progress(
+        shards.iter_rows(SOURCE, ["features", "label_scores"], LEARNED), total
+    ):
         if (k := fold.get(row["clip_id"], WHOLE)) == WHOLE:
             continue  # no video features
         feature, scores = row["features"].mean(0, dtype=float), row["label_scores"].astype(float)
@@ -112,10 +123,17 @@ def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
             f"(label_audio.min_score) nowhere add up to {p.min_evidence:g} (label_audio.min_evidence); lower them or add clips"
         )
     mean = features / clips
-    return Part(np.where(known[:, None], weighted / np.where(known, weights, 1)[:, None] - mean, 0), weights, known, mean)
+    return Part(
+        np.where(known[:, None], weighted / np.where(known, weights, 1)[:, None] - mean, 0),
+        weights,
+        known,
+        mean,
+    )
 
 
-def from_audioset(clips: Part, published: audioset_features.Published, p: LabelAudioParams) -> tuple[Part, np.ndarray]:
+def from_audioset(
+    clips: Part, published: audioset_features.Published, p: LabelAudioParams
+) -> tuple[Part, np.ndarray]:
     """AudioSet's label means in the space of `clips`, and the labels [L] that the map was fitted on."""
     known = published.clips >= p.min_evidence
     both = known & clips.known
@@ -124,20 +142,35 @@ def from_audioset(clips: Part, published: audioset_features.Published, p: LabelA
             f"no label has evidence in both the clips ({clips.known.sum()} have) and AudioSet's files ({known.sum()}), so there is "
             "nothing to fit a map on: get more of the files, or set label_audio.source to clips"
         )
-    weights = audioset_features.fit_map(published.means[both], clips.features[both], p.ridge_penalty)
-    return Part(np.where(known[:, None], published.means @ weights, 0), published.clips, known, clips.mean), both
+    weights = audioset_features.fit_map(
+        published.means[both], clips.features[both], p.ridge_penalty
+    )
+    return Part(
+        np.where(known[:, None], published.means @ weights, 0), published.clips, known, clips.mean
+    ), both
 
 
-def borrow(part: Part, similarity: np.ndarray, neighbours: int) -> tuple[np.ndarray, list[list[int]]]:
+def borrow(
+    part: Part, similarity: np.ndarray, neighbours: int
+) -> tuple[np.ndarray, list[list[int]]]:
     """Features [L, A] of all labels, and from which labels each one borrows; similarity [L, L] in text."""
-    near = closest(np.where(part.known, similarity, -np.inf), min(neighbours, part.known.sum()))  # [L, k]
+    near = closest(
+        np.where(part.known, similarity, -np.inf), min(neighbours, part.known.sum())
+    )  # [L, k]
     weights = np.take_along_axis(similarity, near, 1).astype(float).clip(0)
-    borrowed = (weights[..., None] * part.features[near]).sum(1) / np.maximum(weights.sum(1), 1e-9)[:, None]
-    lenders = [[] if known else row[weight > 0].tolist() for known, row, weight in zip(part.known, near, weights, strict=True)]
+    borrowed = (weights[..., None] * part.features[near]).sum(1) / np.maximum(weights.sum(1), 1e-9)[
+        :, None
+    ]
+    lenders = [
+        [] if known else row[weight > 0].tolist()
+        for known, row, weight in zip(part.known, near, weights, strict=True)
+    ]
     return np.where(part.known[:, None], part.features, borrowed), lenders
 
 
-def write(whole: np.ndarray, by_fold: list[np.ndarray], part: Part, lenders: list[list[int]]) -> None:
+def write(
+    whole: np.ndarray, by_fold: list[np.ndarray], part: Part, lenders: list[list[int]]
+) -> None:
     """The output directory (see the module's docstring), which appears at once."""
     from safetensors.numpy import save_file
 
@@ -146,13 +179,17 @@ def write(whole: np.ndarray, by_fold: list[np.ndarray], part: Part, lenders: lis
     temporary.mkdir(parents=True)
     tensors = {"whole": whole.astype(np.float32), "folds": np.stack(by_fold).astype(np.float32)}
     save_file(tensors, temporary / "features.safetensors")
-    table = pa.table({
-        "label": [label.display_name for label in LABELS],
-        "mid": [label.mid for label in LABELS],
-        "evidence": pa.array(part.evidence, pa.float32()),
-        "borrowed": ~part.known,
-        "neighbours": pa.array([[LABELS[i].display_name for i in row] for row in lenders], pa.list_(pa.string())),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "label": [label.display_name for label in LABELS],
+            "mid": [label.mid for label in LABELS],
+            "evidence": pa.array(part.evidence, pa.float32()),
+            "borrowed": ~part.known,
+            "neighbours": pa.array(
+                [[LABELS[i].display_name for i in row] for row in lenders], pa.list_(pa.string())
+            ),
+        }
+    )
     shards.write_table(table, temporary / "labels.parquet")
     shutil.rmtree(OUTPUT, ignore_errors=True)
     os.replace(temporary, OUTPUT)
@@ -183,7 +220,9 @@ def prediction_cosine(whole: np.ndarray, mean: np.ndarray, clips: pd.DataFrame) 
         if not heard.any():
             without += 1
             continue
-        values.append(cosine(scores[heard] @ whole[heard], row["features"].mean(0, dtype=float) - mean))
+        values.append(
+            cosine(scores[heard] @ whole[heard], row["features"].mean(0, dtype=float) - mean)
+        )
         sources.append(source_of[row["clip_id"]])
     return statistics.interval(np.array(values), np.array(sources)) | {"without_label": without}
 
@@ -207,21 +246,32 @@ def main(stage: run.StageRun) -> None:
     p = params.load("label_audio", LabelAudioParams)
     count = params.load("generator", Folds, only=True).folds
     if (found := shards.tensor_shape(SOURCE, "label_scores")[0]) != len(LABELS):
-        raise UserError(f"audio_features.model gives {found} label scores, not AudioSet's {len(LABELS)}: choose an AST trained on AudioSet")
+        raise UserError(
+            f"audio_features.model gives {found} label scores, not AudioSet's {len(LABELS)}: choose an AST trained on AudioSet"
+        )
     clips = population()
     moments = sum_clips(stage, clips, count, p.min_score)
     parts = [from_clips(moments, left_out, p) for left_out in (WHOLE, *range(count))]
     metrics: dict = {"source": p.source, "clips": int(moments.clips.sum())}
     if p.source == "audioset":
-        published = audioset_features.read(p.audioset_root, len(LABELS), lambda paths: stage.progress(paths, len(paths), "file"))
+        published = audioset_features.read(
+            p.audioset_root, len(LABELS), lambda paths: stage.progress(paths, len(paths), "file")
+        )
         learned = parts[0].features
         mapped = [from_audioset(part, published, p) for part in parts]
         parts, fitted = [part for part, _ in mapped], mapped[0][1]
-        predicted = audioset_features.leave_one_out(published.means[fitted], learned[fitted], p.ridge_penalty)
-        fit = {"labels": int(fitted.sum()), "leave_one_out_cosine": float(cosine(predicted, learned[fitted]).mean())}
+        predicted = audioset_features.leave_one_out(
+            published.means[fitted], learned[fitted], p.ridge_penalty
+        )
+        fit = {
+            "labels": int(fitted.sum()),
+            "leave_one_out_cosine": float(cosine(predicted, learned[fitted]).mean()),
+        }
         metrics |= {"audioset": {"clips": published.total, **fit}}
     names = embed(p.model, [label.display_name for label in LABELS])
-    (whole, lenders), *by_fold = (borrow(part, cosines(names, names), p.neighbours) for part in parts)
+    (whole, lenders), *by_fold = (
+        borrow(part, cosines(names, names), p.neighbours) for part in parts
+    )
     write(whole, [features for features, _ in by_fold], parts[0], lenders)
     stage.write_metrics(metrics | measure(whole, parts[0], clips))
 

@@ -10,6 +10,7 @@ Two ways from [T, components] to AST's 527 labels (`label_predictor.head`), both
     mel        a decoder back to log-mel in AST's input form, then the whole AST
     features   a ridge map from mean and deviation over time to AST's pooled output, then AST's classification head
 """
+
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,10 @@ from stages.common.parallel import Failure, map_items, one_thread
 from stages.common.training import RowFile, TrainingParams, fit, scratch
 
 GENERATED = Path("data/generated")
-PREFIX = {"validation": "generated", "mapping": "mapped"}  # how the metrics name what an architecture generated
+PREFIX = {
+    "validation": "generated",
+    "mapping": "mapped",
+}  # how the metrics name what an architecture generated
 SOUND = Path("data/audio")
 SPLITS = ("training", "unlabelled", "validation", "test")
 LABELLED = ("training", "validation", "test")
@@ -54,7 +58,9 @@ class AudioModel(params.Section):
 
 
 _ast: AudioBackbone  # one per worker process
-_padding: np.ndarray  # what AST's extractor puts behind the sound [mel bins]: not 0, because it normalises afterwards
+_padding: (
+    np.ndarray
+)  # what AST's extractor puts behind the sound [mel bins]: not 0, because it normalises afterwards
 
 
 def load_ast(model: str) -> None:
@@ -76,8 +82,14 @@ def score_log_mel(log_mel: np.ndarray) -> np.ndarray:
     return np.concatenate([_ast.encode(one[None])[2] for one in padded])
 
 
-def fit_decoder(data: Features, mel: RowFile, mel_row: torch.Tensor, learned: torch.Tensor, held_out: torch.Tensor,
-                p: DecoderParams) -> MelDecoder:
+def fit_decoder(
+    data: Features,
+    mel: RowFile,
+    mel_row: torch.Tensor,
+    learned: torch.Tensor,
+    held_out: torch.Tensor,
+    p: DecoderParams,
+) -> MelDecoder:
     """Train the decoder on real features and real log-mels of audible training clips; early stopping on validation."""
     torch.manual_seed(0)
     steps, width = data.audio.shape
@@ -87,9 +99,17 @@ def fit_decoder(data: Features, mel: RowFile, mel_row: torch.Tensor, learned: to
     model.std.copy_(std)
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.mse_loss(model(data.sound(rows)[0]), mel.read(mel_row[rows].tolist()))
+        return torch.nn.functional.mse_loss(
+            model(data.sound(rows)[0]), mel.read(mel_row[rows].tolist())
+        )
 
-    files = [data.audio.digest(), mel.digest(), data.audio_row.tolist(), mel_row.tolist(), held_out.tolist()]
+    files = [
+        data.audio.digest(),
+        mel.digest(),
+        data.audio_row.tolist(),
+        mel_row.tolist(),
+        held_out.tolist(),
+    ]
     checkpoint = Checkpoint(digest(*files))
     validate = lambda: float(np.mean([loss(part).item() for part in held_out.split(64)]))  # noqa: E731
     fit(model, loss, learned, validate, p, 0, "label_predictor", checkpoint=checkpoint)
@@ -101,18 +121,40 @@ def summarise(audio: torch.Tensor) -> torch.Tensor:
     return torch.cat([audio.mean(1), audio.std(1), torch.ones(len(audio), 1)], dim=1)
 
 
-def fit_map(data: Features, pooled: dict[int, np.ndarray], learned: torch.Tensor, held_out: torch.Tensor,
-            penalties: list[float]) -> torch.Tensor:
+def fit_map(
+    data: Features,
+    pooled: dict[int, np.ndarray],
+    learned: torch.Tensor,
+    held_out: torch.Tensor,
+    penalties: list[float],
+) -> torch.Tensor:
     """Ridge weights [2A + 1, D] to AST's pooled output, the penalty chosen on validation."""
 
     def parts(rows: torch.Tensor):
         for part in rows.split(256):
-            yield summarise(data.sound(part)[0]).double(), torch.from_numpy(np.stack([pooled[row] for row in part.tolist()])).double()
+            yield (
+                summarise(data.sound(part)[0]).double(),
+                torch.from_numpy(np.stack([pooled[row] for row in part.tolist()])).double(),
+            )
 
     products = sum(x.T @ x for x, _ in parts(learned))
     targets = sum(x.T @ y for x, y in parts(learned))
-    candidates = [torch.linalg.solve(products + penalty * torch.eye(len(products), dtype=torch.float64), targets) for penalty in penalties]
-    return min(candidates, key=lambda weights: sum(((x @ weights - y) ** 2).sum().item() for x, y in parts(held_out))).float().contiguous()
+    candidates = [
+        torch.linalg.solve(
+            products + penalty * torch.eye(len(products), dtype=torch.float64), targets
+        )
+        for penalty in penalties
+    ]
+    return (
+        min(
+            candidates,
+            key=lambda weights: sum(
+                ((x @ weights - y) ** 2).sum().item() for x, y in parts(held_out)
+            ),
+        )
+        .float()
+        .contiguous()
+    )
 
 
 class Architectures(params.Section):
@@ -126,7 +168,10 @@ def main(stage: run.StageRun) -> None:
     architectures = [name for name in JUDGED if name in trained]
     with scratch() as files:
         data = Features(files, SPLITS, AUDIO)
-        learned, held_out = (rows[data.audio_row[rows] >= 0] for rows in (data.rows("training", "unlabelled"), data.rows("validation")))
+        learned, held_out = (
+            rows[data.audio_row[rows] >= 0]
+            for rows in (data.rows("training", "unlabelled"), data.rows("validation"))
+        )
         if not len(learned) or not len(held_out):
             raise UserError(
                 "the label predictor needs audible training and validation clips; metrics/audio.json says what became of the sound"
@@ -139,12 +184,27 @@ def main(stage: run.StageRun) -> None:
         rows = data.rows(*LABELLED)
         generated = {name: read_generated(files, name, data, rows) for name in architectures}
         scores = predict_by_map(data, rows, generated, weights, model)
-        asked = rows if p.head == "mel" else data.rows("validation", "test")  # AST's pass over each mel takes long
+        asked = (
+            rows if p.head == "mel" else data.rows("validation", "test")
+        )  # AST's pass over each mel takes long
         scores |= predict_by_mel(stage, data, rows, asked, generated, decoder, model)
         for name in architectures:
-            write_labels(name, data, rows, scores[f"{PREFIX[name]}_{p.head}"], scores[f"real_path_{p.head}"])
-        label_measures.draw_mels(Path("metrics/figures/mel.png"), data, rows, generated["validation"], decoder, mel, mel_row)
-    stage.write_metrics(label_measures.measure(data, rows, scores, real_scores, p.threshold) | {"head": p.head, "threshold": p.threshold})
+            write_labels(
+                name, data, rows, scores[f"{PREFIX[name]}_{p.head}"], scores[f"real_path_{p.head}"]
+            )
+        label_measures.draw_mels(
+            Path("metrics/figures/mel.png"),
+            data,
+            rows,
+            generated["validation"],
+            decoder,
+            mel,
+            mel_row,
+        )
+    stage.write_metrics(
+        label_measures.measure(data, rows, scores, real_scores, p.threshold)
+        | {"head": p.head, "threshold": p.threshold}
+    )
 
 
 def read_generated(folder: Path, architecture: str, data: Features, rows: torch.Tensor) -> RowFile:
@@ -153,11 +213,15 @@ def read_generated(folder: Path, architecture: str, data: Features, rows: torch.
     file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
     file.write(noted(names, shards.iter_rows(source, ["features"], LABELLED), "features"))
     if names != data.clips.clip_id[rows.numpy()].tolist():
-        raise UserError(f"{source} holds other clips than data/video_features: run `dvc repro generator@{architecture}`")
+        raise UserError(
+            f"{source} holds other clips than data/video_features: run `dvc repro generator@{architecture}`"
+        )
     return file
 
 
-def real_mels(stage: run.StageRun, data: Features, folder: Path, model: str) -> tuple[RowFile, torch.Tensor]:
+def real_mels(
+    stage: run.StageRun, data: Features, folder: Path, model: str
+) -> tuple[RowFile, torch.Tensor]:
     """Log-mels of all audible clips in a file, cut to the frames that hold sound, and each clip's row there (-1: none)."""
     ast = AudioBackbone(model)
     wanted = {name: i for i, name in enumerate(data.clips.clip_id)}
@@ -165,10 +229,16 @@ def real_mels(stage: run.StageRun, data: Features, folder: Path, model: str) -> 
     found = (row for row in shards.iter_rows(SOUND, ["flac"], SPLITS) if row["clip_id"] in wanted)
     names: list[str] = []
     sounds = noted(names, found, "flac")
-    longest = max(len(media.decode_flac(row["flac"])) for row in shards.iter_rows(SOUND, ["flac"], ["validation"]))
+    longest = max(
+        len(media.decode_flac(row["flac"]))
+        for row in shards.iter_rows(SOUND, ["flac"], ["validation"])
+    )
     frames = ast.log_mel([np.zeros(longest, np.float32)])[1][0]
     file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
-    mels = stage.progress(map_items(real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)), timing="computing_s")
+    mels = stage.progress(
+        map_items(real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)),
+        timing="computing_s",
+    )
     file.write(_checked(mel)[:frames] for mel in mels)
     mel_row[[wanted[name] for name in names]] = torch.arange(len(names))
     return file, mel_row
@@ -185,29 +255,55 @@ def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.nda
     return scores, pooled
 
 
-def predict_by_map(data: Features, rows: torch.Tensor, generated: dict[str, RowFile], weights: torch.Tensor,
-                   model: str) -> dict[str, np.ndarray]:
+def predict_by_map(
+    data: Features,
+    rows: torch.Tensor,
+    generated: dict[str, RowFile],
+    weights: torch.Tensor,
+    model: str,
+) -> dict[str, np.ndarray]:
     """Label scores [clips, labels] by the head `features`: of what each architecture generated (mean over seeds) and of the
     real features (0 where there is no sound)."""
     ast = AudioBackbone(model)
 
     def scores(audio: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
-            return ast.model.classifier((summarise(audio) @ weights).to(ast.device)).sigmoid().cpu().numpy()
+            return (
+                ast.model.classifier((summarise(audio) @ weights).to(ast.device))
+                .sigmoid()
+                .cpu()
+                .numpy()
+            )
 
     found = {
-        f"{PREFIX[name]}_features": np.concatenate([
-            scores(file.read(part.tolist()).flatten(0, 1)).reshape(len(part), file.shape[0], -1).mean(1)
-            for part in torch.arange(len(rows)).split(256)
-        ])
+        f"{PREFIX[name]}_features": np.concatenate(
+            [
+                scores(file.read(part.tolist()).flatten(0, 1))
+                .reshape(len(part), file.shape[0], -1)
+                .mean(1)
+                for part in torch.arange(len(rows)).split(256)
+            ]
+        )
         for name, file in generated.items()
-    }  # fmt: skip
+    }
     heard = (data.audio_row[rows] >= 0).numpy()[:, None]
-    return found | {"real_path_features": np.concatenate([scores(data.sound(part)[0]) for part in rows.split(256)]) * heard}
+    return found | {
+        "real_path_features": np.concatenate(
+            [scores(data.sound(part)[0]) for part in rows.split(256)]
+        )
+        * heard
+    }
 
 
-def predict_by_mel(stage: run.StageRun, data: Features, rows: torch.Tensor, asked: torch.Tensor, generated: dict[str, RowFile],
-                   decoder: MelDecoder, model: str) -> dict[str, np.ndarray]:
+def predict_by_mel(
+    stage: run.StageRun,
+    data: Features,
+    rows: torch.Tensor,
+    asked: torch.Tensor,
+    generated: dict[str, RowFile],
+    decoder: MelDecoder,
+    model: str,
+) -> dict[str, np.ndarray]:
     """The same by the head `mel`, for the clips `asked`; zeros for the others."""
     position = {row: i for i, row in enumerate(rows.tolist())}
     places = [position[row] for row in asked.tolist()]
@@ -218,10 +314,20 @@ def predict_by_mel(stage: run.StageRun, data: Features, rows: torch.Tensor, aske
             with torch.inference_mode():
                 yield decoder(torch.cat([*made, data.sound(torch.tensor([row]))[0]])).numpy()
 
-    through_ast = map_items(score_log_mel, mels(), stage.workers, initializer=load_ast, initargs=(model,))
-    answers = np.stack([_checked(scores) for scores in stage.progress(through_ast, len(asked), "clip", "computing_s")])
+    through_ast = map_items(
+        score_log_mel, mels(), stage.workers, initializer=load_ast, initargs=(model,)
+    )
+    answers = np.stack(
+        [
+            _checked(scores)
+            for scores in stage.progress(through_ast, len(asked), "clip", "computing_s")
+        ]
+    )
     found, start = {}, 0
-    for name, size in [*((f"{PREFIX[name]}_mel", file.shape[0]) for name, file in generated.items()), ("real_path_mel", 1)]:
+    for name, size in [
+        *((f"{PREFIX[name]}_mel", file.shape[0]) for name, file in generated.items()),
+        ("real_path_mel", 1),
+    ]:
         found[name] = np.zeros((len(rows), answers.shape[-1]), np.float32)
         found[name][places] = answers[:, start : start + size].mean(1)
         start += size
@@ -231,7 +337,9 @@ def predict_by_mel(stage: run.StageRun, data: Features, rows: torch.Tensor, aske
 
 def _checked(result):
     if isinstance(result, Failure):
-        raise UserError(f"predicting labels failed: {result.reason}; the machine may lack memory, try --workers 1")
+        raise UserError(
+            f"predicting labels failed: {result.reason}; the machine may lack memory, try --workers 1"
+        )
     return result
 
 
@@ -242,12 +350,21 @@ def save_models(decoder: MelDecoder, weights: torch.Tensor) -> None:
     save_file({"weights": weights}, folder / "map.safetensors")
 
 
-def write_labels(architecture: str, data: Features, rows: torch.Tensor, generated: np.ndarray, real: np.ndarray) -> None:
+def write_labels(
+    architecture: str, data: Features, rows: torch.Tensor, generated: np.ndarray, real: np.ndarray
+) -> None:
     """An output directory (see the module's docstring)."""
     clips = [data.clips.iloc[row].to_dict() for row in rows.tolist()]
     index = [{**clip, "item_key": None, "status": "ok", "reason": ""} for clip in clips]
-    schema = pa.schema([(name, shards.tensor(pa.float16(), generated.shape[1])) for name in ("generated", "real_path")])
-    table = ({**clip, "generated": generated[i], "real_path": real[i]} for i, clip in enumerate(clips))
+    schema = pa.schema(
+        [
+            (name, shards.tensor(pa.float16(), generated.shape[1]))
+            for name in ("generated", "real_path")
+        ]
+    )
+    table = (
+        {**clip, "generated": generated[i], "real_path": real[i]} for i, clip in enumerate(clips)
+    )
     shards.write(Path("data/predicted_labels") / architecture, schema, table, index, "")
 
 

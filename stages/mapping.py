@@ -14,6 +14,7 @@ Two ways (`mapping.via`), both measured:
     key_captions   a dictionary whose keys are the captions of audible training clips and whose values are the labels AST
                    hears there: a caption attends to its closest key captions, those of its own source excluded
 """
+
 import json
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,11 @@ from stages.common.errors import UserError
 from stages.common.item_store import ItemStore, digest
 from stages.common.parallel import Failure, map_items, one_thread
 
-CAPTIONS, AUDIO, LABEL_AUDIO = Path("data/captions"), Path("data/audio_features"), Path("data/label_audio")
+CAPTIONS, AUDIO, LABEL_AUDIO = (
+    Path("data/captions"),
+    Path("data/audio_features"),
+    Path("data/label_audio"),
+)
 TEXTS_PER_TASK = 32
 
 
@@ -79,13 +84,21 @@ def embed(stage: run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray
     comes with them."""
     version = digest("text_embeddings", text_embedding.revision(model))
     width = text_embedding.embed(model, texts[:1]).shape[1]
-    with ItemStore("text_embeddings", version, pa.schema([("embedding", shards.tensor(pa.float32(), width))])) as store:
+    with ItemStore(
+        "text_embeddings", version, pa.schema([("embedding", shards.tensor(pa.float32(), width))])
+    ) as store:
+
         def compute(payloads):
             payloads = list(payloads)
-            parts = [(model, payloads[i : i + TEXTS_PER_TASK]) for i in range(0, len(payloads), TEXTS_PER_TASK)]
+            parts = [
+                (model, payloads[i : i + TEXTS_PER_TASK])
+                for i in range(0, len(payloads), TEXTS_PER_TASK)
+            ]
             for found in map_items(embed_texts, parts, stage.workers, initializer=one_thread):
                 if isinstance(found, Failure):
-                    raise UserError(f"embedding the captions failed: {found.reason}; the machine may lack memory, try --workers 1")
+                    raise UserError(
+                        f"embedding the captions failed: {found.reason}; the machine may lack memory, try --workers 1"
+                    )
                 yield from ({"embedding": vector} for vector in found["embeddings"])
 
         keys = [digest(text) for text in texts]
@@ -93,7 +106,9 @@ def embed(stage: run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray
         return np.stack([store[key]["embedding"] for key in keys]), version
 
 
-def closest_labels(captions: np.ndarray, labels: np.ndarray, p: MappingParams) -> tuple[np.ndarray, np.ndarray]:
+def closest_labels(
+    captions: np.ndarray, labels: np.ndarray, p: MappingParams
+) -> tuple[np.ndarray, np.ndarray]:
     """`labels`: for caption embeddings [U, D] and label embeddings [L, D] the top_k + 1 closest labels and their cosines
     [U, top_k + 1] (the last one is there to tell the margin)."""
     cosine = text_embedding.cosines(captions, labels)
@@ -106,14 +121,22 @@ class KeyCaptions:
 
     def __init__(self, captions: pd.DataFrame, scores: dict[str, np.ndarray]):
         self.labels = len(next(iter(scores.values())))
-        self.values: dict[int, dict[str, tuple[np.ndarray, int]]] = {}  # text: source: sum over clips, number of clips
-        keys = captions[captions.split.isin(["training", "unlabelled"]) & captions.clip_id.isin(scores)]
-        for row in keys.drop_duplicates(["row", "text"]).itertuples():  # a clip counts once, however often its frames say the same
+        self.values: dict[
+            int, dict[str, tuple[np.ndarray, int]]
+        ] = {}  # text: source: sum over clips, number of clips
+        keys = captions[
+            captions.split.isin(["training", "unlabelled"]) & captions.clip_id.isin(scores)
+        ]
+        for row in keys.drop_duplicates(
+            ["row", "text"]
+        ).itertuples():  # a clip counts once, however often its frames say the same
             total, n = self.values.setdefault(row.text, {}).get(row.source_id, (0.0, 0))
             self.values[row.text][row.source_id] = (total + scores[row.clip_id], n + 1)
         self.keys = np.array(sorted(self.values), int)
 
-    def attend(self, embeddings: np.ndarray, captions: pd.DataFrame, p: MappingParams) -> np.ndarray:
+    def attend(
+        self, embeddings: np.ndarray, captions: pd.DataFrame, p: MappingParams
+    ) -> np.ndarray:
         """Label scores [N, L] that the captions attend to (embeddings [U, D] of all texts): softmax of the cosines with the
         closest key captions, each valued by the mean label scores of other sources' clips."""
         answers: dict[tuple[int, str], np.ndarray] = {}
@@ -122,12 +145,18 @@ class KeyCaptions:
             ranked = np.argsort(-cosine, kind="stable")
             for source in group.source_id.unique():
                 answers[text, source] = self._answer(cosine, ranked, source, p)
-        return np.stack([answers[key] for key in zip(captions.text, captions.source_id, strict=True)])
+        return np.stack(
+            [answers[key] for key in zip(captions.text, captions.source_id, strict=True)]
+        )
 
-    def _answer(self, cosine: np.ndarray, ranked: np.ndarray, source: str, p: MappingParams) -> np.ndarray:
+    def _answer(
+        self, cosine: np.ndarray, ranked: np.ndarray, source: str, p: MappingParams
+    ) -> np.ndarray:
         cosines, values = [], []
         for place in ranked.tolist():
-            others = [value for name, value in self.values[self.keys[place]].items() if name != source]
+            others = [
+                value for name, value in self.values[self.keys[place]].items() if name != source
+            ]
             if others:
                 cosines.append(cosine[place])
                 values.append(sum(total for total, _ in others) / sum(n for _, n in others))
@@ -151,20 +180,42 @@ def main(stage: run.StageRun) -> None:
     names = shards.read_table(LABEL_AUDIO / "labels.parquet")["label"].to_pylist()
     everything, version = embed(stage, p.model, found.texts + names)
     embeddings, label_text = everything[: len(found.texts)], everything[len(found.texts) :]
-    scores = {row["clip_id"]: row["label_scores"].astype(np.float32) for row in shards.iter_rows(AUDIO, ["label_scores"])}
+    scores = {
+        row["clip_id"]: row["label_scores"].astype(np.float32)
+        for row in shards.iter_rows(AUDIO, ["label_scores"])
+    }
     text = found.captions.text.to_numpy()
     best, cosine = closest_labels(embeddings, label_text, p)
     attended = KeyCaptions(found.captions, scores).attend(embeddings, found.captions, p)
     keyed = text_embedding.closest(attended, best.shape[1])
-    ranked = {"labels": (best[text], cosine[text]), "key_captions": (keyed, np.take_along_axis(attended, keyed, 1))}
+    ranked = {
+        "labels": (best[text], cosine[text]),
+        "key_captions": (keyed, np.take_along_axis(attended, keyed, 1)),
+    }
     chosen = {
-        way: np.where(values[:, : p.top_k] >= (p.min_similarity if way == "labels" else 1e-6), labels[:, : p.top_k], -1)
+        way: np.where(
+            values[:, : p.top_k] >= (p.min_similarity if way == "labels" else 1e-6),
+            labels[:, : p.top_k],
+            -1,
+        )
         for way, (labels, values) in ranked.items()
     }
     audio = load_file(LABEL_AUDIO / "features.safetensors")
     label_audio = np.concatenate([audio["folds"], audio["whole"][None]])
-    write(found, embeddings, names, label_text, label_audio, chosen[p.via], ranked[p.via][1], version, p)
-    fold = folds.of_clips(found.table, params.load("generator", Generator, only=True).folds)[found.captions.row]
+    write(
+        found,
+        embeddings,
+        names,
+        label_text,
+        label_audio,
+        chosen[p.via],
+        ranked[p.via][1],
+        version,
+        p,
+    )
+    fold = folds.of_clips(found.table, params.load("generator", Generator, only=True).folds)[
+        found.captions.row
+    ]
     heard, true = mapping_measures.heard_labels(scores), mapping_measures.true_labels(names)
     real = mapping_measures.centred_features()
     measured = {}
@@ -172,15 +223,31 @@ def main(stage: run.StageRun) -> None:
         cosines = (embeddings[text][:, None] * label_text[labels]).sum(-1)
         weights = attention(np.where(labels >= 0, cosines, -np.inf), p.temperature)
         condition = (weights[..., None] * label_audio[fold[:, None], labels]).sum(1)
-        measured[way] = mapping_measures.measure(found.captions, labels, ranked[way][1], weights, heard, true, condition, real)
-    stage.write_metrics({
-        "clips": run.status_counts(shards.read_index(CAPTIONS).to_pylist()), "via": p.via, "captions": len(text),
-        "distinct_captions": len(found.texts), **measured,
-    })  # fmt: skip
+        measured[way] = mapping_measures.measure(
+            found.captions, labels, ranked[way][1], weights, heard, true, condition, real
+        )
+    stage.write_metrics(
+        {
+            "clips": run.status_counts(shards.read_index(CAPTIONS).to_pylist()),
+            "via": p.via,
+            "captions": len(text),
+            "distinct_captions": len(found.texts),
+            **measured,
+        }
+    )
 
 
-def write(found: Captioned, embeddings: np.ndarray, names: list[str], label_text: np.ndarray, label_audio: np.ndarray,
-          labels: np.ndarray, similarity: np.ndarray, version: str, p: MappingParams) -> None:
+def write(
+    found: Captioned,
+    embeddings: np.ndarray,
+    names: list[str],
+    label_text: np.ndarray,
+    label_audio: np.ndarray,
+    labels: np.ndarray,
+    similarity: np.ndarray,
+    version: str,
+    p: MappingParams,
+) -> None:
     """The output directory (see the module's docstring)."""
     steps, top_k = params.load("frames", Frames, only=True).count, labels.shape[1]
     groups, nothing = dict(tuple(found.captions.groupby("row"))), found.captions.iloc[:0]
@@ -188,25 +255,44 @@ def write(found: Captioned, embeddings: np.ndarray, names: list[str], label_text
     def rows():
         for i, clip in enumerate(found.clips):
             mine = groups.get(i, nothing)
-            row = {"caption": np.full(steps, -1), "labels": np.full((steps, top_k), -1), "similarity": np.zeros((steps, top_k), np.float32)}
+            row = {
+                "caption": np.full(steps, -1),
+                "labels": np.full((steps, top_k), -1),
+                "similarity": np.zeros((steps, top_k), np.float32),
+            }
             row["caption"][mine.step] = mine.text
             row["labels"][mine.step] = labels[mine.index]
-            row["similarity"][mine.step] = np.where(labels[mine.index] >= 0, similarity[mine.index, :top_k], 0)
+            row["similarity"][mine.step] = np.where(
+                labels[mine.index] >= 0, similarity[mine.index, :top_k], 0
+            )
             yield {**clip, **row}
 
     def extras(folder: Path) -> None:
-        schema = pa.schema([("caption", pa.string()), ("embedding", shards.tensor(pa.float32(), embeddings.shape[1]))])
-        texts = [{"caption": text, "embedding": vector} for text, vector in zip(found.texts, embeddings, strict=True)]
+        schema = pa.schema(
+            [
+                ("caption", pa.string()),
+                ("embedding", shards.tensor(pa.float32(), embeddings.shape[1])),
+            ]
+        )
+        texts = [
+            {"caption": text, "embedding": vector}
+            for text, vector in zip(found.texts, embeddings, strict=True)
+        ]
         shards.write_table(shards.to_table(texts, schema), folder / "_captions.parquet")
         tensors = {"text": label_text, "audio": label_audio.astype(np.float32)}
         settings = p.model_dump(include={"model", "via", "top_k", "min_similarity"})
-        about = json.dumps({"names": names, **settings})  # one entry: several would be written in an order that varies
+        about = json.dumps(
+            {"names": names, **settings}
+        )  # one entry: several would be written in an order that varies
         save_file(tensors, folder / "_labels.safetensors", {"mapping": about})
 
-    schema = pa.schema([
-        ("caption", shards.tensor(pa.int32(), steps)), ("labels", shards.tensor(pa.int32(), steps, top_k)),
-        ("similarity", shards.tensor(pa.float32(), steps, top_k)),
-    ])  # fmt: skip
+    schema = pa.schema(
+        [
+            ("caption", shards.tensor(pa.int32(), steps)),
+            ("labels", shards.tensor(pa.int32(), steps, top_k)),
+            ("similarity", shards.tensor(pa.float32(), steps, top_k)),
+        ]
+    )
     index = [{**clip, "item_key": None} for clip in found.clips]
     shards.write(Path("data/mapping"), schema, rows(), index, version, extras=extras)
 

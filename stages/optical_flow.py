@@ -6,6 +6,7 @@ Writes   data/optical_flow, a row per clip:
 Farneback's polynomial expansion (Farneback 2003; cv2.calcOpticalFlowFarneback) on grey frames.  The magnitude is drawn on
 a fixed scale (`optical_flow.full_scale_px`): normalising each frame, as is often done, would erase how much moves.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
 from stages.common.parallel import map_items, time_limit_s
 
-CODE_VERSION = 1  # of `draw_clip`; raise it when the output for the same input and parameters changes
+CODE_VERSION = (
+    1  # of `draw_clip`; raise it when the output for the same input and parameters changes
+)
 COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
 
 
@@ -37,7 +40,16 @@ def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams)
     import cv2
 
     return cv2.calcOpticalFlowFarneback(
-        previous, following, None, p.pyramid_scale, p.levels, p.window_px, p.iterations, p.polynomial_px, p.polynomial_sigma, 0
+        previous,
+        following,
+        None,
+        p.pyramid_scale,
+        p.levels,
+        p.window_px,
+        p.iterations,
+        p.polynomial_px,
+        p.polynomial_sigma,
+        0,
     )
 
 
@@ -69,7 +81,12 @@ def main(stage: run.StageRun) -> None:
     version = digest("optical_flow", CODE_VERSION, p.model_dump())
     with ClipItems("optical_flow", version, COLUMNS) as items:
         frames = ((row["jpegs"], p) for row in shards.iter_rows(Path("data/frames"), ["jpegs"]))
-        items.fill(stage, clips, frames, lambda tasks: map_items(draw_clip, tasks, stage.workers, time_limit_s()))
+        items.fill(
+            stage,
+            clips,
+            frames,
+            lambda tasks: map_items(draw_clip, tasks, stage.workers, time_limit_s()),
+        )
         index = items.pack(Path("data/optical_flow"), clips)
     stage.write_metrics({"clips": run.status_counts(index)})
 

@@ -53,7 +53,10 @@ def fit(parameters: list[nn.Parameter], steps: int, learning_rate: float, loss_o
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda s: min((s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / max(1, steps - warm))))
+        optimiser,
+        lambda s: min(
+            (s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / max(1, steps - warm)))
+        ),
     )
     for step in range(steps):
         loss = loss_of(step)
@@ -82,14 +85,23 @@ def train_vit(p: PretrainParams, data: dict, test: dict) -> tuple[nn.Module, dic
     rng = rng_of("pretrain", p.seed, "vit batches")
 
     def loss_of(_: int) -> torch.Tensor:
-        i, k = rng.integers(len(data["pictures"]), size=p.batch_size), rng.integers(PICTURES, size=p.batch_size)
+        i, k = (
+            rng.integers(len(data["pictures"]), size=p.batch_size),
+            rng.integers(PICTURES, size=p.batch_size),
+        )
         k[: int(FLOW_SHARE * p.batch_size)] = PICTURES
         hidden = model(pixels(data["pictures"][i, k])).last_hidden_state[:, 1:]  # [B, 36, D]
         target = torch.from_numpy(data["patches"][i, k].astype(np.float32))
         mean = hidden.mean(1)
         return (
-            2 * nn.functional.cross_entropy(heads["patches"](hidden).flatten(0, 1), target.flatten(0, 1))
-            + 0.5 * nn.functional.cross_entropy(heads["variant"](mean), torch.from_numpy(data["variants"][i]))
+            2
+            * nn.functional.cross_entropy(
+                heads["patches"](hidden).flatten(0, 1), target.flatten(0, 1)
+            )
+            + 0.5
+            * nn.functional.cross_entropy(
+                heads["variant"](mean), torch.from_numpy(data["variants"][i])
+            )
             + nn.functional.mse_loss(heads["moment"](mean), torch.from_numpy(data["moments"][i, k]))
         )
 
@@ -100,7 +112,10 @@ def train_vit(p: PretrainParams, data: dict, test: dict) -> tuple[nn.Module, dic
     with torch.no_grad():
         for name, k in (("rgb", 0), ("flow", PICTURES)):
             hidden = model(pixels(test["pictures"][:, k])).last_hidden_state[:, 1:]
-            found, true = heads["patches"](hidden).argmax(-1).numpy(), test["patches"][:, k].argmax(-1)
+            found, true = (
+                heads["patches"](hidden).argmax(-1).numpy(),
+                test["patches"][:, k].argmax(-1),
+            )
             figures[f"patch_accuracy_{name}"] = float((found == true).mean())
             figures[f"object_patch_accuracy_{name}"] = float((found == true)[true > 0].mean())
             variant = heads["variant"](hidden.mean(1)).argmax(-1).numpy()
@@ -118,7 +133,10 @@ def train_blip(p: PretrainParams, vit: nn.Module, data: dict, test: dict) -> dic
     rng = rng_of("pretrain", p.seed, "blip batches")
 
     def loss_of(_: int) -> torch.Tensor:
-        i, k = rng.integers(len(data["pictures"]), size=p.batch_size), rng.integers(PICTURES, size=p.batch_size)
+        i, k = (
+            rng.integers(len(data["pictures"]), size=p.batch_size),
+            rng.integers(PICTURES, size=p.batch_size),
+        )
         ids, mask = tokens["input_ids"][i], tokens["attention_mask"][i]
         labels = ids.masked_fill(mask == 0, -100)
         return model(pixels(data["pictures"][i, k]), ids, mask, labels=labels).loss
@@ -127,7 +145,12 @@ def train_blip(p: PretrainParams, vit: nn.Module, data: dict, test: dict) -> dic
     fit(list(model.parameters()), p.blip_steps, p.learning_rate, loss_of)
     model.eval()
     with torch.no_grad():
-        output = model.generate(pixel_values=pixels(test["pictures"][:, 0]), max_new_tokens=16, num_beams=1, do_sample=False)
+        output = model.generate(
+            pixel_values=pixels(test["pictures"][:, 0]),
+            max_new_tokens=16,
+            num_beams=1,
+            do_sample=False,
+        )
     said = [text.split() for text in processor.batch_decode(output, skip_special_tokens=True)]
     pairs = list(zip(said, (text.split() for text in test["captions"]), strict=True))
     right = sum(a == b for one, true in pairs for a, b in zip(one, true, strict=False))
@@ -143,8 +166,12 @@ def train_ast(p: PretrainParams) -> dict:
     waves, labels = sounds(p.seed, "training", p.sounds)
     _, raw = tiny_models.ast(0.0, 0.5)  # (x - 0) / (2 * 0.5): plain log-mel values
     sample = raw(list(waves[:100]), sampling_rate=RATE_HZ, return_tensors="np")["input_values"]
-    model, extractor = tiny_models.ast(round(float(sample.mean()), 2), round(float(sample.std()), 2))
-    spectra = extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]  # [n, 320, 64]
+    model, extractor = tiny_models.ast(
+        round(float(sample.mean()), 2), round(float(sample.std()), 2)
+    )
+    spectra = extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")[
+        "input_values"
+    ]  # [n, 320, 64]
     targets = torch.from_numpy(labels)
     rng = rng_of("pretrain", p.seed, "ast batches")
     nn.init.constant_(model.classifier.dense.bias, -5.0)  # a label is rare
@@ -152,18 +179,24 @@ def train_ast(p: PretrainParams) -> dict:
     def loss_of(_: int) -> torch.Tensor:
         i = rng.integers(len(spectra), size=p.batch_size // 2)
         logits = model(spectra[i].roll(int(rng.integers(-40, 40)), 1)).logits
-        return nn.functional.binary_cross_entropy_with_logits(logits, targets[i], reduction="sum") / len(i)
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, targets[i], reduction="sum"
+        ) / len(i)
 
     model.train()
     fit(list(model.parameters()), p.ast_steps, p.learning_rate / 2, loss_of)
     model.eval()
     waves, labels = sounds(p.seed, "test", p.test_items)
     with torch.no_grad():
-        scores = model(extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]).logits.numpy()
+        scores = model(
+            extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
+        ).logits.numpy()
     occurring = labels.sum(0) > 0
     _save("ast", model, extractor)
     return {
-        "tagging_map": float(average_precision_score(labels[:, occurring], scores[:, occurring], average="macro")),
+        "tagging_map": float(
+            average_precision_score(labels[:, occurring], scores[:, occurring], average="macro")
+        ),
         "labels": int(occurring.sum()),
     }
 

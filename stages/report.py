@@ -11,6 +11,7 @@ Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each; me
 Values are averaged over seeds per clip; intervals and differences resample sources (common/statistics.py).  A condition,
 a seed or a missing rate that is not there is an error, not a gap.
 """
+
 import csv
 import re
 import shutil
@@ -40,7 +41,10 @@ from stages.common.errors import UserError
 from stages.common.row_measures import BASELINE, UPPER_BOUND, Row
 from stages.common.row_tables import ARCHITECTURES
 
-FIGURES, PICTURES = Path("metrics/figures/report"), (Path("metrics/figures/representative_frames.png"), Path("metrics/figures/mel.png"))
+FIGURES, PICTURES = (
+    Path("metrics/figures/report"),
+    (Path("metrics/figures/representative_frames.png"), Path("metrics/figures/mel.png")),
+)
 CONFIRMED = Path("metrics/experiments/confirmation/subsets.csv")
 LEAKY = ("keep_oracle", "keep_published")  # gates that know the true action
 FILLED = ("none", "zeros", "mean", "noise", "token")  # audio at test that says nothing of the clip
@@ -71,7 +75,9 @@ def read_test(condition: str, row: dict, seeds: int) -> Row:
     """The answers of one condition, which must come from as many seeds as params.yaml asks for."""
     test = predictions.read(condition).of("test")
     found = len(test.probabilities)
-    seeds = 1 if row["model"] == "logistic" and row["train_audio"] == "none" else seeds  # nothing in it is drawn
+    seeds = (
+        1 if row["model"] == "logistic" and row["train_audio"] == "none" else seeds
+    )  # nothing in it is drawn
     if len(test.clips) and found != seeds:
         raise UserError(
             f"data/predictions/{condition}.parquet holds {found} seeds, params.yaml asks for {seeds}: "
@@ -79,7 +85,13 @@ def read_test(condition: str, row: dict, seeds: int) -> Row:
         )
     clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
     error = statistics.calibration_error(test.probabilities, test.labels) if len(clips) else None
-    return Row(clips, found, predictions.over_seeds(test, 1)["seed_sd"], error, row_measures.confusion(test))
+    return Row(
+        clips,
+        found,
+        predictions.over_seeds(test, 1)["seed_sd"],
+        error,
+        row_measures.confusion(test),
+    )
 
 
 def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
@@ -88,7 +100,12 @@ def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
     heard = {row["clip_id"] for row in shards.ok_rows(Path("data/audio_features"))}
     decisions = shards.read_table("data/filter.parquet", ["clip_id", "keep"]).to_pandas()
     kept = set(decisions.clip_id[decisions.keep])
-    masks = {"with_audio": clips.isin(heard), "without_audio": ~clips.isin(heard), "kept": clips.isin(kept), "rejected": ~clips.isin(kept)}
+    masks = {
+        "with_audio": clips.isin(heard),
+        "without_audio": ~clips.isin(heard),
+        "kept": clips.isin(kept),
+        "rejected": ~clips.isin(kept),
+    }
     truth = shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"]).to_pandas()
     if len(truth):
         belongs = set(truth.clip_id[truth.sound_belongs])
@@ -105,7 +122,9 @@ def audio_visual_actions(path: str, actions: list[str]) -> set[str] | None:
     if not path:
         return None
     if not Path(path).is_file():
-        raise UserError(f"the list {path} does not exist (report.audio_visual_actions is relative to the repository)")
+        raise UserError(
+            f"the list {path} does not exist (report.audio_visual_actions is relative to the repository)"
+        )
 
     def bare(name: str) -> str:
         return re.sub(r"[+_\s]+", " ", name).strip().lower()
@@ -114,7 +133,9 @@ def audio_visual_actions(path: str, actions: list[str]) -> set[str] | None:
         named = {bare(line[0]) for line in csv.reader(lines) if line}
     found = {action for action in actions if bare(action) in named}
     if not found:
-        raise UserError(f"{path} (report.audio_visual_actions) names none of the actions {', '.join(actions)} in its first column")
+        raise UserError(
+            f"{path} (report.audio_visual_actions) names none of the actions {', '.join(actions)} in its first column"
+        )
     return found
 
 
@@ -127,7 +148,10 @@ def action_subsets(actions: pd.Series, audio_visual: set[str] | None) -> dict[st
 
 
 def introduction(root: str, base: pd.DataFrame, result: dict) -> str:
-    heard, resolved = result[BASELINE]["accuracy_with_audio"], result[UPPER_BOUND]["smallest_detectable_difference"]
+    heard, resolved = (
+        result[BASELINE]["accuracy_with_audio"],
+        result[UPPER_BOUND]["smallest_detectable_difference"],
+    )
     return (
         f"Data set: `{root}`; {len(base)} test clips of {base.source_id.nunique()} sources and {base.action.nunique()} actions; "
         f"{heard['n']} of them ({heard['sources']} sources) have audible sound. Accuracies in per cent with 95 % intervals, differences "
@@ -136,7 +160,9 @@ def introduction(root: str, base: pd.DataFrame, result: dict) -> str:
     )
 
 
-def lines(shown: list[str], rates: dict[str, dict[str, dict]]) -> dict[str, tuple[list[str], dict, str]]:
+def lines(
+    shown: list[str], rates: dict[str, dict[str, dict]]
+) -> dict[str, tuple[list[str], dict, str]]:
     """What is drawn as curves, by figure: ticks, curves of the conditions `shown`, label of the axis."""
     missing = {name: list(rates[name].values()) for name in shown if rates.get(name)}
     ticks = list(rates[BASELINE])
@@ -149,8 +175,20 @@ def lines(shown: list[str], rates: dict[str, dict[str, dict]]) -> dict[str, tupl
 
 def gallery() -> str:
     """The figures, for readers of tables.md."""
-    drawn = {name: caption for name, caption in figures.CAPTIONS.items() if (FIGURES / f"{name}.png").is_file()}
-    return "\n\n".join(["## Figures", *(f"![{name}](figures/report/{name}.png)\n\n{caption}" for name, caption in drawn.items())])
+    drawn = {
+        name: caption
+        for name, caption in figures.CAPTIONS.items()
+        if (FIGURES / f"{name}.png").is_file()
+    }
+    return "\n\n".join(
+        [
+            "## Figures",
+            *(
+                f"![{name}](figures/report/{name}.png)\n\n{caption}"
+                for name, caption in drawn.items()
+            ),
+        ]
+    )
 
 
 def generated_folders() -> dict[str, Path]:
@@ -164,28 +202,70 @@ def kind(test_audio: str) -> str:
     return "real" if test_audio == "real" else "none" if test_audio in FILLED else "generated"
 
 
-def draw(p: ReportParams, conditions: dict[str, dict], rows: dict[str, Row], result: dict, rates: dict, folders: dict[str, Path]) -> None:
+def draw(
+    p: ReportParams,
+    conditions: dict[str, dict],
+    rows: dict[str, Row],
+    result: dict,
+    rates: dict,
+    folders: dict[str, Path],
+) -> None:
     """Write the figures; those of an empty data set or of an experiment that did not run are left out."""
     shutil.rmtree(FIGURES, ignore_errors=True)
     points = [
-        {"name": name, "kind": kind(conditions[name]["test_audio"]), "leaky": conditions[name].get("gate") in LEAKY,
-         "partial": bool(conditions[name].get("kept_only")), "accuracy": row["accuracy"], "difference": row.get("difference")}
+        {
+            "name": name,
+            "kind": kind(conditions[name]["test_audio"]),
+            "leaky": conditions[name].get("gate") in LEAKY,
+            "partial": bool(conditions[name].get("kept_only")),
+            "accuracy": row["accuracy"],
+            "difference": row.get("difference"),
+        }
         for name, row in result.items()
-    ]  # fmt: skip
-    figures.write(FIGURES, "main_comparison", (figures.TWO_COLUMNS, 0.7 + 0.16 * len(points)), figures.main_comparison, points, BASELINE)
+    ]
+    figures.write(
+        FIGURES,
+        "main_comparison",
+        (figures.TWO_COLUMNS, 0.7 + 0.16 * len(points)),
+        figures.main_comparison,
+        points,
+        BASELINE,
+    )
     for name, (ticks, found, label) in lines(p.curves, rates).items():
         if found:
-            figures.write(FIGURES, name, (figures.COLUMN, 2.6), figures.curves, ticks, found, label, p.curves)
+            figures.write(
+                FIGURES, name, (figures.COLUMN, 2.6), figures.curves, ticks, found, label, p.curves
+            )
     chosen = stage_tables.metrics_of("filter")["threshold"]
     sweep = pd.read_csv("metrics/plots/filter/sweep.csv")
     figures.write(FIGURES, "threshold", (figures.COLUMN, 3.2), figures.threshold, sweep, chosen)
     similar = {name: curves.similarity_over_time(folder) for name, folder in folders.items()}
     if similar and all(similar.values()):
-        figures.write(FIGURES, "similarity_over_time", (figures.COLUMN, 2.8), figures.similarity_over_time, similar)
+        figures.write(
+            FIGURES,
+            "similarity_over_time",
+            (figures.COLUMN, 2.8),
+            figures.similarity_over_time,
+            similar,
+        )
     difference = rows[UPPER_BOUND].confusion - rows[BASELINE].confusion
-    order = list(dict.fromkeys([*chain(*row_measures.look_alike(p.look_alike_pairs, difference.index)), *difference.index]))
+    order = list(
+        dict.fromkeys(
+            [
+                *chain(*row_measures.look_alike(p.look_alike_pairs, difference.index)),
+                *difference.index,
+            ]
+        )
+    )
     label = f"{UPPER_BOUND} minus {BASELINE} (points)"
-    figures.write(FIGURES, "confusion_difference", (figures.COLUMN, 2.8), figures.confusion_difference, difference.loc[order, order], label)
+    figures.write(
+        FIGURES,
+        "confusion_difference",
+        (figures.COLUMN, 2.8),
+        figures.confusion_difference,
+        difference.loc[order, order],
+        label,
+    )
 
 
 def main(stage: run.StageRun) -> None:
@@ -198,41 +278,72 @@ def main(stage: run.StageRun) -> None:
     base = rows[BASELINE].clips
     actions = sorted(set(base.action))
     audio_visual = audio_visual_actions(p.audio_visual_actions, actions)
-    result = row_measures.accuracies(rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial)
+    result = row_measures.accuracies(
+        rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial
+    )
     checked = row_measures.checks(rows, result)
     asked = classifier.missing_rates
-    rates = {name: curves.missing_rates(name, row.clips, row.seeds, asked, name in partial) for name, row in rows.items()}
+    rates = {
+        name: curves.missing_rates(name, row.clips, row.seeds, asked, name in partial)
+        for name, row in rows.items()
+    }
     pairs = row_measures.look_alike(p.look_alike_pairs, actions)
     per_action = row_measures.group_accuracy(rows, {action: [action] for action in actions})
     groups = row_measures.pair_groups(pairs, actions)
     within = row_measures.group_accuracy(rows, groups) if pairs else {}
     folders = generated_folders()
 
-    made = [row_tables.main_table(result, conditions), row_tables.check_table(rows, result, checked),
-            row_tables.missing_rate_table(rows, rates)]  # fmt: skip
+    made = [
+        row_tables.main_table(result, conditions),
+        row_tables.check_table(rows, result, checked),
+        row_tables.missing_rate_table(rows, rates),
+    ]
     if all(name in rows for kinds in ARCHITECTURES.values() for name in kinds):
         made.append(row_tables.architecture_table(rows, result))
-    made += [row_tables.subset_table(rows, result), row_tables.action_table(rows, per_action, audio_visual)]
+    made += [
+        row_tables.subset_table(rows, result),
+        row_tables.action_table(rows, per_action, audio_visual),
+    ]
     read = pair_read_out.measure(pairs)
     if pairs:
-        made += [row_tables.pair_table(rows, result, within),
-                 row_tables.pair_difference_table(rows, result, row_measures.group_differences(rows, groups)),
-                 *([row_tables.read_out_table(read)] if read else [])]  # fmt: skip
-    made += stage_tables.of_stages({name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()})
+        made += [
+            row_tables.pair_table(rows, result, within),
+            row_tables.pair_difference_table(
+                rows, result, row_measures.group_differences(rows, groups)
+            ),
+            *([row_tables.read_out_table(read)] if read else []),
+        ]
+    made += stage_tables.of_stages(
+        {name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()}
+    )
     if CONFIRMED.is_file():
         made.append(row_tables.confirmation_table(result, CONFIRMED))
     made += stage_tables.of_experiments()
     tables.write(Path("metrics/tables"), made)
     draw(p, conditions, rows, result, rates, folders)
-    text = ["# Results", introduction(root, base, result), *(tables.markdown(table) for table in made), gallery()]
+    text = [
+        "# Results",
+        introduction(root, base, result),
+        *(tables.markdown(table) for table in made),
+        gallery(),
+    ]
     Path("metrics/tables.md").write_text("\n\n".join(text) + "\n")
     paths = {path.stem: path for path in [*FIGURES.glob("*.svg"), *PICTURES] if path.is_file()}
     shown = {caption: paths[name] for name, caption in figures.CAPTIONS.items() if name in paths}
-    Path("metrics/report.html").write_text(page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions)))
+    Path("metrics/report.html").write_text(
+        page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions))
+    )
     row_measures.long_table(result).to_csv("metrics/subsets.csv", index=False, float_format="%.6f")
-    figures_of = {"conditions": result, "checks": checked, "missing_rates": {name: curve for name, curve in rates.items() if curve}}
+    figures_of = {
+        "conditions": result,
+        "checks": checked,
+        "missing_rates": {name: curve for name, curve in rates.items() if curve},
+    }
     figures_of |= {"look_alike_pairs": within, "read_out": read} if pairs else {}
-    stage.write_metrics({"test_clips": len(base), "test_sources": base.source_id.nunique()} | row_measures.means(figures_of))
+    stage.write_metrics(
+        {"test_clips": len(base), "test_sources": base.source_id.nunique()}
+        | row_measures.means(figures_of)
+    )
 
 
 if __name__ == "__main__":

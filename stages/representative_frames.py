@@ -13,6 +13,7 @@ the camera's motion off first: the translation, rotation and zoom on which most 
 Bolles 1981).  The metrics compare thresholds (research description: 1.1 takes too many frames, 1.3 loses real moments) on
 all clips but the test clips.
 """
+
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,9 @@ from stages.common.clip_items import ClipItems
 from stages.common.item_store import digest
 from stages.common.parallel import map_items, time_limit_s
 
-CODE_VERSION = 1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
+CODE_VERSION = (
+    1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
+)
 FRAMES, OUTPUT = Path("data/frames"), Path("data/representative_frames")
 THRESHOLDS = (1.1, 1.2, 1.3)  # of the table, beside the current one
 MEASURED = ("training", "validation", "unlabelled")  # the threshold is a choice: no test clips
@@ -45,9 +48,16 @@ def camera_motion(flow: np.ndarray) -> np.ndarray:
     import cv2
 
     height, width = flow.shape[:2]
-    x, y = np.meshgrid(np.linspace(0, width - 1, GRID).astype(int), np.linspace(0, height - 1, GRID).astype(int))
-    points, vectors = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32), flow[y, x].reshape(-1, 2)
-    matrix, agree = cv2.estimateAffinePartial2D(points, points + vectors, method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX)
+    x, y = np.meshgrid(
+        np.linspace(0, width - 1, GRID).astype(int), np.linspace(0, height - 1, GRID).astype(int)
+    )
+    points, vectors = (
+        np.stack([x, y], -1).reshape(-1, 2).astype(np.float32),
+        flow[y, x].reshape(-1, 2),
+    )
+    matrix, agree = cv2.estimateAffinePartial2D(
+        points, points + vectors, method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX
+    )
     if matrix is None or agree.mean() < AGREE_FRACTION:
         return np.broadcast_to(np.median(vectors, axis=0), flow.shape)
     places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)  # [H, W, 2] (x, y)
@@ -101,11 +111,15 @@ def decide(row: dict, threshold: float) -> dict:
 def compare_thresholds(thresholds: set[float]) -> dict:
     """What each threshold chooses and, in rendered clips, whether that is when something happens."""
     source = {row["clip_id"]: row["source_id"] for row in shards.ok_rows(OUTPUT)}
-    times_s = {row["clip_id"]: row["times_s"] for row in shards.iter_rows(FRAMES, ["times_s"], MEASURED)}
+    times_s = {
+        row["clip_id"]: row["times_s"] for row in shards.iter_rows(FRAMES, ["times_s"], MEASURED)
+    }
     clips = list(shards.iter_rows(OUTPUT, ["magnitudes"], MEASURED))
     if not clips:
         return {}
-    events = motion_measures.event_steps({clip["clip_id"]: times_s[clip["clip_id"]] for clip in clips})
+    events = motion_measures.event_steps(
+        {clip["clip_id"]: times_s[clip["clip_id"]] for clip in clips}
+    )
     magnitudes = np.stack([clip["magnitudes"] for clip in clips])  # [N, T]
     found = {}
     for threshold in sorted(thresholds):
@@ -125,27 +139,64 @@ def compare_thresholds(thresholds: set[float]) -> dict:
 def draw(path: Path, index: list[dict], threshold: float) -> None:
     """The figure: the first validation clip (else training clip) of some actions."""
     for split in ("validation", "training"):
-        first = {row["action"]: row["clip_id"] for row in reversed(index) if row["split"] == split and row["status"] == "ok"}
+        first = {
+            row["action"]: row["clip_id"]
+            for row in reversed(index)
+            if row["split"] == split and row["status"] == "ok"
+        }
         if first:
             break
     names = [first[action] for action in sorted(first)]
-    wanted = [names[i] for i in np.linspace(0, len(names) - 1, min(motion_measures.STRIPS, len(names))).astype(int)]
-    frames = {row["clip_id"]: row for row in shards.iter_rows(FRAMES, ["jpegs", "times_s"], [split]) if row["clip_id"] in wanted}
-    motion = [row for row in shards.iter_rows(OUTPUT, ["magnitudes", "chosen"], [split]) if row["clip_id"] in wanted]
+    wanted = [
+        names[i]
+        for i in np.linspace(0, len(names) - 1, min(motion_measures.STRIPS, len(names))).astype(int)
+    ]
+    frames = {
+        row["clip_id"]: row
+        for row in shards.iter_rows(FRAMES, ["jpegs", "times_s"], [split])
+        if row["clip_id"] in wanted
+    }
+    motion = [
+        row
+        for row in shards.iter_rows(OUTPUT, ["magnitudes", "chosen"], [split])
+        if row["clip_id"] in wanted
+    ]
     motion_measures.draw_strips(path, [frames[row["clip_id"]] | row for row in motion], threshold)
 
 
 def main(stage: run.StageRun) -> None:
     p = params.load("representative_frames", RepresentativeFramesParams)
     clips = shards.inputs(FRAMES)
-    stored = pa.schema([("magnitudes", shards.tensor(pa.float32(), *shards.tensor_shape(FRAMES, "times_s")))])
-    columns = pa.schema([*stored, ("chosen", pa.list_(pa.bool_())), ("steps", pa.list_(pa.int32()))])
-    with ClipItems("representative_frames", digest("representative_frames", CODE_VERSION, p.camera), stored) as items:
+    stored = pa.schema(
+        [("magnitudes", shards.tensor(pa.float32(), *shards.tensor_shape(FRAMES, "times_s")))]
+    )
+    columns = pa.schema(
+        [*stored, ("chosen", pa.list_(pa.bool_())), ("steps", pa.list_(pa.int32()))]
+    )
+    with ClipItems(
+        "representative_frames", digest("representative_frames", CODE_VERSION, p.camera), stored
+    ) as items:
         frames = ((row["jpegs"], p.camera) for row in shards.iter_rows(FRAMES, ["jpegs"]))
-        items.fill(stage, clips, frames, lambda tasks: map_items(mean_magnitudes, tasks, stage.workers, time_limit_s()))
-        index = items.pack(OUTPUT, clips, columns, finish=lambda row: decide(row, p.threshold), finished_by=(p.threshold,))
+        items.fill(
+            stage,
+            clips,
+            frames,
+            lambda tasks: map_items(mean_magnitudes, tasks, stage.workers, time_limit_s()),
+        )
+        index = items.pack(
+            OUTPUT,
+            clips,
+            columns,
+            finish=lambda row: decide(row, p.threshold),
+            finished_by=(p.threshold,),
+        )
     draw(Path("metrics/figures/representative_frames.png"), index, p.threshold)
-    stage.write_metrics({"clips": run.status_counts(index), "thresholds": compare_thresholds({*THRESHOLDS, p.threshold})})
+    stage.write_metrics(
+        {
+            "clips": run.status_counts(index),
+            "thresholds": compare_thresholds({*THRESHOLDS, p.threshold}),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -64,11 +64,18 @@ SHIFT_S = 0.5
 Share = Annotated[float, Field(ge=0, le=1)]
 SCHEMA = pa.schema(
     {
-        "clip_id": pa.string(), "split": pa.string(), "action": pa.string(), "variant": pa.string(),
-        "sound_kind": pa.string(), "audible": pa.bool_(), "sound_belongs": pa.bool_(),
-        "audio_labels": pa.list_(pa.string()), "event_times_s": pa.list_(pa.float32()), "clean_sound": pa.binary(),
+        "clip_id": pa.string(),
+        "split": pa.string(),
+        "action": pa.string(),
+        "variant": pa.string(),
+        "sound_kind": pa.string(),
+        "audible": pa.bool_(),
+        "sound_belongs": pa.bool_(),
+        "audio_labels": pa.list_(pa.string()),
+        "event_times_s": pa.list_(pa.float32()),
+        "clean_sound": pa.binary(),
     }
-)  # fmt: skip
+)
 
 
 class SampleParams(params.Section):
@@ -110,12 +117,20 @@ class ClipPlan:
 
     @property
     def path(self) -> Path:
-        return Path(self.split, f"{self.stem}.mp4") if self.split == "unlabelled" else Path(self.split, self.action, f"{self.stem}.mp4")
+        return (
+            Path(self.split, f"{self.stem}.mp4")
+            if self.split == "unlabelled"
+            else Path(self.split, self.action, f"{self.stem}.mp4")
+        )
 
 
 def plan(p: SampleParams) -> Iterator[ClipPlan]:
     """All clips: for each split and action, sources of one to four clips until the number is reached."""
-    counts = {"training": p.training_per_action, "validation": p.test_per_action, "unlabelled": p.unlabelled_per_action}
+    counts = {
+        "training": p.training_per_action,
+        "validation": p.test_per_action,
+        "unlabelled": p.unlabelled_per_action,
+    }
     for split, count in counts.items():
         for action in ACTIONS:
             rng = rng_of(p.seed, "plan", split, action)
@@ -144,7 +159,11 @@ def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take
     own_labels = ACTIONS[look.action].labels
     level_db = rng.uniform(*LEVEL_DB)
     kind = str(rng.choice(MIX_KINDS, p=[p.audio_mix[k] for k in MIX_KINDS]))
-    if kind in ("own", "shifted") and look.action in MOSTLY_SILENT and rng.random() < p.silent_action_silence:
+    if (
+        kind in ("own", "shifted")
+        and look.action in MOSTLY_SILENT
+        and rng.random() < p.silent_action_silence
+    ):
         kind = "silent"
     if kind == "silent" and rng.random() < 0.3:
         return Sound("no_track", None, (), at_level(own, level_db))
@@ -156,12 +175,22 @@ def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take
         heard, labels = np.roll(own, int(SHIFT_S * RATE_HZ)), own_labels
     if kind in ("mixed", "other_action"):
         other, other_labels = _other_sound(rng, look.action)
-        heard, labels = (heard + other) / (np.sqrt(2) if kind == "mixed" else 1), (*labels, *other_labels)
+        heard, labels = (
+            (heard + other) / (np.sqrt(2) if kind == "mixed" else 1),
+            (*labels, *other_labels),
+        )
     elif kind == "music":
         tune = rng.random() < 0.5
-        heard, labels = (music(rng), ("Music", "Synthesizer")) if tune else (speech(rng), ("Speech",))
+        heard, labels = (
+            (music(rng), ("Music", "Synthesizer")) if tune else (speech(rng), ("Speech",))
+        )
     room = at_level(band_noise(rng, 60, 4000).astype(np.float32), ROOM_DB)
-    return Sound(kind, at_level(heard, level_db) + room, tuple(dict.fromkeys(labels)), at_level(own, level_db))
+    return Sound(
+        kind,
+        at_level(heard, level_db) + room,
+        tuple(dict.fromkeys(labels)),
+        at_level(own, level_db),
+    )
 
 
 def _other_sound(rng: np.random.Generator, action: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -235,7 +264,9 @@ def summary(rows: list[dict]) -> dict:
             "sources": len({row["clip_id"].rsplit("_", 1)[0] for row in chosen}),
             "audible": sum(row["audible"] for row in chosen),
             "sound_belongs": sum(row["sound_belongs"] for row in chosen),
-            "sound_kinds": {kind: sum(row["sound_kind"] == kind for row in chosen) for kind in kinds},
+            "sound_kinds": {
+                kind: sum(row["sound_kind"] == kind for row in chosen) for kind in kinds
+            },
         }
     return splits
 
@@ -247,7 +278,10 @@ def contact_cell(action: str, p: SampleParams) -> Cell:
     clip = next((clip for clip in own if hiding(clip, p).random() >= p.hidden_share), own[0])
     look, take, sound, _ = stage_scene(clip, p)
     moments_s = take.events_s[1] + np.array([-0.16, 0.02, 0.14, 0.26])
-    frames = [render(look, take, float(t), p.size_px, noise_bank(p.seed, p.size_px, 1)[0]).image for t in moments_s]
+    frames = [
+        render(look, take, float(t), p.size_px, noise_bank(p.seed, p.size_px, 1)[0]).image
+        for t in moments_s
+    ]
     events_s = take.events_s[take.events_s < CLIP_S]
     return Cell(f"{action} ({look.variant})", frames, 1, sound.clean, RATE_HZ, events_s)
 

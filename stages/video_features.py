@@ -5,6 +5,7 @@ Writes   data/video_features/<item>, a row per clip:
              features   tensor float16 [count, D]   mean of the patch outputs of each frame; D = 768 for ViT-base
 ViT: Dosovitskiy et al. 2021.  Tokens -> encoder -> patch outputs: see common/backbones.py.
 """
+
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -58,12 +59,16 @@ def _row(features: np.ndarray) -> dict:
     return {"features": features, "status": "ok", "reason": ""}
 
 
-def encode_on_cpu(clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int) -> Iterator[dict | Failure]:
+def encode_on_cpu(
+    clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
+) -> Iterator[dict | Failure]:
     """A clip at a time in each worker: the composition of a batch, and so every bit, does not depend on the others."""
     return map_items(encode_clip, clips, workers, initializer=load_backbone, initargs=(p,))
 
 
-def encode_on_gpu(clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int) -> Iterator[dict | Failure]:
+def encode_on_gpu(
+    clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
+) -> Iterator[dict | Failure]:
     """Workers decode and resize while the device computes batches of `video_features.clips_per_batch` clips."""
     if (first := next(clips, None)) is None:  # all clips are stored: nothing to load a model for
         return
@@ -76,7 +81,9 @@ def encode_on_gpu(clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers:
         yield from (clip if isinstance(clip, Failure) else _row(next(encoded)) for clip in batch)
         batch.clear()
 
-    for clip in map_items(decode, chain([first], clips), workers, initializer=load_on_cpu, initargs=(p,)):
+    for clip in map_items(
+        decode, chain([first], clips), workers, initializer=load_on_cpu, initargs=(p,)
+    ):
         batch.append(clip)
         if len(batch) == p.clips_per_batch:
             yield from flush()
@@ -104,7 +111,9 @@ def main(stage: run.StageRun) -> None:
         images = (row["jpegs"] for row in shards.iter_rows(source, ["jpegs"]))
         items.fill(stage, clips, images, lambda todo: encode(todo, p, stage.workers))
         index = items.pack(Path("data/video_features") / stage.item, clips)
-    stage.write_metrics({"clips": run.status_counts(index), "shape": {"steps": steps, "width": width}})
+    stage.write_metrics(
+        {"clips": run.status_counts(index), "shape": {"steps": steps, "width": width}}
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def server() -> Iterator[Server]:
 
 
 def hls(uri: str, *lines: str) -> bytes:
-    return "\n".join(["#EXTM3U", "#EXT-X-TARGETDURATION:3", *lines, "#EXTINF:3,", uri, "#EXT-X-ENDLIST", ""]).encode()
+    return "\n".join(
+        ["#EXTM3U", "#EXT-X-TARGETDURATION:3", *lines, "#EXTINF:3,", uri, "#EXT-X-ENDLIST", ""]
+    ).encode()
 
 
 def dash(uri: str) -> bytes:
@@ -71,13 +73,24 @@ def with_reference(data: bytes, target: Path) -> bytes:
     """An mp4's bytes (index last, one track) whose data reference is another file's absolute path, as QuickTime's alias."""
     at = data.index(b"dref") - 4
     size = struct.unpack_from(">I", data, at)[0]
-    box = lambda kind, body: struct.pack(">I", 8 + len(body)) + kind + body  # noqa: E731
+    box = lambda kind, body: struct.pack(">I", 8 + len(body)) + kind + body
     name, path = target.name.encode(), str(target).encode()
-    alias = bytes(50) + bytes([len(name)]) + name.ljust(63, b"\0") + bytes(16) + struct.pack(">hh", -1, -1) + bytes(16)
-    alias += struct.pack(">hH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">hH", -1, 0)
+    alias = (
+        bytes(50)
+        + bytes([len(name)])
+        + name.ljust(63, b"\0")
+        + bytes(16)
+        + struct.pack(">hh", -1, -1)
+        + bytes(16)
+    )
+    alias += (
+        struct.pack(">hH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">hH", -1, 0)
+    )
     reference = box(b"dref", struct.pack(">II", 0, 1) + box(b"alis", bytes(4) + alias))
     changed = bytearray(data[:at] + reference + data[at + size :])
     for kind in CONTAINERS:
         place = data.index(kind) - 4
-        struct.pack_into(">I", changed, place, struct.unpack_from(">I", data, place)[0] + len(reference) - size)
+        struct.pack_into(
+            ">I", changed, place, struct.unpack_from(">I", data, place)[0] + len(reference) - size
+        )
     return bytes(changed)

@@ -10,12 +10,27 @@ import yaml
 from tests.closure import ROOT
 from tests.media_files import sine, write_video
 
-LONGEST = [f"tests.test_{name}" for name in ("pipeline", "interruptions", "captions", "generator", "full_size", "odd_media", "leakage")]
+LONGEST = [
+    f"tests.test_{name}"
+    for name in (
+        "pipeline",
+        "interruptions",
+        "captions",
+        "generator",
+        "full_size",
+        "odd_media",
+        "leakage",
+    )
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules go first: begun last, one would run on beside an idle process."""
-    items.sort(key=lambda item: LONGEST.index(item.module.__name__) if item.module.__name__ in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.module.__name__) if item.module.__name__ in LONGEST else len(LONGEST)
+        )
+    )
 
 
 class Workspace:
@@ -43,7 +58,12 @@ def _merge(document: dict, changes: dict) -> None:
             document[key] = value
 
 
-def write_clip_set(root: Path, actions: tuple[str, ...] = ("clapping", "knocking"), training: int = 4, validation: int = 2) -> None:
+def write_clip_set(
+    root: Path,
+    actions: tuple[str, ...] = ("clapping", "knocking"),
+    training: int = 4,
+    validation: int = 2,
+) -> None:
     """Video files with sound in Moments in Time layout: so many clips per action and folder, each of a source of its own."""
     for folder, count in (("training", training), ("validation", validation)):
         for a, action in enumerate(actions):
@@ -51,8 +71,16 @@ def write_clip_set(root: Path, actions: tuple[str, ...] = ("clapping", "knocking
             for i in range(count):
                 name = f"{folder[0]}{a}{i}"
                 tone = sine(300 + 200 * a + 7 * i, 3, -12)
-                write_video(root / folder / action / f"{name}_1.mp4", 72, "24", "-c:a", "aac", "-metadata", f"title={name}", sound=tone)
-
+                write_video(
+                    root / folder / action / f"{name}_1.mp4",
+                    72,
+                    "24",
+                    "-c:a",
+                    "aac",
+                    "-metadata",
+                    f"title={name}",
+                    sound=tone,
+                )
 
 
 @pytest.fixture
@@ -64,7 +92,9 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     return Workspace(tmp_path)
 
 
-def in_process(function, items, workers=None, timeout_s=None, initializer=lambda: None, initargs=()):
+def in_process(
+    function, items, workers=None, timeout_s=None, initializer=lambda: None, initargs=()
+):
     """`parallel.map_items` without processes, which take seconds to import PyTorch."""
     initializer(*initargs)
     return map(function, items)

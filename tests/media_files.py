@@ -30,18 +30,49 @@ def read_number(image: np.ndarray) -> int:
     """The number that an image [H, W, 3] of `numbered_images` shows, at any scale."""
     step = image.shape[1] / BITS
     middle = image[image.shape[0] // 4 : -image.shape[0] // 4]
-    return sum(1 << bit for bit in range(BITS) if middle[:, round((bit + 0.3) * step) : round((bit + 0.7) * step)].mean() > 128)
+    return sum(
+        1 << bit
+        for bit in range(BITS)
+        if middle[:, round((bit + 0.3) * step) : round((bit + 0.7) * step)].mean() > 128
+    )
 
 
-def write_video(path: Path, count: int, fps: str = "24", *output: str, sound: np.ndarray | None = None, height: int = 48) -> Path:
+def write_video(
+    path: Path,
+    count: int,
+    fps: str = "24",
+    *output: str,
+    sound: np.ndarray | None = None,
+    height: int = 48,
+) -> Path:
     """A file of `count` numbered frames at `fps`, encoded with ffmpeg's `output` options; `sound`: float samples at 16 kHz."""
     images = numbered_images(count, height)
     size = f"{images.shape[2]}x{images.shape[1]}"
-    inputs: list[str | Path] = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
+    inputs: list[str | Path] = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        size,
+        "-r",
+        fps,
+        "-i",
+        "-",
+    ]
     if sound is not None:
         raw = path.with_name(path.name + ".f32")
         raw.write_bytes(sound.astype("<f4").tobytes())
-        inputs += ["-f", "f32le", "-ar", "16000", "-ch_layout", "mono" if sound.ndim == 1 else "stereo", "-i", raw]
+        inputs += [
+            "-f",
+            "f32le",
+            "-ar",
+            "16000",
+            "-ch_layout",
+            "mono" if sound.ndim == 1 else "stereo",
+            "-i",
+            raw,
+        ]
     ffmpeg(*inputs, "-threads", "1", *output, path, data=images.tobytes())
     if sound is not None:
         raw.unlink()
@@ -50,13 +81,29 @@ def write_video(path: Path, count: int, fps: str = "24", *output: str, sound: np
 
 def shown_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Presentation times [n] in s from the first frame, and images [n, H, W, 3] BGR, as ffmpeg decodes and prints them."""
-    done = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", "format=bgr24,showinfo", "-f", "rawvideo", "-")
+    done = ffmpeg(
+        "-i",
+        path,
+        "-map",
+        "0:v:0",
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        "format=bgr24,showinfo",
+        "-f",
+        "rawvideo",
+        "-",
+    )
     log = done.stderr.decode(errors="replace")
     times_s = np.array([float(t) for t in re.findall(r"pts_time:\s*(-?[\d.e+-]+)", log)])
     width, height = map(int, re.findall(r" s:(\d+)x(\d+) ", log)[0])
     return times_s - times_s[0], np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
 
 
-def sine(frequency_hz: float, seconds: float, level_db: float = 0.0, rate_hz: int = 16_000) -> np.ndarray:
+def sine(
+    frequency_hz: float, seconds: float, level_db: float = 0.0, rate_hz: int = 16_000
+) -> np.ndarray:
     """A sine whose peak is `level_db` below full scale."""
-    return 10 ** (level_db / 20) * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz)
+    return 10 ** (level_db / 20) * np.sin(
+        2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz
+    )

@@ -33,39 +33,65 @@ def clips(workspace):
     rows = []
     for stem in stems:
         path = next(root.glob(f"{stem}.*"))
-        rows.append({
-            **index_row(f"ringing/{stem}", "training"), "path": str(path.relative_to(workspace.folder / "media")),
-            "content_hash": f"hash of {stem}", "duration_s": duration_s.get(stem, 3.0), "has_audio": stem != "mute_1", "jpegs": [b"x"],
-        })  # fmt: skip
+        rows.append(
+            {
+                **index_row(f"ringing/{stem}", "training"),
+                "path": str(path.relative_to(workspace.folder / "media")),
+                "content_hash": f"hash of {stem}",
+                "duration_s": duration_s.get(stem, 3.0),
+                "has_audio": stem != "mute_1",
+                "jpegs": [b"x"],
+            }
+        )
     shards.write_table(pa.Table.from_pylist(rows), workspace.folder / "data/clips.parquet")
-    shards.write(workspace.folder / "data/frames", pa.schema([("jpegs", pa.list_(pa.binary()))]), rows, rows, "v", FACTS)
+    shards.write(
+        workspace.folder / "data/frames",
+        pa.schema([("jpegs", pa.list_(pa.binary()))]),
+        rows,
+        rows,
+        "v",
+        FACTS,
+    )
     workspace.set(clips={"root": "media", "max_failed_fraction": 0.2})
     return workspace
 
 
 def result() -> dict:
-    return {row["clip_id"].split("/")[1]: row for row in shards.read_index("data/audio").to_pylist()}
+    return {
+        row["clip_id"].split("/")[1]: row for row in shards.read_index("data/audio").to_pylist()
+    }
 
 
 def test_each_clip_gets_its_status_and_level(clips):
     audio.main(run.StageRun("audio", None, 2))
     rows = result()
     assert {stem: row["status"] for stem, row in rows.items()} == {
-        "loud_1": "ok", "-short_1": "ok", "quiet_1": "silent", "silent_1": "silent", "mute_1": "no_audio_track", "broken_1": "unreadable",
-    }  # fmt: skip
+        "loud_1": "ok",
+        "-short_1": "ok",
+        "quiet_1": "silent",
+        "silent_1": "silent",
+        "mute_1": "no_audio_track",
+        "broken_1": "unreadable",
+    }
     assert rows["loud_1"]["rms_dbfs"] == pytest.approx(-23.01, abs=0.1)
     assert rows["quiet_1"]["rms_dbfs"] == pytest.approx(-53.01, abs=0.3)
     assert rows["silent_1"]["rms_dbfs"] < -100 and rows["mute_1"]["rms_dbfs"] is None
     assert "below -50" in rows["quiet_1"]["reason"] and rows["broken_1"]["reason"]
     stored = shards.read_columns("data/audio", ["flac"])
-    lengths = {name: len(media.decode_flac(flac)) for name, flac in zip(stored["clip_id"], stored["flac"], strict=True)}
+    lengths = {
+        name: len(media.decode_flac(flac))
+        for name, flac in zip(stored["clip_id"], stored["flac"], strict=True)
+    }
     assert lengths == {"ringing/-short_1": 32_000, "ringing/loud_1": 48_000}
 
 
 def test_another_threshold_reuses_every_item(clips):
     audio.main(stage := run.StageRun("audio", None, 1))
     assert (stage.log["computed"], stage.log["reused"]) == (6, 0)
-    for silence_db, silent in ((-60.0, {"silent_1"}), (-10.0, {"silent_1", "quiet_1", "loud_1", "-short_1"})):
+    for silence_db, silent in (
+        (-60.0, {"silent_1"}),
+        (-10.0, {"silent_1", "quiet_1", "loud_1", "-short_1"}),
+    ):
         clips.set(audio={"silence_db": silence_db})
         audio.main(stage := run.StageRun("audio", None, 1))
         assert (stage.log["computed"], stage.log["reused"]) == (0, 6)
@@ -77,7 +103,12 @@ def test_one_and_two_workers_write_the_same_bytes(clips, monkeypatch):
     for workers in (1, 2):
         monkeypatch.setenv("ITEM_STORE", str(clips.folder / f"items{workers}"))
         audio.main(run.StageRun("audio", None, workers))
-        written.append({path.name: path.read_bytes() for path in (clips.folder / "data/audio").rglob("*.parquet")})
+        written.append(
+            {
+                path.name: path.read_bytes()
+                for path in (clips.folder / "data/audio").rglob("*.parquet")
+            }
+        )
     assert written[0] == written[1] and len(written[0]) == 2
 
 
@@ -85,7 +116,9 @@ def test_too_many_failures_stop_the_stage_and_keep_the_old_output(clips):
     audio.main(run.StageRun("audio", None, 1))
     before = (clips.folder / "data/audio/_index.parquet").read_bytes()
     clips.set(clips={"max_failed_fraction": 0.1})
-    with pytest.raises(UserError, match="1 of 6 clips failed in audio.*ringing/broken_1: unreadable"):
+    with pytest.raises(
+        UserError, match="1 of 6 clips failed in audio.*ringing/broken_1: unreadable"
+    ):
         audio.main(run.StageRun("audio", None, 1))
     assert (clips.folder / "data/audio/_index.parquet").read_bytes() == before
 
@@ -100,8 +133,14 @@ def test_sound_survives_extraction_bit_by_bit(tmp_path):
 
 def test_damaged_sound_in_a_good_file_is_a_row(tmp_path):
     write_video(tmp_path / "v.mp4", 72)
-    row = audio.extract((str(tmp_path / "v.mp4"), 3.0, True))  # the table says that it has a track, the file has none
-    assert row["status"] == "unreadable" and "0x" not in row["reason"] and str(tmp_path) not in row["reason"]
+    row = audio.extract(
+        (str(tmp_path / "v.mp4"), 3.0, True)
+    )  # the table says that it has a track, the file has none
+    assert (
+        row["status"] == "unreadable"
+        and "0x" not in row["reason"]
+        and str(tmp_path) not in row["reason"]
+    )
     assert audio.extract((str(tmp_path / "nowhere.mp4"), 3.0, True))["status"] == "unreadable"
 
 
@@ -110,14 +149,39 @@ GOLDEN = {2: "48e36e7dbdd6392ee8bc3ed6f14000df"}
 
 
 def test_output_is_that_of_code_version(tmp_path):
-    exact = write_video(tmp_path / "exact.mkv", 72, "24", "-c:a", "pcm_s16le", sound=sine(440, 2.5, -6))
+    exact = write_video(
+        tmp_path / "exact.mkv", 72, "24", "-c:a", "pcm_s16le", sound=sine(440, 2.5, -6)
+    )
     stereo = tmp_path / "stereo.mkv"
     two_tones = "aevalsrc='0.5*t/3*sin(2*PI*700*t)|0.2*sin(2*PI*3000*t)':s=44100:d=3"
-    ffmpeg("-i", exact, "-f", "lavfi", "-i", two_tones, "-map", "0:v", "-map", "1:a",
-           "-c:v", "copy", "-c:a", "pcm_s16le", stereo)  # fmt: skip
+    ffmpeg(
+        "-i",
+        exact,
+        "-f",
+        "lavfi",
+        "-i",
+        two_tones,
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "pcm_s16le",
+        stereo,
+    )
     facts = []
     for path in (exact, stereo):
         row = audio.extract((str(path), 3.0, True))
         blocks = media.decode_flac(row["flac"]).reshape(-1, 1600)
-        facts.append([row["status"], round(row["rms_dbfs"], 1), np.rint(np.sqrt((blocks**2).mean(1)) * 100).tolist()])
-    assert digest(facts) == GOLDEN[audio.CODE_VERSION], "the output changed: raise CODE_VERSION and note the new digest here"
+        facts.append(
+            [
+                row["status"],
+                round(row["rms_dbfs"], 1),
+                np.rint(np.sqrt((blocks**2).mean(1)) * 100).tolist(),
+            ]
+        )
+    assert digest(facts) == GOLDEN[audio.CODE_VERSION], (
+        "the output changed: raise CODE_VERSION and note the new digest here"
+    )

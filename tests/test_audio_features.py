@@ -10,7 +10,14 @@ from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
 from stages import audio, audio_features
-from stages.audio_features import AudioFeaturesParams, encode_clip, encode_segments, fit_projection, pool_over_time, step_weights
+from stages.audio_features import (
+    AudioFeaturesParams,
+    encode_clip,
+    encode_segments,
+    fit_projection,
+    pool_over_time,
+    step_weights,
+)
 from stages.common import media, run, shards
 from stages.common.backbones import AudioBackbone
 from stages.common.errors import UserError
@@ -25,9 +32,10 @@ def models(tmp_path_factory):
     """A model with AST-base's spectrogram and patches, one that hears 4 s, and one that hears nothing."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        "base": write_ast(folder / "base", num_hidden_layers=1, max_length=1024), "short": write_ast(folder / "short", max_length=400),
+        "base": write_ast(folder / "base", num_hidden_layers=1, max_length=1024),
+        "short": write_ast(folder / "short", max_length=400),
         "vit": write_vit(folder / "vit"),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +51,17 @@ def backbone(models, monkeypatch):
 
 
 def parameters(**changes) -> AudioFeaturesParams:
-    return AudioFeaturesParams(**{"model": "", "segments": "pooled", "window_s": 1.0, "components": 8, **changes})
+    return AudioFeaturesParams(
+        **{"model": "", "segments": "pooled", "window_s": 1.0, "components": 8, **changes}
+    )
 
 
 def chirp(seconds: float, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * 16_000)) / 16_000
-    wave = 0.3 * np.sin(2 * np.pi * (200 + 400 * rng.random() + 300 * t) * t) + 0.02 * rng.normal(size=len(t))
+    wave = 0.3 * np.sin(2 * np.pi * (200 + 400 * rng.random() + 300 * t) * t) + 0.02 * rng.normal(
+        size=len(t)
+    )
     return (wave * (0.3 + 0.7 * (np.sin(2 * np.pi * rng.uniform(1, 3) * t) > 0))).astype(np.float32)
 
 
@@ -63,12 +75,19 @@ def flac(wave: np.ndarray) -> bytes:
 def test_ast_base_has_12_by_101_patches_of_which_3_s_fill_29(models):
     backbone = AudioBackbone(str(models["base"]))
     embeddings = backbone.model.audio_spectrogram_transformer.embeddings
-    assert embeddings.get_shape(backbone.config) == (12, 101) and embeddings.position_embeddings.shape[1] == 12 * 101 + 2
+    assert (
+        embeddings.get_shape(backbone.config) == (12, 101)
+        and embeddings.position_embeddings.shape[1] == 12 * 101 + 2
+    )
     log_mel, frames = backbone.log_mel([chirp(3.0)])
     assert log_mel.shape == (1, 1024, 128) and frames == [298]
     outputs, pooled, scores = backbone.encode(log_mel)
     assert outputs.shape == (1, 101, 24) and pooled.shape == (1, 24) and scores.shape == (1, LABELS)
-    assert backbone.valid_patches(298) == 29 and backbone.valid_patches(1024) == 101 and backbone.max_s == pytest.approx(10.24)
+    assert (
+        backbone.valid_patches(298) == 29
+        and backbone.valid_patches(1024) == 101
+        and backbone.max_s == pytest.approx(10.24)
+    )
 
 
 @pytest.mark.parametrize("samples", [48_000, 16_000, 8_000, 2_666, 400, 100, 48_159, 48_160])
@@ -79,11 +98,19 @@ def test_the_frames_counted_are_those_that_hold_sound(backbone, samples):
     assert frames == is_sound.sum() and is_sound[:frames].all()
 
 
-def test_segments_of_an_eighteenth_are_2666_samples_and_15_frames_or_one_patch(backbone, monkeypatch):
+def test_segments_of_an_eighteenth_are_2666_samples_and_15_frames_or_one_patch(
+    backbone, monkeypatch
+):
     lengths, counted = [], []
     real = backbone.log_mel
-    monkeypatch.setattr(backbone, "log_mel", lambda waves: lengths.extend(map(len, waves)) or real(waves))
-    monkeypatch.setattr(backbone, "valid_patches", lambda n: counted.append(n) or AudioBackbone.valid_patches(backbone, n))
+    monkeypatch.setattr(
+        backbone, "log_mel", lambda waves: lengths.extend(map(len, waves)) or real(waves)
+    )
+    monkeypatch.setattr(
+        backbone,
+        "valid_patches",
+        lambda n: counted.append(n) or AudioBackbone.valid_patches(backbone, n),
+    )
     assert encode_segments(chirp(3.0), 18, parameters(segments="eighteenth")).shape == (18, 24)
     assert set(lengths) == {2666} and len(lengths) == 18 and set(counted) == {15}
     assert AudioBackbone.valid_patches(backbone, 15) == 1
@@ -92,7 +119,9 @@ def test_segments_of_an_eighteenth_are_2666_samples_and_15_frames_or_one_patch(b
 def pieces_of(backbone, monkeypatch, seconds: float, **changes) -> list[np.ndarray]:
     """The sample numbers that each step hears."""
     heard = []
-    monkeypatch.setattr(backbone, "log_mel", lambda waves: (heard.extend(waves), ([0], [400] * len(waves)))[1])
+    monkeypatch.setattr(
+        backbone, "log_mel", lambda waves: (heard.extend(waves), ([0], [400] * len(waves)))[1]
+    )
     monkeypatch.setattr(backbone, "encode", lambda log_mel: (np.zeros((18, 39, 24)), None, None))
     encode_segments(np.arange(round(seconds * 16_000)), 18, parameters(**changes))
     return heard
@@ -111,10 +140,14 @@ def test_windows_are_centred_on_their_step_and_stay_inside(backbone, monkeypatch
     assert heard[0][0] == 0 and heard[-1][-1] == 47_999
     centres = [piece.mean() for piece in heard[4:-4]]
     assert np.allclose(centres, (np.arange(4, 14) + 0.5) * 48_000 / 18, atol=2)
-    assert {len(piece) for piece in pieces_of(backbone, monkeypatch, 3.0, segments="windows", window_s=10.0)} == {48_000}  # all there is
-    assert {len(piece) for piece in pieces_of(backbone, monkeypatch, 36.0, segments="windows", window_s=0.5)} == {
-        32_000
-    }  # never less than the step
+    assert {
+        len(piece)
+        for piece in pieces_of(backbone, monkeypatch, 3.0, segments="windows", window_s=10.0)
+    } == {48_000}  # all there is
+    assert {
+        len(piece)
+        for piece in pieces_of(backbone, monkeypatch, 36.0, segments="windows", window_s=0.5)
+    } == {32_000}  # never less than the step
 
 
 # Against the stock model
@@ -123,13 +156,13 @@ def test_windows_are_centred_on_their_step_and_stay_inside(backbone, monkeypatch
 def stock(models, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Patch embeddings' layout taken from the convolution: outputs [freq, time, D] and label scores, by transformers alone."""
     model = transformers.ASTForAudioClassification.from_pretrained(models["short"]).eval()
-    values = transformers.ASTFeatureExtractor.from_pretrained(models["short"])(wave, sampling_rate=16_000, return_tensors="pt")[
-        "input_values"
-    ]
+    values = transformers.ASTFeatureExtractor.from_pretrained(models["short"])(
+        wave, sampling_rate=16_000, return_tensors="pt"
+    )["input_values"]
     with torch.no_grad():
-        high, wide = model.audio_spectrogram_transformer.embeddings.patch_embeddings.projection(values.unsqueeze(1).transpose(2, 3)).shape[
-            2:
-        ]
+        high, wide = model.audio_spectrogram_transformer.embeddings.patch_embeddings.projection(
+            values.unsqueeze(1).transpose(2, 3)
+        ).shape[2:]
         hidden = model.audio_spectrogram_transformer(values).last_hidden_state[0, 2:]
         return hidden.reshape(high, wide, -1).numpy(), model(values).logits.sigmoid()[0].numpy()
 
@@ -143,25 +176,38 @@ def test_one_pass_is_the_stock_model_pooled_by_hand(models, backbone):
     seconds = np.arange(0, 3, 0.0005) + 0.00025
     for k in (0, 7, 17):
         inside = seconds[(seconds >= k / 6) & (seconds < (k + 1) / 6)]
-        heard = np.array([((inside >= 0.1 * p) & (inside <= 0.1 * p + 0.175)).sum() for p in range(29)])  # 16 frames of 25 ms, 10 ms apart
-        assert np.allclose(row["patches"][k], heard @ time_patches / heard.sum(), atol=2e-2 * np.abs(time_patches).max())
+        heard = np.array(
+            [((inside >= 0.1 * p) & (inside <= 0.1 * p + 0.175)).sum() for p in range(29)]
+        )  # 16 frames of 25 ms, 10 ms apart
+        assert np.allclose(
+            row["patches"][k],
+            heard @ time_patches / heard.sum(),
+            atol=2e-2 * np.abs(time_patches).max(),
+        )
     assert row["patches"].shape == (18, 24) and row["pooled"].shape == (24,)
 
 
 @pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
 def test_steps_follow_the_sound(backbone, segments):
     """A clip whose second half is another sound: steps of one half are like each other and unlike the other's."""
-    wave = np.concatenate([sine(300, 1.5, -6), np.random.default_rng(0).normal(0, 0.2, 24_000)]).astype(np.float32)
+    wave = np.concatenate(
+        [sine(300, 1.5, -6), np.random.default_rng(0).normal(0, 0.2, 24_000)]
+    ).astype(np.float32)
     patches = encode_clip((flac(wave), 18, parameters(segments=segments, window_s=0.3)))["patches"]
     first, second = patches[1:6].mean(0), patches[12:17].mean(0)
-    assert np.linalg.norm(first - second) > 3 * max(np.linalg.norm(patches[2] - first), np.linalg.norm(patches[14] - second))
+    assert np.linalg.norm(first - second) > 3 * max(
+        np.linalg.norm(patches[2] - first), np.linalg.norm(patches[14] - second)
+    )
 
 
 def test_padded_patches_do_not_count(backbone):
     outputs = np.random.default_rng(0).normal(size=(1, 39, 24))
     clean = pool_over_time(outputs, [298], [3.0], 18)
     outputs[:, 29:] = np.nan
-    assert np.array_equal(pool_over_time(outputs, [298], [3.0], 18), clean) and np.isfinite(clean).all()
+    assert (
+        np.array_equal(pool_over_time(outputs, [298], [3.0], 18), clean)
+        and np.isfinite(clean).all()
+    )
     outputs[:, 28] = 1e6
     assert np.abs(pool_over_time(outputs, [298], [3.0], 18)).max() > 1e5  # the last real one does
 
@@ -169,10 +215,20 @@ def test_padded_patches_do_not_count(backbone):
 def test_long_clips_are_heard_in_pieces(backbone, monkeypatch):
     """10 s and an AST of 4 s: three pieces, each step from its own time."""
     starts = np.cumsum([0, 3.333375, 3.3333125])
-    monkeypatch.setattr(backbone, "encode", lambda log_mel: (
-        np.stack([np.tile((backbone.patch_times_s(39).mean(1) + start)[:, None], 24) for start in starts]),
-        np.arange(3.0)[:, None] * np.ones(24), np.arange(3.0)[:, None] * np.ones(LABELS),
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        backbone,
+        "encode",
+        lambda log_mel: (
+            np.stack(
+                [
+                    np.tile((backbone.patch_times_s(39).mean(1) + start)[:, None], 24)
+                    for start in starts
+                ]
+            ),
+            np.arange(3.0)[:, None] * np.ones(24),
+            np.arange(3.0)[:, None] * np.ones(LABELS),
+        ),
+    )
     row = encode_clip((flac(chirp(10.0)), 18, parameters()))
     assert np.allclose(row["patches"][:, 0], (np.arange(18) + 0.5) * 10 / 18, atol=0.12)
     assert np.allclose(row["pooled"], 1) and np.allclose(row["label_scores"], 1)
@@ -190,7 +246,9 @@ def test_any_length_gives_all_steps(backbone, seconds, segments):
 
 def test_weights_of_exact_steps_are_the_identity():
     edges = np.linspace(0, 3, 19)
-    assert np.allclose(step_weights(np.stack([edges[:-1], edges[1:]], 1), 3.0, 18), np.eye(18), atol=1e-9)
+    assert np.allclose(
+        step_weights(np.stack([edges[:-1], edges[1:]], 1), 3.0, 18), np.eye(18), atol=1e-9
+    )
 
 
 def test_weights_of_overlapping_patches_are_their_shares():
@@ -208,7 +266,9 @@ def test_weights_add_up_to_one_for_any_patches():
     rng = np.random.default_rng(0)
     for _ in range(50):
         start = np.sort(rng.uniform(0, 5, rng.integers(1, 40)))
-        weights = step_weights(np.stack([start, start + rng.uniform(0.01, 0.5)], 1), rng.uniform(0.5, 6), 18)
+        weights = step_weights(
+            np.stack([start, start + rng.uniform(0.01, 0.5)], 1), rng.uniform(0.5, 6), 18
+        )
         assert np.allclose(weights.sum(1), 1) and (weights >= 0).all()
 
 
@@ -217,10 +277,17 @@ def test_weights_add_up_to_one_for_any_patches():
 
 def test_projection_is_scikit_learns_pca():
     rng = np.random.default_rng(0)
-    clips = [(rng.normal(size=(18, 6)) @ rng.normal(size=(6, 24)) + rng.normal(size=24) + 40).astype(np.float16) for _ in range(30)]
+    clips = [
+        (rng.normal(size=(18, 6)) @ rng.normal(size=(6, 24)) + rng.normal(size=24) + 40).astype(
+            np.float16
+        )
+        for _ in range(30)
+    ]
     stacked = np.concatenate(clips).astype(np.float64)
     ours, theirs = fit_projection(iter(clips), 24, 10), PCA(10, svd_solver="full").fit(stacked)
-    assert np.allclose(ours["mean"], theirs.mean_) and np.allclose(ours["explained"], theirs.explained_variance_ratio_, atol=1e-9)
+    assert np.allclose(ours["mean"], theirs.mean_) and np.allclose(
+        ours["explained"], theirs.explained_variance_ratio_, atol=1e-9
+    )
     signs = np.sign((ours["components"] * theirs.components_).sum(1))
     assert np.allclose(ours["components"], signs[:, None] * theirs.components_, atol=1e-5)
     largest = np.abs(ours["components"]).argmax(1)
@@ -229,7 +296,8 @@ def test_projection_is_scikit_learns_pca():
 
 def test_too_few_clips_are_a_sentence():
     with pytest.raises(
-        UserError, match="audio_features.components = 20 needs more than 20 time steps of audible training clips; there are 18"
+        UserError,
+        match="audio_features.components = 20 needs more than 20 time steps of audible training clips; there are 18",
     ):
         fit_projection([np.zeros((18, 24))], 24, 20)
     with pytest.raises(UserError, match="there are 0"):
@@ -241,7 +309,12 @@ def test_too_few_clips_are_a_sentence():
 
 def write_sounds(seeds: dict[str, int]) -> list[dict]:
     rows = [
-        index_row(f"a/{name}_1", "training" if name.startswith("t") else "test", flac=flac(chirp(1.0, seed)), rms_dbfs=-20.0)
+        index_row(
+            f"a/{name}_1",
+            "training" if name.startswith("t") else "test",
+            flac=flac(chirp(1.0, seed)),
+            rms_dbfs=-20.0,
+        )
         for name, seed in seeds.items()
     ]
     rows.sort(key=lambda row: (row["split"], row["clip_id"]))
@@ -257,17 +330,33 @@ def test_stage_projects_by_training_clips_only(workspace, models, monkeypatch):
     write_sounds(seeds)
     audio_features.main(run.StageRun("audio_features", None, 1))
     projection = load_file("models/audio_projection.safetensors")
-    found = shards.read_columns("data/audio_features", ["features", "patches", "pooled", "label_scores"])
-    assert found["features"].shape == (5, 18, 8) and found["patches"].shape == (5, 18, 24) and found["label_scores"].shape == (5, LABELS)
-    assert {found[name].dtype for name in ("features", "patches", "pooled", "label_scores")} == {np.dtype(np.float16)}
-    training = found["patches"][[name.startswith("a/t") for name in found["clip_id"]]].reshape(-1, 24).astype(float)
+    found = shards.read_columns(
+        "data/audio_features", ["features", "patches", "pooled", "label_scores"]
+    )
+    assert (
+        found["features"].shape == (5, 18, 8)
+        and found["patches"].shape == (5, 18, 24)
+        and found["label_scores"].shape == (5, LABELS)
+    )
+    assert {found[name].dtype for name in ("features", "patches", "pooled", "label_scores")} == {
+        np.dtype(np.float16)
+    }
+    training = (
+        found["patches"][[name.startswith("a/t") for name in found["clip_id"]]]
+        .reshape(-1, 24)
+        .astype(float)
+    )
     pca = PCA(8, svd_solver="full").fit(training)
-    assert np.allclose(projection["mean"], pca.mean_, atol=1e-4) and projection["components"].shape == (8, 24)
+    assert np.allclose(projection["mean"], pca.mean_, atol=1e-4) and projection[
+        "components"
+    ].shape == (8, 24)
     expected = (found["patches"].astype(float) - projection["mean"]) @ projection["components"].T
     assert np.allclose(found["features"], expected, atol=2e-2)
     metrics = json.loads((workspace.folder / "metrics/audio_features.json").read_text())
     assert metrics["shape"] == {"steps": 18, "width": 24, "components": 8}
-    assert metrics["explained_variance"]["8"] == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-4)
+    assert metrics["explained_variance"]["8"] == pytest.approx(
+        pca.explained_variance_ratio_.sum(), abs=1e-4
+    )
 
     write_sounds(seeds | {"x1": 6, "x2": 7, "x3": 8})
     audio_features.main(stage := run.StageRun("audio_features", None, 1))
@@ -277,7 +366,9 @@ def test_stage_projects_by_training_clips_only(workspace, models, monkeypatch):
 
     workspace.set(audio_features={"components": 4})
     audio_features.main(stage := run.StageRun("audio_features", None, 1))
-    assert stage.log["computed"] == 0 and shards.tensor_shape("data/audio_features", "features") == (18, 4)
+    assert stage.log["computed"] == 0 and shards.tensor_shape(
+        "data/audio_features", "features"
+    ) == (18, 4)
     workspace.set(audio_features={"components": 100})
     with pytest.raises(UserError, match="components = 100, but '.*' gives only 24 dimensions"):
         audio_features.main(run.StageRun("audio_features", None, 1))
@@ -294,13 +385,18 @@ def test_two_workers_give_the_bytes_of_none(workspace, models, monkeypatch):
         written.append(
             {
                 path.name: path.read_bytes()
-                for path in [*workspace.folder.glob("data/audio_features/**/*.parquet"), *workspace.folder.glob("models/*")]
+                for path in [
+                    *workspace.folder.glob("data/audio_features/**/*.parquet"),
+                    *workspace.folder.glob("models/*"),
+                ]
             }
         )
     assert written[0] == written[1] and "audio_projection.safetensors" in written[0]
 
 
 def test_another_kind_of_model_is_a_sentence(models):
-    with pytest.raises(UserError, match="cannot be loaded as an Audio Spectrogram Transformer") as caught:
+    with pytest.raises(
+        UserError, match="cannot be loaded as an Audio Spectrogram Transformer"
+    ) as caught:
         AudioBackbone(str(models["vit"]))
     assert "\n" not in str(caught.value)

@@ -32,8 +32,13 @@ from tests.test_shards import index_row
 def test_published_widths_are_1536_and_1664(projection):
     video, audio = torch.randn(3, 18, 2 * 768), torch.randn(3, 18, 128)
     alone, both = (ActionClassifier(1536, width, 20, 8, projection, 0.0) for width in (0, 128))
-    assert [model.lstm.input_size if not projection else model.project[0].in_features for model in (alone, both)] == [1536, 1664]
-    assert alone(video).shape == both(video, audio, torch.tensor([True, False, True])).shape == (3, 20)
+    assert [
+        model.lstm.input_size if not projection else model.project[0].in_features
+        for model in (alone, both)
+    ] == [1536, 1664]
+    assert (
+        alone(video).shape == both(video, audio, torch.tensor([True, False, True])).shape == (3, 20)
+    )
 
 
 def test_logits_come_from_the_last_hidden_state():
@@ -72,7 +77,9 @@ def test_features_are_standardised_and_the_scale_is_saved():
 
 @pytest.mark.parametrize("projection", [0, 64])
 def test_matched_size_has_the_closest_parameter_count(projection):
-    count = lambda audio, hidden: parameter_count(ActionClassifier(256, audio, 12, hidden, projection, 0.0))  # noqa: E731
+    def count(audio, hidden):
+        return parameter_count(ActionClassifier(256, audio, 12, hidden, projection, 0.0))
+
     hidden = matched_hidden(256, 128, 12, 64, projection)
     gaps = {size: abs(count(0, size) - count(128, 64)) for size in range(32, 160)}
     assert hidden == min(gaps, key=gaps.get) > 64
@@ -86,7 +93,11 @@ STEPS = 6
 
 
 def write_features(
-    video_gain: float = 0.25, audio_gain: float = 2.0, per_action: int = 16, actions=ACTIONS, without_audio: int = 4
+    video_gain: float = 0.25,
+    audio_gain: float = 2.0,
+    per_action: int = 16,
+    actions=ACTIONS,
+    without_audio: int = 4,
 ) -> list[dict]:
     """Noise plus a direction per action, weak in video and strong in audio; every `without_audio`-th clip has no sound."""
     rng = np.random.default_rng(0)
@@ -102,25 +113,55 @@ def write_features(
                 rows.append(row)
     rows.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
     synthetic.write_missing(rows)
-    for name, path, width in (("rgb", Path("data/video_features/rgb"), 8), ("flow", Path("data/video_features/flow"), 8),
-                              ("audio", Path("data/audio_features"), 5)):  # fmt: skip
-        chosen = [row | {"features": row[name]} for i, row in enumerate(rows) if name != "audio" or i % without_audio]
-        shards.write(path, pa.schema([("features", shards.tensor(pa.float16(), STEPS, width))]), chosen, chosen, "v")
+    for name, path, width in (
+        ("rgb", Path("data/video_features/rgb"), 8),
+        ("flow", Path("data/video_features/flow"), 8),
+        ("audio", Path("data/audio_features"), 5),
+    ):
+        chosen = [
+            row | {"features": row[name]}
+            for i, row in enumerate(rows)
+            if name != "audio" or i % without_audio
+        ]
+        shards.write(
+            path,
+            pa.schema([("features", shards.tensor(pa.float16(), STEPS, width))]),
+            chosen,
+            chosen,
+            "v",
+        )
     return rows
 
 
-ROW = {"model": "lstm", "train_audio": "none", "test_audio": "none", "audio": "", "made": "", "decided": ""}
+ROW = {
+    "model": "lstm",
+    "train_audio": "none",
+    "test_audio": "none",
+    "audio": "",
+    "made": "",
+    "decided": "",
+}
 CONDITIONS = {
-    "logistic": ROW | {"model": "logistic"}, "video_only": ROW, "matched": ROW | {"match_parameters": True},
+    "logistic": ROW | {"model": "logistic"},
+    "video_only": ROW,
+    "matched": ROW | {"match_parameters": True},
     "real_audio": ROW | {"train_audio": "real", "test_audio": "real"},
     "zero_fill": ROW | {"train_audio": "real", "test_audio": "zeros"},
     "missing_token": ROW | {"train_audio": "real", "test_audio": "token", "missing_rate": 0.5},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def features(workspace):
-    network = {"hidden": 12, "projection": 12, "dropout": 0.1, "learning_rate": 0.02, "epochs": 12, "patience": 12, "batch_size": 16}
+    network = {
+        "hidden": 12,
+        "projection": 12,
+        "dropout": 0.1,
+        "learning_rate": 0.02,
+        "epochs": 12,
+        "patience": 12,
+        "batch_size": 16,
+    }
     network |= {"averaging": 0.0, "label_smoothing": 0.0}
     workspace.set(classifier={"seeds": 2, "lstm": network, "conditions": CONDITIONS})
     workspace.rows = write_features()
@@ -140,15 +181,30 @@ def quick(features, monkeypatch):
 
 def test_a_separable_problem_is_learned_and_audio_helps(quick):
     chance = 1 / len(ACTIONS)
-    video, real, zeros, token, matched = (train(name) for name in ("video_only", "real_audio", "zero_fill", "missing_token", "matched"))
+    video, real, zeros, token, matched = (
+        train(name)
+        for name in ("video_only", "real_audio", "zero_fill", "missing_token", "matched")
+    )
     assert real["accuracy"]["mean"] > 0.85 > video["accuracy"]["mean"] > chance + 0.1
-    assert real["accuracy"]["mean"] > zeros["accuracy"]["mean"] and token["accuracy"]["mean"] > chance
-    assert video["accuracy"]["n"] == 36 and video["accuracy"]["sources"] == 20 and video["accuracy"]["seeds"] == 2
+    assert (
+        real["accuracy"]["mean"] > zeros["accuracy"]["mean"] and token["accuracy"]["mean"] > chance
+    )
+    assert (
+        video["accuracy"]["n"] == 36
+        and video["accuracy"]["sources"] == 20
+        and video["accuracy"]["seeds"] == 2
+    )
     assert video["clips"] == {"training": 64, "validation": 24, "test": 36}
-    assert abs(matched["parameters"] - real["parameters"]) < 0.1 * real["parameters"] and video["parameters"] <= matched["parameters"]
+    assert (
+        abs(matched["parameters"] - real["parameters"]) < 0.1 * real["parameters"]
+        and video["parameters"] <= matched["parameters"]
+    )
     weights = load_file("models/classifier/real_audio/seed-1.safetensors")
     config = json.loads(Path("models/classifier/real_audio/config.json").read_text())
-    assert config["actions"] == ACTIONS and (config["video_width"], config["audio_width"]) == (16, 5)
+    assert config["actions"] == ACTIONS and (config["video_width"], config["audio_width"]) == (
+        16,
+        5,
+    )
     assert weights["video_mean"].shape == (16,) and weights["audio_mean"].shape == (5,)
 
 
@@ -158,9 +214,9 @@ def test_predictions_hold_every_clip_and_seed_and_the_figures_follow_from_them(q
     frame = table.drop(["probabilities"]).to_pandas()
     probabilities = shards.as_array(table["probabilities"])
     names = {row["clip_id"] for row in quick.rows if row["split"] != "training"}
-    assert len(frame) == 2 * len(names) and {tuple(pair) for pair in frame[["seed", "clip_id"]].to_numpy()} == {
-        (s, n) for s in (0, 1) for n in names
-    }
+    assert len(frame) == 2 * len(names) and {
+        tuple(pair) for pair in frame[["seed", "clip_id"]].to_numpy()
+    } == {(s, n) for s in (0, 1) for n in names}
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     actions = json.loads(table.schema.metadata[b"actions"])
     assert [actions[i] for i in probabilities.argmax(1)] == frame.predicted.tolist()
@@ -169,11 +225,17 @@ def test_predictions_hold_every_clip_and_seed_and_the_figures_follow_from_them(q
     assert metrics["accuracy"]["mean"] == pytest.approx(np.mean(per_seed), abs=1e-6)
     assert metrics["accuracy"]["seed_sd"] == pytest.approx(np.std(per_seed, ddof=1), abs=1e-6)
     both = f1_score(test.action, test.predicted, average="macro")
-    assert metrics["macro_f1"]["mean"] == pytest.approx(both, abs=0.02)  # sums over seeds, as one F1 over both
+    assert metrics["macro_f1"]["mean"] == pytest.approx(
+        both, abs=0.02
+    )  # sums over seeds, as one F1 over both
     assert metrics["top5"]["mean"] == 1  # of four actions
     confusion = Path("metrics/plots/confusion/real_audio.csv").read_text().splitlines()
     loss = Path("metrics/plots/loss/real_audio.csv").read_text().splitlines()
-    assert len(confusion) == 1 + 2 * 36 and loss[0] == "seed,epoch,training_loss,validation_loss" and len(loss) == 1 + 2 * 12
+    assert (
+        len(confusion) == 1 + 2 * 36
+        and loss[0] == "seed,epoch,training_loss,validation_loss"
+        and len(loss) == 1 + 2 * 12
+    )
 
 
 def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
@@ -198,7 +260,12 @@ def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
 
 def test_zero_fill_and_token_ignore_the_sound_at_test(quick):
     """Other sound at validation and test changes no answer; with real audio it does."""
-    for name, ignores in (("zero_fill", True), ("missing_token", True), ("video_only", True), ("real_audio", False)):
+    for name, ignores in (
+        ("zero_fill", True),
+        ("missing_token", True),
+        ("video_only", True),
+        ("real_audio", False),
+    ):
         answers = []
         for noise in (0, 1):
             rows = [
@@ -206,7 +273,13 @@ def test_zero_fill_and_token_ignore_the_sound_at_test(quick):
                 for i, row in enumerate(quick.rows)
                 if i % 4
             ]
-            shards.write(Path("data/audio_features"), pa.schema([("features", shards.tensor(pa.float16(), STEPS, 5))]), rows, rows, "v")
+            shards.write(
+                Path("data/audio_features"),
+                pa.schema([("features", shards.tensor(pa.float16(), STEPS, 5))]),
+                rows,
+                rows,
+                "v",
+            )
             quick.set(classifier={"seeds": 1, "lstm": {"epochs": 2}})
             train(name)
             answers.append(predictions.read(name).probabilities)
@@ -220,7 +293,11 @@ def made(features):
 
 
 def test_data_joins_features_with_labels(features, made):
-    assert made.actions == ACTIONS and made.video.shape == (STEPS, 16) and made.sounds["real"].file.shape == (STEPS, 5)
+    assert (
+        made.actions == ACTIONS
+        and made.video.shape == (STEPS, 16)
+        and made.sounds["real"].file.shape == (STEPS, 5)
+    )
     by_name = {row["clip_id"]: row for row in features.rows}
     heard = {row["clip_id"] for i, row in enumerate(features.rows) if i % 4}
     rows = made.rows("test")
@@ -235,14 +312,26 @@ def test_data_joins_features_with_labels(features, made):
     assert len(rows) == 36
 
 
-SOUNDS = {"real": "data/audio_features", "generated": "data/generated/validation", "mapped": "data/generated/mapping"}
+SOUNDS = {
+    "real": "data/audio_features",
+    "generated": "data/generated/validation",
+    "mapped": "data/generated/mapping",
+}
 
 
 def write_marked(kind: str, rows: list[dict], offset: int) -> None:
     """Audio features of a kind whose value is the clip's number plus an offset."""
     shape = (STEPS, 5) if kind == "real" else (2, STEPS, 5)
-    marked = [row | {"features": np.full(shape, offset + number)} for number, row in enumerate(rows)]
-    shards.write(Path(SOUNDS[kind]), pa.schema([("features", shards.tensor(pa.float16(), *shape))]), marked, marked, "v")
+    marked = [
+        row | {"features": np.full(shape, offset + number)} for number, row in enumerate(rows)
+    ]
+    shards.write(
+        Path(SOUNDS[kind]),
+        pa.schema([("features", shards.tensor(pa.float16(), *shape))]),
+        marked,
+        marked,
+        "v",
+    )
 
 
 @pytest.mark.parametrize("kind", SOUNDS)
@@ -253,33 +342,89 @@ def test_a_kind_of_audio_has_its_own_features_and_its_own_gate(features, kind, g
         write_marked(name, features.rows, offset)
     number = np.arange(len(features.rows))
     filters = {}
-    for path, share in (("data/filter.parquet", 2), ("data/filter_mapping.parquet", 3)):  # which keep different clips
-        filters[path] = {"none": number >= 0, "keep": number % share == 0, "keep_real": number % share == 1}
+    for path, share in (
+        ("data/filter.parquet", 2),
+        ("data/filter_mapping.parquet", 3),
+    ):  # which keep different clips
+        filters[path] = {
+            "none": number >= 0,
+            "keep": number % share == 0,
+            "keep_real": number % share == 1,
+        }
         names = [row["clip_id"] for row in features.rows]
-        shards.write_table(pa.table({"clip_id": names, "keep": filters[path]["keep"], "keep_real": filters[path]["keep_real"]}), Path(path))
-    kept = filters["data/filter_mapping.parquet" if kind == "mapped" else "data/filter.parquet"][gate]
+        shards.write_table(
+            pa.table(
+                {
+                    "clip_id": names,
+                    "keep": filters[path]["keep"],
+                    "keep_real": filters[path]["keep_real"],
+                }
+            ),
+            Path(path),
+        )
+    kept = filters["data/filter_mapping.parquet" if kind == "mapped" else "data/filter.parquet"][
+        gate
+    ]
     with scratch() as folder:
-        made = ActionData(folder, Condition(model="lstm", train_audio=kind, test_audio=kind, gate=gate, audio="", made="", decided=""))
+        made = ActionData(
+            folder,
+            Condition(
+                model="lstm",
+                train_audio=kind,
+                test_audio=kind,
+                gate=gate,
+                audio="",
+                made="",
+                decided="",
+            ),
+        )
         sound, heard = made.sounds[kind].read(torch.arange(len(number)), 0)
     assert made.clips.clip_id.tolist() == names and np.array_equal(heard, kept)
-    assert np.array_equal(sound, np.where(kept, offsets[kind] + number, 0)[:, None, None] + np.zeros((STEPS, 5)))
+    assert np.array_equal(
+        sound, np.where(kept, offsets[kind] + number, 0)[:, None, None] + np.zeros((STEPS, 5))
+    )
 
 
 def test_mapped_rows_never_fall_back_to_the_other_architectures_filter(features):
     write_marked("mapped", features.rows, 0)
     names = [row["clip_id"] for row in features.rows]
-    shards.write_table(pa.table({"clip_id": names, "keep": [True] * len(names)}), Path("data/filter.parquet"))
+    shards.write_table(
+        pa.table({"clip_id": names, "keep": [True] * len(names)}), Path("data/filter.parquet")
+    )
     with scratch() as folder, pytest.raises(FileNotFoundError, match="data/filter_mapping.parquet"):
-        ActionData(folder, Condition(model="lstm", train_audio="mapped", test_audio="mapped", gate="keep", audio="", made="", decided=""))
+        ActionData(
+            folder,
+            Condition(
+                model="lstm",
+                train_audio="mapped",
+                test_audio="mapped",
+                gate="keep",
+                audio="",
+                made="",
+                decided="",
+            ),
+        )
 
 
 def test_scale_is_that_of_the_training_clips(features, made):
-    model = classifier.build(made, Condition(**CONDITIONS["real_audio"]), network(), made.rows("training"))
+    model = classifier.build(
+        made, Condition(**CONDITIONS["real_audio"]), network(), made.rows("training")
+    )
     rows = [row for row in features.rows if row["split"] == "training"]
     video = np.concatenate([np.concatenate([row["rgb"], row["flow"]], 1) for row in rows])
-    assert np.allclose(model.video_mean, video.mean(0), atol=2e-3) and np.allclose(model.video_std, video.std(0), atol=2e-3)
-    sound = np.concatenate([row["audio"] for i, row in enumerate(features.rows) if i % 4 and row["split"] == "training"])
-    assert np.allclose(model.audio_mean, sound.mean(0), atol=2e-3) and np.allclose(model.audio_std, sound.std(0), atol=2e-3)
+    assert np.allclose(model.video_mean, video.mean(0), atol=2e-3) and np.allclose(
+        model.video_std, video.std(0), atol=2e-3
+    )
+    sound = np.concatenate(
+        [
+            row["audio"]
+            for i, row in enumerate(features.rows)
+            if i % 4 and row["split"] == "training"
+        ]
+    )
+    assert np.allclose(model.audio_mean, sound.mean(0), atol=2e-3) and np.allclose(
+        model.audio_std, sound.std(0), atol=2e-3
+    )
 
 
 def network() -> NetworkParams:
@@ -287,7 +432,9 @@ def network() -> NetworkParams:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(made, monkeypatch, dropout):
+def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(
+    made, monkeypatch, dropout
+):
     shares: dict[bool, list] = {True: [], False: []}
     real = ActionClassifier.answer
 
@@ -299,7 +446,9 @@ def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(made, m
     condition = Condition(**CONDITIONS["real_audio"] | {"missing_rate": dropout})
     classifier.train_one(task(made, condition))
     heard = (made.sounds["real"].row[made.rows("training")] >= 0).float().mean().item()
-    assert np.mean(shares[True]) == pytest.approx(heard * (1 - dropout), abs=0.03 if dropout else 1e-6)
+    assert np.mean(shares[True]) == pytest.approx(
+        heard * (1 - dropout), abs=0.03 if dropout else 1e-6
+    )
     assert min(shares[False]) > 0.7
 
 
@@ -307,7 +456,9 @@ def task(made: ActionData, condition: Condition, rates: list[float] | None = Non
     """A training of the condition on all training clips."""
     p = params.load("classifier", ClassifierParams)
     learned, targets = lessons(made, condition, made.rows("training"), 0.0, p.teaching, 0)
-    return Training(made, condition, p, 0, learned, targets, made.rows("validation", "test"), "x", rates or [])
+    return Training(
+        made, condition, p, 0, learned, targets, made.rows("validation", "test"), "x", rates or []
+    )
 
 
 def test_logistic_is_a_plain_scikit_learn_pipeline(quick):
@@ -316,31 +467,52 @@ def test_logistic_is_a_plain_scikit_learn_pipeline(quick):
     for row in quick.rows:
         video = np.concatenate([row["rgb"], row["flow"]], 1).astype(np.float16).astype(np.float32)
         summary[row["clip_id"]] = np.concatenate([video.mean(0), video.std(0, ddof=1)])
-    x, y = ({split: [f(row) for row in quick.rows if row["split"] == split] for split in ("training", "validation", "test")}
-            for f in (lambda row: summary[row["clip_id"]], lambda row: row["action"]))  # fmt: skip
+    x, y = (
+        {
+            split: [f(row) for row in quick.rows if row["split"] == split]
+            for split in ("training", "validation", "test")
+        }
+        for f in (lambda row: summary[row["clip_id"]], lambda row: row["action"])
+    )
     models = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x["training"], y["training"])
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(
+            x["training"], y["training"]
+        )
         for c in (0.001, 0.01, 0.1, 1.0)
     ]
     best = max(models, key=lambda model: model.score(x["validation"], y["validation"]))
     assert metrics["accuracy"]["mean"] == pytest.approx(best.score(x["test"], y["test"]), abs=0.03)
-    assert metrics["validation_accuracy"]["mean"] == pytest.approx(best.score(x["validation"], y["validation"]), abs=0.05)
+    assert metrics["validation_accuracy"]["mean"] == pytest.approx(
+        best.score(x["validation"], y["validation"]), abs=0.05
+    )
     assert metrics["accuracy"]["seeds"] == 1
 
 
 def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quick, monkeypatch):
     tasks = []
     monkeypatch.setattr(
-        classifier, "map_items", lambda function, todo, workers: map(function, (tasks.append(task) or task for task in todo))
+        classifier,
+        "map_items",
+        lambda function, todo, workers: map(
+            function, (tasks.append(task) or task for task in todo)
+        ),
     )
-    quick.set(classifier={"seeds": 1, "lstm": {"epochs": 2}, "conditions": {"folded": ROW | {"out_of_fold": 3}}})
+    quick.set(
+        classifier={
+            "seeds": 1,
+            "lstm": {"epochs": 2},
+            "conditions": {"folded": ROW | {"out_of_fold": 3}},
+        }
+    )
     train("folded")
     answered = predictions.read("folded")
     assert set(answered.clips.clip_id) == {row["clip_id"] for row in quick.rows}
     assert np.allclose(answered.probabilities.sum(2), 1, atol=1e-5)
     assert len(tasks) == 4
     for one in tasks:
-        sources = [set(one.data.clips.source_id.iloc[rows.numpy()]) for rows in (one.learned, one.asked)]
+        sources = [
+            set(one.data.clips.source_id.iloc[rows.numpy()]) for rows in (one.learned, one.asked)
+        ]
         assert not sources[0] & sources[1]
     training = [set(one.asked.tolist()) for one in tasks[1:]]
     assert sum(map(len, training)) == len(set.union(*training)) == 64
@@ -348,17 +520,35 @@ def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quic
 
 def test_what_cannot_be_trained_is_a_sentence(quick):
     write_features(actions=["a"])
-    with pytest.raises(UserError, match="needs training clips of at least two actions; there are: \\['a'\\]"):
+    with pytest.raises(
+        UserError, match="needs training clips of at least two actions; there are: \\['a'\\]"
+    ):
         train("video_only")
     for split in ("validation", "test"):
         rows = [row | {"features": row["rgb"]} for row in quick.rows if row["split"] != split]
         for path in ("data/video_features/rgb", "data/video_features/flow"):
-            shards.write(Path(path), pa.schema([("features", shards.tensor(pa.float16(), STEPS, 8))]), rows, rows, "v")
+            shards.write(
+                Path(path),
+                pa.schema([("features", shards.tensor(pa.float16(), STEPS, 8))]),
+                rows,
+                rows,
+                "v",
+            )
         with pytest.raises(UserError, match=f"no {split} clip is left for the classifier"):
             train("video_only")
-    rows = [row | {"features": row["rgb"]} for row in quick.rows if row["split"] != "training" or row["action"] != "c"]
+    rows = [
+        row | {"features": row["rgb"]}
+        for row in quick.rows
+        if row["split"] != "training" or row["action"] != "c"
+    ]
     for path in ("data/video_features/rgb", "data/video_features/flow"):
-        shards.write(Path(path), pa.schema([("features", shards.tensor(pa.float16(), STEPS, 8))]), rows, rows, "v")
+        shards.write(
+            Path(path),
+            pa.schema([("features", shards.tensor(pa.float16(), STEPS, 8))]),
+            rows,
+            rows,
+            "v",
+        )
     with pytest.raises(UserError, match="^c: validation or test clips, but no training clip"):
         train("video_only")
 
@@ -368,23 +558,41 @@ def test_figures_of_hand_made_predictions_are_scikit_learns():
 
     rng = np.random.default_rng(0)
     true = rng.integers(0, 7, 80)
-    clips = pd.DataFrame({"clip_id": [f"c{i}" for i in range(80)], "split": ["test"] * 60 + ["validation"] * 20,
-                          "action": [f"a{t}" for t in true], "source_id": [f"s{i // 3}" for i in range(80)]})  # fmt: skip
+    clips = pd.DataFrame(
+        {
+            "clip_id": [f"c{i}" for i in range(80)],
+            "split": ["test"] * 60 + ["validation"] * 20,
+            "action": [f"a{t}" for t in true],
+            "source_id": [f"s{i // 3}" for i in range(80)],
+        }
+    )
     probabilities = rng.dirichlet(np.ones(7), (1, 80)).astype(np.float32)
     probabilities[0, np.arange(80), true] += 0.2
     made = predictions.Predictions(clips, [f"a{i}" for i in range(7)], probabilities)
     figures = predictions.score(made)
     guessed, top = probabilities[0].argmax(1), np.argsort(-probabilities[0], 1)[:, :5]
     assert figures["accuracy"]["mean"] == pytest.approx(accuracy_score(true[:60], guessed[:60]))
-    assert figures["macro_f1"]["mean"] == pytest.approx(f1_score(true[:60], guessed[:60], average="macro"))
-    assert figures["top5"]["mean"] == pytest.approx(np.mean([t in best for t, best in zip(true[:60], top[:60], strict=True)]))
-    assert figures["validation_accuracy"]["mean"] == pytest.approx(accuracy_score(true[60:], guessed[60:]))
+    assert figures["macro_f1"]["mean"] == pytest.approx(
+        f1_score(true[:60], guessed[:60], average="macro")
+    )
+    assert figures["top5"]["mean"] == pytest.approx(
+        np.mean([t in best for t, best in zip(true[:60], top[:60], strict=True)])
+    )
+    assert figures["validation_accuracy"]["mean"] == pytest.approx(
+        accuracy_score(true[60:], guessed[60:])
+    )
     assert figures["accuracy"]["n"] == 60 and figures["accuracy"]["sources"] == 20
 
 
 def test_names_in_the_plots_are_no_formulas(workspace):
     import pandas as pd
 
-    clips = pd.DataFrame({"clip_id": ["a"], "split": ["test"], "action": ["=1+1"], "source_id": ["s"]})
-    classifier.write_plots("row", [], predictions.Predictions(clips, ["=1+1", "b"], np.array([[[0.2, 0.8]]], np.float32)))
+    clips = pd.DataFrame(
+        {"clip_id": ["a"], "split": ["test"], "action": ["=1+1"], "source_id": ["s"]}
+    )
+    classifier.write_plots(
+        "row",
+        [],
+        predictions.Predictions(clips, ["=1+1", "b"], np.array([[[0.2, 0.8]]], np.float32)),
+    )
     assert Path("metrics/plots/confusion/row.csv").read_text() == "actual,predicted\n'=1+1,b\n"

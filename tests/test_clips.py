@@ -24,11 +24,25 @@ def find(p: ClipsParams) -> list[dict]:
 
 
 def parameters(root: Path, **changes) -> ClipsParams:
-    return ClipsParams(**{
-        "root": str(root), "actions": "all", "max_per_action": 0, "seed": 0, "validation_fraction": 0.25, "source_pattern": PATTERN,
-        "training_list": "", "validation_list": "", "test_list": "", "min_duration_s": 0.5, "max_duration_s": 60.0,
-        "max_pixels": 36_000_000, "links": "inside", "max_failed_fraction": 0.0, **changes,
-    })  # fmt: skip
+    return ClipsParams(
+        **{
+            "root": str(root),
+            "actions": "all",
+            "max_per_action": 0,
+            "seed": 0,
+            "validation_fraction": 0.25,
+            "source_pattern": PATTERN,
+            "training_list": "",
+            "validation_list": "",
+            "test_list": "",
+            "min_duration_s": 0.5,
+            "max_duration_s": 60.0,
+            "max_pixels": 36_000_000,
+            "links": "inside",
+            "max_failed_fraction": 0.0,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture
@@ -46,7 +60,10 @@ def root(workspace):
     ]
     names += ["unlabelled/u_1.mp4", "unlabelled/deep/v_1.mp4"]
     names = [
-        name.replace("barking/-b", "barking/-bb").replace("barking/c", "barking/cc").replace("barking/e", "barking/ee") for name in names
+        name.replace("barking/-b", "barking/-bb")
+        .replace("barking/c", "barking/cc")
+        .replace("barking/e", "barking/ee")
+        for name in names
     ]
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,30 +91,55 @@ def test_names_of_actions_sources_and_splits(root):
     rows = {row["clip_id"]: row for row in described(root, parameters(root))}
     assert len(rows) == 20
     music = rows["playing+music/-b_1"]
-    assert (music["action"], music["source_id"], music["path"]) == ("playing+music", "-b", "training/playing+music/-b_1.mp4")
+    assert (music["action"], music["source_id"], music["path"]) == (
+        "playing+music",
+        "-b",
+        "training/playing+music/-b_1.mp4",
+    )
     assert rows["playing+music/c d_2"]["source_id"] == "c d"
     loose = rows["unlabelled/v_1"]
-    assert (loose["action"], loose["split"], loose["path"]) == (None, "unlabelled", "unlabelled/deep/v_1.mp4")
+    assert (loose["action"], loose["split"], loose["path"]) == (
+        None,
+        "unlabelled",
+        "unlabelled/deep/v_1.mp4",
+    )
     assert rows["barking/tbarking_1"]["split"] == "test"
 
 
 def test_one_source_stands_on_one_side_and_each_action_has_validation_clips(root):
     rows = described(root, parameters(root))
     by_source = sides(rows, "source_id")
-    assert not by_source["training"] & by_source["validation"] and not by_source["training"] & by_source["test"]
+    assert (
+        not by_source["training"] & by_source["validation"]
+        and not by_source["training"] & by_source["test"]
+    )
     for action in ("barking", "playing+music"):
         mine = [row for row in rows if row["action"] == action]
-        assert {len(sources) for name, sources in sides(mine, "source_id").items() if name == "validation"} == {1}  # a quarter of four
+        assert {
+            len(sources)
+            for name, sources in sides(mine, "source_id").items()
+            if name == "validation"
+        } == {1}  # a quarter of four
         assert len(sides(mine, "source_id")["training"]) == 3
-    assert rows != described(root, parameters(root, seed=4)) or rows != described(root, parameters(root, seed=5))
+    assert rows != described(root, parameters(root, seed=4)) or rows != described(
+        root, parameters(root, seed=5)
+    )
     assert rows == described(root, parameters(root))
 
 
 def test_growth_keeps_most_of_the_split(root):
-    before = {row["clip_id"]: row["split"] for row in described(root, parameters(root, validation_fraction=0.5))}
+    before = {
+        row["clip_id"]: row["split"]
+        for row in described(root, parameters(root, validation_fraction=0.5))
+    }
     (root / "training/barking/new_1.mp4").write_text("new")
-    after = {row["clip_id"]: row["split"] for row in described(root, parameters(root, validation_fraction=0.5))}
-    assert sum(before[name] != after[name] for name in before) <= 2  # at most one source of two clips changes
+    after = {
+        row["clip_id"]: row["split"]
+        for row in described(root, parameters(root, validation_fraction=0.5))
+    }
+    assert (
+        sum(before[name] != after[name] for name in before) <= 2
+    )  # at most one source of two clips changes
 
 
 def test_a_source_shared_with_test_leaves_training(root):
@@ -106,23 +148,38 @@ def test_a_source_shared_with_test_leaves_training(root):
     assert rows["validation/barking/-bb_3.mp4"]["status"] == "ok"
     for i in (1, 2):
         row = rows[f"training/barking/-bb_{i}.mp4"]
-        assert (row["status"], row["reason"]) == ("source_in_other_split", "source -bb also stands in test or validation")
+        assert (row["status"], row["reason"]) == (
+            "source_in_other_split",
+            "source -bb also stands in test or validation",
+        )
 
 
 def test_same_bytes_and_same_ids_are_refused(root):
     p = parameters(root)
     found = find(p)
     for clip in found:
-        clip |= {"status": "ok", "reason": "", "content_hash": "same" if clip["stem"] in ("cc d_1", "tbarking_1") else clip["path"]}
+        clip |= {
+            "status": "ok",
+            "reason": "",
+            "content_hash": "same" if clip["stem"] in ("cc d_1", "tbarking_1") else clip["path"],
+        }
     split(found, p)
     rows = {row["clip_id"]: row for row in found}
-    assert rows["barking/cc d_1"]["status"] == "duplicate_content" and rows["barking/tbarking_1"]["status"] == "ok"
+    assert (
+        rows["barking/cc d_1"]["status"] == "duplicate_content"
+        and rows["barking/tbarking_1"]["status"] == "ok"
+    )
     shutil.copy(root / "training/barking/ee%_1.mp4", root / "training/barking/ee%_1.avi")
-    assert [row["status"] for row in described(root, p) if row["clip_id"] == "barking/ee%_1"] == ["duplicate_id", "duplicate_id"]
+    assert [row["status"] for row in described(root, p) if row["clip_id"] == "barking/ee%_1"] == [
+        "duplicate_id",
+        "duplicate_id",
+    ]
 
 
 def test_a_test_list_names_the_test_clips_and_takes_their_sources_out_of_training(root):
-    (root / "avmit.csv").write_text("filename,rating\nbarking/tbarking_1.mp4,5\nplaying+music/-b_1.mp4,4\n")
+    (root / "avmit.csv").write_text(
+        "filename,rating\nbarking/tbarking_1.mp4,5\nplaying+music/-b_1.mp4,4\n"
+    )
     rows = {row["path"]: row for row in described(root, parameters(root, test_list="avmit.csv"))}
     assert rows["training/playing+music/-b_1.mp4"]["split"] == "test"
     assert rows["training/playing+music/-b_2.mp4"]["status"] == "source_in_other_split"
@@ -135,11 +192,15 @@ def test_lists_in_moments_in_times_form_replace_the_scan(root):
     )
     found = find(parameters(root, training_list="trainingSet.csv"))
     assert [clip["path"] for clip in found if clip["folder"] == "training"] == [
-        "training/barking/-bb_1.mp4", "training/barking/gone_1.mp4", "training/playing+music/c d_1.mp4",
-    ]  # fmt: skip
+        "training/barking/-bb_1.mp4",
+        "training/barking/gone_1.mp4",
+        "training/playing+music/c d_1.mp4",
+    ]
 
 
-@pytest.mark.parametrize("line", ["../secret/x.mp4,a,1,1", "/etc/x.mp4,a,1,1", "a/../../x.mp4,a,1,1"])
+@pytest.mark.parametrize(
+    "line", ["../secret/x.mp4,a,1,1", "/etc/x.mp4,a,1,1", "a/../../x.mp4,a,1,1"]
+)
 def test_lists_cannot_leave_the_root(tmp_path, line):
     (tmp_path / "l.csv").write_text(line + "\n")
     with pytest.raises(UserError, match="leaves the root"):
@@ -153,7 +214,9 @@ def test_actions_are_all_or_named_or_drawn(root):
     drawn = [choose_actions(found, parameters(root, actions=1, seed=seed)) for seed in range(8)]
     assert {len(one) for one in drawn} == {1} and len(set(map(frozenset, drawn))) == 2
     assert drawn[3] == choose_actions(found, parameters(root, actions=1, seed=3))
-    with pytest.raises(UserError, match="clips.actions names bark, which .* does not have; it has barking, playing"):
+    with pytest.raises(
+        UserError, match="clips.actions names bark, which .* does not have; it has barking, playing"
+    ):
         choose_actions(found, parameters(root, actions=["bark"]))
     with pytest.raises(UserError, match="clips.actions = 3: .* has 2 actions"):
         choose_actions(found, parameters(root, actions=3))
@@ -162,21 +225,34 @@ def test_actions_are_all_or_named_or_drawn(root):
 def test_a_limit_keeps_its_draw_when_the_folder_grows(root):
     p = parameters(root, max_per_action=3)
     drawn = limit(find(p), p)
-    assert {(clip["folder"], clip["action"]): 0 for clip in drawn}.keys() == {(c["folder"], c["action"]) for c in find(p)}
-    assert max(sum(c["folder"] == "training" and c["action"] == a for c in drawn) for a in ("barking", "playing+music")) == 3
+    assert {(clip["folder"], clip["action"]): 0 for clip in drawn}.keys() == {
+        (c["folder"], c["action"]) for c in find(p)
+    }
+    assert (
+        max(
+            sum(c["folder"] == "training" and c["action"] == a for c in drawn)
+            for a in ("barking", "playing+music")
+        )
+        == 3
+    )
     (root / "training/barking/zz_1.mp4").write_text("zz")
     kept = {clip["path"] for clip in limit(find(p), p)}
     assert len({clip["path"] for clip in drawn} - kept) <= 1
 
 
 def test_roots_that_cannot_serve_are_sentences(tmp_path):
-    with pytest.raises(UserError, match="clips.root = .*nowhere' is not a folder; give a folder with training/<action>"):
+    with pytest.raises(
+        UserError,
+        match="clips.root = .*nowhere' is not a folder; give a folder with training/<action>",
+    ):
         find(parameters(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="holds no clip below training/<action>/"):
         find(parameters(tmp_path))
     (tmp_path / "training").mkdir()
     (tmp_path / "training/loose.mp4").write_text("x")
-    with pytest.raises(UserError, match="loose.mp4: clips belong into training/<action>/, one folder deep"):
+    with pytest.raises(
+        UserError, match="loose.mp4: clips belong into training/<action>/, one folder deep"
+    ):
         find(parameters(tmp_path))
     with pytest.raises(UserError, match="the clip list .*l.csv does not exist"):
         find(parameters(tmp_path, training_list="l.csv"))
@@ -204,7 +280,14 @@ def real(workspace):
     for name in ("training/clapping", "validation/clapping", "unlabelled"):
         (root / name).mkdir(parents=True)
     for i, source in enumerate("abcd"):
-        write_video(root / f"training/clapping/{source}_1.mp4", 72, "24", "-c:a", "aac", sound=sine(300 + i, 3, -9))
+        write_video(
+            root / f"training/clapping/{source}_1.mp4",
+            72,
+            "24",
+            "-c:a",
+            "aac",
+            sound=sine(300 + i, 3, -9),
+        )
     write_video(root / "validation/clapping/t_1.mp4", 75, "25")
     write_video(root / "unlabelled/u_1.mp4", 90, "30")
     write_video(root / "training/clapping/short_1.mp4", 6, "24")
@@ -212,30 +295,50 @@ def real(workspace):
     (root / "training/clapping/text_1.mp4").write_text("no video")
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", root / "training/clapping/sound_1.mp4")
     (root / "training.csv").write_text(
-        "".join(f"clapping/{p.name},clapping\n" for p in sorted((root / "training/clapping").iterdir())) + "clapping/gone_1.mp4,clapping\n"
+        "".join(
+            f"clapping/{p.name},clapping\n" for p in sorted((root / "training/clapping").iterdir())
+        )
+        + "clapping/gone_1.mp4,clapping\n"
     )
-    workspace.set(clips={"root": "real", "training_list": "training.csv", "max_failed_fraction": 0.5})
+    workspace.set(
+        clips={"root": "real", "training_list": "training.csv", "max_failed_fraction": 0.5}
+    )
     return workspace
 
 
 def table() -> dict[str, dict]:
-    return {row["path"].split("/")[-1]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
+    return {
+        row["path"].split("/")[-1]: row for row in pq.read_table("data/clips.parquet").to_pylist()
+    }
 
 
 def test_every_file_has_a_row_with_facts_or_a_reason(real):
     clips.main(run.StageRun("clips", None, 2))
     rows = table()
     assert {name: row["status"] for name, row in rows.items() if row["status"] != "ok"} == {
-        "short_1.mp4": "too_short", "zero_1.mp4": "unreadable", "text_1.mp4": "unreadable", "sound_1.mp4": "no_video",
+        "short_1.mp4": "too_short",
+        "zero_1.mp4": "unreadable",
+        "text_1.mp4": "unreadable",
+        "sound_1.mp4": "no_video",
         "gone_1.mp4": "missing",
-    }  # fmt: skip
+    }
     assert all((row["reason"] == "") == (row["status"] == "ok") for row in rows.values())
     good = rows["a_1.mp4"]
-    assert (good["duration_s"], good["fps"], good["width_px"], good["height_px"], good["has_audio"]) == (pytest.approx(3), 24, 64, 48, True)
+    assert (
+        good["duration_s"],
+        good["fps"],
+        good["width_px"],
+        good["height_px"],
+        good["has_audio"],
+    ) == (pytest.approx(3), 24, 64, 48, True)
     assert not rows["t_1.mp4"]["has_audio"] and rows["u_1.mp4"]["fps"] == 30
     assert len(good["content_hash"]) == 32 and rows["gone_1.mp4"]["content_hash"] is None
     metrics = __import__("json").loads(Path("metrics/clips.json").read_text())
-    assert metrics["clips"] == {"in": 11, "ok": 6, "refused": {"missing": 1, "no_video": 1, "too_short": 1, "unreadable": 2}}
+    assert metrics["clips"] == {
+        "in": 11,
+        "ok": 6,
+        "refused": {"missing": 1, "no_video": 1, "too_short": 1, "unreadable": 2},
+    }
     assert sum(metrics["split"].values()) == 6 and metrics["with_audio_track"] == 4
 
 
@@ -254,7 +357,9 @@ def test_truth_is_passed_on_or_empty(real):
     empty = pq.read_table("data/truth.parquet")
     assert len(empty) == 0 and empty.schema.names == clips.TRUTH.names
     truth = [{**dict.fromkeys(clips.TRUTH.names), "clip_id": "clapping/a_1", "audible": True}]
-    shards.write_table(pa.Table.from_pylist(truth, schema=clips.TRUTH), real.folder / "real/truth.parquet")
+    shards.write_table(
+        pa.Table.from_pylist(truth, schema=clips.TRUTH), real.folder / "real/truth.parquet"
+    )
     clips.main(run.StageRun("clips", None, 1))
     assert pq.read_table("data/truth.parquet").to_pylist() == truth
 
@@ -270,5 +375,11 @@ def test_an_action_with_one_clip_has_no_validation_clip(workspace):
 def test_an_action_without_training_clip_is_refused_at_test(root):
     shutil.rmtree(root / "training/barking")
     rows = {row["clip_id"]: row for row in described(root, parameters(root))}
-    assert (rows["barking/tbarking_1"]["status"], rows["playing+music/tplaying+music_1"]["status"]) == ("action_not_trained", "ok")
-    assert rows["barking/tbarking_1"]["reason"] == "no training clip of this action is left, so no classifier could name it"
+    assert (
+        rows["barking/tbarking_1"]["status"],
+        rows["playing+music/tplaying+music_1"]["status"],
+    ) == ("action_not_trained", "ok")
+    assert (
+        rows["barking/tbarking_1"]["reason"]
+        == "no training clip of this action is left, so no classifier could name it"
+    )

@@ -1,4 +1,5 @@
 """What code a stage runs: exactly the stages that import a file notice that it changed."""
+
 import json
 import shutil
 
@@ -12,7 +13,9 @@ from tests.closure import ROOT
 @pytest.fixture
 def noted(tmp_path, monkeypatch):
     """A copy of the code; what is noted of it, as text by stage."""
-    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__")
+    )
     monkeypatch.chdir(tmp_path)
 
     def note() -> dict[str, str]:
@@ -22,14 +25,19 @@ def noted(tmp_path, monkeypatch):
     return note
 
 
-@pytest.mark.parametrize(("file", "stages"), [
-    ("stages/common/retrieval.py", {"classifier", "generator", "search"}),
-    ("stages/common/page.html", {"report"}),
-    ("stages/common/audioset_labels.csv", None),
-    ("stages/frames.py", {"frames"}),
-    ("stages/__init__.py", None),
-])  # fmt: skip
-def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(noted, tmp_path, file, stages):
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("stages/common/retrieval.py", {"classifier", "generator", "search"}),
+        ("stages/common/page.html", {"report"}),
+        ("stages/common/audioset_labels.csv", None),
+        ("stages/frames.py", {"frames"}),
+        ("stages/__init__.py", None),
+    ],
+)
+def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(
+    noted, tmp_path, file, stages
+):
     before = noted()
     assert noted() == before
     path = tmp_path / file
@@ -42,5 +50,10 @@ def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(noted, tmp
 
 def test_imports_inside_functions_and_through_others_count():
     files = imported_files(ROOT / "stages/classifier.py", ROOT)
-    assert {"stages/classifier.py", "stages/common/retrieval.py", "stages/common/audioset_labels.csv", "stages/common/errors.py"} <= files
+    assert {
+        "stages/classifier.py",
+        "stages/common/retrieval.py",
+        "stages/common/audioset_labels.csv",
+        "stages/common/errors.py",
+    } <= files
     assert not [file for file in files if "sample" in file or "report" in file]

@@ -24,9 +24,14 @@ BOILING, MUSIC, RAIN = (LABELS.index(name) for name in ("Boiling", "Music", "Rai
 
 
 def test_action_names_become_words():
-    assert [words(name) for name in ("clapping", "adult+male+speaking", "playing_music", "+a+_b ")] == [
-        "clapping", "adult male speaking", "playing music", "a b",
-    ]  # fmt: skip
+    assert [
+        words(name) for name in ("clapping", "adult+male+speaking", "playing_music", "+a+_b ")
+    ] == [
+        "clapping",
+        "adult male speaking",
+        "playing music",
+        "a b",
+    ]
 
 
 def test_entries():
@@ -35,16 +40,27 @@ def test_entries():
     similarity[1, MUSIC] = -0.5
     table = entries(["a", "b"], similarity, 2).to_pylist()
     assert [row["rank"] for row in table] == [1, 2, 1, 2]
-    assert table[0] == {"action": "a", "rank": 1, "audio_label": "Rain", "mid": "/m/06mb1", "similarity": 0.75}
+    assert table[0] == {
+        "action": "a",
+        "rank": 1,
+        "audio_label": "Rain",
+        "mid": "/m/06mb1",
+        "similarity": 0.75,
+    }
     assert table[1]["audio_label"] == "Boiling"
-    assert [row["audio_label"] for row in table[2:]] == LABELS[:2]  # ties in the labels' order, the negative one last
+    assert [row["audio_label"] for row in table[2:]] == LABELS[
+        :2
+    ]  # ties in the labels' order, the negative one last
 
 
 def test_agreement_counted_by_hand():
     similarity, gains = np.zeros((2, 527)), np.zeros((2, 527))
     similarity[0, :5] = 5, 4, 3, 2, 1
     similarity[1, 10:15] = 5, 4, 3, 2, 1
-    gains[0, [1, 10]] = 2, 1  # its own entry has the first label at rank 2; the other's has the second at rank 1
+    gains[0, [1, 10]] = (
+        2,
+        1,
+    )  # its own entry has the first label at rank 2; the other's has the second at rank 1
     gains[1, [10, 14, 20]] = 1  # ranks 1 and 5, and one that nobody lists
     result = agreement(similarity, gains)
     top5, ndcg = result["top5_relevant"], result["ndcg5"]
@@ -60,9 +76,16 @@ def test_agreement_equals_scikit_learn_and_brute_force():
     gains = np.where(RNG.random((4, 527)) < 0.2, RNG.random((4, 527)), 0)
     result = agreement(similarity, gains)
     assert result["ndcg5"]["mean"] == pytest.approx(ndcg_score(gains, similarity, k=5))
-    others = [list(order) for order in permutations(range(4)) if all(order[i] != i for i in range(4))]
-    assert result["ndcg5"]["permuted"] == pytest.approx(np.mean([ndcg_score(gains, similarity[order], k=5) for order in others]))
-    hits = [sum((gains[i, np.argsort(-similarity[j])[:5]] > 0).sum() for i, j in enumerate(order)) / 4 for order in others]
+    others = [
+        list(order) for order in permutations(range(4)) if all(order[i] != i for i in range(4))
+    ]
+    assert result["ndcg5"]["permuted"] == pytest.approx(
+        np.mean([ndcg_score(gains, similarity[order], k=5) for order in others])
+    )
+    hits = [
+        sum((gains[i, np.argsort(-similarity[j])[:5]] > 0).sum() for i, j in enumerate(order)) / 4
+        for order in others
+    ]
     assert result["top5_relevant"]["permuted"] == pytest.approx(np.mean(hits))
     assert result["top5_relevant"]["maximum"] == 5
 
@@ -71,7 +94,11 @@ def test_a_perfect_dictionary_reaches_the_maximum():
     gains = np.zeros((3, 527))
     gains[[0, 1, 1, 2], [13, 14, 15, 16]] = 1, 2, 1, 1
     result = agreement(gains, gains)
-    assert result["top5_relevant"]["mean"] == result["top5_relevant"]["maximum"] == pytest.approx(4 / 3)
+    assert (
+        result["top5_relevant"]["mean"]
+        == result["top5_relevant"]["maximum"]
+        == pytest.approx(4 / 3)
+    )
     assert result["ndcg5"]["mean"] == pytest.approx(1) and result["top5_relevant"]["permuted"] == 0
 
 
@@ -79,12 +106,24 @@ def test_actions_without_true_labels_are_left_out():
     similarity, gains = RNG.random((3, 527)), np.zeros((3, 527))
     assert agreement(similarity, gains)["top5_relevant"]["mean"] is None
     gains[1] = similarity[1]
-    assert agreement(similarity, gains)["ndcg5"] == {"mean": 1.0, "ci95_low": 1.0, "ci95_high": 1.0, "n": 1, "permuted": None}
+    assert agreement(similarity, gains)["ndcg5"] == {
+        "mean": 1.0,
+        "ci95_low": 1.0,
+        "ci95_high": 1.0,
+        "n": 1,
+        "permuted": None,
+    }
 
 
 def test_spread():
     figures = spread(np.linspace(0, 1, 101))
-    assert [round(figures[key], 6) for key in ("mean", "p5", "p50", "p95", "share_072")] == [0.5, 0.05, 0.5, 0.95, round(29 / 101, 6)]
+    assert [round(figures[key], 6) for key in ("mean", "p5", "p50", "p95", "share_072")] == [
+        0.5,
+        0.05,
+        0.5,
+        0.95,
+        round(29 / 101, 6),
+    ]
 
 
 @pytest.fixture
@@ -92,10 +131,20 @@ def data(tmp_path, monkeypatch):
     """Two actions with sound, one without, a refused and an unlabelled clip; the random tiny BERT as text model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(params, "PARAMS_FILE", tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text(f"dictionary: {{model: {tiny_bert(tmp_path / 'bert')}, top_k: 3}}")
-    clips = [("boiling", "test", "ok"), ("boiling", "training", "ok"), ("playing+music", "training", "ok"),
-             ("waving", "training", "ok"), ("gone", "training", "unreadable"), (None, "unlabelled", "ok")]  # fmt: skip
-    clips_table = pa.Table.from_pylist([dict(zip(("action", "split", "status"), clip, strict=True)) for clip in clips])
+    (tmp_path / "params.yaml").write_text(
+        f"dictionary: {{model: {tiny_bert(tmp_path / 'bert')}, top_k: 3}}"
+    )
+    clips = [
+        ("boiling", "test", "ok"),
+        ("boiling", "training", "ok"),
+        ("playing+music", "training", "ok"),
+        ("waving", "training", "ok"),
+        ("gone", "training", "unreadable"),
+        (None, "unlabelled", "ok"),
+    ]
+    clips_table = pa.Table.from_pylist(
+        [dict(zip(("action", "split", "status"), clip, strict=True)) for clip in clips]
+    )
     shards.write_table(clips_table, tmp_path / "data/clips.parquet")
     scores = {
         "a": ("boiling", "test", {MUSIC: 1.0}),
@@ -105,24 +154,38 @@ def data(tmp_path, monkeypatch):
         "e": (None, "unlabelled", {RAIN: 1.0}),
     }  # in the index's order: by split, action, clip
     rest = {"source_id": "s", "item_key": "k", "status": "ok", "reason": ""}
-    index = [{"clip_id": clip, "action": action, "split": split} | rest for clip, (action, split, _) in scores.items()]
+    index = [
+        {"clip_id": clip, "action": action, "split": split} | rest
+        for clip, (action, split, _) in scores.items()
+    ]
     rows = [
         row | {"label_scores": np.bincount(list(score), list(score.values()), 527)}
         for row, (_, _, score) in zip(index, scores.values(), strict=True)
     ]
-    shards.write(tmp_path / "data/audio_features", pa.schema([("label_scores", shards.tensor(pa.float16(), 527))]), rows, index, "v")
+    shards.write(
+        tmp_path / "data/audio_features",
+        pa.schema([("label_scores", shards.tensor(pa.float16(), 527))]),
+        rows,
+        index,
+        "v",
+    )
     write_truth([])
 
 
 def write_truth(rows: list[dict]) -> None:
-    schema = pa.schema([(name, pa.string()) for name in ("split", "action", "sound_kind")] + [("audio_labels", pa.list_(pa.string()))])
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("split", "action", "sound_kind")]
+        + [("audio_labels", pa.list_(pa.string()))]
+    )
     pq.write_table(pa.Table.from_pylist(rows, schema), "data/truth.parquet")
 
 
 def test_lift_is_of_training_clips_alone_and_relative_to_all_actions(data):
     gains = lift(["boiling", "playing+music", "waving"])
     assert gains.shape == (3, 527) and (gains > 0).sum() == 3 <= TRUE_LABELS
-    assert gains[0, BOILING] == pytest.approx(0.25)  # mean 0.5 over its two clips, minus (0.5 + 0) / 2
+    assert gains[0, BOILING] == pytest.approx(
+        0.25
+    )  # mean 0.5 over its two clips, minus (0.5 + 0) / 2
     assert gains[0, RAIN] == pytest.approx(0.0625) and gains[1, MUSIC] == pytest.approx(0.25)
     assert not gains[2].any()
 
@@ -138,9 +201,16 @@ def test_the_stage(data):
     table = pq.read_table("data/dictionary.parquet")
     assert table.schema.names == ["action", "rank", "audio_label", "mid", "similarity"]
     assert table.schema.field("similarity").type == pa.float32()
-    assert table["action"].unique().to_pylist() == ["boiling", "playing+music", "waving"] and len(table) == 9
+    assert (
+        table["action"].unique().to_pylist() == ["boiling", "playing+music", "waving"]
+        and len(table) == 9
+    )
     with safe_open("data/dictionary_embeddings.safetensors", "np") as file:
-        names, actions, labels = json.loads(file.metadata()["names"]), file.get_tensor("actions"), file.get_tensor("labels")
+        names, actions, labels = (
+            json.loads(file.metadata()["names"]),
+            file.get_tensor("actions"),
+            file.get_tensor("labels"),
+        )
     assert names["labels"] == LABELS and labels.shape == (527, 32)
     model = params.load("dictionary", dictionary.DictionaryParams).model
     assert np.array_equal(actions, embed(model, ["boiling", "playing music", "waving"]))
@@ -149,12 +219,29 @@ def test_the_stage(data):
     assert "truth" not in metrics and metrics["actions"] == 3 and metrics["top5_relevant"]["n"] == 2
     assert metrics["top5_relevant"]["maximum"] == 1.5
     first = [path.read_bytes() for path in OUTPUTS]
-    write_truth([
-        {"split": "training", "action": "boiling", "sound_kind": "own", "audio_labels": ["Boiling", "Gurgling"]},
-        {"split": "training", "action": "boiling", "sound_kind": "mixed", "audio_labels": ["Boiling", "Drum"]},
-        {"split": "training", "action": "gone", "sound_kind": "own", "audio_labels": ["Rain"]},
-        {"split": "test", "action": "playing+music", "sound_kind": "own", "audio_labels": ["Music"]},
-    ])  # fmt: skip
+    write_truth(
+        [
+            {
+                "split": "training",
+                "action": "boiling",
+                "sound_kind": "own",
+                "audio_labels": ["Boiling", "Gurgling"],
+            },
+            {
+                "split": "training",
+                "action": "boiling",
+                "sound_kind": "mixed",
+                "audio_labels": ["Boiling", "Drum"],
+            },
+            {"split": "training", "action": "gone", "sound_kind": "own", "audio_labels": ["Rain"]},
+            {
+                "split": "test",
+                "action": "playing+music",
+                "sound_kind": "own",
+                "audio_labels": ["Music"],
+            },
+        ]
+    )
     dictionary.main(run.StageRun("dictionary", None, 1))
     truth = json.loads(Path("metrics/dictionary.json").read_text())["truth"]["top5_relevant"]
     assert (truth["n"], truth["maximum"]) == (1, 2.0)
@@ -162,7 +249,10 @@ def test_the_stage(data):
 
 
 def test_a_set_without_actions_is_one_sentence(data):
-    shards.write_table(pa.table({"action": pa.array([None], pa.string()), "status": ["ok"]}), Path("data/clips.parquet"))
+    shards.write_table(
+        pa.table({"action": pa.array([None], pa.string()), "status": ["ok"]}),
+        Path("data/clips.parquet"),
+    )
     with pytest.raises(UserError, match="no clip has an action label"):
         dictionary.main(run.StageRun("dictionary", None, 1))
 
@@ -171,7 +261,11 @@ def test_print_for_needs_nothing_but_names(data, tmp_path, capsys):
     (tmp_path / "actions.txt").write_text("clapping\n\nplaying+music\n")
     dictionary.print_for(str(tmp_path / "actions.txt"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "action,rank,audio_label,mid,similarity" and len(lines) == 7 and lines[4].startswith("playing+music,1,")
+    assert (
+        lines[0] == "action,rank,audio_label,mid,similarity"
+        and len(lines) == 7
+        and lines[4].startswith("playing+music,1,")
+    )
 
 
 def test_printed_names_are_no_formulas(data, tmp_path, capsys):

@@ -1,4 +1,5 @@
 """Experiments: what is run again, what is kept, and the figures that are read."""
+
 import json
 import sys
 from pathlib import Path
@@ -17,8 +18,16 @@ def ran(workspace, monkeypatch) -> list[tuple]:
     """Settings that the pipeline was run with; it answers its own number of runs."""
     workspace.set(experiments={"named": {"budget": BUDGET}})
     found: list[tuple] = []
-    monkeypatch.setattr(experiments, "run_pipeline", lambda revision, changes, targets: found.append((revision, changes, targets)))
-    monkeypatch.setattr(experiments, "read_figures", lambda revision, condition, experiment: {"accuracy": len(found), "seeds": 3})
+    monkeypatch.setattr(
+        experiments,
+        "run_pipeline",
+        lambda revision, changes, targets: found.append((revision, changes, targets)),
+    )
+    monkeypatch.setattr(
+        experiments,
+        "read_figures",
+        lambda revision, condition, experiment: {"accuracy": len(found), "seeds": 3},
+    )
     return found
 
 
@@ -32,8 +41,11 @@ def test_a_row_per_setting_and_condition(ran):
     assert ran == [("budget-0", {"a.b": 5}, targets), ("budget-1", {"a.b": 0}, targets)]
     found = table()
     assert list(zip(found.setting, found.condition, found.accuracy, strict=True)) == [
-        ("5", "video_only", 1), ("5", "mapped", 1), ("all", "video_only", 2), ("all", "mapped", 2),
-    ]  # fmt: skip
+        ("5", "video_only", 1),
+        ("5", "mapped", 1),
+        ("all", "video_only", 2),
+        ("all", "mapped", 2),
+    ]
     assert found.machine.str.contains("torch").all()
 
 
@@ -48,23 +60,39 @@ def test_settings_with_rows_are_not_run_again_unless_asked(ran):
 
 
 def test_an_unknown_name_is_a_sentence(ran):
-    with pytest.raises(UserError, match="'bugdet' is not an experiment of params.yaml; there are .*budget"):
+    with pytest.raises(
+        UserError, match="'bugdet' is not an experiment of params.yaml; there are .*budget"
+    ):
         experiments.run("bugdet", False)
 
 
 def test_a_failed_run_is_a_sentence(workspace, monkeypatch):
     workspace.set(experiments={"named": {"budget": BUDGET}})
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-    with pytest.raises(UserError, match="dvc exp run --temp --name budget-0 -S a.b=5 classifier@video_only .* failed; its message"):
+    with pytest.raises(
+        UserError,
+        match="dvc exp run --temp --name budget-0 -S a.b=5 classifier@video_only .* failed; its message",
+    ):
         experiments.run("budget", False)
 
 
 def test_a_confirmation_keeps_its_own_tables_only(ran, monkeypatch):
     import dvc.api
 
-    texts = {"metrics/tables.md": "# Results\n\n## Main\n\n| a |\n\n## Experiment: search\n\n| of other data |\n", "metrics/f.json": "{}\n"}
+    texts = {
+        "metrics/tables.md": "# Results\n\n## Main\n\n| a |\n\n## Experiment: search\n\n| of other data |\n",
+        "metrics/f.json": "{}\n",
+    }
     monkeypatch.setattr(dvc.api, "read", lambda file, rev: texts[file])
-    experiments.confirm("fresh", experiments.Confirmation(setting={"sample.seed": 3}, files=list(texts)))
+    experiments.confirm(
+        "fresh", experiments.Confirmation(setting={"sample.seed": 3}, files=list(texts))
+    )
     kept = Path("metrics/experiments/fresh")
-    assert (kept / "tables.md").read_text() == "# Results\n\n## Main\n\n| a |\n" and (kept / "f.json").read_text() == "{}\n"
-    assert json.loads((kept / "setting.json").read_text())["sample.seed"] == 3 and ran[-1] == ("fresh-0", {"sample.seed": 3}, [])
+    assert (kept / "tables.md").read_text() == "# Results\n\n## Main\n\n| a |\n" and (
+        kept / "f.json"
+    ).read_text() == "{}\n"
+    assert json.loads((kept / "setting.json").read_text())["sample.seed"] == 3 and ran[-1] == (
+        "fresh-0",
+        {"sample.seed": 3},
+        [],
+    )

@@ -24,12 +24,22 @@ def made(workspace):
     write_video(place / "faint_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -80))
     write_video(place / "mute\x1b[31m_1.mp4", 60)
     (place / "text_1.mp4").write_text("no video")
-    cut = write_video(workspace.folder / "whole.mp4", 72, "24", "-movflags", "faststart").read_bytes()
+    cut = write_video(
+        workspace.folder / "whole.mp4", 72, "24", "-movflags", "faststart"
+    ).read_bytes()
     (place / "cut_1.mp4").write_bytes(cut[: len(cut) * 2 // 3])
     workspace.set(clips={"root": "media", "max_failed_fraction": 1.0})
     for stage in (clips, frames, audio):
         stage.main(run.StageRun(stage.__name__.split(".")[1], "", 1))
-    answers = [{"clip_id": "ringing/loud_1", "split": "training", "kept": True, "score": 0.51234, "scores": [1.0]}]
+    answers = [
+        {
+            "clip_id": "ringing/loud_1",
+            "split": "training",
+            "kept": True,
+            "score": 0.51234,
+            "scores": [1.0],
+        }
+    ]
     shards.write_table(pa.Table.from_pylist(answers), Path("data/filter.parquet"))
     shutil.copy(ROOT / "dvc.yaml", workspace.folder)
     return workspace
@@ -41,14 +51,27 @@ def told(clip: str) -> dict[str, str]:
 
 
 def test_each_clip_ends_where_it_was_refused(made):
-    assert told("ringing/text_1")["clips"] == "unreadable Invalid data found when processing input (moov atom not found)"
-    assert told("ringing/text_1")["frames"] == told("ringing/text_1")["audio"] == "- did not get here"
+    assert (
+        told("ringing/text_1")["clips"]
+        == "unreadable Invalid data found when processing input (moov atom not found)"
+    )
+    assert (
+        told("ringing/text_1")["frames"] == told("ringing/text_1")["audio"] == "- did not get here"
+    )
     cut = told("ringing/cut_1")
-    assert cut["clips"] == "ok" and cut["frames"].startswith("unreadable the file breaks off: ") and cut["audio"] == "- did not get here"
-    assert told("faint")["audio"].startswith("silent -83.") and told("faint")["audio"].endswith(" dBFS, below -50")
+    assert (
+        cut["clips"] == "ok"
+        and cut["frames"].startswith("unreadable the file breaks off: ")
+        and cut["audio"] == "- did not get here"
+    )
+    assert told("faint")["audio"].startswith("silent -83.") and told("faint")["audio"].endswith(
+        " dBFS, below -50"
+    )
     loud = told("training/ringing/loud_1.mp4")
     assert loud[""].startswith("ringing/loud_1: path training/ringing/loud_1.mp4, split ")
-    assert loud["frames"] == "ok frame_count 18, duration_s 3" and loud["audio"].startswith("ok rms_dbfs -9.0")
+    assert loud["frames"] == "ok frame_count 18, duration_s 3" and loud["audio"].startswith(
+        "ok rms_dbfs -9.0"
+    )
     assert loud["filter"] == "kept True, score 0.512"
 
 
@@ -60,7 +83,9 @@ def test_names_and_reasons_cannot_command_the_terminal(made):
 def test_what_names_no_clip_or_several_is_a_sentence(made):
     with pytest.raises(UserError, match="no clip among 5 has 'nobody' in its id or path"):
         explain.find("nobody")
-    with pytest.raises(UserError, match="5 clips have 'ringing' in their id or path: ringing/.+_1, "):
+    with pytest.raises(
+        UserError, match="5 clips have 'ringing' in their id or path: ringing/.+_1, "
+    ):
         explain.find("ringing")
     Path("data/clips.parquet").unlink()
     with pytest.raises(UserError, match="run `dvc repro` first"):

@@ -1,4 +1,5 @@
 """The filter: scores against a direct computation, thresholds, sweep and figures by hand; what the classifier makes of it."""
+
 import json
 from pathlib import Path
 
@@ -21,8 +22,14 @@ from tests.conftest import in_process
 from tests.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
 
 DEFAULT = {
-    "threshold": "auto", "action": "predicted", "reference": "action", "centre": True, "calibration": "none", "labels": 3, "entry_size": 2,
-}  # fmt: skip
+    "threshold": "auto",
+    "action": "predicted",
+    "reference": "action",
+    "centre": True,
+    "calibration": "none",
+    "labels": 3,
+    "entry_size": 2,
+}
 
 
 @pytest.fixture
@@ -36,22 +43,42 @@ def data(workspace, monkeypatch):
     workspace.actions, workspace.labels = synthetic.write_dictionary()
     for i, row in enumerate(rows):
         scores = rng.permutation(row["label_scores"]) if i % 2 else row["label_scores"]
-        row["generated_scores"] = np.clip(scores + 0.1 * rng.normal(size=LABELS), 0.01, 0.99).astype(np.float16)
-        row["made"] = np.stack([row["audio"] + rng.normal(size=(STEPS, COMPONENTS)) for _ in range(2)])
+        row["generated_scores"] = np.clip(
+            scores + 0.1 * rng.normal(size=LABELS), 0.01, 0.99
+        ).astype(np.float16)
+        row["made"] = np.stack(
+            [row["audio"] + rng.normal(size=(STEPS, COMPONENTS)) for _ in range(2)]
+        )
     write_made(rows)
     synthetic.write_predictions("video_only", rows, seed=1)
     synthetic.write_predictions("generated", rows, seed=2, skill=1.5)
-    workspace.set(filter=DEFAULT, frames={"count": STEPS}, generator={"architectures": {"mapping": None}})
+    workspace.set(
+        filter=DEFAULT, frames={"count": STEPS}, generator={"architectures": {"mapping": None}}
+    )
     return workspace
 
 
-def write_made(rows: list[dict], architecture: str = "validation", made: str = "made", scores: str = "generated_scores") -> None:
+def write_made(
+    rows: list[dict],
+    architecture: str = "validation",
+    made: str = "made",
+    scores: str = "generated_scores",
+) -> None:
     """What an architecture generated and what it sounds like, from these keys of the rows."""
     labelled = [row for row in rows if row["action"]]
     labelled.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
-    features, labels = Path("data/generated") / architecture, Path("data/predicted_labels") / architecture
-    synthetic.write_shards(features, {"features": (2, STEPS, COMPONENTS)}, [row | {"features": row[made]} for row in labelled])
-    synthetic.write_shards(labels, {"generated": (LABELS,)}, [row | {"generated": row[scores]} for row in labelled])
+    features, labels = (
+        Path("data/generated") / architecture,
+        Path("data/predicted_labels") / architecture,
+    )
+    synthetic.write_shards(
+        features,
+        {"features": (2, STEPS, COMPONENTS)},
+        [row | {"features": row[made]} for row in labelled],
+    )
+    synthetic.write_shards(
+        labels, {"generated": (LABELS,)}, [row | {"generated": row[scores]} for row in labelled]
+    )
 
 
 def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
@@ -59,7 +86,11 @@ def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     workspace.set(filter={**DEFAULT, **changes})
     filter.main(run.StageRun("filter", None, 1))
     table = pd.read_parquet("data/filter.parquet").set_index("clip_id", drop=False)
-    return table, json.loads(Path("metrics/filter.json").read_text()), pd.read_csv("metrics/plots/filter/sweep.csv")
+    return (
+        table,
+        json.loads(Path("metrics/filter.json").read_text()),
+        pd.read_csv("metrics/plots/filter/sweep.csv"),
+    )
 
 
 def by_hand(workspace, row: dict, action: str, key: str, centre=True, reference="action") -> float:
@@ -67,14 +98,19 @@ def by_hand(workspace, row: dict, action: str, key: str, centre=True, reference=
     names, mean = list(ACTIONS), workspace.labels.mean(0) if centre else 0
     scores = row[key].astype(np.float16).astype(np.float64)
     best = sorted(range(LABELS), key=lambda label: -scores[label])[: DEFAULT["labels"]]
-    units = [(workspace.labels[label] - mean) / np.linalg.norm(workspace.labels[label] - mean) for label in best]
+    units = [
+        (workspace.labels[label] - mean) / np.linalg.norm(workspace.labels[label] - mean)
+        for label in best
+    ]
     v = sum(scores[label] * unit for label, unit in zip(best, units, strict=True))
     own = workspace.actions[names.index(action)]
     if reference == "entry":
         similarity = workspace.labels @ own
         closest = np.argsort(-similarity)[: DEFAULT["entry_size"]]
         own = sum(similarity[label] * workspace.labels[label] for label in closest)
-        own = own / similarity[closest].sum()  # a mean: centring takes as much from it as from a label
+        own = (
+            own / similarity[closest].sum()
+        )  # a mean: centring takes as much from it as from a label
     r = own - mean
     return float(v @ r / np.linalg.norm(v) / np.linalg.norm(r))
 
@@ -82,19 +118,34 @@ def by_hand(workspace, row: dict, action: str, key: str, centre=True, reference=
 # Scores
 
 
-@pytest.mark.parametrize(("reference", "centre"), [("action", True), ("action", False), ("entry", False), ("entry", True)])
+@pytest.mark.parametrize(
+    ("reference", "centre"),
+    [("action", True), ("action", False), ("entry", False), ("entry", True)],
+)
 def test_scores_are_cosines_computed_label_by_label(data, reference, centre):
     table, _, _ = decide(data, reference=reference, centre=centre)
     predicted = predictions.read("video_only").consensus()
     for row in data.rows:
         if row["action"]:
             found = table.loc[row["clip_id"]]
-            assert (found.split, found.action, found.predicted_action) == (row["split"], row["action"], predicted[row["clip_id"]])
+            assert (found.split, found.action, found.predicted_action) == (
+                row["split"],
+                row["action"],
+                predicted[row["clip_id"]],
+            )
             how = {"centre": centre, "reference": reference}
-            assert found.score == pytest.approx(by_hand(data, row, found.predicted_action, "generated_scores", **how), abs=1e-5)
-            assert found.score_oracle == pytest.approx(by_hand(data, row, row["action"], "generated_scores", **how), abs=1e-5)
+            assert found.score == pytest.approx(
+                by_hand(data, row, found.predicted_action, "generated_scores", **how), abs=1e-5
+            )
+            assert found.score_oracle == pytest.approx(
+                by_hand(data, row, row["action"], "generated_scores", **how), abs=1e-5
+            )
             real = by_hand(data, row, found.predicted_action, "label_scores", **how)
-            assert found.score_real == pytest.approx(real, abs=2e-3) if row["audible"] else np.isnan(found.score_real)
+            assert (
+                found.score_real == pytest.approx(real, abs=2e-3)
+                if row["audible"]
+                else np.isnan(found.score_real)
+            )
             published = by_hand(data, row, row["action"], "generated_scores", False, "entry")
             assert found.score_published == pytest.approx(published, abs=1e-5)
     assert (table.score != table.score_oracle).any() and (table.score == table.score_oracle).any()
@@ -111,12 +162,17 @@ def test_few_labels_count_and_by_their_scores(data):
     assert np.allclose(vectors[1], data.labels[4], atol=1e-6)
     expected = [vectors[0] @ data.actions[2], vectors[1] @ data.actions[0]]
     assert np.allclose(embeddings.fit(vectors, np.array(["waving", "boiling"])), expected)
-    assert np.allclose(np.linalg.norm(embeddings.of_scores(np.random.default_rng(0).random((5, LABELS)), 5), axis=1), 1)
+    assert np.allclose(
+        np.linalg.norm(
+            embeddings.of_scores(np.random.default_rng(0).random((5, LABELS)), 5), axis=1
+        ),
+        1,
+    )
 
 
 def test_centring_takes_away_what_all_labels_share(data):
     plain, centred = Embeddings("action", False, 2), Embeddings("action", True, 2)
-    share = lambda e: (e.labels @ e.labels.T)[np.triu_indices(LABELS, 1)].mean()  # noqa: E731
+    share = lambda e: (e.labels @ e.labels.T)[np.triu_indices(LABELS, 1)].mean()
     assert share(plain) > 0.15 > abs(share(centred))
 
 
@@ -129,7 +185,10 @@ def test_calibration_is_the_percentile_among_clips_of_other_actions():
     background = {"a": np.sort(rng.normal(size=37)), "b": np.sort(rng.normal(1, 2, size=12))}
     scores, asked = rng.normal(size=20), np.array(["a", "b"] * 10)
     scores[:2] = background["a"][5], background["b"][3]  # ties count as reached
-    expected = [percentileofscore(background[action], score, kind="weak") / 100 for score, action in zip(scores, asked, strict=True)]
+    expected = [
+        percentileofscore(background[action], score, kind="weak") / 100
+        for score, action in zip(scores, asked, strict=True)
+    ]
     assert np.allclose(calibrate(scores, asked, background), expected)
 
 
@@ -139,18 +198,33 @@ def test_the_background_is_training_clips_that_are_predicted_to_be_others(data):
     training = [row for row in data.rows if row["split"] == "training"]
     predicted = table.predicted_action
     for way in ("score", "score_oracle", "score_real"):
-        key, audible = ("label_scores", True) if way == "score_real" else ("generated_scores", False)
+        key, audible = (
+            ("label_scores", True) if way == "score_real" else ("generated_scores", False)
+        )
         known = [row for row in training if row["audible"] or not audible]
-        vectors = plain.of_scores(np.stack([row[key].astype(np.float16).astype(np.float32) for row in known]), 3)
+        vectors = plain.of_scores(
+            np.stack([row[key].astype(np.float16).astype(np.float32) for row in known]), 3
+        )
         for row in [row for row in data.rows if row["action"] and row["audible"]][::7]:
             asked = row["action"] if way == "score_oracle" else predicted[row["clip_id"]]
             others = np.array([predicted[other["clip_id"]] != asked for other in known])
             reference = plain.actions[ACTIONS.index(asked)]
-            own = plain.of_scores(row[key].astype(np.float16).astype(np.float32)[None], 3)[0] @ reference
+            own = (
+                plain.of_scores(row[key].astype(np.float16).astype(np.float32)[None], 3)[0]
+                @ reference
+            )
             expected = percentileofscore(vectors[others] @ reference, own, kind="weak") / 100
-            assert table.loc[row["clip_id"], way] == pytest.approx(expected, abs=1.01 / others.sum()), way
-    found = background_scores(plain, plain.labels[:4], np.array(["waving", "boiling", "waving", "clapping"]))
-    assert {action: len(values) for action, values in found.items()} == {"boiling": 3, "clapping": 3, "waving": 2}
+            assert table.loc[row["clip_id"], way] == pytest.approx(
+                expected, abs=1.01 / others.sum()
+            ), way
+    found = background_scores(
+        plain, plain.labels[:4], np.array(["waving", "boiling", "waving", "clapping"])
+    )
+    assert {action: len(values) for action, values in found.items()} == {
+        "boiling": 3,
+        "clapping": 3,
+        "waving": 2,
+    }
     assert all((np.diff(values) >= 0).all() for values in found.values())
 
 
@@ -168,15 +242,23 @@ def test_a_number_is_the_threshold(data, threshold):
     assert metrics["threshold"] == threshold
     for way in ("", "_oracle", "_real"):
         assert (table[f"keep{way}"] == (table[f"score{way}"] >= threshold)).all()
-    assert not table.keep_real[~table.index.isin([row["clip_id"] for row in data.rows if row["audible"]])].any()
+    assert not table.keep_real[
+        ~table.index.isin([row["clip_id"] for row in data.rows if row["audible"]])
+    ].any()
 
 
 def test_auto_is_best_on_validation_and_keeps_more_of_equals(data):
     table, metrics, sweep = decide(data)
     best = sweep.validation_informedness.max()
-    assert metrics["threshold"] == sweep.threshold[sweep.validation_informedness >= best - 1e-6].min()
-    assert sweep.validation_informedness.nunique() > 1 and sweep.validation_informedness.iloc[0] == 0  # -1 keeps all
-    hand = pd.DataFrame({"threshold": [0.0, 0.3, 0.6, 0.9], "validation_informedness": [0.5, 0.7, 0.7 + 1e-15, 0.4]})
+    assert (
+        metrics["threshold"] == sweep.threshold[sweep.validation_informedness >= best - 1e-6].min()
+    )
+    assert (
+        sweep.validation_informedness.nunique() > 1 and sweep.validation_informedness.iloc[0] == 0
+    )  # -1 keeps all
+    hand = pd.DataFrame(
+        {"threshold": [0.0, 0.3, 0.6, 0.9], "validation_informedness": [0.5, 0.7, 0.7 + 1e-15, 0.4]}
+    )
     assert filter_measures.best_threshold(hand) == 0.3
     assert (table.keep == (table.score >= metrics["threshold"])).all()
 
@@ -188,7 +270,9 @@ def test_auto_does_not_look_at_test(data):
         test = (made.clips.split == "test").to_numpy()
         probabilities = made.probabilities.copy()
         probabilities[:, test] = np.random.default_rng(seed).dirichlet(np.ones(3), (2, test.sum()))
-        predictions.write(condition, predictions.Predictions(made.clips, made.actions, probabilities))
+        predictions.write(
+            condition, predictions.Predictions(made.clips, made.actions, probabilities)
+        )
     assert decide(data)[1]["threshold"] == before["threshold"]
 
 
@@ -197,11 +281,18 @@ def test_published_needs_its_score_audible_sound_and_the_exact_number_of_frames(
     for row in data.rows:
         if row["action"]:
             found = table.loc[row["clip_id"]]
-            assert found.keep_published == (found.score_published >= 0.72 and row["audible"] and row["frame_count"] == STEPS)
+            assert found.keep_published == (
+                found.score_published >= 0.72 and row["audible"] and row["frame_count"] == STEPS
+            )
     would = table.score_published >= 0.72
     assert would.sum() > table.keep_published.sum() > 0
-    assert metrics["kept_fraction_published"] == pytest.approx(table.keep_published[table.split == "test"].mean())
-    assert (decide(data, threshold=0.1, reference="entry", action="label")[0].keep_published == table.keep_published).all()
+    assert metrics["kept_fraction_published"] == pytest.approx(
+        table.keep_published[table.split == "test"].mean()
+    )
+    assert (
+        decide(data, threshold=0.1, reference="entry", action="label")[0].keep_published
+        == table.keep_published
+    ).all()
 
 
 # The sweep
@@ -211,10 +302,18 @@ def test_the_sweep_by_hand(data):
     table, _, sweep = decide(data)
     rows = {row["clip_id"]: row for row in data.rows}
     found = {condition: predictions.read(condition) for condition in ("generated", "video_only")}
-    hits = {condition: pd.Series(made.hits(), made.clips.clip_id) for condition, made in found.items()}
+    hits = {
+        condition: pd.Series(made.hits(), made.clips.clip_id) for condition, made in found.items()
+    }
     test, validation = (table[table.split == split] for split in ("test", "validation"))
     audible = [name for name in test.index if rows[name]["audible"]]
-    fits = np.array([rows[n]["label_scores"].astype(np.float16)[np.argmax(rows[n]["generated_scores"])] >= 0.3 for n in audible])
+    fits = np.array(
+        [
+            rows[n]["label_scores"].astype(np.float16)[np.argmax(rows[n]["generated_scores"])]
+            >= 0.3
+            for n in audible
+        ]
+    )
     assert 0 < fits.mean() < 1 and 0.72 in sweep.threshold.to_numpy()
     for line in sweep.itertuples():
         assert line.kept_fraction == pytest.approx((test.score >= line.threshold).mean(), abs=1e-6)
@@ -225,9 +324,16 @@ def test_the_sweep_by_hand(data):
             assert np.isnan(line.precision)
         assert line.recall == pytest.approx(recall_score(fits, kept), abs=1e-6)
         for part, found in ((validation, line.validation_accuracy), (test, line.test_accuracy)):
-            expected = np.mean([hits["generated" if score >= line.threshold else "video_only"][name] for name, score in part.score.items()])
+            expected = np.mean(
+                [
+                    hits["generated" if score >= line.threshold else "video_only"][name]
+                    for name, score in part.score.items()
+                ]
+            )
             assert found == pytest.approx(expected, abs=1e-6)
-    assert sweep.test_accuracy.iloc[-1] == pytest.approx(hits["video_only"][test.index].mean(), abs=1e-6)  # all rejected
+    assert sweep.test_accuracy.iloc[-1] == pytest.approx(
+        hits["video_only"][test.index].mean(), abs=1e-6
+    )  # all rejected
 
 
 def test_control_filters_keep_as_many_of_each_predicted_action():
@@ -236,11 +342,19 @@ def test_control_filters_keep_as_many_of_each_predicted_action():
     keep, confidence = rng.random(60) < 0.4, rng.random(60)
     orders = filter_measures.orders_of(confidence)
     actions = table.predicted_action.to_numpy()
-    by_action = lambda order: filter_measures.place_in_action(actions, order) <= filter_measures.kept_of_action(actions, keep)  # noqa: E731
+
+    def by_action(order):
+        return filter_measures.place_in_action(actions, order) <= filter_measures.kept_of_action(
+            actions, keep
+        )
+
     assert len(orders) == 1 + filter_measures.DRAWS
     for order in orders:
         chosen = by_action(order)
-        assert table.predicted_action[chosen].value_counts().to_dict() == table.predicted_action[keep].value_counts().to_dict()
+        assert (
+            table.predicted_action[chosen].value_counts().to_dict()
+            == table.predicted_action[keep].value_counts().to_dict()
+        )
     sure = by_action(orders[0])
     for action in "abc":
         inside = (table.predicted_action == action).to_numpy()
@@ -269,14 +383,31 @@ def test_the_confidence_filters_accuracy(data):
 
 
 def test_the_kept_bit_alone_by_hand():
-    table = pd.DataFrame([
-        *(["training", "a", True], ["training", "a", True], ["training", "b", True], ["training", "b", False], ["training", "b", False]),
-        *(["test", "a", True], ["test", "a", False], ["test", "b", True], ["test", "b", False], ["test", "b", False]),
-    ], columns=["split", "action", "keep"])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            *(
+                ["training", "a", True],
+                ["training", "a", True],
+                ["training", "b", True],
+                ["training", "b", False],
+                ["training", "b", False],
+            ),
+            *(
+                ["test", "a", True],
+                ["test", "a", False],
+                ["test", "b", True],
+                ["test", "b", False],
+                ["test", "b", False],
+            ),
+        ],
+        columns=["split", "action", "keep"],
+    )
     assert filter_measures.bit_accuracy(table, "keep") == 3 / 5  # kept: a; rejected: b
     assert filter_measures.bit_accuracy(table, None) == 3 / 5  # always b
     table.loc[table.split == "training", "keep"] = True
-    assert filter_measures.bit_accuracy(table, "keep") == 1 / 5  # of the rejected nothing is known; kept: b
+    assert (
+        filter_measures.bit_accuracy(table, "keep") == 1 / 5
+    )  # of the rejected nothing is known; kept: b
 
 
 def test_figures_by_hand_and_scikit_learn(data):
@@ -287,18 +418,39 @@ def test_figures_by_hand_and_scikit_learn(data):
     assert (kept["mean"], kept["n"]) == (pytest.approx(test.keep.mean(), abs=1e-6), len(test))
     assert kept["ci95_low"] <= kept["mean"] <= kept["ci95_high"]
     for action in ACTIONS:
-        assert metrics["kept_fraction_by_action"][action] == pytest.approx(test.keep[test.action == action].mean(), abs=1e-6)
+        assert metrics["kept_fraction_by_action"][action] == pytest.approx(
+            test.keep[test.action == action].mean(), abs=1e-6
+        )
     heard = np.array([rows[name]["audible"] for name in test.index])
-    found = np.array([rows[n]["label_scores"].astype(np.float16)[np.argmax(rows[n]["generated_scores"])] >= 0.3 for n in test.index])
-    assert metrics["auroc_found_in_real"] == pytest.approx(roc_auc_score(found[heard], test.score[heard]), abs=1e-5)
+    found = np.array(
+        [
+            rows[n]["label_scores"].astype(np.float16)[np.argmax(rows[n]["generated_scores"])]
+            >= 0.3
+            for n in test.index
+        ]
+    )
+    assert metrics["auroc_found_in_real"] == pytest.approx(
+        roc_auc_score(found[heard], test.score[heard]), abs=1e-5
+    )
     belongs = np.array([rows[name]["sound_belongs"] for name in test.index])
-    assert metrics["auroc_real"] == pytest.approx(roc_auc_score(belongs[heard], test.score_real[heard]), abs=1e-5)
+    assert metrics["auroc_real"] == pytest.approx(
+        roc_auc_score(belongs[heard], test.score_real[heard]), abs=1e-5
+    )
     assert metrics["kept_fraction_real"] == pytest.approx(test.keep_real[heard].mean(), abs=1e-6)
     good = [row for row in data.rows if row["split"] == "training" and row["sound_belongs"]]
-    probe = LogisticRegression(C=0.1, max_iter=2000).fit([row["audio"].mean(0) for row in good], [row["action"] for row in good])
-    right = np.array([probe.predict(rows[name]["made"][0].mean(0)[None])[0] == rows[name]["action"] for name in test.index])
+    probe = LogisticRegression(C=0.1, max_iter=2000).fit(
+        [row["audio"].mean(0) for row in good], [row["action"] for row in good]
+    )
+    right = np.array(
+        [
+            probe.predict(rows[name]["made"][0].mean(0)[None])[0] == rows[name]["action"]
+            for name in test.index
+        ]
+    )
     assert metrics["auroc"] == pytest.approx(roc_auc_score(right, test.score), abs=1e-5)
-    assert metrics["auroc_oracle"] == pytest.approx(roc_auc_score(right, test.score_oracle), abs=1e-5)
+    assert metrics["auroc_oracle"] == pytest.approx(
+        roc_auc_score(right, test.score_oracle), abs=1e-5
+    )
     assert metrics["generated_sounds_right"] == pytest.approx(right.mean(), abs=1e-6)
     assert metrics["kept_sounds_right"] == pytest.approx(right[test.keep].mean(), abs=1e-6)
 
@@ -311,9 +463,16 @@ def test_auroc_needs_both_kinds():
 def test_labels_in_another_order_than_their_index_are_an_error(data):
     labelled = [row | {"generated": row["generated_scores"]} for row in data.rows if row["action"]]
     labelled.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
-    shards.write(Path("data/predicted_labels/validation"), filter.pa.schema([("generated", shards.tensor(filter.pa.float16(), LABELS))]),
-                 labelled, labelled[::-1], "v")  # fmt: skip
-    with pytest.raises(UserError, match="data/predicted_labels/validation is not in the order of its index"):
+    shards.write(
+        Path("data/predicted_labels/validation"),
+        filter.pa.schema([("generated", shards.tensor(filter.pa.float16(), LABELS))]),
+        labelled,
+        labelled[::-1],
+        "v",
+    )
+    with pytest.raises(
+        UserError, match="data/predicted_labels/validation is not in the order of its index"
+    ):
         decide(data)
 
 
@@ -333,8 +492,12 @@ def both(data):
     rng = np.random.default_rng(7)
     for i, row in enumerate(data.rows):
         scores = row["label_scores"] if i % 4 else rng.permutation(row["label_scores"])
-        row["mapped_scores"] = np.clip(scores + 0.15 * rng.normal(size=LABELS), 0.01, 0.99).astype(np.float16)
-        row["mapped"] = np.stack([row["audio"] + 0.5 * rng.normal(size=(STEPS, COMPONENTS)) for _ in range(2)])
+        row["mapped_scores"] = np.clip(scores + 0.15 * rng.normal(size=LABELS), 0.01, 0.99).astype(
+            np.float16
+        )
+        row["mapped"] = np.stack(
+            [row["audio"] + 0.5 * rng.normal(size=(STEPS, COMPONENTS)) for _ in range(2)]
+        )
     write_made(data.rows, "mapping", "mapped", "mapped_scores")
     synthetic.write_predictions("mapped", data.rows, seed=6, skill=2.0)
     data.set(generator={"architectures": {"mapping": "data/mapping"}})
@@ -349,7 +512,10 @@ def contents(paths: tuple[Path, ...]) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
-@pytest.mark.parametrize("changes", [{}, {"threshold": 0.3, "action": "label"}, {"calibration": "action", "reference": "entry"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"threshold": 0.3, "action": "label"}, {"calibration": "action", "reference": "entry"}],
+)
 def test_architecture_2_is_judged_as_architecture_1_would_be(both, changes):
     """The same inputs in the other's place give the same decisions, sweep and figures."""
     _, together, _ = decide(both, **changes)
@@ -359,7 +525,9 @@ def test_architecture_2_is_judged_as_architecture_1_would_be(both, changes):
     for path in (*FIRST, *SECOND):
         path.unlink()
     _, alone, _ = decide(both, **changes)
-    assert alone == together and contents(FIRST) == first and not any(path.exists() for path in SECOND)
+    assert (
+        alone == together and contents(FIRST) == first and not any(path.exists() for path in SECOND)
+    )
     write_made(both.rows, "validation", "mapped", "mapped_scores")
     predictions.write("generated", predictions.read("mapped"))
     _, swapped, _ = decide(both, **changes)
@@ -368,8 +536,9 @@ def test_architecture_2_is_judged_as_architecture_1_would_be(both, changes):
 
 def test_a_change_of_architecture_2_changes_nothing_of_architecture_1_and_the_other_way_round(both):
     for changed, kept, made, scores, row in (
-        (SECOND, FIRST, "mapped", "mapped_scores", "mapped"), (FIRST, SECOND, "made", "generated_scores", "generated"),
-    ):  # fmt: skip
+        (SECOND, FIRST, "mapped", "mapped_scores", "mapped"),
+        (FIRST, SECOND, "made", "generated_scores", "generated"),
+    ):
         decide(both)
         before = contents(kept), contents(changed)
         figures = own_figures(kept)
@@ -379,7 +548,10 @@ def test_a_change_of_architecture_2_changes_nothing_of_architecture_1_and_the_ot
         synthetic.write_predictions(row, both.rows, seed=9)
         decide(both)
         assert contents(kept) == before[0] and own_figures(kept) == figures
-        assert all(new != old for new, old in zip(contents(changed), before[1], strict=True)) and own_figures(changed) != figures
+        assert (
+            all(new != old for new, old in zip(contents(changed), before[1], strict=True))
+            and own_figures(changed) != figures
+        )
 
 
 def own_figures(outputs: tuple[Path, ...]) -> dict:
@@ -394,12 +566,17 @@ def test_each_architecture_has_its_own_automatic_threshold(both):
     assert metrics["threshold"] != metrics["mapping"]["threshold"]
     for own, found, path in ((metrics, sweep, FIRST[0]), (metrics["mapping"], mapped, SECOND[0])):
         best = found.validation_informedness.max()
-        assert own["threshold"] == found.threshold[found.validation_informedness >= best - 1e-6].min()
+        assert (
+            own["threshold"] == found.threshold[found.validation_informedness >= best - 1e-6].min()
+        )
         table = pd.read_parquet(path)
         for way in ("", "_oracle", "_real"):
             assert (table[f"keep{way}"] == (table[f"score{way}"] >= own["threshold"])).all()
         kept = table.keep[table.split == "test"]
-        assert own["kept_fraction"]["mean"] == pytest.approx(kept.mean(), abs=1e-6) and 0 < kept.mean() < 1
+        assert (
+            own["kept_fraction"]["mean"] == pytest.approx(kept.mean(), abs=1e-6)
+            and 0 < kept.mean() < 1
+        )
     _, metrics, _ = decide(both, threshold=0.4)
     assert metrics["threshold"] == metrics["mapping"]["threshold"] == 0.4
 
@@ -407,9 +584,16 @@ def test_each_architecture_has_its_own_automatic_threshold(both):
 def test_the_sweep_of_architecture_2_combines_its_own_row_with_video_only(both):
     decide(both)
     sweep = pd.read_csv(SECOND[1]).set_index("threshold")
-    hits = {condition: predictions.read(condition).of("test").hits().mean() for condition in ("mapped", "generated", "video_only")}
-    assert sweep.kept_fraction[-1.0] == 1 and sweep.test_accuracy[-1.0] == pytest.approx(hits["mapped"], abs=1e-6)
-    assert sweep.kept_fraction[1.0] == 0 and sweep.test_accuracy[1.0] == pytest.approx(hits["video_only"], abs=1e-6)
+    hits = {
+        condition: predictions.read(condition).of("test").hits().mean()
+        for condition in ("mapped", "generated", "video_only")
+    }
+    assert sweep.kept_fraction[-1.0] == 1 and sweep.test_accuracy[-1.0] == pytest.approx(
+        hits["mapped"], abs=1e-6
+    )
+    assert sweep.kept_fraction[1.0] == 0 and sweep.test_accuracy[1.0] == pytest.approx(
+        hits["video_only"], abs=1e-6
+    )
     assert len({round(value, 4) for value in hits.values()}) == 3
     assert list(pd.read_csv(FIRST[1])) == ["threshold", *sweep]
 
@@ -417,21 +601,40 @@ def test_the_sweep_of_architecture_2_combines_its_own_row_with_video_only(both):
 def test_both_decide_on_the_same_clips_actions_and_real_sound(both):
     table, _, _ = decide(both, threshold=0.3)
     other = pd.read_parquet(SECOND[0]).set_index("clip_id", drop=False)
-    same = ["clip_id", "split", "action", "predicted_action", "score_real", "keep_real"]  # nothing of what was generated
+    same = [
+        "clip_id",
+        "split",
+        "action",
+        "predicted_action",
+        "score_real",
+        "keep_real",
+    ]  # nothing of what was generated
     pd.testing.assert_frame_equal(table[same], other[same])
-    assert (table.score != other.score).mean() > 0.9 and (table.keep != other.keep).any() and list(table) == list(other)
+    assert (
+        (table.score != other.score).mean() > 0.9
+        and (table.keep != other.keep).any()
+        and list(table) == list(other)
+    )
 
 
 # What the classifier makes of it
 
-ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "audio": "", "made": "", "decided": ""}
+ROW = {
+    "model": "lstm",
+    "train_audio": "generated",
+    "test_audio": "generated",
+    "audio": "",
+    "made": "",
+    "decided": "",
+}
 CONDITIONS = {
-    "generated": ROW, "validated": ROW | {"gate": "keep"},
+    "generated": ROW,
+    "validated": ROW | {"gate": "keep"},
     "validated_real": ROW | {"train_audio": "real", "test_audio": "real", "gate": "keep_real"},
     "published": ROW | {"gate": "keep_published", "kept_only": True},
     "mapped": ROW | {"train_audio": "mapped", "test_audio": "mapped"},
     "mapped_validated": ROW | {"train_audio": "mapped", "test_audio": "mapped", "gate": "keep"},
-}  # fmt: skip
+}
 
 
 def train(name: str) -> predictions.Predictions:
@@ -459,7 +662,9 @@ def test_what_was_generated_for_a_rejected_clip_does_not_matter(decided):
 
 def test_what_was_generated_for_a_kept_clip_matters(decided):
     before = train("validated").probabilities
-    chosen = next(row for row in decided.rows if row["split"] == "test" and decided.table.keep[row["clip_id"]])
+    chosen = next(
+        row for row in decided.rows if row["split"] == "test" and decided.table.keep[row["clip_id"]]
+    )
     chosen["made"] = chosen["made"] + 5
     write_made(decided.rows)
     after = train("validated")
@@ -482,11 +687,17 @@ def test_kept_only_leaves_rejected_clips_out_of_training_and_scoring(decided):
     decided.table["keep_published"] = decided.table.clip_id.map(kept)
     decided.table.to_parquet("data/filter.parquet", index=False)
     made = train("published")
-    answered = [row["clip_id"] for row in decided.rows if row["split"] in ("validation", "test") and kept[row["clip_id"]]]
+    answered = [
+        row["clip_id"]
+        for row in decided.rows
+        if row["split"] in ("validation", "test") and kept[row["clip_id"]]
+    ]
     assert set(made.clips.clip_id) == set(answered)
     metrics = json.loads(Path("metrics/classifier/published.json").read_text())
     for split in ("training", "validation", "test"):
-        assert metrics["clips"][split] == sum(kept[row["clip_id"]] for row in decided.rows if row["split"] == split)
+        assert metrics["clips"][split] == sum(
+            kept[row["clip_id"]] for row in decided.rows if row["split"] == split
+        )
     for row in decided.rows:
         if not kept[row["clip_id"]]:
             row["rgb"], row["made"] = row["rgb"] + 3, row["made"] + 3
@@ -501,11 +712,15 @@ def test_seed_s_hears_generator_s(decided):
         row["made"][1] += 5 * np.sin(np.arange(COMPONENTS))
     write_made(decided.rows)
     with scratch() as folder:
-        made = ActionData(folder, params.load("classifier", classifier.ClassifierParams).conditions["generated"])
+        made = ActionData(
+            folder, params.load("classifier", classifier.ClassifierParams).conditions["generated"]
+        )
         rows = made.rows("test")
         by_name = {row["clip_id"]: row["made"] for row in decided.rows}
         for seed in (0, 1, 2):  # more seeds than generators begin again
-            expected = np.stack([by_name[name][seed % 2] for name in made.clips.clip_id.to_numpy()[rows]])
+            expected = np.stack(
+                [by_name[name][seed % 2] for name in made.clips.clip_id.to_numpy()[rows]]
+            )
             assert np.allclose(made.sounds["generated"].read(rows, seed)[0], expected, atol=1e-2)
     after = train("generated").probabilities
     assert not np.array_equal(after[1], before[1])
@@ -523,7 +738,9 @@ def test_a_filter_that_rejects_everything_leaves_the_token(decided):
 
 def test_rejected_clips_are_read_as_without_audio(decided):
     with scratch() as folder:
-        made = ActionData(folder, params.load("classifier", classifier.ClassifierParams).conditions["validated"])
+        made = ActionData(
+            folder, params.load("classifier", classifier.ClassifierParams).conditions["validated"]
+        )
         rows = made.rows("training", "test")
         audio, heard = made.sounds["generated"].read(rows, 0)
         assert heard.tolist() == decided.table.keep[made.clips.clip_id.to_numpy()[rows]].tolist()
@@ -543,14 +760,28 @@ def decided_on_both(both):
 def test_mapped_rows_hear_architecture_2_and_the_others_architecture_1(decided_on_both):
     rows = ("generated", "validated", "mapped", "mapped_validated")
     before = {name: train(name).probabilities for name in rows}
-    for architecture, made, changed in (("validation", "made", rows[:2]), ("mapping", "mapped", rows[2:])):
-        write_made([row | {made: row[made] + 5 * np.sin(np.arange(COMPONENTS))} for row in decided_on_both.rows], architecture, made)
+    for architecture, made, changed in (
+        ("validation", "made", rows[:2]),
+        ("mapping", "mapped", rows[2:]),
+    ):
+        write_made(
+            [
+                row | {made: row[made] + 5 * np.sin(np.arange(COMPONENTS))}
+                for row in decided_on_both.rows
+            ],
+            architecture,
+            made,
+        )
         for name in rows:
-            assert np.array_equal(train(name).probabilities, before[name]) == (name not in changed), (architecture, name)
+            assert np.array_equal(train(name).probabilities, before[name]) == (
+                name not in changed
+            ), (architecture, name)
         write_made(decided_on_both.rows, architecture, made)
 
 
-def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_not_matter(decided_on_both):
+def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_not_matter(
+    decided_on_both,
+):
     before = {name: train(name).probabilities for name in ("mapped", "mapped_validated")}
     rejected = ~decided_on_both.tables["mapping"].keep
     assert (rejected != ~decided_on_both.tables["validation"].keep).any()
@@ -560,11 +791,17 @@ def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_n
     write_made(decided_on_both.rows, "mapping", "mapped")
     assert np.array_equal(train("mapped_validated").probabilities, before["mapped_validated"])
     assert not np.array_equal(train("mapped").probabilities, before["mapped"])
-    chosen = next(row for row in decided_on_both.rows if row["split"] == "test" and not rejected[row["clip_id"]])
+    chosen = next(
+        row
+        for row in decided_on_both.rows
+        if row["split"] == "test" and not rejected[row["clip_id"]]
+    )
     chosen["mapped"] = chosen["mapped"] + 5
     write_made(decided_on_both.rows, "mapping", "mapped")
     after = train("mapped_validated")
-    assert after.clips.clip_id[(after.probabilities != before["mapped_validated"]).any((0, 2))].tolist() == [chosen["clip_id"]]
+    assert after.clips.clip_id[
+        (after.probabilities != before["mapped_validated"]).any((0, 2))
+    ].tolist() == [chosen["clip_id"]]
 
 
 def test_each_gate_is_that_of_the_architecture_a_row_hears(decided_on_both):
@@ -574,5 +811,8 @@ def test_each_gate_is_that_of_the_architecture_a_row_hears(decided_on_both):
         table = pd.read_parquet(path)
         table.assign(keep=False).to_parquet(path, index=False)
         for name in before:
-            assert np.array_equal(train(name).probabilities, before[name]) == (name != silenced), (path, name)
+            assert np.array_equal(train(name).probabilities, before[name]) == (name != silenced), (
+                path,
+                name,
+            )
         table.to_parquet(path, index=False)

@@ -14,7 +14,9 @@ from tests.test_media import VARIABLE, broken_files
 
 
 def parameters(**changes) -> FramesParams:
-    return FramesParams(**{"fps": 6.0, "count": 18, "keep": "exact", "size_px": 256, "jpeg_quality": 95, **changes})
+    return FramesParams(
+        **{"fps": 6.0, "count": 18, "keep": "exact", "size_px": 256, "jpeg_quality": 95, **changes}
+    )
 
 
 def numbers(row: dict) -> list[int]:
@@ -24,7 +26,10 @@ def numbers(row: dict) -> list[int]:
 def expected_numbers(path, at_s) -> list[int]:
     """What is on screen at the given times, by the times that ffmpeg prints and the pictures that it decodes."""
     times_s, images = shown_frames(path)
-    return [read_number(images[max(i for i, t in enumerate(times_s) if t <= at + 1.2e-3)]) for at in at_s]
+    return [
+        read_number(images[max(i for i, t in enumerate(times_s) if t <= at + 1.2e-3)])
+        for at in at_s
+    ]
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -38,15 +43,33 @@ def test_three_seconds_are_exactly_18_samples_at_any_rate(tmp_path, rate):
 
 
 def test_variable_rate(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 54, "30", "-vf", VARIABLE, "-fps_mode", "vfr", "-enc_time_base", "1/90000",
-                       "-video_track_timescale", "90000")  # fmt: skip
+    path = write_video(
+        tmp_path / "a.mp4",
+        54,
+        "30",
+        "-vf",
+        VARIABLE,
+        "-fps_mode",
+        "vfr",
+        "-enc_time_base",
+        "1/90000",
+        "-video_track_timescale",
+        "90000",
+    )
     row = extract((str(path), parameters()))
-    assert numbers(row) == expected_numbers(path, np.arange(18) / 6) == [*range(0, 30, 5), *range(30, 54, 2)]
+    assert (
+        numbers(row)
+        == expected_numbers(path, np.arange(18) / 6)
+        == [*range(0, 30, 5), *range(30, 54, 2)]
+    )
 
 
 def test_two_cameras_in_one_file(tmp_path):
     """Segments of 50 and 10 fps, concatenated."""
-    fast, slow = write_video(tmp_path / "fast.ts", 75, "50"), write_video(tmp_path / "slow.ts", 15, "10")
+    fast, slow = (
+        write_video(tmp_path / "fast.ts", 75, "50"),
+        write_video(tmp_path / "slow.ts", 15, "10"),
+    )
     ffmpeg("-i", f"concat:{fast}|{slow}", "-c", "copy", tmp_path / "both.mkv")
     row = extract((str(tmp_path / "both.mkv"), parameters(keep="all", count=17)))
     assert row["status"] == "ok"
@@ -55,7 +78,11 @@ def test_two_cameras_in_one_file(tmp_path):
 
 def test_a_gap_of_a_day_makes_no_grid_of_a_day(tmp_path, monkeypatch):
     KINDS["a gap of a day that the header hides"][0](tmp_path / "gap.mp4")
-    monkeypatch.setattr(frames, "sample_times", lambda *_: pytest.fail("a grid of so many samples would fill the memory"))
+    monkeypatch.setattr(
+        frames,
+        "sample_times",
+        lambda *_: pytest.fail("a grid of so many samples would fill the memory"),
+    )
     row = extract((str(tmp_path / "gap.mp4"), parameters()))
     assert (row["status"], row["frame_count"]) == ("wrong_frame_count", 600_000)
 
@@ -63,9 +90,16 @@ def test_a_gap_of_a_day_makes_no_grid_of_a_day(tmp_path, monkeypatch):
 def test_exact_refuses_another_length_and_all_resamples_it(tmp_path):
     path = write_video(tmp_path / "a.mp4", 75, "30")
     row = extract((str(path), parameters()))
-    assert (row["status"], row["frame_count"]) == ("wrong_frame_count", 15) and "15 frames at 6 fps" in row["reason"]
+    assert (row["status"], row["frame_count"]) == (
+        "wrong_frame_count",
+        15,
+    ) and "15 frames at 6 fps" in row["reason"]
     row = extract((str(path), parameters(keep="all")))
-    assert row["status"] == "ok" and row["frame_count"] == 15 and row["duration_s"] == pytest.approx(2.5)
+    assert (
+        row["status"] == "ok"
+        and row["frame_count"] == 15
+        and row["duration_s"] == pytest.approx(2.5)
+    )
     assert numbers(row) == [int(k * 75 / 18 + 0.01) for k in range(18)]
     assert np.allclose(row["times_s"], np.arange(18) * 2.5 / 18)
 
@@ -78,21 +112,30 @@ def test_slow_video_repeats_frames(tmp_path):
 def test_late_and_edited_files_start_with_their_first_shown_frame(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", 120, "24", "-x264-params", "keyint=12")
     ffmpeg("-ss", "0.6", "-i", whole, "-t", "3", "-c", "copy", tmp_path / "cut.mp4")
-    ffmpeg("-i", tmp_path / "cut.mp4", "-c", "copy", "-output_ts_offset", "7", tmp_path / "late.mkv")
+    ffmpeg(
+        "-i", tmp_path / "cut.mp4", "-c", "copy", "-output_ts_offset", "7", tmp_path / "late.mkv"
+    )
     for name in ("cut.mp4", "late.mkv"):
         row = extract((str(tmp_path / name), parameters(keep="all")))
         assert numbers(row) == expected_numbers(tmp_path / name, row["times_s"])
-        assert numbers(row)[0] == (15 if name == "cut.mp4" else 8)  # the copy shows what the edit list hid
+        assert numbers(row)[0] == (
+            15 if name == "cut.mp4" else 8
+        )  # the copy shows what the edit list hid
 
 
-@pytest.mark.parametrize("fps, duration_s, n", [(6.0, 3.0, 18), (6.0, 2.5, 15), (8.0, 3.0, 24), (6.0, 3.003, 18), (6.0, 2.9, 17)])
+@pytest.mark.parametrize(
+    "fps, duration_s, n",
+    [(6.0, 3.0, 18), (6.0, 2.5, 15), (8.0, 3.0, 24), (6.0, 3.003, 18), (6.0, 2.9, 17)],
+)
 def test_grid(fps, duration_s, n):
     assert len(sample_times(duration_s, parameters(fps=fps))) == n
     assert len(sample_times(duration_s, parameters(fps=fps, keep="all"))) == 18
 
 
 def test_on_screen_is_the_last_frame_not_after():
-    assert on_screen(np.array([0.0, 0.1, 0.3]), np.array([0.0, 0.0999, 0.15, 0.2985, 0.2995, 9.0])).tolist() == [0, 1, 1, 1, 2, 2]
+    assert on_screen(
+        np.array([0.0, 0.1, 0.3]), np.array([0.0, 0.0999, 0.15, 0.2985, 0.2995, 9.0])
+    ).tolist() == [0, 1, 1, 1, 2, 2]
 
 
 def test_small_side_is_reduced_and_never_enlarged(tmp_path):
@@ -118,7 +161,9 @@ def test_the_stage_writes_what_it_says_and_goes_on_after_a_bad_file(workspace):
     (root / "training" / "waving+hands").mkdir(parents=True)
     (root / "validation" / "waving+hands").mkdir(parents=True)
     for folder, name in (("training", "-a_1"), ("training", "b_1"), ("validation", "c_1")):
-        write_video(root / folder / "waving+hands" / f"{name}.mp4", 72, "24", "-metadata", f"title={name}")
+        write_video(
+            root / folder / "waving+hands" / f"{name}.mp4", 72, "24", "-metadata", f"title={name}"
+        )
     (root / "training" / "waving+hands" / "d_1.mp4").write_bytes(b"")
     data = (root / "training" / "waving+hands" / "b_1.mp4").read_bytes()
     (root / "training" / "waving+hands" / "e_1.mp4").write_bytes(data[: data.index(b"mdat") + 900])
@@ -126,13 +171,21 @@ def test_the_stage_writes_what_it_says_and_goes_on_after_a_bad_file(workspace):
     clips.main(run.StageRun("clips", None, 1))
     frames.main(stage := run.StageRun("frames", None, 2))
     rows = list(shards.iter_rows(workspace.folder / "data/frames", ["jpegs", "times_s"]))
-    assert sorted(row["clip_id"] for row in rows) == ["waving+hands/-a_1", "waving+hands/b_1", "waving+hands/c_1"]
+    assert sorted(row["clip_id"] for row in rows) == [
+        "waving+hands/-a_1",
+        "waving+hands/b_1",
+        "waving+hands/c_1",
+    ]
     assert all(numbers(row) == list(range(0, 72, 4)) for row in rows)
     assert stage.log["computed"] == 3
     found = {row["clip_id"]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
-    assert found["waving+hands/d_1"]["status"] == found["waving+hands/e_1"]["status"] == "unreadable"
+    assert (
+        found["waving+hands/d_1"]["status"] == found["waving+hands/e_1"]["status"] == "unreadable"
+    )
     workspace.set(clips={"max_failed_fraction": 0.1})
-    with pytest.raises(UserError, match="2 of 5 clips failed in clips, more than clips.max_failed_fraction = 0.1"):
+    with pytest.raises(
+        UserError, match="2 of 5 clips failed in clips, more than clips.max_failed_fraction = 0.1"
+    ):
         clips.main(run.StageRun("clips", None, 1))
 
 
@@ -155,7 +208,9 @@ def test_odd_files_get_a_status(extra_media):
 
 
 # By CODE_VERSION: what `extract` gives for the files of `test_output_is_that_of_code_version`, rounded so that machines agree.
-GOLDEN = dict.fromkeys((2, 3), "5eb97ca02e0a12b2f9e2f18f45e607fc")  # 3: interlaced frames alone differ
+GOLDEN = dict.fromkeys(
+    (2, 3), "5eb97ca02e0a12b2f9e2f18f45e607fc"
+)  # 3: interlaced frames alone differ
 
 
 def test_output_is_that_of_code_version(tmp_path):
@@ -165,6 +220,19 @@ def test_output_is_that_of_code_version(tmp_path):
     for count, fps, keep in ((90, "30", "exact"), (50, "25", "all")):
         path = write_video(tmp_path / f"{fps}.mkv", count, fps, "-c:v", "ffv1", "-pix_fmt", "bgr0")
         row = extract((str(path), parameters(keep=keep, size_px=24)))
-        images = [np.rint(media.decode_jpeg(jpeg)[8:16, 2::4] / 64).astype(int).tolist() for jpeg in row["jpegs"]]
-        facts.append([row["status"], row["frame_count"], round(row["duration_s"], 2), np.round(row["times_s"], 3).tolist(), images])
-    assert digest(facts) == GOLDEN[frames.CODE_VERSION], "the output changed: raise CODE_VERSION and note the new digest here"
+        images = [
+            np.rint(media.decode_jpeg(jpeg)[8:16, 2::4] / 64).astype(int).tolist()
+            for jpeg in row["jpegs"]
+        ]
+        facts.append(
+            [
+                row["status"],
+                row["frame_count"],
+                round(row["duration_s"], 2),
+                np.round(row["times_s"], 3).tolist(),
+                images,
+            ]
+        )
+    assert digest(facts) == GOLDEN[frames.CODE_VERSION], (
+        "the output changed: raise CODE_VERSION and note the new digest here"
+    )

@@ -1,4 +1,5 @@
 """The feature stages with the published models' geometry (random weights, one layer): [18, 768] and [18, 128]; BLIP: test_captions.py."""
+
 from benchmarks import full_size
 from stages.common import shards
 from tests.closure import ROOT
@@ -6,7 +7,9 @@ from tests.conftest import write_clip_set
 
 
 def test_vit_base_and_ast_base_give_the_published_shapes(tmp_path, monkeypatch):
-    write_clip_set(tmp_path / "root", actions=("clapping",), training=10, validation=1)  # 8 x 18 steps exceed 128 components
+    write_clip_set(
+        tmp_path / "root", actions=("clapping",), training=10, validation=1
+    )  # 8 x 18 steps exceed 128 components
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(ROOT)

@@ -1,4 +1,5 @@
 """The generator: its loss, who learns from whom, its measures against other libraries, and memory that does not grow."""
+
 import json
 import os
 import shutil
@@ -36,17 +37,28 @@ RNG = np.random.default_rng(0)
 
 def test_loss_is_mse_plus_one_minus_cosine():
     made, real = RNG.normal(size=(2, 3, 4, 5)).astype(np.float32)
-    cosine = [made[i, t] @ real[i, t] / np.linalg.norm(made[i, t]) / np.linalg.norm(real[i, t]) for i in range(3) for t in range(4)]
+    cosine = [
+        made[i, t] @ real[i, t] / np.linalg.norm(made[i, t]) / np.linalg.norm(real[i, t])
+        for i in range(3)
+        for t in range(4)
+    ]
     expected = 0.5 * ((made - real) ** 2).mean() + 2.0 * (1 - np.mean(cosine))
-    assert generation_loss(torch.tensor(made), torch.tensor(real), 0.5, 2.0).item() == pytest.approx(expected, rel=1e-5)
-    assert generation_loss(torch.tensor(real), torch.tensor(real), 1.0, 1.0).item() == pytest.approx(0, abs=1e-6)
+    assert generation_loss(
+        torch.tensor(made), torch.tensor(real), 0.5, 2.0
+    ).item() == pytest.approx(expected, rel=1e-5)
+    assert generation_loss(
+        torch.tensor(real), torch.tensor(real), 1.0, 1.0
+    ).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_unscale_is_the_inverse_of_scale():
     model = AudioGenerator(6, 4, 5, 5, 0.0, True)
     model.set_scale("audio", torch.tensor([1.0, -2, 0, 5]), torch.tensor([0.5, 3, 1, 10]))
     audio = torch.randn(2, 3, 4)
-    assert torch.allclose(model.scale(audio)[0, 0], (audio[0, 0] - torch.tensor([1.0, -2, 0, 5])) / torch.tensor([0.5, 3, 1, 10]))
+    assert torch.allclose(
+        model.scale(audio)[0, 0],
+        (audio[0, 0] - torch.tensor([1.0, -2, 0, 5])) / torch.tensor([0.5, 3, 1, 10]),
+    )
     assert torch.allclose(model.unscale(model.scale(audio)), audio, atol=1e-5)
 
 
@@ -90,7 +102,10 @@ def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(feat
     fold = folds.of_clips(features.clips, 3)
     answered = []
     for number in range(3):
-        learned, asked = generator.training_rows(features, fold, number, "all"), generator.rows_of_fold(features, fold, number)
+        learned, asked = (
+            generator.training_rows(features, fold, number, "all"),
+            generator.rows_of_fold(features, fold, number),
+        )
         assert len(learned) and not set(sources[learned]) & set(sources[asked])
         answered += asked.tolist()
     assert sorted(answered) == features.rows("training").tolist()
@@ -100,11 +115,19 @@ def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(feat
 
 def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
     fold = folds.of_clips(features.clips, 3)
-    splits = {pool: features.clips.split.to_numpy()[generator.training_rows(features, fold, -1, pool)] for pool in ("all", "labelled")}
+    splits = {
+        pool: features.clips.split.to_numpy()[generator.training_rows(features, fold, -1, pool)]
+        for pool in ("all", "labelled")
+    }
     rows = synthetic.make()
-    audible = {split: sum(row["audible"] for row in rows if row["split"] == split) for split in ("training", "unlabelled")}
+    audible = {
+        split: sum(row["audible"] for row in rows if row["split"] == split)
+        for split in ("training", "unlabelled")
+    }
     assert {name: (splits["all"] == name).sum() for name in np.unique(splits["all"])} == audible
-    assert set(splits["labelled"]) == {"training"} and len(splits["labelled"]) == audible["training"]
+    assert (
+        set(splits["labelled"]) == {"training"} and len(splits["labelled"]) == audible["training"]
+    )
 
 
 @pytest.mark.parametrize("change", ["other sound", "silence"])
@@ -121,8 +144,18 @@ def test_a_clips_own_sound_changes_no_generated_feature_of_its_own(data, change)
     after = synthetic.generated()
     assert after.keys() == before.keys() and after[row["clip_id"]] == before[row["clip_id"]]
     labelled = [other for other in data.rows if other["action"]]
-    fold = dict(zip([r["clip_id"] for r in data.rows], folds.of_clips(pd.DataFrame(data.rows), 3), strict=True))
-    same = {r["clip_id"] for r in labelled if r["split"] == "training" and fold[r["clip_id"]] == fold[row["clip_id"]]}
+    fold = dict(
+        zip(
+            [r["clip_id"] for r in data.rows],
+            folds.of_clips(pd.DataFrame(data.rows), 3),
+            strict=True,
+        )
+    )
+    same = {
+        r["clip_id"]
+        for r in labelled
+        if r["split"] == "training" and fold[r["clip_id"]] == fold[row["clip_id"]]
+    }
     assert {name for name in before if before[name] == after[name]} == same
 
 
@@ -167,14 +200,27 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
     """Neither its parameters nor its conditions, which are not even there."""
     data.set(generator={"seeds": 1, "folds": 2, "lstm": {"epochs": 2}})
     synthetic.generate()
-    outputs = [Path("data/generated/validation"), Path("models/generator/validation"), Path("metrics/generator")]
+    outputs = [
+        Path("data/generated/validation"),
+        Path("models/generator/validation"),
+        Path("metrics/generator"),
+    ]
     before = {path: path.read_bytes() for folder in outputs for path in folder.rglob("*.*")}
     assert not Path("data/mapping").exists() and not Path("data/generated/mapping").exists()
-    data.set(generator={"mapping": {"noise": 3, "propagation": 0.5, "anchors": False, "condition": "none"}})
+    data.set(
+        generator={
+            "mapping": {"noise": 3, "propagation": 0.5, "anchors": False, "condition": "none"}
+        }
+    )
     synthetic.generate()
-    assert {path: path.read_bytes() for folder in outputs for path in folder.rglob("*.*")} == before and len(before) > 4
+    assert {
+        path: path.read_bytes() for folder in outputs for path in folder.rglob("*.*")
+    } == before and len(before) > 4
     data.set(generator={"mapping": {"condition": "always"}})
-    with pytest.raises(UserError, match="generator.mapping.condition = 'always': input should be 'mapped' or 'none'"):
+    with pytest.raises(
+        UserError,
+        match="generator.mapping.condition = 'always': input should be 'mapped' or 'none'",
+    ):
         synthetic.generate()
 
 
@@ -185,11 +231,18 @@ def test_every_labelled_clip_has_features_audible_or_not(data):
     synthetic.generate()
     labelled = [row for row in data.rows if row["action"]]
     found = shards.read_columns(Path("data/generated/validation"), ["features"])
-    assert set(found["clip_id"]) == {row["clip_id"] for row in labelled} and not all(row["audible"] for row in labelled)
-    assert found["features"].shape == (len(labelled), 2, STEPS, COMPONENTS) and found["features"].dtype == np.float16
+    assert set(found["clip_id"]) == {row["clip_id"] for row in labelled} and not all(
+        row["audible"] for row in labelled
+    )
+    assert (
+        found["features"].shape == (len(labelled), 2, STEPS, COMPONENTS)
+        and found["features"].dtype == np.float16
+    )
     assert np.isfinite(found["features"]).all()
     index = shards.read_index(Path("data/generated/validation")).to_pylist()
-    assert [row["clip_id"] for row in index] == found["clip_id"] and {row["status"] for row in index} == {"ok"}
+    assert [row["clip_id"] for row in index] == found["clip_id"] and {
+        row["status"] for row in index
+    } == {"ok"}
     assert not np.array_equal(found["features"][:, 0], found["features"][:, 1])  # seeds differ
 
 
@@ -198,7 +251,17 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, features, sca
     data.set(generator={"lstm": {"target_scale": scale, "bidirectional": False}})
     synthetic.generate()
     config = json.loads(Path("models/generator/validation/config.json").read_text())
-    sizes = (config[key] for key in ("video_width", "audio_width", "hidden", "projection", "dropout", "bidirectional"))
+    sizes = (
+        config[key]
+        for key in (
+            "video_width",
+            "audio_width",
+            "hidden",
+            "projection",
+            "dropout",
+            "bidirectional",
+        )
+    )
     model = AudioGenerator(*sizes)
     model.load_state_dict(load_file("models/generator/validation/seed-1.safetensors"))
     model.eval()
@@ -208,26 +271,44 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, features, sca
     found = shards.read_columns(Path("data/generated/validation"), ["features"], ["test"])
     assert found["clip_id"] == features.clips.clip_id[rows.numpy()].tolist()
     assert np.allclose(found["features"][:, 1], made, atol=5e-3)
-    learned = [row["audio"] for row in data.rows if row["split"] in ("training", "unlabelled") and row["audible"]]
+    learned = [
+        row["audio"]
+        for row in data.rows
+        if row["split"] in ("training", "unlabelled") and row["audible"]
+    ]
     spread = np.concatenate(learned).std(0)
-    assert np.allclose(model.audio_std, spread if scale == "dimension" else np.sqrt((spread**2).mean()), rtol=5e-3)
+    assert np.allclose(
+        model.audio_std, spread if scale == "dimension" else np.sqrt((spread**2).mean()), rtol=5e-3
+    )
     assert np.allclose(model.audio_mean, np.concatenate(learned).mean(0), atol=5e-3)
 
 
-def test_the_metrics_count_the_parameters_that_learn_and_hold_nothing_of_the_other_architecture(data):
+def test_the_metrics_count_the_parameters_that_learn_and_hold_nothing_of_the_other_architecture(
+    data,
+):
     metrics = synthetic.generate()
     config = json.loads(Path("models/generator/validation/config.json").read_text())
-    learned = AudioGenerator(2 * WIDTH, COMPONENTS, *(config[key] for key in ("hidden", "projection", "dropout", "bidirectional")))
+    learned = AudioGenerator(
+        2 * WIDTH,
+        COMPONENTS,
+        *(config[key] for key in ("hidden", "projection", "dropout", "bidirectional")),
+    )
     assert metrics["parameters"] == sum(parameter.numel() for parameter in learned.parameters())
     own = MappingNetwork.model_fields.keys()
-    assert not own & config.keys() and not {"attention_entropy", "temperature", "injection", "spread_over_noise"} & metrics.keys()
+    assert (
+        not own & config.keys()
+        and not {"attention_entropy", "temperature", "injection", "spread_over_noise"}
+        & metrics.keys()
+    )
 
 
 def test_curves_stand_for_every_seed_and_fold(data):
     synthetic.generate()
     curves = pd.read_csv("metrics/plots/generator/validation.csv")
     assert list(curves) == ["seed", "fold", "epoch", "training_loss", "validation_loss"]
-    assert {tuple(pair) for pair in curves[["seed", "fold"]].to_numpy()} == {(seed, fold) for seed in (0, 1) for fold in (-1, 0, 1, 2)}
+    assert {tuple(pair) for pair in curves[["seed", "fold"]].to_numpy()} == {
+        (seed, fold) for seed in (0, 1) for fold in (-1, 0, 1, 2)
+    }
 
 
 def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
@@ -242,7 +323,9 @@ def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
             monkeypatch.setenv("ITEM_STORE", str(data.folder / "items"))
         synthetic.generate(workers)
         folders = ("data/generated", "models/generator", "metrics")
-        outputs.append({path: path.read_bytes() for folder in folders for path in Path(folder).rglob("*.*")})
+        outputs.append(
+            {path: path.read_bytes() for folder in folders for path in Path(folder).rglob("*.*")}
+        )
     assert outputs[0] == outputs[1] and len(outputs[0]) > 8
 
 
@@ -250,7 +333,9 @@ def test_without_sound_it_is_a_sentence(data):
     for row in data.rows:
         row["audible"] = row["split"] != "validation"
     synthetic.write(data.rows)
-    with pytest.raises(UserError, match="needs audible training and validation clips; metrics/audio.json says"):
+    with pytest.raises(
+        UserError, match="needs audible training and validation clips; metrics/audio.json says"
+    ):
         synthetic.generate()
 
 
@@ -268,13 +353,20 @@ def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch
     assert metrics["ridge_penalty"] in generation_measures.RIDGE[:2]
     for split in ("test", "out_of_fold"):
         cosine = {name: row["centred_cosine"]["mean"] for name, row in metrics[split].items()}
-        assert cosine["ridge"] > 0.98 and cosine["generated"] > 0.8 > cosine["true_action_mean"] > cosine["training_mean"]
+        assert (
+            cosine["ridge"] > 0.98
+            and cosine["generated"] > 0.8 > cosine["true_action_mean"] > cosine["training_mean"]
+        )
         made, ridge = metrics[split]["generated"], metrics[split]["ridge"]
         assert made["relative_mse"] < 0.4 and ridge["relative_mse"] < 0.05
         assert made["time_correlation"] > 0.6 and ridge["time_correlation"] > 0.97
         assert made["own_minus_same_action"] > 0.3 and 0.5 < made["variance_ratio"] < 1.3
-        assert metrics[split]["true_action_mean"]["own_minus_same_action"] == pytest.approx(0, abs=0.06)
-        assert metrics[split]["training_mean"]["variance_ratio"] < 0.02  # out of fold each fold has its own
+        assert metrics[split]["true_action_mean"]["own_minus_same_action"] == pytest.approx(
+            0, abs=0.06
+        )
+        assert (
+            metrics[split]["training_mean"]["variance_ratio"] < 0.02
+        )  # out of fold each fold has its own
         assert 0 < made["spread_over_seeds"] < 0.6
     test = metrics["test"]
     assert test["untrained"]["centred_cosine"]["mean"] < 0.5
@@ -282,39 +374,67 @@ def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch
     assert shuffled["time_correlation"] < generated["time_correlation"] - 0.05
     assert shuffled["centred_cosine"]["mean"] < generated["centred_cosine"]["mean"] - 0.05
     audible = sum(row["audible"] for row in rows if row["split"] == "test")
-    assert test["generated"]["centred_cosine"]["n"] == test["ridge"]["centred_cosine"]["n"] == audible
+    assert (
+        test["generated"]["centred_cosine"]["n"] == test["ridge"]["centred_cosine"]["n"] == audible
+    )
     own = metrics["own_training_clips"]["generated"]["centred_cosine"]["mean"]
-    assert own > metrics["out_of_fold"]["generated"]["centred_cosine"]["mean"]  # why features are made out of fold
+    assert (
+        own > metrics["out_of_fold"]["generated"]["centred_cosine"]["mean"]
+    )  # why features are made out of fold
 
 
 def test_measures_against_brute_force():
-    made, real, actions = RNG.normal(size=(12, 4, 5)), RNG.normal(size=(12, 4, 5)), np.array(list("aaaabbbbbccd"))
+    made, real, actions = (
+        RNG.normal(size=(12, 4, 5)),
+        RNG.normal(size=(12, 4, 5)),
+        np.array(list("aaaabbbbbccd")),
+    )
     offset = RNG.normal(size=5)
     found = generation_measures.against_real(made, real, actions, offset)
-    per_step = np.array([[cosine_similarity(made[i, t][None], real[i, t][None])[0, 0] for t in range(4)] for i in range(12)])
+    per_step = np.array(
+        [
+            [cosine_similarity(made[i, t][None], real[i, t][None])[0, 0] for t in range(4)]
+            for i in range(12)
+        ]
+    )
     assert np.allclose(found["centred_cosine"], per_step.mean(1))
-    shifted = [cosine_similarity(made[i] + offset, real[i] + offset).diagonal().mean() for i in range(12)]
+    shifted = [
+        cosine_similarity(made[i] + offset, real[i] + offset).diagonal().mean() for i in range(12)
+    ]
     assert np.allclose(found["cosine"], shifted)
-    assert found["relative_mse"] == pytest.approx(np.square(made - real).sum() / np.square(real).sum())
+    assert found["relative_mse"] == pytest.approx(
+        np.square(made - real).sum() / np.square(real).sum()
+    )
     flat = made.reshape(12, -1), real.reshape(12, -1)
-    assert found["variance_ratio"] == pytest.approx(np.trace(np.cov(flat[0].T)) / np.trace(np.cov(flat[1].T)))
+    assert found["variance_ratio"] == pytest.approx(
+        np.trace(np.cov(flat[0].T)) / np.trace(np.cov(flat[1].T))
+    )
     gaps = []
     for i in range(12):
         others = [j for j in range(12) if j != i and actions[j] == actions[i]]
         if others:
-            gaps.append(cosine_similarity(flat[0][[i]], flat[1][[i]])[0, 0] - cosine_similarity(flat[0][[i]], flat[1][others]).mean())
+            gaps.append(
+                cosine_similarity(flat[0][[i]], flat[1][[i]])[0, 0]
+                - cosine_similarity(flat[0][[i]], flat[1][others]).mean()
+            )
     assert len(gaps) == 11 and found["own_minus_same_action"] == pytest.approx(np.mean(gaps))
     within = [values - values.mean(1, keepdims=True) for values in (made, real)]
-    assert found["time_correlation"] == pytest.approx(np.corrcoef(within[0].ravel(), within[1].ravel())[0, 1])
+    assert found["time_correlation"] == pytest.approx(
+        np.corrcoef(within[0].ravel(), within[1].ravel())[0, 1]
+    )
 
 
 def test_a_constant_answer_has_no_variance_no_correlation_and_says_the_class():
     real = RNG.normal(size=(6, 4, 5))
-    found = generation_measures.against_real(np.ones((6, 4, 5)), real, np.array(list("aaabbb")), np.zeros(5))
+    found = generation_measures.against_real(
+        np.ones((6, 4, 5)), real, np.array(list("aaabbb")), np.zeros(5)
+    )
     assert (found["variance_ratio"], found["time_correlation"]) == (0, 0)
     assert found["own_minus_same_action"] == pytest.approx(0, abs=1e-12)
     perfect = generation_measures.against_real(real, real, np.array(list("aaabbb")), np.zeros(5))
-    assert (perfect["relative_mse"], perfect["variance_ratio"]) == (0, 1) and perfect["time_correlation"] == pytest.approx(1)
+    assert (perfect["relative_mse"], perfect["variance_ratio"]) == (0, 1) and perfect[
+        "time_correlation"
+    ] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("out_of_fold", [False, True])
@@ -326,33 +446,59 @@ def test_baselines_against_scikit_learn(data, features, out_of_fold, pool):
     baselines = Baselines(features, fold, predicted, pool)
     rows = generation_measures.measured(features, "training" if out_of_fold else "test")
     made = baselines.answers(rows, out_of_fold)
-    sound = {i: features.sound(torch.tensor([i]))[0][0].numpy() for i in range(len(clips)) if features.audio_row[i] >= 0}
+    sound = {
+        i: features.sound(torch.tensor([i]))[0][0].numpy()
+        for i in range(len(clips))
+        if features.audio_row[i] >= 0
+    }
     splits = ("training", "unlabelled") if pool == "all" else ("training",)
     pool_rows = [i for i in sound if clips.split[i] in splits]
     mean, std = video[pool_rows].mean((0, 1)), video[pool_rows].std((0, 1))
     x = (video - mean) / std
-    inputs = np.concatenate([x, np.repeat(x.mean(1, keepdims=True), STEPS, 1), np.ones((*x.shape[:2], 1))], axis=2)
+    inputs = np.concatenate(
+        [x, np.repeat(x.mean(1, keepdims=True), STEPS, 1), np.ones((*x.shape[:2], 1))], axis=2
+    )
     for position, row in enumerate(rows.tolist()):
         learned = [i for i in pool_rows if not out_of_fold or fold[i] != fold[row]]
         targets = np.stack([sound[i] for i in learned])
         labelled = [i for i in learned if clips.split[i] == "training"]
         ridge = Ridge(baselines.penalty, fit_intercept=False)
         ridge.fit(inputs[learned].reshape(-1, inputs.shape[2]), targets.reshape(-1, COMPONENTS))
-        nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(x[learned].mean(1)).kneighbors(x[[row]].mean(1))[1][0, 0]
-        expected = {"training_mean": targets.mean(0), "ridge": ridge.predict(inputs[row]), "nearest_neighbour": sound[learned[nearest]]}
-        for name, action in (("predicted_action_mean", predicted[row]), ("true_action_mean", clips.action[row])):
-            expected[name] = np.mean([sound[i] for i in labelled if clips.action[i] == action], axis=0)
+        nearest = (
+            NearestNeighbors(n_neighbors=1, metric="cosine")
+            .fit(x[learned].mean(1))
+            .kneighbors(x[[row]].mean(1))[1][0, 0]
+        )
+        expected = {
+            "training_mean": targets.mean(0),
+            "ridge": ridge.predict(inputs[row]),
+            "nearest_neighbour": sound[learned[nearest]],
+        }
+        for name, action in (
+            ("predicted_action_mean", predicted[row]),
+            ("true_action_mean", clips.action[row]),
+        ):
+            expected[name] = np.mean(
+                [sound[i] for i in labelled if clips.action[i] == action], axis=0
+            )
         assert expected.keys() == made.keys()
         for name, value in expected.items():
             assert np.allclose(made[name][position], value, atol=2e-3), name
 
 
 def test_the_penalty_is_the_best_on_validation(data, features):
-    baselines = Baselines(features, folds.of_clips(features.clips, 3), np.array([None] * len(features.clips)), "all")
+    baselines = Baselines(
+        features, folds.of_clips(features.clips, 3), np.array([None] * len(features.clips)), "all"
+    )
     rows = generation_measures.measured(features, "validation")
     real = features.sound(rows)[0].numpy()
-    errors = {p: np.square(baselines._ridge(generation_measures.WHOLE, rows, p) - real).mean() for p in generation_measures.RIDGE}
-    assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(errors)
+    errors = {
+        p: np.square(baselines._ridge(generation_measures.WHOLE, rows, p) - real).mean()
+        for p in generation_measures.RIDGE
+    }
+    assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(
+        errors
+    )
 
 
 def test_large_splits_are_measured_on_a_draw_that_is_fixed(features, monkeypatch):
@@ -367,7 +513,9 @@ def test_large_splits_are_measured_on_a_draw_that_is_fixed(features, monkeypatch
 def test_predicted_actions_are_the_consensus_and_none_for_unlabelled_clips(features, data):
     predicted = generation_measures.predicted_actions(features)
     unlabelled = (features.clips.split == "unlabelled").to_numpy()
-    assert all(value is None for value in predicted[unlabelled]) and set(predicted[~unlabelled]) <= set(ACTIONS)
+    assert all(value is None for value in predicted[unlabelled]) and set(
+        predicted[~unlabelled]
+    ) <= set(ACTIONS)
 
 
 # Memory
@@ -404,18 +552,31 @@ for folder in sys.argv[1:]:
         classifier.train_one(classifier.Training(data, condition, rows, 0, learned, targets, data.rows("validation", "test"), "x", []))
     print(memory("VmHWM") - start)
 """
-WIDTHS = {"data/video_features/rgb": 256, "data/video_features/flow": 256, "data/audio_features": 64}
+WIDTHS = {
+    "data/video_features/rgb": 256,
+    "data/video_features/flow": 256,
+    "data/audio_features": 64,
+}
 
 
 def write_many(folder: Path, clips: int) -> None:
     """Constant features of so many clips, a quarter in each split."""
+
     def rows(width: int):
         features = np.ones((18, width), np.float16)
         for split in ("test", "training", "unlabelled", "validation"):
             for i in range(clips // 4):
                 action = None if split == "unlabelled" else ACTIONS[i * 12 // clips]
-                yield {"clip_id": f"set/{split}-{i}", "split": split, "action": action, "source_id": f"{split}-{i}",
-                       "item_key": None, "status": "ok", "reason": "", "features": features}  # fmt: skip
+                yield {
+                    "clip_id": f"set/{split}-{i}",
+                    "split": split,
+                    "action": action,
+                    "source_id": f"{split}-{i}",
+                    "item_key": None,
+                    "status": "ok",
+                    "reason": "",
+                    "features": features,
+                }
 
     for path, width in WIDTHS.items():
         schema = pa.schema([("features", shards.tensor(pa.float16(), 18, width))])
@@ -430,20 +591,42 @@ def test_ten_times_as_many_clips_take_no_more_memory(workspace):
         write_many(workspace.folder / name, clips)
         shutil.copy("params.yaml", name)
     folders = [str(workspace.folder / name) for name in ("first", "one", "ten")]
-    give_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # what is freed
-    environment = {**os.environ, **give_back, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", MEASURE, *folders], env=environment, capture_output=True, text=True)
+    give_back = {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }  # what is freed
+    environment = {
+        **os.environ,
+        **give_back,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *folders], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     _, one, ten = map(float, done.stdout.split())
     size = 10_240 * 18 * sum(WIDTHS.values()) * 4 / 2**20
-    print(f"peak growth {one:.1f} MiB at 1,024 clips, {ten:.1f} MiB at 10,240, whose features take {size:.0f} MiB as floats")
+    print(
+        f"peak growth {one:.1f} MiB at 1,024 clips, {ten:.1f} MiB at 10,240, whose features take {size:.0f} MiB as floats"
+    )
     assert ten < 1.5 * one and ten < size / 3
 
 
 def test_the_shuffled_control_learns_from_other_clips_and_knows_no_more_than_the_mean(data):
     """`data`'s sound is a linear function of what is seen: paired it is learned, shuffled it is not."""
     data.set(generator={"lstm": {"epochs": 30, "patience": 30}})
-    paired, shuffled = (synthetic.generate(architecture=name)["test"] for name in ("validation", "shuffled"))
-    assert paired["generated"]["centred_cosine"]["mean"] > shuffled["generated"]["centred_cosine"]["mean"] + 0.2
-    assert shuffled["generated"]["centred_cosine"]["mean"] < shuffled["training_mean"]["centred_cosine"]["mean"] + 0.2
+    paired, shuffled = (
+        synthetic.generate(architecture=name)["test"] for name in ("validation", "shuffled")
+    )
+    assert (
+        paired["generated"]["centred_cosine"]["mean"]
+        > shuffled["generated"]["centred_cosine"]["mean"] + 0.2
+    )
+    assert (
+        shuffled["generated"]["centred_cosine"]["mean"]
+        < shuffled["training_mean"]["centred_cosine"]["mean"] + 0.2
+    )
     assert shuffled["ridge"] == paired["ridge"]  # baselines see true pairs

@@ -1,4 +1,5 @@
 """A root that grows: new clips alone are computed, and the outputs are those of a run from scratch."""
+
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,14 @@ from tests.closure import ROOT
 from tests.conftest import Workspace, in_process, write_clip_set
 
 STAGES = (
-    (clips, ""), (frames, ""), (optical_flow, ""), (audio, ""), (video_features, "rgb"), (video_features, "flow"), (audio_features, ""),
-)  # fmt: skip
+    (clips, ""),
+    (frames, ""),
+    (optical_flow, ""),
+    (audio, ""),
+    (video_features, "rgb"),
+    (video_features, "flow"),
+    (audio_features, ""),
+)
 
 
 @pytest.fixture
@@ -18,16 +25,22 @@ def root(workspace, monkeypatch) -> Path:
     """A folder of clips that params.yaml names."""
     for module, _ in STAGES:
         monkeypatch.setattr(module, "map_items", in_process)
-    monkeypatch.setattr(media, "decoding_process", lambda: None)  # its limit of memory would be this process's for good
+    monkeypatch.setattr(
+        media, "decoding_process", lambda: None
+    )  # its limit of memory would be this process's for good
     write_clip_set(workspace.folder / "root", training=8, validation=4)
     tiny = ROOT / "models/tiny"
     workspace.set(
-        clips={"root": "root"}, video_features={"model": str(tiny / "vit")}, audio_features={"model": str(tiny / "ast"), "components": 16}
+        clips={"root": "root"},
+        video_features={"model": str(tiny / "vit")},
+        audio_features={"model": str(tiny / "ast"), "components": 16},
     )
     return workspace.folder / "root"
 
 
-def run_all(monkeypatch: pytest.MonkeyPatch, store: str) -> tuple[dict[str, int], dict[Path, bytes]]:
+def run_all(
+    monkeypatch: pytest.MonkeyPatch, store: str
+) -> tuple[dict[str, int], dict[Path, bytes]]:
     """The stages that work clip by clip: how many items each computed, and what they wrote."""
     monkeypatch.setenv("ITEM_STORE", str(Path(store).absolute()))
     computed = {}
@@ -38,8 +51,13 @@ def run_all(monkeypatch: pytest.MonkeyPatch, store: str) -> tuple[dict[str, int]
     return computed, {path: path.read_bytes() for path in Path("data").rglob("*.parquet")}
 
 
-def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(root, workspace: Workspace, monkeypatch):
-    added = {path: workspace.folder / path.name for path in sorted((root / "training").rglob("*.mp4"))[::3][:5]}
+def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(
+    root, workspace: Workspace, monkeypatch
+):
+    added = {
+        path: workspace.folder / path.name
+        for path in sorted((root / "training").rglob("*.mp4"))[::3][:5]
+    }
     for path, aside in added.items():
         path.rename(aside)
     run_all(monkeypatch, "grown")
@@ -49,6 +67,8 @@ def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(root, wo
     audible = {row["clip_id"] for row in shards.ok_rows(Path("data/audio"))}
     new = {f"{path.parent.name}/{path.stem}" for path in added}
     assert len(new & audible) > 0
-    assert computed == {name: 5 for name in computed if name != "audio_features"} | {"audio_features": len(new & audible)}
+    assert computed == {name: 5 for name in computed if name != "audio_features"} | {
+        "audio_features": len(new & audible)
+    }
     everything, scratch = run_all(monkeypatch, "scratch")
     assert everything["frames"] == 24 and len(grown) > len(STAGES) and scratch == grown

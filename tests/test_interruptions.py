@@ -47,7 +47,11 @@ def small(folder: Path, clip_set: Path) -> Repository:
 
 
 def outputs(repository: Repository) -> dict[str, bytes]:
-    return {path: data for path, data in repository.files().items() if path.startswith(("data/", "metrics/")) and "sample" not in path}
+    return {
+        path: data
+        for path, data in repository.files().items()
+        if path.startswith(("data/", "metrics/")) and "sample" not in path
+    }
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +71,29 @@ def wait_for(condition: Callable[[], object], seconds: float = 30):
     raise AssertionError("it did not happen")
 
 
-def running(repository: Repository, dvc: subprocess.Popen, stage: str, victim: str) -> psutil.Process | None:
+def running(
+    repository: Repository, dvc: subprocess.Popen, stage: str, victim: str
+) -> psutil.Process | None:
     """The victim, once that stage runs and has workers."""
     found = candidates(repository, dvc)
-    return found.get(victim) if "worker" in found and "stage" in found and stage_of(found["stage"]).startswith(stage) else None
+    return (
+        found.get(victim)
+        if "worker" in found and "stage" in found and stage_of(found["stage"]).startswith(stage)
+        else None
+    )
 
 
 def test_three_kills_change_no_byte_and_leave_no_process(tmp_path, clip_set, undisturbed):
     repository = small(tmp_path, clip_set)
     for stage, victim in (("frames", "stage"), ("audio", "dvc"), ("optical_flow", "worker")):
         dvc = repository.start("dvc", "repro")
-        wait_for(lambda dvc=dvc, stage=stage, victim=victim: running(repository, dvc, stage, victim)).send_signal(signal.SIGKILL)
+        wait_for(
+            lambda dvc=dvc, stage=stage, victim=victim: running(repository, dvc, stage, victim)
+        ).send_signal(signal.SIGKILL)
         assert (dvc.wait(60) == 0) == (victim == "worker")
-        wait_for(lambda: not processes(repository))  # the stage that a killed dvc leaves behind ends by itself
+        wait_for(
+            lambda: not processes(repository)
+        )  # the stage that a killed dvc leaves behind ends by itself
     repository.run("dvc", "repro")
     assert outputs(repository) == outputs(undisturbed)
     assert not list((repository.folder / "data").rglob("*.tmp"))
@@ -88,15 +102,23 @@ def test_three_kills_change_no_byte_and_leave_no_process(tmp_path, clip_set, und
 def test_dvcs_own_lock_that_a_kill_cut_off_is_deleted_by_hand(undisturbed):
     (undisturbed.folder / ".dvc/tmp/rwlock").write_text("")
     text = undisturbed.run("dvc", "repro", fails=True)
-    assert "Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted" in text and "Traceback" not in text
+    assert (
+        "Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted" in text
+        and "Traceback" not in text
+    )
     assert mended(undisturbed) and not mended(undisturbed)
     assert undisturbed.stages_run(undisturbed.run("dvc", "repro")) == ["clips"]
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(tmp_path, clip_set, undisturbed):
     repository = small(tmp_path, clip_set)
-    start = lambda: subprocess.Popen(  # noqa: E731
-        ["dvc", "repro"], cwd=tmp_path, env=repository.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    start = lambda: subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=tmp_path,
+        env=repository.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     runs = [start(), start()]
     texts = [run.communicate(timeout=120)[0] for run in runs]
@@ -117,15 +139,24 @@ def test_ctrl_c_ends_soon_with_a_sentence_and_without_orphans(tmp_path, clip_set
     repository = small(tmp_path, clip_set)
     repository.run(*stage_command("clips"))
     process = subprocess.Popen(
-        stage_command("frames"), cwd=tmp_path, env=repository.environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stage_command("frames"),
+        cwd=tmp_path,
+        env=repository.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=hear_ctrl_c,
-    )  # fmt: skip
+    )
     wait_for(lambda: "worker" in candidates(repository, process))
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, text = process.communicate(timeout=20)
     assert time.monotonic() - start < 5 and process.returncode == 1
-    assert "frames: interrupted; finished items are stored: the same command goes on from there" in text and "Traceback" not in text
+    assert (
+        "frames: interrupted; finished items are stored: the same command goes on from there"
+        in text
+        and "Traceback" not in text
+    )
     wait_for(lambda: not processes(repository), 5)
 
 
@@ -151,16 +182,25 @@ def mounted(folder: Path, size: str) -> bool:
     return os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def failing(repository: Repository, stage: str, preparation: Callable[[], None] | None = None) -> str:
+def failing(
+    repository: Repository, stage: str, preparation: Callable[[], None] | None = None
+) -> str:
     done = subprocess.run(
-        stage_command(stage), cwd=repository.folder, env=repository.environment, capture_output=True, text=True, preexec_fn=preparation
+        stage_command(stage),
+        cwd=repository.folder,
+        env=repository.environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=preparation,
     )
     assert done.returncode == 1, done.stderr
     return done.stderr
 
 
 @pytest.mark.parametrize("place", ["data", ".items"])
-def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(tmp_path, clip_set, undisturbed, place):
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(
+    tmp_path, clip_set, undisturbed, place
+):
     repository = small(tmp_path, clip_set)
     repository.run(*stage_command("clips"))
     full = tmp_path / place
@@ -175,20 +215,28 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_when_there_is_room(tmp_pa
             document["clips"]["links"] = "all"
             (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
         text = failing(repository, "frames")
-        assert "frames: error: no space left (" in text and SENTENCE in text and "Traceback" not in text
+        assert (
+            "frames: error: no space left (" in text
+            and SENTENCE in text
+            and "Traceback" not in text
+        )
         assert place == ".items" or not (full / "frames").exists()
     finally:
         subprocess.run(["umount", full], check=True)
         full.rmdir()
     moved.rename(full)
     repository.run(*stage_command("frames"))
-    assert (tmp_path / "data/frames" / shards.INDEX).read_bytes() == (undisturbed.folder / "data/frames" / shards.INDEX).read_bytes()
+    assert (tmp_path / "data/frames" / shards.INDEX).read_bytes() == (
+        undisturbed.folder / "data/frames" / shards.INDEX
+    ).read_bytes()
 
 
 def test_a_limit_on_files_is_the_same_sentence(tmp_path, clip_set):
     repository = small(tmp_path, clip_set)
     repository.run(*stage_command("clips"))
-    text = failing(repository, "frames", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)))
+    text = failing(
+        repository, "frames", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    )
     assert "frames: error: " in text and SENTENCE in text and "Traceback" not in text
 
 
@@ -198,7 +246,10 @@ def test_a_read_only_output_is_a_sentence(tmp_path, clip_set):
     (tmp_path / "data").chmod(0o555)
     text = failing(repository, "frames", drop_overrides)
     (tmp_path / "data").chmod(0o755)
-    assert "frames: error: it may not be written (data/.frames.tmp): see to its permissions" in text and SENTENCE in text
+    assert (
+        "frames: error: it may not be written (data/.frames.tmp): see to its permissions" in text
+        and SENTENCE in text
+    )
 
 
 def test_earlier_results_come_back_after_a_failure(tmp_path, clip_set, undisturbed):
@@ -206,7 +257,9 @@ def test_earlier_results_come_back_after_a_failure(tmp_path, clip_set, undisturb
     repository.environment["ITEM_STORE"] = undisturbed.environment["ITEM_STORE"]
     repository.run("dvc", "repro")
     repository.run("git", "add", "-A")
-    repository.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "results")
+    repository.run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "results"
+    )
     before = outputs(repository)
     document = yaml.safe_load((tmp_path / "params.yaml").read_text())
     document["frames"]["fps"] = -6.0
@@ -239,12 +292,19 @@ def test_a_damaged_shard_is_made_anew_or_told(tmp_path, clip_set, undisturbed):
     repository.run("dvc", "repro")
     shard = next((tmp_path / "data/frames").rglob("part-*.parquet"))
     flip(shard, 0.4, keep_times=False)
-    assert "Stage 'frames' is cached - skipping run, checking out outputs" in repository.run("dvc", "repro")
+    assert "Stage 'frames' is cached - skipping run, checking out outputs" in repository.run(
+        "dvc", "repro"
+    )
     assert outputs(repository) == outputs(undisturbed)
     flip(shard, 0.4, keep_times=True)
-    repository.environment["ITEM_STORE"] = str(tmp_path / "empty")  # so that optical flow has to read
+    repository.environment["ITEM_STORE"] = str(
+        tmp_path / "empty"
+    )  # so that optical flow has to read
     text = failing(repository, "optical_flow")
-    assert "is damaged" in text and "delete data/frames; `dvc repro` then brings it back or makes it anew" in text
+    assert (
+        "is damaged" in text
+        and "delete data/frames; `dvc repro` then brings it back or makes it anew" in text
+    )
     shutil.rmtree(tmp_path / "data/frames")
     repository.run("dvc", "repro")
     assert outputs(repository) == outputs(undisturbed)
@@ -257,10 +317,19 @@ def test_a_damaged_item_store_is_told_and_computed_anew(tmp_path, clip_set, undi
     shutil.rmtree(tmp_path / "data/frames")
     store.write_bytes(b"no database" * 1000)
     text = repository.run(*stage_command("frames"))
-    assert "was damaged (file is not a database) and is set aside as" in text and "its items are computed anew" in text
+    assert (
+        "was damaged (file is not a database) and is set aside as" in text
+        and "its items are computed anew" in text
+    )
     assert repository.log("frames")["computed"] == 32
     flip(store, 0.5, keep_times=False)
-    ends = subprocess.run(stage_command("frames"), cwd=tmp_path, env=repository.environment, capture_output=True, text=True)
+    ends = subprocess.run(
+        stage_command("frames"),
+        cwd=tmp_path,
+        env=repository.environment,
+        capture_output=True,
+        text=True,
+    )
     assert "Traceback" not in ends.stderr and ("damaged" in ends.stderr)
     repository.run(*stage_command("frames"))
     assert outputs(repository) == outputs(undisturbed)
@@ -270,12 +339,18 @@ def test_any_flipped_byte_of_a_shard_is_told_or_does_no_harm(tmp_path):
     rows = [full_row(f"a/s_{i:02d}", "training") for i in range(20)]
     shards.write(tmp_path / "out", SCHEMA, rows, rows, "v")
     (shard,) = (tmp_path / "out").rglob("part-*.parquet")
-    good, whole = shard.read_bytes(), repr(list(shards.iter_rows(tmp_path / "out", ["features", "jpegs", "level"])))
+    good, whole = (
+        shard.read_bytes(),
+        repr(list(shards.iter_rows(tmp_path / "out", ["features", "jpegs", "level"]))),
+    )
     draw, told = random.Random(0), 0
     for _ in range(300):
         flip(shard, draw.random(), keep_times=True)
         try:
-            assert repr(list(shards.iter_rows(tmp_path / "out", ["features", "jpegs", "level"]))) == whole
+            assert (
+                repr(list(shards.iter_rows(tmp_path / "out", ["features", "jpegs", "level"])))
+                == whole
+            )
         except UserError as error:
             assert "is damaged" in str(error)
             told += 1

@@ -15,12 +15,24 @@ from stages.common.item_store import BATCH, ItemStore, digest
 from stages.common.parallel import Failure
 from tests.test_shards import index_row
 
-SCHEMA = pa.schema([("values", shards.tensor(pa.float32(), 2)), ("blob", pa.binary()), ("status", pa.string()), ("reason", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("values", shards.tensor(pa.float32(), 2)),
+        ("blob", pa.binary()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
 
 
 def compute(payloads):
     for payload in payloads:
-        yield {"values": np.full(2, payload, np.float32), "blob": bytes([payload % 256]), "status": "ok", "reason": ""}
+        yield {
+            "values": np.full(2, payload, np.float32),
+            "blob": bytes([payload % 256]),
+            "status": "ok",
+            "reason": "",
+        }
 
 
 def fill(version: str = "v1", count: int = 10, function=compute) -> tuple[list, dict]:
@@ -46,7 +58,11 @@ def test_only_what_is_missing_is_computed():
     assert fill(count=10)[0] == []
     with ItemStore("stage", "v1", SCHEMA) as store:
         row = store.get("key 9")
-        assert row["values"].tolist() == [9, 9] and row["values"].dtype == np.float32 and row["blob"] == b"\t"
+        assert (
+            row["values"].tolist() == [9, 9]
+            and row["values"].dtype == np.float32
+            and row["blob"] == b"\t"
+        )
         assert store.get("key 10") is None
 
 
@@ -59,12 +75,16 @@ def test_parameters_there_and_back_compute_nothing_the_second_time():
 def test_digest_tells_types_and_order_apart():
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     assert len({digest(1), digest(1.0), digest("1"), digest([1]), digest(None), digest(1, 1)}) == 6
-    assert digest("frames", 1) == "9e66e7f515dbef975714f3a4f58e910b"  # another one would make every stored item unknown
+    assert (
+        digest("frames", 1) == "9e66e7f515dbef975714f3a4f58e910b"
+    )  # another one would make every stored item unknown
 
 
 def damage(path, key: str, column: str) -> None:
     with sqlite3.connect(path) as database:
-        value = bytearray(database.execute(f"SELECT {column} FROM items WHERE key = ?", (key,)).fetchone()[0])
+        value = bytearray(
+            database.execute(f"SELECT {column} FROM items WHERE key = ?", (key,)).fetchone()[0]
+        )
         value[len(value) // 2] ^= 1
         database.execute(f"UPDATE items SET {column} = ? WHERE key = ?", (bytes(value), key))
     database.close()
@@ -119,23 +139,37 @@ class Stage:
     def __init__(self, clips: list[dict], version: str = "v1", function=compute):
         self.run = run.StageRun("stage", None, 1)
         with ClipItems("stage", version, self.COLUMNS, [pa.field("level", pa.float32())]) as items:
-            items.fill(self.run, clips, [clip["number"] for clip in clips], lambda todo: ({**row, "level": 1.5} for row in function(todo)))
+            items.fill(
+                self.run,
+                clips,
+                [clip["number"] for clip in clips],
+                lambda todo: ({**row, "level": 1.5} for row in function(todo)),
+            )
             self.index = items.pack(run.Path("data/stage"), clips)
 
 
 def clips(count: int) -> list[dict]:
-    return [index_row(f"a/s_{i:02d}", "training", number=i, input_key=f"content {i}") for i in range(count)]
+    return [
+        index_row(f"a/s_{i:02d}", "training", number=i, input_key=f"content {i}")
+        for i in range(count)
+    ]
 
 
 def test_growth_equals_a_run_from_scratch(workspace, monkeypatch):
     Stage(clips(10))
     grown = Stage(clips(13))
     assert (grown.run.log["computed"], grown.run.log["reused"]) == (3, 10)
-    grown_bytes = {path.name: path.read_bytes() for path in (workspace.folder / "data/stage").rglob("*.parquet")}
+    grown_bytes = {
+        path.name: path.read_bytes()
+        for path in (workspace.folder / "data/stage").rglob("*.parquet")
+    }
     monkeypatch.setenv("ITEM_STORE", str(workspace.folder / "fresh"))
     fresh = Stage(clips(13))
     assert (fresh.run.log["computed"], fresh.run.log["reused"]) == (13, 0)
-    assert grown_bytes == {path.name: path.read_bytes() for path in (workspace.folder / "data/stage").rglob("*.parquet")}
+    assert grown_bytes == {
+        path.name: path.read_bytes()
+        for path in (workspace.folder / "data/stage").rglob("*.parquet")
+    }
 
 
 def test_keys_chain_from_content_and_version():
@@ -147,11 +181,22 @@ def test_keys_chain_from_content_and_version():
 def test_a_failed_clip_has_a_row_without_key():
     def flaky(payloads):
         for row in compute(payloads):
-            yield {"status": "ok", **row} if row["values"][0] != 1 else {**row, "status": "unreadable", "reason": "no decoder"}
+            yield (
+                {"status": "ok", **row}
+                if row["values"][0] != 1
+                else {**row, "status": "unreadable", "reason": "no decoder"}
+            )
 
     index = Stage(clips(3), function=flaky).index
-    assert [(row["status"], row["item_key"] is None) for row in index] == [("ok", False), ("unreadable", True), ("ok", False)]
-    assert [row["clip_id"] for row in shards.iter_rows(run.Path("data/stage"), ["values"])] == ["a/s_00", "a/s_02"]
+    assert [(row["status"], row["item_key"] is None) for row in index] == [
+        ("ok", False),
+        ("unreadable", True),
+        ("ok", False),
+    ]
+    assert [row["clip_id"] for row in shards.iter_rows(run.Path("data/stage"), ["values"])] == [
+        "a/s_00",
+        "a/s_02",
+    ]
 
 
 def test_prune_deletes_what_current_outputs_do_not_use(monkeypatch, capsys):
@@ -169,7 +214,12 @@ def test_prune_deletes_what_current_outputs_do_not_use(monkeypatch, capsys):
 
 def test_prune_deletes_what_killed_runs_left_long_ago(monkeypatch, capsys):
     store = item_store.folder()
-    for name in ("checkpoints/old.safetensors", "checkpoints/new.safetensors", "scratch/tmp1/rows", "frames/v.damaged"):
+    for name in (
+        "checkpoints/old.safetensors",
+        "checkpoints/new.safetensors",
+        "scratch/tmp1/rows",
+        "frames/v.damaged",
+    ):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         (store / name).write_text("x")
     for name in ("checkpoints/old.safetensors", "scratch/tmp1", "frames/v.damaged"):
@@ -186,7 +236,10 @@ def test_a_file_that_is_no_database_is_set_aside(capsys):
         path = store.path
     path.write_bytes(b"no database" * 100)
     assert fill()[0] == list(range(10)) and fill()[0] == []
-    assert "was damaged (file is not a database) and is set aside as v1.damaged: its items are computed anew" in capsys.readouterr().err
+    assert (
+        "was damaged (file is not a database) and is set aside as v1.damaged: its items are computed anew"
+        in capsys.readouterr().err
+    )
 
 
 def test_damage_within_the_database_is_a_sentence_and_the_next_run_computes_anew():
@@ -196,7 +249,9 @@ def test_damage_within_the_database_is_a_sentence_and_the_next_run_computes_anew
     data = bytearray(path.read_bytes())
     data[8192 : len(data) - 4096] = b"\xff" * (len(data) - 12_288)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="was damaged .* and is set aside as v1.damaged; run the same command again"):
+    with pytest.raises(
+        UserError, match="was damaged .* and is set aside as v1.damaged; run the same command again"
+    ):
         fill(count=2000)
     assert len(fill(count=2000)[0]) == 2000
 
@@ -205,4 +260,7 @@ def test_damaged_items_are_told(workspace, capsys):
     Stage(clips(5))
     damage(item_store.folder() / "stage/v1.sqlite", "content 3", "value")
     assert Stage(clips(5)).run.log["damaged_items"] == 1
-    assert "stage: 1 stored items were damaged (wrong checksum); they were computed anew" in capsys.readouterr().err
+    assert (
+        "stage: 1 stored items were damaged (wrong checksum); they were computed anew"
+        in capsys.readouterr().err
+    )

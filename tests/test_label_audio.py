@@ -1,4 +1,5 @@
 """Audio features of labels: against loops over the clips, what is out of fold, what is borrowed, and the figures."""
+
 import json
 from pathlib import Path
 
@@ -23,11 +24,19 @@ from tests.test_audioset_features import write_records
 
 FOLDS, MIN_SCORE, MIN_EVIDENCE, NEIGHBOURS = 3, 0.2, 2.0, 2
 SECTION = {
-    "source": "clips", "min_score": MIN_SCORE, "min_evidence": MIN_EVIDENCE, "neighbours": NEIGHBOURS, "audioset_root": "",
+    "source": "clips",
+    "min_score": MIN_SCORE,
+    "min_evidence": MIN_EVIDENCE,
+    "neighbours": NEIGHBOURS,
+    "audioset_root": "",
     "ridge_penalty": 2.0,
-}  # fmt: skip
+}
 NAMES = [label.display_name for label in load_labels()[:LABELS]]
-RARE, ONE_FOLD, SILENT = 3, 7, 9  # labels with too little evidence, with evidence in the clips of fold 1 alone, and with none
+RARE, ONE_FOLD, SILENT = (
+    3,
+    7,
+    9,
+)  # labels with too little evidence, with evidence in the clips of fold 1 alone, and with none
 RNG = np.random.default_rng(0)
 
 
@@ -74,7 +83,9 @@ def by_loop(data, left_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     used = [
         stored(row)
         for row in data.rows
-        if row["audible"] and row["split"] in ("training", "unlabelled") and data.fold[row["clip_id"]] != left_out
+        if row["audible"]
+        and row["split"] in ("training", "unlabelled")
+        and data.fold[row["clip_id"]] != left_out
     ]
     mean = np.mean([feature for feature, _ in used], axis=0)
     result, evidence = np.full((LABELS, COMPONENTS), np.nan), np.zeros(LABELS)
@@ -82,7 +93,9 @@ def by_loop(data, left_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         heard = [(feature, scores[label]) for feature, scores in used if scores[label] >= MIN_SCORE]
         evidence[label] = sum(score for _, score in heard)
         if evidence[label] >= MIN_EVIDENCE:
-            result[label] = sum(score * feature for feature, score in heard) / evidence[label] - mean
+            result[label] = (
+                sum(score * feature for feature, score in heard) / evidence[label] - mean
+            )
     return result, evidence, mean
 
 
@@ -93,8 +106,16 @@ def fill_in(prototypes: np.ndarray, bert: str) -> tuple[np.ndarray, dict[int, li
     result, lenders = prototypes.copy(), {}
     for label in set(range(LABELS)) - set(known):
         cosines = {other: float(vectors[label] @ vectors[other]) for other in known}
-        near = [other for other in sorted(known, key=lambda other: -cosines[other])[:NEIGHBOURS] if cosines[other] > 0]
-        result[label] = np.average(prototypes[near], axis=0, weights=[cosines[other] for other in near]) if near else 0
+        near = [
+            other
+            for other in sorted(known, key=lambda other: -cosines[other])[:NEIGHBOURS]
+            if cosines[other] > 0
+        ]
+        result[label] = (
+            np.average(prototypes[near], axis=0, weights=[cosines[other] for other in near])
+            if near
+            else 0
+        )
         lenders[label] = near
     return result, lenders
 
@@ -106,7 +127,11 @@ def fill_in(prototypes: np.ndarray, bert: str) -> tuple[np.ndarray, dict[int, li
 def test_equal_a_loop_over_labels_and_clips(data, bert, left_out):
     make()
     found = features()
-    assert found["whole"].shape == (LABELS, COMPONENTS) and found["folds"].shape == (FOLDS, LABELS, COMPONENTS)
+    assert found["whole"].shape == (LABELS, COMPONENTS) and found["folds"].shape == (
+        FOLDS,
+        LABELS,
+        COMPONENTS,
+    )
     assert {values.dtype for values in found.values()} == {np.dtype("float32")}
     own, evidence, _ = by_loop(data, left_out)
     missing = {RARE, SILENT} | ({ONE_FOLD} if left_out == 1 else set())
@@ -114,17 +139,25 @@ def test_equal_a_loop_over_labels_and_clips(data, bert, left_out):
     part = found["whole"] if left_out == label_audio.WHOLE else found["folds"][left_out]
     np.testing.assert_allclose(part, fill_in(own, bert)[0], rtol=1e-5, atol=1e-6)
     if left_out == label_audio.WHOLE:
-        assert pq.read_table("data/label_audio/labels.parquet")["evidence"].to_numpy() == pytest.approx(evidence, rel=1e-6)
+        assert pq.read_table("data/label_audio/labels.parquet")[
+            "evidence"
+        ].to_numpy() == pytest.approx(evidence, rel=1e-6)
 
 
 def test_the_table_says_which_labels_borrow_and_from_whom(data, bert):
     make()
     table = pq.read_table("data/label_audio/labels.parquet")
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == {
-        "label": pa.string(), "mid": pa.string(), "evidence": pa.float32(), "borrowed": pa.bool_(), "neighbours": pa.list_(pa.string()),
-    }  # fmt: skip
+        "label": pa.string(),
+        "mid": pa.string(),
+        "evidence": pa.float32(),
+        "borrowed": pa.bool_(),
+        "neighbours": pa.list_(pa.string()),
+    }
     rows = table.to_pylist()
-    assert [(row["label"], row["mid"]) for row in rows] == [(label.display_name, label.mid) for label in load_labels()[:LABELS]]
+    assert [(row["label"], row["mid"]) for row in rows] == [
+        (label.display_name, label.mid) for label in load_labels()[:LABELS]
+    ]
     assert {i for i, row in enumerate(rows) if row["borrowed"]} == {RARE, SILENT}
     assert rows[RARE]["evidence"] == pytest.approx(0.9, abs=1e-3) and rows[SILENT]["evidence"] == 0
     lenders = fill_in(by_loop(data, label_audio.WHOLE)[0], bert)[1]
@@ -135,7 +168,9 @@ def test_the_table_says_which_labels_borrow_and_from_whom(data, bert):
 
 def test_borrowing_by_hand():
     own = np.array([[1.0, 0], [0, 2], [4, 4], [0, 0], [0, 0]])
-    part = Part(own, np.array([5, 5, 5, 1, 0]), np.array([True, True, True, False, False]), np.zeros(2))
+    part = Part(
+        own, np.array([5, 5, 5, 1, 0]), np.array([True, True, True, False, False]), np.zeros(2)
+    )
     similarity = np.eye(5, dtype=np.float32)
     similarity[3] = 0.6, 0.2, 0.1, 1, 0.9  # the closest label of all has no evidence itself
     similarity[4] = -0.5, -0.1, -0.2, 0.9, 1
@@ -148,12 +183,18 @@ def test_borrowing_by_hand():
 
 
 def test_a_part_never_touches_the_sums_of_its_fold():
-    sums = [RNG.random((FOLDS, *shape)) for shape in ((), (COMPONENTS,), (LABELS,), (LABELS, COMPONENTS))]
+    sums = [
+        RNG.random((FOLDS, *shape))
+        for shape in ((), (COMPONENTS,), (LABELS,), (LABELS, COMPONENTS))
+    ]
     p = label_audio.LabelAudioParams(**SECTION | {"model": "", "min_evidence": 0.1})
     before = from_clips(Moments(*sums), 1, p)
     for values in sums:
         values[1] = np.nan
-    assert all(np.array_equal(first, second) for first, second in zip(before, from_clips(Moments(*sums), 1, p), strict=True))
+    assert all(
+        np.array_equal(first, second)
+        for first, second in zip(before, from_clips(Moments(*sums), 1, p), strict=True)
+    )
 
 
 # What knows what
@@ -162,7 +203,11 @@ def test_a_part_never_touches_the_sums_of_its_fold():
 def test_a_clip_changes_no_byte_of_what_its_own_fold_gets(data):
     make()
     before = features()
-    row = next(row for row in data.rows if row["split"] == "training" and row["audible"] and data.fold[row["clip_id"]] == 2)
+    row = next(
+        row
+        for row in data.rows
+        if row["split"] == "training" and row["audible"] and data.fold[row["clip_id"]] == 2
+    )
     row["audio"], row["label_scores"] = -3 * row["audio"], row["label_scores"][::-1].copy()
     synthetic.write(data.rows)
     make()
@@ -192,18 +237,33 @@ def test_actions_do_not_matter(data):
         row["action"] = None if row["action"] is None else synthetic.ACTIONS[2]
     synthetic.write(data.rows)
     make()
-    for name, values in features().items():  # the clips come in another order, and with it the last bits of their sums
+    for (
+        name,
+        values,
+    ) in (
+        features().items()
+    ):  # the clips come in another order, and with it the last bits of their sums
         np.testing.assert_allclose(values, before[name], rtol=1e-4, atol=1e-6)
 
 
 def test_folds_are_those_of_the_clips_with_both_video_features(data):
     """A clip without flow features is none of the generator's, so it may not shift the folds or be learned from."""
     rows = sorted(data.rows, key=lambda row: (row["split"], row["action"] or "", row["clip_id"]))
-    lost = {row["source_id"] for row in rows if row["split"] == "training" and row["action"] == synthetic.ACTIONS[1]}
+    lost = {
+        row["source_id"]
+        for row in rows
+        if row["split"] == "training" and row["action"] == synthetic.ACTIONS[1]
+    }
     index = [row if row["source_id"] not in lost else row | {"status": "failed"} for row in rows]
     kept = [row | {"features": row["flow"]} for row in rows if row["source_id"] not in lost]
     shape = shards.tensor_shape(Path("data/video_features/flow"), "features")
-    shards.write(Path("data/video_features/flow"), pa.schema([("features", shards.tensor(pa.float16(), *shape))]), kept, index, "v")
+    shards.write(
+        Path("data/video_features/flow"),
+        pa.schema([("features", shards.tensor(pa.float16(), *shape))]),
+        kept,
+        index,
+        "v",
+    )
     make()
     data.rows = [row for row in data.rows if row["source_id"] not in lost]
     data.fold = dict(zip(*fold_of(data.rows), strict=True))
@@ -216,7 +276,11 @@ def test_folds_are_those_of_the_clips_with_both_video_features(data):
 def test_a_second_run_gives_equal_bytes(data):
     metrics, before = make(), outputs()
     (Path("data/label_audio") / "left over").touch()
-    assert make() == metrics and outputs() == before and set(before) == {"features.safetensors", "labels.parquet"}
+    assert (
+        make() == metrics
+        and outputs() == before
+        and set(before) == {"features.safetensors", "labels.parquet"}
+    )
     assert not list(Path("data").glob(".*"))
 
 
@@ -229,11 +293,17 @@ def test_figures_by_brute_force(data):
     known = ~np.isnan(own[:, 0])
     assert (metrics["labels"], metrics["with_evidence"], metrics["borrowed"]) == (LABELS, 10, 2)
     assert metrics["coverage"] == pytest.approx(10 / 12, abs=1e-6) and metrics["source"] == "clips"
-    learned = [row for row in data.rows if row["audible"] and row["split"] in ("training", "unlabelled")]
+    learned = [
+        row for row in data.rows if row["audible"] and row["split"] in ("training", "unlabelled")
+    ]
     assert metrics["clips"] == len(learned)
     pairs = np.triu_indices(10, 1)
-    assert metrics["mean_pairwise_cosine"] == pytest.approx(cosine_similarity(own[known])[pairs].mean(), abs=1e-6)
-    assert metrics["mean_pairwise_cosine_uncentred"] == pytest.approx(cosine_similarity(own[known] + mean)[pairs].mean(), abs=1e-6)
+    assert metrics["mean_pairwise_cosine"] == pytest.approx(
+        cosine_similarity(own[known])[pairs].mean(), abs=1e-6
+    )
+    assert metrics["mean_pairwise_cosine_uncentred"] == pytest.approx(
+        cosine_similarity(own[known] + mean)[pairs].mean(), abs=1e-6
+    )
 
 
 def test_prediction_cosine_by_brute_force(data):
@@ -256,7 +326,9 @@ def test_prediction_cosine_by_brute_force(data):
 
 def test_pairwise_cosine_at_the_limits():
     assert mean_pairwise_cosine(np.ones((1, 3))) is None
-    assert mean_pairwise_cosine(np.eye(3)) == 0 and mean_pairwise_cosine(np.ones((4, 2))) == pytest.approx(1)
+    assert mean_pairwise_cosine(np.eye(3)) == 0 and mean_pairwise_cosine(
+        np.ones((4, 2))
+    ) == pytest.approx(1)
 
 
 # AudioSet's published features
@@ -270,7 +342,9 @@ def audioset(data) -> dict[int, list[np.ndarray]]:
     clips, means = [], {label: [] for label in range(LABELS)}
     for i in range(40):
         labels = sorted({i % 10, (3 * i) % 10} | ({10} if i == 7 else set()))
-        seconds = np.clip(centres[labels].mean(0) + RNG.integers(-40, 41, (2 + i % 3, 128)), 0, 255).astype(np.uint8)
+        seconds = np.clip(
+            centres[labels].mean(0) + RNG.integers(-40, 41, (2 + i % 3, 128)), 0, 255
+        ).astype(np.uint8)
         clips.append((labels, seconds))
         for label in labels:
             means[label].append((seconds / 255 * 4 - 2 + 4 / 512).mean(0))
@@ -285,10 +359,14 @@ def test_audioset_goes_through_a_ridge_map_part_by_part(data, audioset, bert):
     metrics = make()
     found = features()
     all_clips = audioset["all"]
-    published = np.stack([np.mean(audioset[label] or all_clips, axis=0) for label in range(LABELS)]) - np.mean(all_clips, axis=0)
+    published = np.stack(
+        [np.mean(audioset[label] or all_clips, axis=0) for label in range(LABELS)]
+    ) - np.mean(all_clips, axis=0)
     heard = np.array([len(audioset[label]) >= MIN_EVIDENCE for label in range(LABELS)])
     assert heard.sum() == 10
-    for part, left_out in zip([found["whole"], *found["folds"]], [label_audio.WHOLE, 0, 1, 2], strict=True):
+    for part, left_out in zip(
+        [found["whole"], *found["folds"]], [label_audio.WHOLE, 0, 1, 2], strict=True
+    ):
         own, _, _ = by_loop(data, left_out)
         both = heard & ~np.isnan(own[:, 0])
         model = Ridge(alpha=2.0, fit_intercept=False).fit(published[both], own[both])
@@ -303,16 +381,26 @@ def test_audioset_goes_through_a_ridge_map_part_by_part(data, audioset, bert):
     for label in both:
         rest = both[both != label]
         model = Ridge(alpha=2.0, fit_intercept=False).fit(published[rest], own[rest])
-        left_out_cosines.append(cosine_similarity(model.predict(published[[label]]), own[[label]])[0, 0])
+        left_out_cosines.append(
+            cosine_similarity(model.predict(published[[label]]), own[[label]])[0, 0]
+        )
     expected = pytest.approx(np.mean(left_out_cosines), abs=1e-6)
-    assert metrics["audioset"] == {"clips": 40, "labels": len(both), "leave_one_out_cosine": expected}
+    assert metrics["audioset"] == {
+        "clips": 40,
+        "labels": len(both),
+        "leave_one_out_cosine": expected,
+    }
     assert metrics["source"] == "audioset" and metrics["with_evidence"] == 10
 
 
 def test_audioset_knows_no_clip_of_the_fold_either(data, audioset):
     make()
     before = features()
-    row = next(row for row in data.rows if row["split"] == "unlabelled" and row["audible"] and data.fold[row["clip_id"]] == 0)
+    row = next(
+        row
+        for row in data.rows
+        if row["split"] == "unlabelled" and row["audible"] and data.fold[row["clip_id"]] == 0
+    )
     row["audio"] = -3 * row["audio"]
     synthetic.write(data.rows)
     make()
@@ -325,7 +413,10 @@ def test_audioset_without_a_shared_label_is_one_sentence(data, audioset):
         row["label_scores"][:10] = 0
         row["label_scores"][10:] = 0.9
     synthetic.write(data.rows)
-    with pytest.raises(UserError, match=r"no label has evidence in both the clips \(2 have\) and AudioSet's files \(10\)"):
+    with pytest.raises(
+        UserError,
+        match=r"no label has evidence in both the clips \(2 have\) and AudioSet's files \(10\)",
+    ):
         make()
 
 
@@ -334,7 +425,10 @@ def test_audioset_without_a_shared_label_is_one_sentence(data, audioset):
 
 def test_no_evidence_is_one_sentence(data):
     data.set(label_audio={"min_evidence": 1000.0})
-    with pytest.raises(UserError, match=r"no label has evidence in the \d+ audible training clips: .*min_score.*min_evidence"):
+    with pytest.raises(
+        UserError,
+        match=r"no label has evidence in the \d+ audible training clips: .*min_score.*min_evidence",
+    ):
         make()
     for row in data.rows:
         row["label_scores"] = np.where(data.fold[row["clip_id"]] == 1, row["label_scores"], 0)

@@ -1,5 +1,6 @@
 """From features to decisions and answers, all stages of architecture 1 in a row: nothing leaks from test labels, from a clip's
 own sound or from the truth of rendered clips."""
+
 import ast
 import json
 from pathlib import Path
@@ -18,14 +19,31 @@ from tests.conftest import in_process
 from tests.synthetic import ACTIONS, NETWORK, STEPS
 from tests.tiny_backbones import write_ast
 
-ROW = {"model": "lstm", "train_audio": "generated", "test_audio": "generated", "audio": "", "made": "", "decided": ""}
+ROW = {
+    "model": "lstm",
+    "train_audio": "generated",
+    "test_audio": "generated",
+    "audio": "",
+    "made": "",
+    "decided": "",
+}
 REAL = {"train_audio": "real", "test_audio": "real"}
 NONE = {"train_audio": "none", "test_audio": "none"}
 CONDITIONS = {
-    "video_only": ROW | NONE | {"out_of_fold": 2}, "logistic": ROW | NONE | {"model": "logistic"}, "generated": ROW,
-    "validated": ROW | {"gate": "keep"}, "validated_real": ROW | REAL | {"gate": "keep_real"}, "real_audio": ROW | REAL,
-}  # fmt: skip
-HONEST = ["score", "keep", "score_real", "keep_real", "predicted_action"]  # columns of data/filter.parquet that know no test label
+    "video_only": ROW | NONE | {"out_of_fold": 2},
+    "logistic": ROW | NONE | {"model": "logistic"},
+    "generated": ROW,
+    "validated": ROW | {"gate": "keep"},
+    "validated_real": ROW | REAL | {"gate": "keep_real"},
+    "real_audio": ROW | REAL,
+}
+HONEST = [
+    "score",
+    "keep",
+    "score_real",
+    "keep_real",
+    "predicted_action",
+]  # columns of data/filter.parquet that know no test label
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +59,23 @@ def pipeline(workspace, ast_model, monkeypatch):
 
     def head(pooled: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return backbone.model.classifier(torch.tensor(pooled, dtype=torch.float32)).sigmoid().numpy()
+            return (
+                backbone.model.classifier(torch.tensor(pooled, dtype=torch.float32))
+                .sigmoid()
+                .numpy()
+            )
 
     workspace.rows = synthetic.make(head=head)
     synthetic.write(workspace.rows)
     synthetic.write_dictionary(seed=1)
     workspace.set(
-        frames={"count": STEPS}, audio_features={"model": str(ast_model)}, label_predictor={"decoder": {"hidden": 16, "epochs": 2}},
+        frames={"count": STEPS},
+        audio_features={"model": str(ast_model)},
+        label_predictor={"decoder": {"hidden": 16, "epochs": 2}},
         generator={"seeds": 2, "folds": 2, "lstm": NETWORK, "architectures": {"mapping": None}},
         classifier={"seeds": 2, "lstm": NETWORK, "conditions": CONDITIONS},
         filter={"labels": 3, "entry_size": 2, "threshold": "auto", "calibration": "none"},
-    )  # fmt: skip
+    )
     return workspace
 
 
@@ -73,13 +97,18 @@ def decisions() -> pd.DataFrame:
 
 def labels() -> dict[str, bytes]:
     found = shards.read_columns(Path("data/predicted_labels/validation"), ["generated"])
-    return {name: scores.tobytes() for name, scores in zip(found["clip_id"], found["generated"], strict=True)}
+    return {
+        name: scores.tobytes()
+        for name, scores in zip(found["clip_id"], found["generated"], strict=True)
+    }
 
 
 def answers(condition: str) -> pd.DataFrame:
     """Probabilities of all seeds by clip."""
     found = predictions.read(condition)
-    return pd.DataFrame(np.concatenate(list(found.probabilities), axis=1), index=found.clips.clip_id).sort_index()
+    return pd.DataFrame(
+        np.concatenate(list(found.probabilities), axis=1), index=found.clips.clip_id
+    ).sort_index()
 
 
 def threshold() -> float:
@@ -87,12 +116,24 @@ def threshold() -> float:
 
 
 @pytest.mark.parametrize("calibration", ["none", "action"])
-def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leaky(pipeline, calibration):
+def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leaky(
+    pipeline, calibration
+):
     pipeline.set(filter={"calibration": calibration})
     run_all()
-    before = synthetic.generated(), labels(), threshold(), decisions(), {name: answers(name) for name in CONDITIONS}
-    accuracy = json.loads(Path("metrics/classifier/video_only.json").read_text())["accuracy"]["mean"]
-    for row in pipeline.rows:  # each test clip's label becomes the next one; the folders and the order change with them
+    before = (
+        synthetic.generated(),
+        labels(),
+        threshold(),
+        decisions(),
+        {name: answers(name) for name in CONDITIONS},
+    )
+    accuracy = json.loads(Path("metrics/classifier/video_only.json").read_text())["accuracy"][
+        "mean"
+    ]
+    for row in (
+        pipeline.rows
+    ):  # each test clip's label becomes the next one; the folders and the order change with them
         if row["split"] == "test":
             row["action"] = ACTIONS[(ACTIONS.index(row["action"]) + 1) % len(ACTIONS)]
     synthetic.write(pipeline.rows)
@@ -104,12 +145,17 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
     pd.testing.assert_frame_equal(table[HONEST], before[3][HONEST])
     assert table.score.nunique() > 10  # the scores that stayed the same tell clips apart
     test = table.split == "test"
-    assert (table.score_oracle[test] != before[3].score_oracle[test]).any()  # what is leaky does change
+    assert (
+        table.score_oracle[test] != before[3].score_oracle[test]
+    ).any()  # what is leaky does change
     assert (table.score_published[test] != before[3].score_published[test]).any()
     pd.testing.assert_frame_equal(table[~test], before[3][~test])
     for name in CONDITIONS:
         pd.testing.assert_frame_equal(answers(name), before[4][name])
-    assert json.loads(Path("metrics/classifier/video_only.json").read_text())["accuracy"]["mean"] != accuracy
+    assert (
+        json.loads(Path("metrics/classifier/video_only.json").read_text())["accuracy"]["mean"]
+        != accuracy
+    )
 
 
 def test_a_training_clips_own_sound_does_not_come_back_to_it(pipeline):
@@ -129,7 +175,12 @@ def test_a_training_clips_own_sound_does_not_come_back_to_it(pipeline):
 
 def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
     def outputs() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for folder in ("data", "models", "metrics") for path in Path(folder).rglob("*.*") if path.is_file()}
+        return {
+            path: path.read_bytes()
+            for folder in ("data", "models", "metrics")
+            for path in Path(folder).rglob("*.*")
+            if path.is_file()
+        }
 
     run_all()
     before = outputs()
@@ -138,11 +189,13 @@ def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
     after = outputs()
     changed = {str(path) for path in before | after if before.get(path) != after.get(path)}
     assert changed == {"data/truth.parquet", "metrics/filter.json"} and len(before) > 50
-    with_truth, without = (json.loads(found[Path("metrics/filter.json")]) for found in (before, after))
+    with_truth, without = (
+        json.loads(found[Path("metrics/filter.json")]) for found in (before, after)
+    )
     assert with_truth.keys() - without.keys() == {
         *("auroc", "auroc_within_action", "auroc_oracle", "auroc_real", "auroc_real_within_action"),
         *("generated_sounds_right", "kept_sounds_right"),
-    }  # fmt: skip
+    }
     assert without.items() <= with_truth.items()
 
 
@@ -152,14 +205,21 @@ def test_only_metrics_code_names_the_truth():
     for path in sorted((ROOT / "stages").rglob("*.py")):
         tree = ast.parse(path.read_text())
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            texts = [node.value for node in ast.walk(function) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+            texts = [
+                node.value
+                for node in ast.walk(function)
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            ]
             if "data/truth.parquet" in texts:
                 readers.setdefault(str(path.relative_to(ROOT / "stages")), set()).add(function.name)
     metrics_code = {
-        "dictionary.py": {"true_sound"}, "common/filter_measures.py": {"measure"}, "report.py": {"subsets"},
-        "common/mapping_measures.py": {"true_labels"}, "common/motion_measures.py": {"event_steps"},
+        "dictionary.py": {"true_sound"},
+        "common/filter_measures.py": {"measure"},
+        "report.py": {"subsets"},
+        "common/mapping_measures.py": {"true_labels"},
+        "common/motion_measures.py": {"event_steps"},
         "common/pair_read_out.py": {"summaries"},
-    }  # fmt: skip
+    }
     assert readers == {"clips.py": {"main"}} | metrics_code
 
 
@@ -181,11 +241,17 @@ def test_a_training_clips_own_label_does_not_come_back_to_it(pipeline):
     """`video_only` out of fold: another label of a training clip changes no answer to the clips of its fold."""
     classifier.main(run.StageRun("classifier", "video_only", 1))
     before = answers("video_only")
-    row = [row for row in pipeline.rows if row["split"] == "training" and row["action"] == ACTIONS[0]][-1]
-    row["action"] = ACTIONS[1]  # the last of one action becomes the first of the next: the order of the clips is as before
+    row = [
+        row for row in pipeline.rows if row["split"] == "training" and row["action"] == ACTIONS[0]
+    ][-1]
+    row["action"] = ACTIONS[
+        1
+    ]  # the last of one action becomes the first of the next: the order of the clips is as before
     synthetic.write(pipeline.rows)
     classifier.main(run.StageRun("classifier", "video_only", 1))
-    training = pd.DataFrame([row for row in pipeline.rows if row["split"] == "training"])  # no unlabelled clip reaches a classifier
+    training = pd.DataFrame(
+        [row for row in pipeline.rows if row["split"] == "training"]
+    )  # no unlabelled clip reaches a classifier
     fold = dict(zip(training.clip_id, folds.of_clips(training, 2), strict=True))
     same = {name for name, number in fold.items() if number == fold[row["clip_id"]]}
     unchanged = (answers("video_only") == before).all(axis=1)
@@ -201,7 +267,12 @@ def test_an_action_that_nobody_hears_runs_to_the_decisions(pipeline):
     run_all()
     table = decisions()
     own = table[table.action == silent]
-    assert len(own) == sum(row["action"] == silent for row in pipeline.rows) and np.isfinite(own.score).all()
+    assert (
+        len(own) == sum(row["action"] == silent for row in pipeline.rows)
+        and np.isfinite(own.score).all()
+    )
     assert own.score_real.isna().all() and not own.keep_real.any() and table.keep_real.any()
-    measured = json.loads(Path("metrics/generator/validation.json").read_text())["test"]["generated"]["centred_cosine"]
+    measured = json.loads(Path("metrics/generator/validation.json").read_text())["test"][
+        "generated"
+    ]["centred_cosine"]
     assert measured["n"] == sum(row["audible"] for row in pipeline.rows if row["split"] == "test")

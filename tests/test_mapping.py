@@ -1,4 +1,5 @@
 """Captions to labels: the published example, both ways against loops, and who answers for whom."""
+
 import json
 from pathlib import Path
 
@@ -27,7 +28,14 @@ RNG = np.random.default_rng(0)
 def data(workspace, bert, monkeypatch):
     """`rows` with their captions; `whole` and `by_fold`, the labels' audio."""
     monkeypatch.setattr(mapping, "map_items", in_process)
-    section = {"via": "labels", "model": bert, "top_k": TOP_K, "min_similarity": -1.0, "key_captions": KEYS, "temperature": TEMPERATURE}
+    section = {
+        "via": "labels",
+        "model": bert,
+        "top_k": TOP_K,
+        "min_similarity": -1.0,
+        "key_captions": KEYS,
+        "temperature": TEMPERATURE,
+    }
     workspace.set(frames={"count": STEPS}, generator={"folds": 3}, mapping=section)
     workspace.rows = synthetic.make()
     for row in workspace.rows:  # from a few to nearly all labels are heard
@@ -40,11 +48,16 @@ def data(workspace, bert, monkeypatch):
 
 def mapped() -> dict[str, dict[str, np.ndarray]]:
     """Each clip's row of data/mapping."""
-    return {row["clip_id"]: row for row in shards.iter_rows(Path("data/mapping"), ["caption", "labels", "similarity"])}
+    return {
+        row["clip_id"]: row
+        for row in shards.iter_rows(Path("data/mapping"), ["caption", "labels", "similarity"])
+    }
 
 
 def output() -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in Path("data/mapping").rglob("*") if path.is_file()}
+    return {
+        str(path): path.read_bytes() for path in Path("data/mapping").rglob("*") if path.is_file()
+    }
 
 
 def fold_by_clip(rows: list[dict]) -> dict[str, int]:
@@ -72,7 +85,10 @@ def test_the_published_example(workspace, monkeypatch):
     synthetic.map_captions()
     found = mapped()[rows[0]["clip_id"]]
     assert [names[label] for label in found["labels"][4]] == ["Crowd", "Hands", "Applause"]
-    expected = embed(MINILM, ["Crowd", "Hands", "Applause"]) @ embed(MINILM, list(rows[0]["captions"].values()))[0]
+    expected = (
+        embed(MINILM, ["Crowd", "Hands", "Applause"])
+        @ embed(MINILM, list(rows[0]["captions"].values()))[0]
+    )
     np.testing.assert_allclose(found["similarity"][4], expected, atol=1e-5)
     assert (np.diff(expected) < -0.01).all()  # in this order by more than rounding
 
@@ -80,29 +96,51 @@ def test_the_published_example(workspace, monkeypatch):
 @pytest.mark.parametrize("cut", ["none", "some"])
 def test_labels_and_cosines_against_a_loop_over_the_steps(data, bert, cut):
     vectors = {text: embed(bert, [text])[0].astype(float) for text in (*CAPTIONS, *LABEL_NAMES)}
-    cosine = {text: {label: vectors[text] @ vectors[label] for label in LABEL_NAMES} for text in CAPTIONS}
-    ranked = {text: sorted(LABEL_NAMES, key=lambda label, of=cosine[text]: -of[label]) for text in CAPTIONS}
-    lowest = -1.0 if cut == "none" else float(np.median([cosine[text][ranked[text][1]] for text in CAPTIONS]))
+    cosine = {
+        text: {label: vectors[text] @ vectors[label] for label in LABEL_NAMES} for text in CAPTIONS
+    }
+    ranked = {
+        text: sorted(LABEL_NAMES, key=lambda label, of=cosine[text]: -of[label])
+        for text in CAPTIONS
+    }
+    lowest = (
+        -1.0
+        if cut == "none"
+        else float(np.median([cosine[text][ranked[text][1]] for text in CAPTIONS]))
+    )
     data.set(mapping={"min_similarity": lowest})
     metrics = synthetic.map_captions()["labels"]
     found, missing = mapped(), 0
     for row in data.rows:
         mine = found[row["clip_id"]]
-        assert mine["labels"].shape == mine["similarity"].shape == (STEPS, TOP_K) and mine["caption"].shape == (STEPS,)
+        assert mine["labels"].shape == mine["similarity"].shape == (STEPS, TOP_K) and mine[
+            "caption"
+        ].shape == (STEPS,)
         for step in range(STEPS):
             names = ranked[row["captions"][step]][:TOP_K] if step in row["captions"] else []
             names = [name for name in names if cosine[row["captions"][step]][name] >= lowest]
             missing += TOP_K - len(names)
             padding = [-1] * (TOP_K - len(names))
-            assert mine["labels"][step].tolist() == [LABEL_NAMES.index(name) for name in names] + padding
+            assert (
+                mine["labels"][step].tolist()
+                == [LABEL_NAMES.index(name) for name in names] + padding
+            )
             values = [cosine[row["captions"][step]][name] for name in names] + [0] * len(padding)
             np.testing.assert_allclose(mine["similarity"][step], values, atol=1e-6)
     assert missing > TOP_K * sum(STEPS - len(row["captions"]) for row in data.rows) or cut == "none"
 
     fold = fold_by_clip(data.rows)
-    learned = [row["audio"] for row in data.rows if row["audible"] and row["split"] in ("training", "unlabelled")]
+    learned = [
+        row["audio"]
+        for row in data.rows
+        if row["audible"] and row["split"] in ("training", "unlabelled")
+    ]
     mean = np.concatenate(learned).mean(0)
-    for name, split in (("validation", "validation"), ("test", "test"), ("out_of_fold", "training")):
+    for name, split in (
+        ("validation", "validation"),
+        ("test", "test"),
+        ("out_of_fold", "training"),
+    ):
         margins, entropies, cosines, hits, shares, firsts, count = [], [], [], [], [], [], 0
         for row in (row for row in data.rows if row["split"] == split and row["audible"]):
             audio = data.whole if split != "training" else data.by_fold[fold[row["clip_id"]]]
@@ -110,7 +148,9 @@ def test_labels_and_cosines_against_a_loop_over_the_steps(data, bert, cut):
             for step, text in row["captions"].items():
                 count += 1
                 names = [name for name in ranked[text][:TOP_K] if cosine[text][name] >= lowest]
-                margins.append(cosine[text][ranked[text][TOP_K - 1]] - cosine[text][ranked[text][TOP_K]])
+                margins.append(
+                    cosine[text][ranked[text][TOP_K - 1]] - cosine[text][ranked[text][TOP_K]]
+                )
                 hits.append(any(name in heard for name in names))
                 firsts.append(bool(names) and names[0] in heard)
                 shares.append(np.mean([name in heard for name in names]) if names else 0)
@@ -119,13 +159,19 @@ def test_labels_and_cosines_against_a_loop_over_the_steps(data, bert, cut):
                     entropies.append(-(weights * np.log(weights)).sum())
                     condition = weights @ audio[[LABEL_NAMES.index(label) for label in names]]
                     real = row["audio"][step] - mean
-                    cosines.append(condition @ real / np.linalg.norm(condition) / np.linalg.norm(real))
+                    cosines.append(
+                        condition @ real / np.linalg.norm(condition) / np.linalg.norm(real)
+                    )
         measured = metrics[name]
-        assert measured["captions"] == count and measured["with_labels"] == pytest.approx(len(cosines) / count, abs=1e-6)
+        assert measured["captions"] == count and measured["with_labels"] == pytest.approx(
+            len(cosines) / count, abs=1e-6
+        )
         assert measured["margin"] == pytest.approx(np.mean(margins), abs=1e-5)
         assert measured["entropy"] == pytest.approx(np.mean(entropies), abs=1e-5)
         assert measured["condition_cosine"]["mean"] == pytest.approx(np.mean(cosines), abs=2e-3)
-        assert (measured["hit"]["mean"], measured["first_hit"]) == pytest.approx((np.mean(hits), np.mean(firsts)), abs=1e-6)
+        assert (measured["hit"]["mean"], measured["first_hit"]) == pytest.approx(
+            (np.mean(hits), np.mean(firsts)), abs=1e-6
+        )
         assert measured["precision"] == pytest.approx(np.mean(shares), abs=1e-6)
 
 
@@ -134,13 +180,21 @@ def test_more_labels_change_nothing_but_the_labels(data):
     for top_k in (2, 5):
         data.set(mapping={"top_k": top_k})
         synthetic.map_captions()
-        outputs[top_k] = mapped(), Path("data/mapping/_captions.parquet").read_bytes(), load_file("data/mapping/_labels.safetensors")
+        outputs[top_k] = (
+            mapped(),
+            Path("data/mapping/_captions.parquet").read_bytes(),
+            load_file("data/mapping/_labels.safetensors"),
+        )
     (few, texts, tensors), (many, same_texts, same_tensors) = outputs.values()
-    assert texts == same_texts and all(np.array_equal(value, same_tensors[key]) for key, value in tensors.items())
+    assert texts == same_texts and all(
+        np.array_equal(value, same_tensors[key]) for key, value in tensors.items()
+    )
     for name, row in few.items():
         assert np.array_equal(row["caption"], many[name]["caption"])
         for key in ("labels", "similarity"):
-            assert many[name][key].shape == (STEPS, 5) and np.array_equal(row[key], many[name][key][:, :2])
+            assert many[name][key].shape == (STEPS, 5) and np.array_equal(
+                row[key], many[name][key][:, :2]
+            )
 
 
 # What is written
@@ -150,18 +204,30 @@ def test_numbers_stand_for_captions_and_labels(data, bert):
     synthetic.map_captions()
     table = pq.read_table("data/mapping/_captions.parquet")
     texts = table["caption"].to_pylist()
-    assert len(texts) == len(set(texts)) == len(CAPTIONS)  # clips with the same caption share its number
+    assert (
+        len(texts) == len(set(texts)) == len(CAPTIONS)
+    )  # clips with the same caption share its number
     assert np.array_equal(shards.as_array(table["embedding"]), embed(bert, texts))
     found = mapped()
     for row in data.rows:
         expected = [row["captions"].get(step) for step in range(STEPS)]
-        assert [texts[number] if number >= 0 else None for number in found[row["clip_id"]]["caption"]] == expected
+        assert [
+            texts[number] if number >= 0 else None for number in found[row["clip_id"]]["caption"]
+        ] == expected
     tensors = load_file("data/mapping/_labels.safetensors")
     assert np.array_equal(tensors["text"], embed(bert, list(LABEL_NAMES)))
     assert np.array_equal(tensors["audio"], np.concatenate([data.by_fold, data.whole[None]]))
     with safe_open("data/mapping/_labels.safetensors", "np") as file:
-        (content,) = file.metadata().values()  # a second entry would make the order of the bytes vary
-    expected = {"names": list(LABEL_NAMES), "model": bert, "via": "labels", "top_k": TOP_K, "min_similarity": -1.0}
+        (content,) = (
+            file.metadata().values()
+        )  # a second entry would make the order of the bytes vary
+    expected = {
+        "names": list(LABEL_NAMES),
+        "model": bert,
+        "via": "labels",
+        "top_k": TOP_K,
+        "min_similarity": -1.0,
+    }
     assert json.loads(content) == expected
 
 
@@ -171,15 +237,27 @@ def test_clips_stand_in_the_order_of_the_captions(data):
     synthetic.write_captions(data.rows)
     index = shards.read_index(Path("data/captions")).to_pylist()
     metrics = synthetic.map_captions()
-    assert metrics["clips"] == {"in": len(data.rows), "ok": len(data.rows) - 1, "refused": {"timeout": 1}}
+    assert metrics["clips"] == {
+        "in": len(data.rows),
+        "ok": len(data.rows) - 1,
+        "refused": {"timeout": 1},
+    }
     written = shards.read_index(Path("data/mapping")).to_pylist()
     assert written == [row for row in index if row["status"] == "ok"]
-    assert list(mapped()) == [row["clip_id"] for row in written] and refused["clip_id"] not in mapped()
+    assert (
+        list(mapped()) == [row["clip_id"] for row in written] and refused["clip_id"] not in mapped()
+    )
     empty = mapped()[still["clip_id"]]
-    assert (empty["caption"] == -1).all() and (empty["labels"] == -1).all() and (empty["similarity"] == 0).all()
+    assert (
+        (empty["caption"] == -1).all()
+        and (empty["labels"] == -1).all()
+        and (empty["similarity"] == 0).all()
+    )
 
 
-def test_same_bytes_whatever_the_number_of_workers_and_a_second_run_computes_nothing(data, monkeypatch):
+def test_same_bytes_whatever_the_number_of_workers_and_a_second_run_computes_nothing(
+    data, monkeypatch
+):
     def run_once(workers: int) -> tuple[dict, dict]:
         stage = mapping.run.StageRun("mapping", "", workers)
         mapping.main(stage)
@@ -207,25 +285,43 @@ def keyed(data):
     return data
 
 
-def attended(rows: list[dict], vectors: dict[str, np.ndarray], text: str, source: str) -> np.ndarray:
+def attended(
+    rows: list[dict], vectors: dict[str, np.ndarray], text: str, source: str
+) -> np.ndarray:
     """The reference: label scores [L] that a caption of a source attends to."""
     said: dict[str, list[np.ndarray]] = {}
     for row in rows:
-        if row["audible"] and row["split"] in ("training", "unlabelled") and row["source_id"] != source:
+        if (
+            row["audible"]
+            and row["split"] in ("training", "unlabelled")
+            and row["source_id"] != source
+        ):
             for other in set(row["captions"].values()):
                 said.setdefault(other, []).append(row["label_scores"])
     nearest = sorted(said, key=lambda other: -vectors[text] @ vectors[other])[:KEYS]
-    return softmax([vectors[text] @ vectors[other] for other in nearest]) @ [np.mean(said[other], axis=0) for other in nearest]
+    return softmax([vectors[text] @ vectors[other] for other in nearest]) @ [
+        np.mean(said[other], axis=0) for other in nearest
+    ]
 
 
 def test_key_captions_against_a_loop(keyed, bert):
-    keyed.rows[2]["captions"] = {0: "a saw and a hammer", 3: "a saw and a hammer"}  # the same caption twice in a clip counts once
+    keyed.rows[2]["captions"] = {
+        0: "a saw and a hammer",
+        3: "a saw and a hammer",
+    }  # the same caption twice in a clip counts once
     assert keyed.rows[2]["split"] == "training" and keyed.rows[2]["audible"]
-    only = next(row for row in keyed.rows if row["split"] == "training" and row["audible"] and row is not keyed.rows[2])
+    only = next(
+        row
+        for row in keyed.rows
+        if row["split"] == "training" and row["audible"] and row is not keyed.rows[2]
+    )
     only["captions"] = {1: "hands"}  # a key of one source alone, which may not use it
     synthetic.write_captions(keyed.rows)
     synthetic.map_captions()
-    vectors = {text: embed(bert, [text])[0].astype(float) for text in {text for row in keyed.rows for text in row["captions"].values()}}
+    vectors = {
+        text: embed(bert, [text])[0].astype(float)
+        for text in {text for row in keyed.rows for text in row["captions"].values()}
+    }
     found = mapped()
     for row in keyed.rows:
         mine = found[row["clip_id"]]
@@ -246,15 +342,25 @@ def test_a_sources_own_sound_says_nothing_of_its_captions(keyed):
     synthetic.write(keyed.rows)
     synthetic.map_captions()
     after = mapped()
-    changed = {name for name in before if not np.array_equal(before[name]["similarity"], after[name]["similarity"])}
+    changed = {
+        name
+        for name in before
+        if not np.array_equal(before[name]["similarity"], after[name]["similarity"])
+    }
     source = {row["clip_id"]: row["source_id"] for row in keyed.rows}
     assert changed and row["source_id"] not in {source[name] for name in changed}
     said = set(row["captions"].values())
-    saying = {other["clip_id"] for other in keyed.rows if said & set(other["captions"].values()) and other["source_id"] != row["source_id"]}
+    saying = {
+        other["clip_id"]
+        for other in keyed.rows
+        if said & set(other["captions"].values()) and other["source_id"] != row["source_id"]
+    }
     assert saying <= changed  # whoever says the same heard of it
 
 
-@pytest.mark.parametrize(("splits", "counts"), [(("validation", "test"), False), (("unlabelled",), True)])
+@pytest.mark.parametrize(
+    ("splits", "counts"), [(("validation", "test"), False), (("unlabelled",), True)]
+)
 def test_validation_and_test_clips_are_no_keys(keyed, splits, counts):
     synthetic.map_captions()
     before = output()
@@ -269,23 +375,41 @@ def test_validation_and_test_clips_are_no_keys(keyed, splits, counts):
 # The measures
 
 
-def measured(labels, similarity, weights, condition, real, true=None, heard=None, split="validation"):
+def measured(
+    labels, similarity, weights, condition, real, true=None, heard=None, split="validation"
+):
     """The measures of captions, one a clip and source."""
     n = len(labels)
-    captions = pd.DataFrame({"clip_id": [f"c{i}" for i in range(n)], "split": split, "source_id": [f"s{i}" for i in range(n)], "step": 1})
+    captions = pd.DataFrame(
+        {
+            "clip_id": [f"c{i}" for i in range(n)],
+            "split": split,
+            "source_id": [f"s{i}" for i in range(n)],
+            "step": 1,
+        }
+    )
     heard = {f"c{i}": heard[i] for i in range(n)}
-    real = {f"c{i}": np.stack([np.full(len(row), 9.0), row]) for i, row in enumerate(real)}  # step 1 counts
-    similarity, weights, condition = (np.array(values, float) for values in (similarity, weights, condition))
-    return mapping_measures.measure(captions, np.array(labels), similarity, weights, heard, true or {}, condition, real)
+    real = {
+        f"c{i}": np.stack([np.full(len(row), 9.0), row]) for i, row in enumerate(real)
+    }  # step 1 counts
+    similarity, weights, condition = (
+        np.array(values, float) for values in (similarity, weights, condition)
+    )
+    return mapping_measures.measure(
+        captions, np.array(labels), similarity, weights, heard, true or {}, condition, real
+    )
 
 
 def test_measures_of_cases_made_by_hand():
     found = measured(
         labels=[[0, 1, 2], [3, 4, 5], [6, -1, -1], [-1, -1, -1]],
         similarity=[[0.9, 0.8, 0.7, 0.5], [0.9, 0.8, 0.7, 0.6], [0.5] * 4, [0.1] * 4],
-        weights=[[1 / 3] * 3, [0.5, 0.5, 0], [1, 0, 0], [0] * 3], condition=[[1, 0], [0, 2], [1, 1], [0, 0]],
-        real=[[2, 0], [0, -1], [1, 0], [1, 1]], heard=[{1, 2, 11}, {9}, {6}, {7}], true={"c0": {0}, "c1": {3}, "c3": {1}},
-    )  # fmt: skip
+        weights=[[1 / 3] * 3, [0.5, 0.5, 0], [1, 0, 0], [0] * 3],
+        condition=[[1, 0], [0, 2], [1, 1], [0, 0]],
+        real=[[2, 0], [0, -1], [1, 0], [1, 1]],
+        heard=[{1, 2, 11}, {9}, {6}, {7}],
+        true={"c0": {0}, "c1": {3}, "c3": {1}},
+    )
     assert set(found) == {"validation"}
     row = found["validation"]
     assert (row["captions"], row["with_labels"]) == (4, 0.75)
@@ -293,39 +417,71 @@ def test_measures_of_cases_made_by_hand():
     assert row["precision"] == pytest.approx((2 / 3 + 0 + 1 + 0) / 4)
     assert row["margin"] == pytest.approx((0.2 + 0.1 + 0 + 0) / 4)
     assert row["entropy"] == pytest.approx((np.log(3) + np.log(2) + 0) / 3)
-    assert row["condition_cosine"]["mean"] == pytest.approx((1 - 1 + np.sqrt(0.5)) / 3) and row["condition_cosine"]["n"] == 3
+    assert (
+        row["condition_cosine"]["mean"] == pytest.approx((1 - 1 + np.sqrt(0.5)) / 3)
+        and row["condition_cosine"]["n"] == 3
+    )
     assert row["hit_in_truth"] == 0.5
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_the_entropy_of_equal_weights_is_the_logarithm_of_their_number(k):
-    found = measured([list(range(k))] * 3, np.ones((3, k + 1)), np.full((3, k), 1 / k), np.ones((3, 2)), np.ones((3, 2)), heard=[{0}] * 3)
+    found = measured(
+        [list(range(k))] * 3,
+        np.ones((3, k + 1)),
+        np.full((3, k), 1 / k),
+        np.ones((3, 2)),
+        np.ones((3, 2)),
+        heard=[{0}] * 3,
+    )
     assert found["validation"]["entropy"] == pytest.approx(np.log(k))
 
 
 def test_a_perfect_condition_and_the_shuffled_baseline():
     real = RNG.normal(size=(40, COMPONENTS))
     labels = np.arange(40)[:, None]
-    found = measured(labels, np.ones((40, 2)), np.ones((40, 1)), 3 * real, real, heard=[{i} for i in range(40)], split="training")
+    found = measured(
+        labels,
+        np.ones((40, 2)),
+        np.ones((40, 1)),
+        3 * real,
+        real,
+        heard=[{i} for i in range(40)],
+        split="training",
+    )
     row = found["out_of_fold"]
-    assert (row["hit"]["mean"], row["precision"], row["first_hit"]) == (1, 1, 1) and row["hit_shuffled"] <= 0.1
+    assert (row["hit"]["mean"], row["precision"], row["first_hit"]) == (1, 1, 1) and row[
+        "hit_shuffled"
+    ] <= 0.1
     assert row["condition_cosine"]["mean"] == pytest.approx(1) and "hit_in_truth" not in row
-    alike = measured(0 * labels, np.ones((40, 2)), np.ones((40, 1)), -real, real, heard=[{0}] * 40)["validation"]
-    assert alike["hit_shuffled"] == alike["hit"]["mean"] == 1  # a label that everybody hears is no skill
+    alike = measured(0 * labels, np.ones((40, 2)), np.ones((40, 1)), -real, real, heard=[{0}] * 40)[
+        "validation"
+    ]
+    assert (
+        alike["hit_shuffled"] == alike["hit"]["mean"] == 1
+    )  # a label that everybody hears is no skill
     assert alike["condition_cosine"]["mean"] == pytest.approx(-1)
 
 
 def test_splits_without_audible_captions_have_no_figures():
-    assert measured([[0]], [[1, 1]], [[1]], [[1, 1]], [[1, 1]], heard=[{0}], split="unlabelled") == {}
+    assert (
+        measured([[0]], [[1, 1]], [[1]], [[1, 1]], [[1, 1]], heard=[{0}], split="unlabelled") == {}
+    )
     captions = pd.DataFrame({"clip_id": ["c"], "split": ["test"], "source_id": ["s"], "step": [0]})
-    assert mapping_measures.measure(captions, *np.zeros((3, 1, 1)), {}, {}, np.zeros((1, 2)), {}) == {}
+    assert (
+        mapping_measures.measure(captions, *np.zeros((3, 1, 1)), {}, {}, np.zeros((1, 2)), {}) == {}
+    )
 
 
 def test_what_is_heard_and_what_is_true(workspace):
     scores = {"loud": np.array([0.1, 0.3, 0.9]), "faint": np.array([0.1, 0.2, 0.05])}
     assert mapping_measures.heard_labels(scores) == {"loud": {1, 2}, "faint": {1}}
     rows = [("a", True, ["Rain", "Dog"]), ("b", False, ["Rain"]), ("c", True, ["Music"])]
-    known = [dict.fromkeys(clips.TRUTH.names) | dict(zip(("clip_id", "audible", "audio_labels"), row, strict=True)) for row in rows]
+    known = [
+        dict.fromkeys(clips.TRUTH.names)
+        | dict(zip(("clip_id", "audible", "audio_labels"), row, strict=True))
+        for row in rows
+    ]
     shards.write_table(pa.Table.from_pylist(known, schema=clips.TRUTH), Path("data/truth.parquet"))
     assert mapping_measures.true_labels(["Dog", "Wind", "Rain"]) == {"a": {0, 2}, "c": set()}
 
@@ -334,9 +490,13 @@ def test_real_features_are_centred_by_the_training_clips(data):
     found = mapping_measures.centred_features()
     audible = {row["clip_id"]: row for row in data.rows if row["audible"]}
     assert found.keys() == audible.keys()
-    learned = [row["audio"] for row in audible.values() if row["split"] in ("training", "unlabelled")]
+    learned = [
+        row["audio"] for row in audible.values() if row["split"] in ("training", "unlabelled")
+    ]
     for name, row in audible.items():
-        np.testing.assert_allclose(found[name], row["audio"] - np.concatenate(learned).mean(0), atol=1e-2)
+        np.testing.assert_allclose(
+            found[name], row["audio"] - np.concatenate(learned).mean(0), atol=1e-2
+        )
 
 
 def test_metrics_name_both_ways_and_count_the_clips(data):
@@ -348,4 +508,6 @@ def test_metrics_name_both_ways_and_count_the_clips(data):
         assert set(metrics[way]) == {"validation", "test", "out_of_fold"}
     data.set(mapping={"via": "key_captions"})
     other = synthetic.map_captions()
-    assert other["via"] == "key_captions" and all(other[way] == metrics[way] for way in ("labels", "key_captions"))
+    assert other["via"] == "key_captions" and all(
+        other[way] == metrics[way] for way in ("labels", "key_captions")
+    )

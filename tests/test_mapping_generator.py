@@ -1,4 +1,5 @@
 """Architecture 2: its network against plain loops, what it is conditioned on, and the stage that trains it."""
+
 import json
 import math
 from dataclasses import replace
@@ -13,7 +14,13 @@ from stages import generator, mapping
 from stages.common import folds, params, shards
 from stages.common.conditions import Conditions
 from stages.common.features import AUDIO, Features
-from stages.common.networks.mapping_generator import Anchors, LabelAttention, MappedAudioGenerator, nearest_anchor, propagate
+from stages.common.networks.mapping_generator import (
+    Anchors,
+    LabelAttention,
+    MappedAudioGenerator,
+    nearest_anchor,
+    propagate,
+)
 from stages.common.training import scratch
 from tests import synthetic
 from tests.conftest import in_process
@@ -33,7 +40,9 @@ def carried(values: np.ndarray, anchors: np.ndarray, length: float) -> np.ndarra
             if distance:
                 d = min(distance.values())
                 strength = math.exp(-d / length) if length else float(d == 0)
-                made[b, t] = strength * np.mean([values[b, s] for s in distance if distance[s] == d], axis=0)
+                made[b, t] = strength * np.mean(
+                    [values[b, s] for s in distance if distance[s] == d], axis=0
+                )
     return made
 
 
@@ -54,7 +63,9 @@ def test_propagation_gives_the_values_in_its_docstring():
     made = propagate(torch.ones(1, len(steps), 1), anchors, 2.0)[0, :, 0].tolist()
     printed = " ".join(f"{value:.2f}".lstrip("0").replace("1.00", "1") for value in made)
     first, second = propagate.__doc__.rstrip().splitlines()[-2:]
-    assert first.endswith(f"steps      {' '.join(steps)}") and second.endswith(f"strength   {printed}")
+    assert first.endswith(f"steps      {' '.join(steps)}") and second.endswith(
+        f"strength   {printed}"
+    )
     decay = " ".join(f"{math.exp(-d / 2):.2f}".lstrip("0").replace("1.00", "1") for d in range(5))
     assert " ".join(second.split("strength")[0].split()) == decay
 
@@ -67,8 +78,17 @@ def test_two_anchors_at_the_same_distance_are_averaged():
 
 
 def test_nearest_anchors():
-    share, distance = nearest_anchor(torch.tensor([[False, True, False, True, False, False], [False] * 6]))
-    expected = [[0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0.5, 0, 0.5, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0]]
+    share, distance = nearest_anchor(
+        torch.tensor([[False, True, False, True, False, False], [False] * 6])
+    )
+    expected = [
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0.5, 0, 0.5, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+    ]
     assert share[0].tolist() == expected and distance[0].tolist() == [1, 0, 1, 0, 1, 2]
     assert (share[1] == 0).all() and distance[1].isinf().all()
 
@@ -86,7 +106,13 @@ def anchors_of(valid: torch.Tensor | None = None) -> Anchors:
         return torch.nn.functional.normalize(torch.randn(*shape, generator=made), dim=-1)
 
     valid = torch.rand(B, T, K, generator=made) < 0.35 if valid is None else valid
-    return Anchors(valid.any(-1), unit(B, T, D), unit(B, T, K, D), torch.randn(B, T, K, A, generator=made), valid)
+    return Anchors(
+        valid.any(-1),
+        unit(B, T, D),
+        unit(B, T, K, D),
+        torch.randn(B, T, K, A, generator=made),
+        valid,
+    )
 
 
 def test_attention_begins_as_the_softmax_of_the_cosines():
@@ -102,16 +128,23 @@ def test_attention_begins_as_the_softmax_of_the_cosines():
         some += len(cosine) > 1
     assert some > 5
     value = LabelAttention(D, V, 0.05)(anchors, frame).detach().numpy()
-    np.testing.assert_allclose(value, np.einsum("btk,btka->bta", weights, anchors.audio.numpy()), atol=1e-5)
+    np.testing.assert_allclose(
+        value, np.einsum("btk,btka->bta", weights, anchors.audio.numpy()), atol=1e-5
+    )
 
 
 def test_at_temperature_one_all_labels_weigh_nearly_the_same():
     torch.manual_seed(0)
     caption = torch.randn(B, T, D)
-    text = torch.nn.functional.normalize(caption[..., None, :] + 0.5 * torch.randn(B, T, K, D), dim=-1)  # related, as chosen labels are
+    text = torch.nn.functional.normalize(
+        caption[..., None, :] + 0.5 * torch.randn(B, T, K, D), dim=-1
+    )  # related, as chosen labels are
     anchors = replace(anchors_of(torch.ones(B, T, K, dtype=torch.bool)), caption=caption, text=text)
     frame = torch.randn(B, T, V)
-    spread = {t: LabelAttention(D, V, t).weights(anchors, frame).std(-1).mean().item() for t in (0.05, 1.0)}
+    spread = {
+        t: LabelAttention(D, V, t).weights(anchors, frame).std(-1).mean().item()
+        for t in (0.05, 1.0)
+    }
     assert spread[1.0] < 0.03 and spread[0.05] > 4 * spread[1.0]
 
 
@@ -125,7 +158,10 @@ def test_without_labels_there_is_zero_and_no_nan_in_values_or_gradients(anchored
         made = model.condition(torch.randn(B, T, V), anchors)
         assert (made[1:] == 0).all() and (made[0] != 0).any() == mask.any()
         model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).square().mean().backward()
-        assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+        assert all(
+            parameter.grad is None or parameter.grad.isfinite().all()
+            for parameter in model.parameters()
+        )
         assert (model.attention.query.weight.grad != 0).any() == mask.any()
 
 
@@ -148,9 +184,17 @@ def test_attention_learns_which_label_sounds_right():
 # The network
 
 
-def network(length: float = 2.0, anchored: bool = True, visual: str = "step", noise: int = 2, bidirectional: bool = True):
+def network(
+    length: float = 2.0,
+    anchored: bool = True,
+    visual: str = "step",
+    noise: int = 2,
+    bidirectional: bool = True,
+):
     torch.manual_seed(0)
-    return MappedAudioGenerator(V, A, D, 8, 8, 0.0, bidirectional, noise, length, anchored, visual, 0.05).eval()
+    return MappedAudioGenerator(
+        V, A, D, 8, 8, 0.0, bidirectional, noise, length, anchored, visual, 0.05
+    ).eval()
 
 
 def silenced(model: MappedAudioGenerator) -> MappedAudioGenerator:
@@ -166,7 +210,10 @@ def silenced(model: MappedAudioGenerator) -> MappedAudioGenerator:
 def test_shapes(noise, bidirectional):
     model = network(noise=noise, bidirectional=bidirectional)
     assert model(torch.randn(B, T, V), anchors_of(), torch.randn(B, T, noise)).shape == (B, T, A)
-    assert model.project[1].in_features == V + A + noise and model.video_mean.shape == (V,) == model.video_std.shape
+    assert (
+        model.project[1].in_features == V + A + noise
+        and model.video_mean.shape == (V,) == model.video_std.shape
+    )
 
 
 def test_at_the_start_the_label_audio_enters_the_output_in_full_strength():
@@ -174,23 +221,40 @@ def test_at_the_start_the_label_audio_enters_the_output_in_full_strength():
     model.set_scale("audio", torch.randn(A), 3 * torch.ones(A))
     made = model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).detach()
     known = anchors.valid.any(-1).numpy()
-    value = model.attention(anchors, torch.randn(B, T, V)).detach().numpy() / 3  # in the units of the targets
+    value = (
+        model.attention(anchors, torch.randn(B, T, V)).detach().numpy() / 3
+    )  # in the units of the targets
     np.testing.assert_allclose(made.numpy(), carried(value, known, 2.0), atol=1e-5)
-    assert np.allclose(made.numpy()[known], value[known], atol=1e-6) and known.any() and not known.all()
-    single = replace(anchors, present=torch.ones(B, T, dtype=torch.bool), valid=torch.arange(K).expand(B, T, K) == 1)
+    assert (
+        np.allclose(made.numpy()[known], value[known], atol=1e-6)
+        and known.any()
+        and not known.all()
+    )
+    single = replace(
+        anchors,
+        present=torch.ones(B, T, dtype=torch.bool),
+        valid=torch.arange(K).expand(B, T, K) == 1,
+    )
     sound = model.unscale(model(torch.randn(B, T, V), single, torch.randn(B, T, 2)))
     assert torch.allclose(sound, single.audio[:, :, 1] + model.audio_mean, atol=1e-5)
     with torch.no_grad():
         model.injection.fill_(0.25)
-    assert torch.allclose(model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)), 0.25 * made, atol=1e-6)
+    assert torch.allclose(
+        model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)), 0.25 * made, atol=1e-6
+    )
 
 
 def test_not_anchored_the_clips_mean_stands_at_every_step():
     model, anchors = silenced(network(anchored=False)), anchors_of()
     made = model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).detach().numpy()
-    value, known = model.attention(anchors, torch.randn(B, T, V)).detach().numpy(), anchors.valid.any(-1).numpy()
+    value, known = (
+        model.attention(anchors, torch.randn(B, T, V)).detach().numpy(),
+        anchors.valid.any(-1).numpy(),
+    )
     for b in range(B):
-        np.testing.assert_allclose(made[b], np.repeat(value[b][known[b]].mean(0)[None], T, 0), atol=1e-5)
+        np.testing.assert_allclose(
+            made[b], np.repeat(value[b][known[b]].mean(0)[None], T, 0), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("visual", ["step", "representative"])
@@ -203,7 +267,9 @@ def test_representative_frames_are_all_that_is_seen_of_the_picture(visual):
     for frame, seen in ((0, False), (1, True), (2, False), (3, False), (4, True), (5, False)):
         changed = video.clone()
         changed[:, frame] += 1
-        assert torch.equal(before, model(changed, anchors, noise)) == (visual == "representative" and not seen)
+        assert torch.equal(before, model(changed, anchors, noise)) == (
+            visual == "representative" and not seen
+        )
 
 
 def test_a_step_sees_the_frame_of_its_own_nearest_anchor():
@@ -214,16 +280,30 @@ def test_a_step_sees_the_frame_of_its_own_nearest_anchor():
     changed = video.clone()
     changed[:, 4] += 1
     same = (model(video, anchors, noise) == model(changed, anchors, noise)).all(-1).all(0)
-    assert same.tolist() == [True, True, True, False, False, False]  # steps 3 to 5 are nearer to 4 than to 1
+    assert same.tolist() == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]  # steps 3 to 5 are nearer to 4 than to 1
 
 
 def test_noise_caption_and_label_audio_all_reach_the_answer():
-    model, anchors, video, noise = network(), anchors_of(), torch.randn(B, T, V), torch.randn(B, T, 2)
+    model, anchors, video, noise = (
+        network(),
+        anchors_of(),
+        torch.randn(B, T, V),
+        torch.randn(B, T, 2),
+    )
     before = model(video, anchors, noise)
     others = {
-        "noise": (anchors, noise + 1), "caption": (replace(anchors, caption=anchors.caption.roll(1, 0)), noise),
-        "text": (replace(anchors, text=anchors.text.roll(1, 0)), noise), "audio": (replace(anchors, audio=anchors.audio + 1), noise),
-    }  # fmt: skip
+        "noise": (anchors, noise + 1),
+        "caption": (replace(anchors, caption=anchors.caption.roll(1, 0)), noise),
+        "text": (replace(anchors, text=anchors.text.roll(1, 0)), noise),
+        "audio": (replace(anchors, audio=anchors.audio + 1), noise),
+    }
     for name, inputs in others.items():
         assert not torch.allclose(before, model(video, *inputs), atol=1e-4), name
 
@@ -237,9 +317,10 @@ def data(workspace, bert, monkeypatch):
     for stage in (mapping, generator):
         monkeypatch.setattr(stage, "map_items", in_process)
     workspace.set(
-        frames={"count": STEPS}, mapping={"model": bert, "min_similarity": 0.9},
+        frames={"count": STEPS},
+        mapping={"model": bert, "min_similarity": 0.9},
         generator={"seeds": 1, "folds": 3, "lstm": NETWORK | {"epochs": 2}},
-    )  # fmt: skip
+    )
     workspace.rows = synthetic.make()
     synthetic.write(workspace.rows)
     synthetic.write_captions(workspace.rows)
@@ -266,7 +347,9 @@ def network_params() -> generator.GeneratorParams:
 
 
 def test_conditions_line_up_with_the_features(data, tmp_path):
-    synthetic.write([row for i, row in enumerate(data.rows) if i % 6])  # the mapping knows clips whose video could not be read
+    synthetic.write(
+        [row for i, row in enumerate(data.rows) if i % 6]
+    )  # the mapping knows clips whose video could not be read
     inputs = read_inputs(tmp_path)
     clips, conditions = inputs.data.clips, inputs.conditions
     assert len(clips) < len(data.rows)
@@ -274,20 +357,29 @@ def test_conditions_line_up_with_the_features(data, tmp_path):
     caption, labels = conditions.numbers(drawn)
     anchors = conditions.read(drawn)
     by_name = {row["clip_id"]: row for row in data.rows}
-    stored = {row["clip_id"]: row["labels"] for row in shards.iter_rows(Path("data/mapping"), ["labels"])}
-    assert conditions.labels == list(LABEL_NAMES) and conditions.settings["top_k"] == labels.shape[-1] == 3
+    stored = {
+        row["clip_id"]: row["labels"] for row in shards.iter_rows(Path("data/mapping"), ["labels"])
+    }
+    assert (
+        conditions.labels == list(LABEL_NAMES)
+        and conditions.settings["top_k"] == labels.shape[-1] == 3
+    )
     learned = 0
     for i, row in enumerate(drawn.tolist()):
         clip, fold = clips.iloc[row], inputs.fold[row]
         said = by_name[clip.clip_id]["captions"]
-        texts = [conditions.captions[number] if number >= 0 else None for number in caption[i].tolist()]
+        texts = [
+            conditions.captions[number] if number >= 0 else None for number in caption[i].tolist()
+        ]
         assert texts == [said.get(t) for t in range(STEPS)]
         assert np.array_equal(labels[i].numpy(), stored[clip.clip_id])
         assert anchors.present[i].tolist() == [t in said for t in range(STEPS)]
         assert torch.equal(anchors.valid[i], labels[i] >= 0)
         own = data.whole if clip.split in ("validation", "test") else data.by_fold[fold]
         for t in said:
-            assert torch.equal(anchors.caption[i, t], conditions.embedding[conditions.captions.index(said[t])])
+            assert torch.equal(
+                anchors.caption[i, t], conditions.embedding[conditions.captions.index(said[t])]
+            )
             for k, label in enumerate(labels[i, t].tolist()):
                 if label >= 0:
                     assert np.array_equal(anchors.audio[i, t, k].numpy(), own[label])
@@ -326,7 +418,9 @@ def test_noise_is_drawn_anew_in_training_alone(data, inputs):
     assert not torch.equal(made(rows), made(rows))
     made.model.eval()
     assert torch.equal(made(rows), made(rows))
-    assert torch.allclose(made(rows)[[7]], made(torch.tensor([7])), atol=1e-6)  # whatever stands beside it
+    assert torch.allclose(
+        made(rows)[[7]], made(torch.tensor([7])), atol=1e-6
+    )  # whatever stands beside it
 
 
 # The stage
@@ -334,7 +428,9 @@ def test_noise_is_drawn_anew_in_training_alone(data, inputs):
 
 def bytes_of_outputs() -> dict[str, bytes]:
     folders = ("data/generated", "models/generator", "metrics")
-    return {str(path): path.read_bytes() for folder in folders for path in Path(folder).rglob("*.*")}
+    return {
+        str(path): path.read_bytes() for folder in folders for path in Path(folder).rglob("*.*")
+    }
 
 
 def test_every_labelled_clip_has_features_and_the_metrics_say_what_was_learned(data):
@@ -342,16 +438,30 @@ def test_every_labelled_clip_has_features_and_the_metrics_say_what_was_learned(d
     metrics = synthetic.generate(architecture="mapping")
     labelled = [row["clip_id"] for row in data.rows if row["action"]]
     found = shards.read_columns(Path("data/generated/mapping"), ["features"])
-    assert set(found["clip_id"]) == set(labelled) and found["features"].shape == (len(labelled), 2, STEPS, COMPONENTS)
+    assert set(found["clip_id"]) == set(labelled) and found["features"].shape == (
+        len(labelled),
+        2,
+        STEPS,
+        COMPONENTS,
+    )
     assert found["features"].dtype == np.float16 and np.isfinite(found["features"]).all()
     assert not np.array_equal(found["features"][:, 0], found["features"][:, 1])
     assert 0 < metrics["attention_entropy"] < math.log(3) and 0.03 < metrics["temperature"] < 0.08
     assert metrics["injection"] != 1 and metrics["spread_over_noise"] > 0
     plain = synthetic.generate()
-    assert metrics.keys() - plain.keys() == {"attention_entropy", "temperature", "injection", "spread_over_noise"}
-    wider = NETWORK["projection"] * (COMPONENTS + 8) + 2 * 32 * 32 + 32 * 2 * WIDTH + 2  # input; query and key; temperature and injection
+    assert metrics.keys() - plain.keys() == {
+        "attention_entropy",
+        "temperature",
+        "injection",
+        "spread_over_noise",
+    }
+    wider = (
+        NETWORK["projection"] * (COMPONENTS + 8) + 2 * 32 * 32 + 32 * 2 * WIDTH + 2
+    )  # input; query and key; temperature and injection
     assert metrics["parameters"] - plain["parameters"] == wider
-    assert not any(key.startswith("text.") for key in load_file("models/generator/mapping/seed-0.safetensors"))
+    assert not any(
+        key.startswith("text.") for key in load_file("models/generator/mapping/seed-0.safetensors")
+    )
 
 
 @pytest.mark.parametrize("visual", ["step", "representative"])
@@ -359,14 +469,28 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visua
     data.set(generator={"mapping": {"visual": visual}})
     synthetic.generate(architecture="mapping")
     config = json.loads(Path("models/generator/mapping/config.json").read_text())
-    sizes = ("video_width", "audio_width", "text_width", "hidden", "projection", "dropout", "bidirectional", "noise", "propagation",
-             "anchors", "visual", "temperature")  # fmt: skip
+    sizes = (
+        "video_width",
+        "audio_width",
+        "text_width",
+        "hidden",
+        "projection",
+        "dropout",
+        "bidirectional",
+        "noise",
+        "propagation",
+        "anchors",
+        "visual",
+        "temperature",
+    )
     model = MappedAudioGenerator(*(config[key] for key in sizes)).eval()
     model.load_state_dict(load_file("models/generator/mapping/seed-0.safetensors"))
     rows = inputs.data.rows("test")
     noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
-        made = model.unscale(model(inputs.data.video.read(rows.tolist()), inputs.conditions.read(rows), noise)).numpy()
+        made = model.unscale(
+            model(inputs.data.video.read(rows.tolist()), inputs.conditions.read(rows), noise)
+        ).numpy()
     found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])
     assert found["clip_id"] == inputs.data.clips.clip_id[rows.numpy()].tolist()
     assert np.allclose(found["features"][:, 0], made, atol=5e-3)
@@ -383,8 +507,14 @@ def test_a_training_clips_own_sound_reaches_its_features_by_no_model(data):
     with scratch() as folder:
         features = Features(folder, generator.SPLITS, AUDIO)
         fold = dict(zip(features.clips.clip_id, folds.of_clips(features.clips, 3), strict=True))
-    same = {r["clip_id"] for r in data.rows if r["split"] == "training" and fold[r["clip_id"]] == fold[row["clip_id"]]}
-    assert row["clip_id"] in same and {name for name in before if before[name] == after[name]} == same
+    same = {
+        r["clip_id"]
+        for r in data.rows
+        if r["split"] == "training" and fold[r["clip_id"]] == fold[row["clip_id"]]
+    }
+    assert (
+        row["clip_id"] in same and {name for name in before if before[name] == after[name]} == same
+    )
 
 
 def test_label_audio_of_a_fold_answers_its_own_clips(data, inputs):
@@ -416,16 +546,38 @@ def test_each_switch_runs_and_changes_the_answer(data):
     data.set(generator={"folds": 2, "lstm": {"epochs": 1}})
     synthetic.write_label_audio(folds=2)
     synthetic.map_captions()
-    switches = ({}, {"anchors": False}, {"propagation": 0.0}, {"noise": 0}, {"visual": "representative"}, {"condition": "none"})
+    switches = (
+        {},
+        {"anchors": False},
+        {"propagation": 0.0},
+        {"noise": 0},
+        {"visual": "representative"},
+        {"condition": "none"},
+    )
     made, metrics = [], {}
     for switch in switches:
-        default = {"anchors": True, "propagation": 2.0, "noise": 8, "visual": "step", "condition": "mapped"}
+        default = {
+            "anchors": True,
+            "propagation": 2.0,
+            "noise": 8,
+            "visual": "step",
+            "condition": "mapped",
+        }
         data.set(generator={"mapping": default | switch})
         metrics[str(switch)] = synthetic.generate(architecture="mapping")
         made.append(synthetic.generated("mapping"))
-    assert all(made[i][name] != made[j][name] for i in range(len(made)) for j in range(i) for name in made[0])
-    assert [name for name, found in metrics.items() if found["spread_over_noise"] == 0] == ["{'noise': 0}"]
-    assert [name for name, found in metrics.items() if found["attention_entropy"] == 0] == ["{'condition': 'none'}"]
+    assert all(
+        made[i][name] != made[j][name]
+        for i in range(len(made))
+        for j in range(i)
+        for name in made[0]
+    )
+    assert [name for name, found in metrics.items() if found["spread_over_noise"] == 0] == [
+        "{'noise': 0}"
+    ]
+    assert [name for name, found in metrics.items() if found["attention_entropy"] == 0] == [
+        "{'condition': 'none'}"
+    ]
 
 
 def test_only_label_audio_can_say_what_a_picture_does_not(data):
@@ -437,7 +589,9 @@ def test_only_label_audio_can_say_what_a_picture_does_not(data):
         label = RNG.integers(LABELS)
         row |= {name: RNG.normal(size=(STEPS, WIDTH)) for name in ("rgb", "flow")}
         row["audio"] = sounds[label] + 0.3 * RNG.normal(size=(STEPS, COMPONENTS))
-        row["captions"] = {int(step): LABEL_NAMES[label] for step in RNG.choice(STEPS, 2, replace=False)}
+        row["captions"] = {
+            int(step): LABEL_NAMES[label] for step in RNG.choice(STEPS, 2, replace=False)
+        }
     synthetic.write(rows)
     synthetic.write_captions(rows)
     synthetic.write_predictions("video_only", rows)
@@ -448,6 +602,11 @@ def test_only_label_audio_can_say_what_a_picture_does_not(data):
     data.set(generator={"mapping": {"condition": "none"}})
     cosine["none"] = synthetic.generate(architecture="mapping")
     for split in ("test", "out_of_fold"):
-        found = {name: metrics[split]["generated"]["centred_cosine"]["mean"] for name, metrics in cosine.items()}
+        found = {
+            name: metrics[split]["generated"]["centred_cosine"]["mean"]
+            for name, metrics in cosine.items()
+        }
         assert found["mapped"] > 0.8 and found["plain"] < 0.3 and found["none"] < 0.3, found
-    assert cosine["mapped"]["test"]["untrained"]["centred_cosine"]["mean"] > 0.3  # injected from the first step on
+    assert (
+        cosine["mapped"]["test"]["untrained"]["centred_cosine"]["mean"] > 0.3
+    )  # injected from the first step on

@@ -13,20 +13,44 @@ import pytest
 from scipy import signal
 
 from stages.common import media, parallel
-from tests.media_files import RATES, ffmpeg, numbered_images, read_number, shown_frames, sine, write_video
+from tests.media_files import (
+    RATES,
+    ffmpeg,
+    numbered_images,
+    read_number,
+    shown_frames,
+    sine,
+    write_video,
+)
 
-VARIABLE = "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 fps for a second, then 12 fps
+VARIABLE = (
+    "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 fps for a second, then 12 fps
+)
 KINDS = {  # name: (frames, fps, file suffix, ffmpeg's output options)
     **{f"{name} fps": (round(3 * eval(rate)), rate, ".mp4", []) for name, rate in RATES.items()},
     "interlaced": (72, "24", ".mp4", ["-x264-params", "interlaced=1"]),
-    "interlaced MPEG-2": (75, "25", ".ts", ["-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-q:v", "2"]),
+    "interlaced MPEG-2": (
+        75,
+        "25",
+        ".ts",
+        ["-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-q:v", "2"],
+    ),
     "no B-frames": (72, "24", ".mp4", ["-bf", "0"]),
     "open GOPs": (72, "24", ".mp4", ["-x264-params", "open-gop=1:keyint=12:bframes=3"]),
     "variable rate": (
         54,
         "30",
         ".mp4",
-        ["-vf", VARIABLE, "-fps_mode", "vfr", "-enc_time_base", "1/90000", "-video_track_timescale", "90000"],
+        [
+            "-vf",
+            VARIABLE,
+            "-fps_mode",
+            "vfr",
+            "-enc_time_base",
+            "1/90000",
+            "-video_track_timescale",
+            "90000",
+        ],
     ),
     "mkv with a late start": (72, "24", ".mkv", ["-output_ts_offset", "1.5"]),
     "transport stream": (75, "25", ".ts", []),
@@ -61,7 +85,9 @@ def test_times_and_frames_are_those_that_ffmpeg_shows(files, kind):
 
 
 def test_all_numbers_are_read_back(files):
-    assert [read_number(image) for image in media.read_frames(files["60 fps"], np.arange(180))] == list(range(180))
+    assert [
+        read_number(image) for image in media.read_frames(files["60 fps"], np.arange(180))
+    ] == list(range(180))
     assert [read_number(image) for image in numbered_images(256)] == list(range(256))
 
 
@@ -88,7 +114,17 @@ def test_probe_says_what_was_written(tmp_path):
     assert not media.probe(write_video(tmp_path / "b.mkv", 45, "15"))["has_audio"]
 
 
-NAMES = ["-dash.mp4", "with space.mp4", "%03d.mp4", "ünï★ 声.mp4", "concat:x.mp4", "a?b#c.mp4", "q'uo\"te.mp4", "[x]*.mp4", "a|b,c;d.mp4"]
+NAMES = [
+    "-dash.mp4",
+    "with space.mp4",
+    "%03d.mp4",
+    "ünï★ 声.mp4",
+    "concat:x.mp4",
+    "a?b#c.mp4",
+    "q'uo\"te.mp4",
+    "[x]*.mp4",
+    "a|b,c;d.mp4",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,7 +134,11 @@ def test_any_name_is_just_a_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / name, type(original)(name)):
         assert media.frame_times(path)[1] == pytest.approx(2)
-        assert [read_number(image) for image in media.read_frames(path, np.array([0, 7, 11]))] == [0, 7, 11]
+        assert [read_number(image) for image in media.read_frames(path, np.array([0, 7, 11]))] == [
+            0,
+            7,
+            11,
+        ]
         assert np.array_equal(media.decode_audio(path, 2.0), media.decode_audio(original, 2.0))
 
 
@@ -106,10 +146,13 @@ def broken_files(folder) -> dict:
     good = write_video(folder / "good.mp4", 72, "24", "-movflags", "faststart").read_bytes()
     late_index = write_video(folder / "late.mp4", 72).read_bytes()
     contents = {
-        "empty": b"", "text": b"this is no video\n" * 50, "random": np.random.default_rng(0).bytes(5000),
-        "truncated": good[: len(good) * 3 // 5], "truncated before its index": late_index[: len(late_index) * 3 // 5],
+        "empty": b"",
+        "text": b"this is no video\n" * 50,
+        "random": np.random.default_rng(0).bytes(5000),
+        "truncated": good[: len(good) * 3 // 5],
+        "truncated before its index": late_index[: len(late_index) * 3 // 5],
         "list of other files": b"ffconcat version 1.0\nfile good.mp4\nduration 3\n",
-    }  # fmt: skip
+    }
     paths = {name: folder / f"{name}.mp4" for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(content)
@@ -156,16 +199,29 @@ def test_a_frame_beyond_the_end_is_an_error(files):
 
 def test_frames_that_are_interlaced_further_on_are_right_too(files, tmp_path):
     """OpenCV shows the frame before in their place."""
-    parts = [write_video(tmp_path / "a.ts", 36), write_video(tmp_path / "b.ts", 36, "24", "-x264-params", "interlaced=1")]
+    parts = [
+        write_video(tmp_path / "a.ts", 36),
+        write_video(tmp_path / "b.ts", 36, "24", "-x264-params", "interlaced=1"),
+    ]
     ffmpeg("-i", f"concat:{parts[0]}|{parts[1]}", "-c", "copy", tmp_path / "both.mkv")
     images = shown_frames(tmp_path / "both.mkv")[1]
     wanted = np.arange(0, len(images), 5)
-    assert [read_number(image) for image in media.read_frames(tmp_path / "both.mkv", wanted)] == [read_number(images[i]) for i in wanted]
+    assert [read_number(image) for image in media.read_frames(tmp_path / "both.mkv", wanted)] == [
+        read_number(images[i]) for i in wanted
+    ]
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotated_interlaced_files_are_upright(files, tmp_path, degrees):
-    ffmpeg("-display_rotation", degrees, "-i", files["interlaced"], "-c", "copy", tmp_path / "rotated.mp4")
+    ffmpeg(
+        "-display_rotation",
+        degrees,
+        "-i",
+        files["interlaced"],
+        "-c",
+        "copy",
+        tmp_path / "rotated.mp4",
+    )
     expected = shown_frames(tmp_path / "rotated.mp4")[1][:4]
     read = np.stack(media.read_frames(tmp_path / "rotated.mp4", np.arange(4)))
     assert read.shape == expected.shape and np.abs(read.astype(int) - expected).mean() < 4
@@ -217,7 +273,9 @@ def test_level_of_silence_and_of_full_scale():
 def test_level_is_ffmpegs_own_volume(tmp_path):
     noise = np.random.default_rng(3).normal(0, 0.03, 48_000)
     path = write_video(tmp_path / "noise.mkv", 72, "24", "-c:a", "flac", sound=noise)
-    log = ffmpeg("-i", path, "-map", "0:a", "-af", "volumedetect", "-f", "null", "-").stderr.decode()
+    log = ffmpeg(
+        "-i", path, "-map", "0:a", "-af", "volumedetect", "-f", "null", "-"
+    ).stderr.decode()
     printed_db = float(re.search(r"mean_volume: (-?[\d.]+) dB", log).group(1))  # to 0.1 dB
     assert media.rms_dbfs(media.decode_audio(path, 3.0)) == pytest.approx(printed_db, abs=0.06)
 
@@ -225,33 +283,82 @@ def test_level_is_ffmpegs_own_volume(tmp_path):
 def test_stereo_at_44100_hz_becomes_mono_at_16_khz_with_the_same_tones(tmp_path):
     write_video(tmp_path / "v.mp4", 72)
     left_right = "aevalsrc='0.4*sin(2*PI*440*t)|0.4*sin(2*PI*1250*t)':s=44100:d=3"
-    ffmpeg("-i", tmp_path / "v.mp4", "-f", "lavfi", "-i", left_right, "-c:v", "copy", "-c:a", "aac", "-b:a", "192k", tmp_path / "va.mp4")
+    ffmpeg(
+        "-i",
+        tmp_path / "v.mp4",
+        "-f",
+        "lavfi",
+        "-i",
+        left_right,
+        "-c:v",
+        "copy",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "192k",
+        tmp_path / "va.mp4",
+    )
     samples = media.decode_audio(tmp_path / "va.mp4", 3.0)
     assert samples.dtype == np.int16 and samples.shape == (48_000,)
     frequencies, power = signal.periodogram(samples / 32768, 16_000, "blackman")
     peaks = frequencies[signal.find_peaks(power, height=power.max() / 10, distance=100)[0]]
     assert np.allclose(peaks, [440, 1250], atol=1)
-    assert np.sqrt(2) * (samples[8000:40_000] / 32768).std() == pytest.approx(0.4 / np.sqrt(2), rel=0.03)  # each at half its level
+    assert np.sqrt(2) * (samples[8000:40_000] / 32768).std() == pytest.approx(
+        0.4 / np.sqrt(2), rel=0.03
+    )  # each at half its level
 
 
 def test_tones_above_8_khz_do_not_fold_back(tmp_path):
     write_video(tmp_path / "v.mp4", 72)
-    ffmpeg("-i", tmp_path / "v.mp4", "-f", "lavfi", "-i", "sine=f=11000:r=48000:d=3", "-c:v", "copy", "-c:a", "flac", tmp_path / "va.mkv")
+    ffmpeg(
+        "-i",
+        tmp_path / "v.mp4",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=f=11000:r=48000:d=3",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "flac",
+        tmp_path / "va.mkv",
+    )
     assert media.rms_dbfs(media.decode_audio(tmp_path / "va.mkv", 3.0)[1600:-1600]) < -80
 
 
 CLICK_S = 1.0
 
 
-@pytest.mark.parametrize("suffix, codec", [(".mp4", "aac"), (".mkv", "flac"), (".ts", "aac"), (".mov", "pcm_s16le")])
-@pytest.mark.parametrize("video_late_s, audio_late_s", [(0, 0), (0.5, 0), (0, 0.5), (2, 2), (1.25, 1)])
+@pytest.mark.parametrize(
+    "suffix, codec", [(".mp4", "aac"), (".mkv", "flac"), (".ts", "aac"), (".mov", "pcm_s16le")]
+)
+@pytest.mark.parametrize(
+    "video_late_s, audio_late_s", [(0, 0), (0.5, 0), (0, 0.5), (2, 2), (1.25, 1)]
+)
 def test_sound_is_aligned_with_the_first_frame(tmp_path, suffix, codec, video_late_s, audio_late_s):
     click = np.zeros(48_000)
     click[int(CLICK_S * 16_000) :][:160] = 0.9
     both = write_video(tmp_path / "both.mkv", 72, "24", "-c:a", "flac", sound=click)
     path = tmp_path / f"late{suffix}"
-    ffmpeg("-itsoffset", video_late_s, "-i", both, "-itsoffset", audio_late_s, "-i", both, "-map", "0:v", "-map", "1:a",
-           "-c:v", "copy", "-c:a", codec, path)  # fmt: skip
+    ffmpeg(
+        "-itsoffset",
+        video_late_s,
+        "-i",
+        both,
+        "-itsoffset",
+        audio_late_s,
+        "-i",
+        both,
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c:v",
+        "copy",
+        "-c:a",
+        codec,
+        path,
+    )
     samples = media.decode_audio(path, 3.0)
     assert len(samples) == 48_000
     heard_s = np.argmax(np.abs(samples.astype(float)) > 8000) / 16_000
@@ -278,14 +385,24 @@ def test_jpeg_is_close_and_keeps_the_channels():
     image = np.zeros((32, 48, 3), np.uint8)
     image[..., 0], image[..., 2] = 200, 40
     data = media.encode_jpeg(image, 95)
-    assert data[:2] == b"\xff\xd8" and np.abs(media.decode_jpeg(data).astype(int) - image).max() <= 3
-    assert np.array_equal(media.decode_jpeg(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    assert (
+        data[:2] == b"\xff\xd8" and np.abs(media.decode_jpeg(data).astype(int) - image).max() <= 3
+    )
+    assert np.array_equal(
+        media.decode_jpeg(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    )
 
 
 def test_decoding_processes_have_an_end_to_their_memory():
     """ffmpeg at 1 GiB, workers that decode at 4 GiB of address space."""
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0])"
-    child = subprocess.run([sys.executable, "-c", code], preexec_fn=media._decoder_child, capture_output=True, text=True, check=True)
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=media._decoder_child,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(child.stdout) == media.FFMPEG_MEMORY_BYTES == 2**30
     limit = parallel.map_items(address_space, [0], 1, initializer=media.decoding_process)
     assert list(limit) == [media.MEMORY_BYTES] == [4 * 2**30]

@@ -21,9 +21,24 @@ from tests.odd_media import GOOD, KINDS
 from tests.privileges import drop_overrides
 
 NAMES = [
-    "with space", "quo'te\"s", "new\nline", "%03d", "-leading", "ünï★ 声", "tab\tand\x1b[31mred", "semi;colon|pipe,comma", "$(touch owned)",
-    "=1+1", "<b>bold<b>", "\\frac{1}{0}", "*?[x]", "~", "concat:a", "dots..", "x" * 251,
-]  # fmt: skip
+    "with space",
+    "quo'te\"s",
+    "new\nline",
+    "%03d",
+    "-leading",
+    "ünï★ 声",
+    "tab\tand\x1b[31mred",
+    "semi;colon|pipe,comma",
+    "$(touch owned)",
+    "=1+1",
+    "<b>bold<b>",
+    "\\frac{1}{0}",
+    "*?[x]",
+    "~",
+    "concat:a",
+    "dots..",
+    "x" * 251,
+]
 
 
 def run_stages() -> dict[str, dict[str, dict]]:
@@ -32,15 +47,23 @@ def run_stages() -> dict[str, dict[str, dict]]:
     for stage in (clips, frames, audio):
         stage.main(run.StageRun(stage.__name__.split(".")[1], "", 2))
     tables = {"clips": pq.read_table("data/clips.parquet").to_pylist()}
-    tables |= {stage: shards.read_index(Path(f"data/{stage}")).to_pylist() for stage in ("frames", "audio")}
+    tables |= {
+        stage: shards.read_index(Path(f"data/{stage}")).to_pylist() for stage in ("frames", "audio")
+    }
     entering = len(tables["clips"])
     for stage, rows in tables.items():
         counts = json.loads(Path(f"metrics/{stage}.json").read_text())["clips"]
-        assert counts["in"] == counts["ok"] + sum(counts["refused"].values()) == len(rows) == entering
+        assert (
+            counts["in"] == counts["ok"] + sum(counts["refused"].values()) == len(rows) == entering
+        )
         entering = counts["ok"]
         assert all(row["reason"] if row["status"] != "ok" else row["reason"] == "" for row in rows)
         assert all(row["reason"].isprintable() for row in rows)
-    left = [p for p in psutil.Process().children(recursive=True) if p not in before and "forkserver" not in " ".join(p.cmdline())]
+    left = [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if p not in before and "forkserver" not in " ".join(p.cmdline())
+    ]
     assert [p for p in left if "resource_tracker" not in " ".join(p.cmdline())] == []
     return {stage: {row["clip_id"]: row for row in rows} for stage, rows in tables.items()}
 
@@ -65,9 +88,14 @@ def kinds(tmp_path_factory):
         patch.chdir(folder)
         from tests.conftest import Workspace
 
-        Workspace(folder).set(clips={"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"})
+        Workspace(folder).set(
+            clips={"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"}
+        )
         found = run_stages()
-    return {stage: {kind: rows.get(f"odd/{n}") for n, kind in enumerate(KINDS)} for stage, rows in found.items()}
+    return {
+        stage: {kind: rows.get(f"odd/{n}") for n, kind in enumerate(KINDS)}
+        for stage, rows in found.items()
+    }
 
 
 def test_there_are_many_kinds():
@@ -81,12 +109,17 @@ def test_a_kind_ends_as_it_should(kinds, kind):
 
 
 def test_sound_around_the_threshold_differs_by_its_level(kinds):
-    above, below = (kinds["audio"][f"just {side} silence"]["rms_dbfs"] for side in ("above", "below"))
+    above, below = (
+        kinds["audio"][f"just {side} silence"]["rms_dbfs"] for side in ("above", "below")
+    )
     assert -50 < above < -49.8 and -50.2 < below < -50
 
 
 def test_a_file_that_breaks_off_says_where(kinds):
-    assert kinds["frames"]["cut after 40 %"]["reason"] == "the file breaks off: 21 of 72 frames are there"
+    assert (
+        kinds["frames"]["cut after 40 %"]["reason"]
+        == "the file breaks off: 21 of 72 frames are there"
+    )
 
 
 def test_names_are_only_names(workspace):
@@ -108,9 +141,13 @@ def test_actions_with_odd_names_are_kept_apart(workspace):
         (workspace.folder / "media/training" / action).mkdir(parents=True)
         GOOD(workspace.folder / "media/training" / action / "a.mp4")
         unique(workspace.folder / "media/training" / action / "a.mp4", number)
-    workspace.set(clips={"root": "media", "source_pattern": "(?s)^(.*)$", "validation_fraction": 0.01})
+    workspace.set(
+        clips={"root": "media", "source_pattern": "(?s)^(.*)$", "validation_fraction": 0.01}
+    )
     rows = run_stages()["audio"]
-    assert sorted(row["action"] for row in rows.values() if row["status"] == "ok") == sorted(actions)
+    assert sorted(row["action"] for row in rows.values() if row["status"] == "ok") == sorted(
+        actions
+    )
     read = {row["clip_id"] for row in shards.iter_rows(Path("data/audio"), ["flac"])}
     assert read == {f"{action}/a" for action in actions}
 
@@ -147,15 +184,26 @@ def tree(workspace):
 
 
 def test_links_and_special_files_are_refused_at_once(tree):
-    found = {name.split("/")[1]: (row["status"], row["reason"]) for name, row in run_stages()["clips"].items()}
+    found = {
+        name.split("/")[1]: (row["status"], row["reason"])
+        for name, row in run_stages()["clips"].items()
+    }
     outside = ("outside_root", "a link leads out of clips.root; clips.links = all follows it")
     assert found == {
-        "good_1": ("ok", ""), "other_1": ("ok", ""),
-        "inside_1": ("duplicate_content", "the same bytes stand in another split or earlier in this one"),
-        "away_1": outside, "device_1": outside, "loop_1": ("unreadable", "Too many levels of symbolic links"),
-        "broken_1": ("missing", "No such file or directory"), "round_1": ("unreadable", "no regular file"),
-        "pipe_1": ("unreadable", "no regular file"), "socket_1": ("unreadable", "No such device or address"),
-    }  # fmt: skip
+        "good_1": ("ok", ""),
+        "other_1": ("ok", ""),
+        "inside_1": (
+            "duplicate_content",
+            "the same bytes stand in another split or earlier in this one",
+        ),
+        "away_1": outside,
+        "device_1": outside,
+        "loop_1": ("unreadable", "Too many levels of symbolic links"),
+        "broken_1": ("missing", "No such file or directory"),
+        "round_1": ("unreadable", "no regular file"),
+        "pipe_1": ("unreadable", "no regular file"),
+        "socket_1": ("unreadable", "No such device or address"),
+    }
 
 
 def test_links_are_followed_where_params_say_so(tree):
@@ -169,7 +217,10 @@ def test_a_list_cannot_leave_the_root_through_a_link(tree):
     tree.set(clips={"training_list": "list.csv"})
     clips.main(run.StageRun("clips", "", 1))
     rows = {row["clip_id"]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
-    assert (rows["odd/away_1"]["status"], rows["odd/away_1"]["content_hash"]) == ("outside_root", None)
+    assert (rows["odd/away_1"]["status"], rows["odd/away_1"]["content_hash"]) == (
+        "outside_root",
+        None,
+    )
     assert rows["odd/good_1"]["status"] == "ok"
 
 
@@ -181,9 +232,13 @@ def test_a_linked_folder_of_clips_is_a_sentence(tree):
 
 def clips_without_overrides(folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "stages.clips"], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [sys.executable, "-m", "stages.clips"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
         preexec_fn=drop_overrides,
-    )  # fmt: skip
+    )
     return f"{done.returncode} {done.stderr}"
 
 
@@ -192,10 +247,16 @@ def test_what_may_not_be_read_is_refused_or_a_sentence(tree):
     (place / "good_1.mp4").chmod(0)
     assert clips_without_overrides(tree.folder).startswith("0 ")
     rows = {row["clip_id"]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
-    assert (rows["odd/good_1"]["status"], rows["odd/good_1"]["reason"]) == ("unreadable", "Permission denied")
+    assert (rows["odd/good_1"]["status"], rows["odd/good_1"]["reason"]) == (
+        "unreadable",
+        "Permission denied",
+    )
     (tree.folder / "media/training/closed").mkdir(mode=0)
     output = clips_without_overrides(tree.folder)
-    assert output.startswith("1 ") and "training/closed: the folder cannot be read (Permission denied)" in output
+    assert (
+        output.startswith("1 ")
+        and "training/closed: the folder cannot be read (Permission denied)" in output
+    )
     assert "Traceback" not in output
     (tree.folder / "media/training/closed").chmod(0o700)
 
@@ -204,9 +265,15 @@ def test_the_same_video_on_both_sides_is_refused_on_the_learning_side(tree):
     (tree.folder / "media/validation/even").mkdir(parents=True)
     (tree.folder / "media/training/even").mkdir()
     write_video(tree.folder / "media/training/even/own_1.mp4", 60)
-    shutil.copy(tree.folder / "media/training/odd/good_1.mp4", tree.folder / "media/validation/even/other_5.mp4")
+    shutil.copy(
+        tree.folder / "media/training/odd/good_1.mp4",
+        tree.folder / "media/validation/even/other_5.mp4",
+    )
     rows = run_stages()["clips"]
-    assert rows["even/other_5"]["status"] == "ok" and rows["odd/good_1"]["status"] == "duplicate_content"
+    assert (
+        rows["even/other_5"]["status"] == "ok"
+        and rows["odd/good_1"]["status"] == "duplicate_content"
+    )
 
 
 def test_extra_odd_media(workspace, extra_media):
@@ -219,4 +286,8 @@ def test_extra_odd_media(workspace, extra_media):
     workspace.set(clips={"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"})
     rows = run_stages()
     assert len(rows["clips"]) == len(files) > 0
-    assert not any(row["status"] in ("timeout", "worker_died") for stage in rows.values() for row in stage.values())
+    assert not any(
+        row["status"] in ("timeout", "worker_died")
+        for stage in rows.values()
+        for row in stage.values()
+    )

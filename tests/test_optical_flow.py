@@ -14,21 +14,36 @@ from tests.test_shards import index_row
 
 
 def parameters(**changes) -> OpticalFlowParams:
-    return OpticalFlowParams(**{
-        "pyramid_scale": 0.5, "levels": 3, "window_px": 15, "iterations": 3, "polynomial_px": 5, "polynomial_sigma": 1.2,
-        "full_scale_px": 8.0, "jpeg_quality": 95, **changes,
-    })  # fmt: skip
+    return OpticalFlowParams(
+        **{
+            "pyramid_scale": 0.5,
+            "levels": 3,
+            "window_px": 15,
+            "iterations": 3,
+            "polynomial_px": 5,
+            "polynomial_sigma": 1.2,
+            "full_scale_px": 8.0,
+            "jpeg_quality": 95,
+            **changes,
+        }
+    )
 
 
 def texture(dx: float, dy: float, size: int = 96) -> np.ndarray:
     """A smooth grey pattern [size, size] uint8, moved by (dx, dy) px; a formula, so that half pixels are exact."""
     y, x = np.mgrid[:size, :size].astype(float)
     x, y = x - dx, y - dy
-    waves = np.sin(x / 3.1 + 1) * np.cos(y / 4.3) + np.sin((x + y) / 6.7) + np.cos((x - 2 * y) / 9.1 + 2)
+    waves = (
+        np.sin(x / 3.1 + 1) * np.cos(y / 4.3)
+        + np.sin((x + y) / 6.7)
+        + np.cos((x - 2 * y) / 9.1 + 2)
+    )
     return np.rint(127.5 + 40 * waves).astype(np.uint8)
 
 
-@pytest.mark.parametrize("dx, dy", [(2, 0), (-3, 0), (0, 2), (0, -1.5), (1.5, 2.5), (-2, 3), (0, 0)])
+@pytest.mark.parametrize(
+    "dx, dy", [(2, 0), (-3, 0), (0, 2), (0, -1.5), (1.5, 2.5), (-2, 3), (0, 0)]
+)
 def test_a_translation_is_found(dx, dy):
     flow = farneback(texture(0, 0), texture(dx, dy), parameters())
     assert flow.shape == (96, 96, 2)
@@ -39,10 +54,14 @@ def test_a_translation_is_found(dx, dy):
 @pytest.mark.parametrize("magnitude_px", [2.0, 8.0])
 def test_colour_is_direction_and_brightness_magnitude(degrees, magnitude_px):
     angle = np.radians(degrees)
-    flow = np.broadcast_to(magnitude_px * np.array([np.cos(angle), np.sin(angle)]), (4, 4, 2)).astype(np.float32)
+    flow = np.broadcast_to(
+        magnitude_px * np.array([np.cos(angle), np.sin(angle)]), (4, 4, 2)
+    ).astype(np.float32)
     red, green, blue = colorsys.hsv_to_rgb(degrees / 360, 1, magnitude_px / 8)
     drawn = draw(np.ascontiguousarray(flow), 8.0)
-    assert drawn.dtype == np.uint8 and np.allclose(drawn, np.array([blue, green, red]) * 255, atol=5)  # hue has steps of 2 degrees
+    assert drawn.dtype == np.uint8 and np.allclose(
+        drawn, np.array([blue, green, red]) * 255, atol=5
+    )  # hue has steps of 2 degrees
 
 
 def test_scale_is_fixed_and_clipped():
@@ -51,28 +70,47 @@ def test_scale_is_fixed_and_clipped():
     value = draw(flow, 8.0).max(-1)[0]
     assert value.tolist() == [0, 32, 64, 255, 255]
     assert draw(flow, 16.0).max(-1)[0].tolist() == [0, 16, 32, 128, 255]
-    assert draw(flow[:, :3], 8.0).max(-1)[0].tolist() == [0, 32, 64]  # what else moves in the image changes nothing
+    assert draw(flow[:, :3], 8.0).max(-1)[0].tolist() == [
+        0,
+        32,
+        64,
+    ]  # what else moves in the image changes nothing
 
 
 def moving_clip(px_per_frame: float, count: int = 6) -> list[bytes]:
-    return [media.encode_jpeg(np.repeat(texture(k * px_per_frame, 0)[..., None], 3, 2), 100) for k in range(count)]
+    return [
+        media.encode_jpeg(np.repeat(texture(k * px_per_frame, 0)[..., None], 3, 2), 100)
+        for k in range(count)
+    ]
 
 
 def test_images_of_a_clip():
     slow, fast = (draw_clip((moving_clip(px), parameters()))["jpegs"] for px in (1.5, 3.0))
     assert len(slow) == len(fast) == 6
     assert slow[0] == slow[1] and slow[1] != slow[2]
-    inner = [np.median(media.decode_jpeg(jpeg)[16:-16, 16:-16], axis=(0, 1)) for jpeg in (slow[3], fast[3])]
+    inner = [
+        np.median(media.decode_jpeg(jpeg)[16:-16, 16:-16], axis=(0, 1))
+        for jpeg in (slow[3], fast[3])
+    ]
     assert np.allclose(inner[0], [0, 0, 1.5 / 8 * 255], atol=6)  # to the right: hue 0, red
     assert inner[1][2] / inner[0][2] == pytest.approx(2, rel=0.1)
 
 
 def test_still_clip_is_black():
-    assert max(media.decode_jpeg(jpeg).max() for jpeg in draw_clip((moving_clip(0), parameters()))["jpegs"]) <= 8  # JPEG
+    assert (
+        max(
+            media.decode_jpeg(jpeg).max()
+            for jpeg in draw_clip((moving_clip(0), parameters()))["jpegs"]
+        )
+        <= 8
+    )  # JPEG
 
 
 def test_stage_writes_a_row_per_clip_with_frames(workspace):
-    rows = [{**index_row("a/x_1", "training"), "jpegs": moving_clip(2)}, {**index_row("a/y_1", "test"), "jpegs": moving_clip(-2)}]
+    rows = [
+        {**index_row("a/x_1", "training"), "jpegs": moving_clip(2)},
+        {**index_row("a/y_1", "test"), "jpegs": moving_clip(-2)},
+    ]
     index = [*rows, index_row("a/z_1", "test", status="unreadable")]
     index.sort(key=lambda row: (row["split"], row["clip_id"]))
     rows.sort(key=lambda row: (row["split"], row["clip_id"]))
@@ -81,7 +119,10 @@ def test_stage_writes_a_row_per_clip_with_frames(workspace):
     written = shards.read_columns(workspace.folder / "data/optical_flow", ["jpegs"])
     assert written["clip_id"] == ["a/y_1", "a/x_1"]
     assert written["jpegs"] == [
-        draw_clip((row["jpegs"], optical_flow.params.load("optical_flow", OpticalFlowParams)))["jpegs"] for row in rows
+        draw_clip((row["jpegs"], optical_flow.params.load("optical_flow", OpticalFlowParams)))[
+            "jpegs"
+        ]
+        for row in rows
     ]
     assert len(shards.read_index(workspace.folder / "data/optical_flow")) == 2
 
@@ -91,8 +132,14 @@ GOLDEN = {1: "12ecb45e9d288584b9361d88b0fe41fd"}
 
 
 def test_output_is_that_of_code_version():
-    jpegs = draw_clip((moving_clip(2.0), parameters()))["jpegs"] + draw_clip((moving_clip(-3.25), parameters(full_scale_px=5.0)))["jpegs"]
-    middle = [np.median(cv2.resize(media.decode_jpeg(jpeg), (48, 48))[8:-8, 8:-8], axis=(0, 1)) for jpeg in jpegs]
+    jpegs = (
+        draw_clip((moving_clip(2.0), parameters()))["jpegs"]
+        + draw_clip((moving_clip(-3.25), parameters(full_scale_px=5.0)))["jpegs"]
+    )
+    middle = [
+        np.median(cv2.resize(media.decode_jpeg(jpeg), (48, 48))[8:-8, 8:-8], axis=(0, 1))
+        for jpeg in jpegs
+    ]
     facts = np.rint(np.array(middle) / 32).astype(int).tolist()
     assert digest(len(jpegs), facts) == GOLDEN[optical_flow.CODE_VERSION], (
         "the output changed: raise CODE_VERSION and note the new digest here"

@@ -23,7 +23,9 @@ from tests.closure import ROOT
 def worker_processes() -> list[psutil.Process]:
     """All that this process's children started: the fork server, a child, stays for the session."""
     found = []
-    for worker in [worker for child in psutil.Process().children() for worker in child.children(recursive=True)]:
+    for worker in [
+        worker for child in psutil.Process().children() for worker in child.children(recursive=True)
+    ]:
         with contextlib.suppress(psutil.NoSuchProcess):
             found += [worker] if worker.status() != psutil.STATUS_ZOMBIE else []
     return found
@@ -74,7 +76,13 @@ def test_a_worker_killed_for_memory_once_costs_nothing(tmp_path):
 
 
 def test_a_worker_killed_while_it_starts_costs_nothing(tmp_path):
-    results = map_items(workers.square, range(8), 1, initializer=workers.die_at_first_start, initargs=(str(tmp_path / "killed"),))
+    results = map_items(
+        workers.square,
+        range(8),
+        1,
+        initializer=workers.die_at_first_start,
+        initargs=(str(tmp_path / "killed"),),
+    )
     assert list(results) == [x * x for x in range(8)]
     assert (tmp_path / "killed").exists()
 
@@ -116,7 +124,9 @@ def test_a_worker_killed_while_it_waits_costs_no_try(tmp_path):
 
 
 def test_a_worker_killed_while_it_answers_costs_nothing(tmp_path):
-    results = map_items(workers.die_while_answering, [(x, str(tmp_path / "killed")) for x in range(3)], 1)
+    results = map_items(
+        workers.die_while_answering, [(x, str(tmp_path / "killed")) for x in range(3)], 1
+    )
     assert list(results) == [bytes([x]) * 1_000_000 for x in range(3)]
     assert (tmp_path / "killed").exists()
 
@@ -151,9 +161,17 @@ if __name__ == "__main__":
 
 
 def test_a_killed_run_leaves_no_worker_that_goes_on(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(root=str(ROOT), function="sleep_long")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(root=str(ROOT), function="sleep_long")]
+    )
     try:
-        while not (found := [worker for child in psutil.Process(process.pid).children() for worker in child.children()]):
+        while not (
+            found := [
+                worker
+                for child in psutil.Process(process.pid).children()
+                for worker in child.children()
+            ]
+        ):
             time.sleep(0.05)
         time.sleep(0.5)
     finally:
@@ -166,13 +184,22 @@ def test_a_killed_run_leaves_no_worker_that_goes_on(tmp_path):
 def test_an_error_ends_a_run_whose_results_were_not_all_asked_for():
     start = time.monotonic()
     script = SCRIPT.format(root=str(ROOT), function="sleep_unless_0")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1 and done.stdout == "0\n" and done.stderr.strip().endswith("OSError: enough")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert (
+        done.returncode == 1
+        and done.stdout == "0\n"
+        and done.stderr.strip().endswith("OSError: enough")
+    )
     assert time.monotonic() - start < 20
 
 
 def test_workers_that_cannot_start_are_no_items_fault():
-    with pytest.raises(UserError, match="worker processes died while they started, 3 times in a row: where memory is short, set"):
+    with pytest.raises(
+        UserError,
+        match="worker processes died while they started, 3 times in a row: where memory is short, set",
+    ):
         list(map_items(workers.square, range(8), 2, initializer=workers.die_at_every_start))
     with pytest.raises(ValueError, match="no model here"):
         list(map_items(workers.square, range(8), 2, initializer=workers.fail_to_start))
@@ -188,19 +215,40 @@ def test_what_cannot_be_sent_is_an_error_here():
 
 
 def test_a_time_limit_kills_what_the_worker_started_too(tmp_path):
-    found = list(map_items(workers.start_a_sleeper, [str(tmp_path / "pid")], 1, timeout_s=2, initializer=workers.import_decoders))
+    found = list(
+        map_items(
+            workers.start_a_sleeper,
+            [str(tmp_path / "pid")],
+            1,
+            timeout_s=2,
+            initializer=workers.import_decoders,
+        )
+    )
     assert found == [Failure("timeout", "took more than 2 s")]
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+    while (
+        psutil.pid_exists(pid)
+        and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_decoding_worker_cannot_take_all_memory():
     with pytest.raises(MemoryError):
-        list(map_items(workers.allocate, [media.MEMORY_BYTES // 2**20], 1, initializer=media.decoding_process))
-    assert list(map_items(workers.allocate, [64], 1, initializer=media.decoding_process)) == [64 * 2**20]
+        list(
+            map_items(
+                workers.allocate,
+                [media.MEMORY_BYTES // 2**20],
+                1,
+                initializer=media.decoding_process,
+            )
+        )
+    assert list(map_items(workers.allocate, [64], 1, initializer=media.decoding_process)) == [
+        64 * 2**20
+    ]
 
 
 def test_an_exception_is_raised_here():
@@ -239,7 +287,9 @@ def test_without_items_no_process_is_started(monkeypatch):
 
 
 def test_initializer_sets_every_worker_up():
-    assert list(map_items(workers.add_offset, range(6), 2, initializer=workers.set_offset, initargs=(100,))) == [100 + x for x in range(6)]
+    assert list(
+        map_items(workers.add_offset, range(6), 2, initializer=workers.set_offset, initargs=(100,))
+    ) == [100 + x for x in range(6)]
 
 
 def test_number_of_workers(monkeypatch):
@@ -249,7 +299,9 @@ def test_number_of_workers(monkeypatch):
     assert parallel.default_workers() == len(os.sched_getaffinity(0))
     for wrong in ("0", "-1", "many", "1.5"):
         monkeypatch.setenv("WORKERS", wrong)
-        with pytest.raises(UserError, match=f"WORKERS='{wrong}': it must be a whole number of at least 1"):
+        with pytest.raises(
+            UserError, match=f"WORKERS='{wrong}': it must be a whole number of at least 1"
+        ):
             parallel.default_workers()
 
 
@@ -258,5 +310,7 @@ def test_time_limit_of_a_clip(monkeypatch):
     monkeypatch.setenv("CLIP_TIME_LIMIT_S", "5")
     assert parallel.time_limit_s() == 5
     monkeypatch.setenv("CLIP_TIME_LIMIT_S", "0.5")
-    with pytest.raises(UserError, match="CLIP_TIME_LIMIT_S='0.5': it must be a whole number of at least 1"):
+    with pytest.raises(
+        UserError, match="CLIP_TIME_LIMIT_S='0.5': it must be a whole number of at least 1"
+    ):
         parallel.time_limit_s()

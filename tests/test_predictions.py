@@ -1,4 +1,5 @@
 """Predictions on disk, and what is read off them, against scikit-learn and by hand."""
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -15,10 +16,14 @@ ACTIONS = [f"action {i}" for i in range(7)]
 def random_predictions(seeds: int = 3, clips: int = 90) -> Predictions:
     rng = np.random.default_rng(seeds)
     true = rng.integers(0, len(ACTIONS), clips)
-    table = pd.DataFrame({
-        "clip_id": [f"c{i}" for i in range(clips)], "split": ["test"] * (clips - 30) + ["training"] * 10 + ["validation"] * 20,
-        "action": [ACTIONS[t] for t in true], "source_id": [f"s{i // 3}" for i in range(clips)],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"c{i}" for i in range(clips)],
+            "split": ["test"] * (clips - 30) + ["training"] * 10 + ["validation"] * 20,
+            "action": [ACTIONS[t] for t in true],
+            "source_id": [f"s{i // 3}" for i in range(clips)],
+        }
+    )
     probabilities = rng.dirichlet(np.ones(len(ACTIONS)), (seeds, clips)).astype(np.float32)
     probabilities[:, np.arange(clips), true] += 0.15
     return Predictions(table, ACTIONS, probabilities / probabilities.sum(2, keepdims=True))
@@ -40,13 +45,20 @@ def test_what_is_written_is_read(made):
 
 
 def test_a_missing_file_names_the_command(workspace):
-    with pytest.raises(UserError, match="nothing.parquet is missing: run `dvc repro classifier@nothing`"):
+    with pytest.raises(
+        UserError, match="nothing.parquet is missing: run `dvc repro classifier@nothing`"
+    ):
         predictions.read("nothing")
 
 
 def test_consensus_averages_probabilities_not_votes():
-    clips = pd.DataFrame({"clip_id": ["x", "y"], "split": "test", "action": ["a", "b"], "source_id": "s"})
-    probabilities = np.array([[[0.51, 0.49], [0.2, 0.8]], [[0.51, 0.49], [0.4, 0.6]], [[0.1, 0.9], [0.7, 0.3]]], np.float32)
+    clips = pd.DataFrame(
+        {"clip_id": ["x", "y"], "split": "test", "action": ["a", "b"], "source_id": "s"}
+    )
+    probabilities = np.array(
+        [[[0.51, 0.49], [0.2, 0.8]], [[0.51, 0.49], [0.4, 0.6]], [[0.1, 0.9], [0.7, 0.3]]],
+        np.float32,
+    )
     made = Predictions(clips, ["a", "b"], probabilities)
     assert made.consensus().to_dict() == {"x": "b", "y": "b"}  # of x two of three seeds say a
     assert made.labels.tolist() == [0, 1] and made.answers.tolist() == [[0, 1], [0, 1], [1, 0]]
@@ -55,7 +67,9 @@ def test_consensus_averages_probabilities_not_votes():
 
 @pytest.mark.parametrize("top", [1, 2, 5])
 def test_hits_are_scikit_learns(made, top):
-    per_seed = [top_k_accuracy_score(made.labels, p, k=top, labels=range(7)) for p in made.probabilities]
+    per_seed = [
+        top_k_accuracy_score(made.labels, p, k=top, labels=range(7)) for p in made.probabilities
+    ]
     assert made.hits(top).mean() == pytest.approx(np.mean(per_seed))
     assert made.hits(top).shape == (90,)
 
@@ -74,7 +88,11 @@ def test_figures_are_of_the_right_split_and_scikit_learns(made):
     per_seed = [accuracy_score(true[test], g[test]) for g in guessed]
     assert figures["accuracy"]["mean"] == pytest.approx(np.mean(per_seed))
     assert figures["accuracy"]["seed_sd"] == pytest.approx(np.std(per_seed, ddof=1))
-    assert (figures["accuracy"]["n"], figures["accuracy"]["sources"], figures["accuracy"]["seeds"]) == (60, 20, 3)
+    assert (
+        figures["accuracy"]["n"],
+        figures["accuracy"]["sources"],
+        figures["accuracy"]["seeds"],
+    ) == (60, 20, 3)
     on_validation = np.mean([accuracy_score(true[validation], g[validation]) for g in guessed])
     assert figures["validation_accuracy"]["mean"] == pytest.approx(on_validation)
     pooled = f1_score(np.tile(true[test], 3), guessed[:, test].ravel(), average="macro")
@@ -88,17 +106,32 @@ def test_a_row_without_clips_stands_in_files_and_figures(workspace):
     found = predictions.read("published")
     assert found.actions == ["a", "b"] and found.probabilities.shape == (1, 0, 2)
     figures = predictions.score(found)
-    assert figures["accuracy"]["mean"] is None and figures["accuracy"]["n"] == 0 and figures["macro_f1"]["mean"] is None
+    assert (
+        figures["accuracy"]["mean"] is None
+        and figures["accuracy"]["n"] == 0
+        and figures["macro_f1"]["mean"] is None
+    )
 
 
 def test_unlabelled_clips_are_answered_but_never_right(workspace):
-    clips = pd.DataFrame([
-        {"clip_id": "unlabelled/x_1", "split": "unlabelled", "action": None, "source_id": "x"},
-        {"clip_id": "b/y_1", "split": "test", "action": "b", "source_id": "y"},
-    ])  # fmt: skip
-    made = predictions.Predictions(clips, ["a", "b"], np.array([[[0.1, 0.9], [0.2, 0.8]]], np.float32))
+    clips = pd.DataFrame(
+        [
+            {"clip_id": "unlabelled/x_1", "split": "unlabelled", "action": None, "source_id": "x"},
+            {"clip_id": "b/y_1", "split": "test", "action": "b", "source_id": "y"},
+        ]
+    )
+    made = predictions.Predictions(
+        clips, ["a", "b"], np.array([[[0.1, 0.9], [0.2, 0.8]]], np.float32)
+    )
     predictions.write("video_only", made)
     found = predictions.read("video_only")
-    assert found.labels.tolist() == [-1, 1] and found.hits().tolist() == [0, 1] and found.hits(2).tolist() == [0, 1]
-    assert found.clips.action.isna().tolist() == [True, False] and found.consensus()["unlabelled/x_1"] == "b"
+    assert (
+        found.labels.tolist() == [-1, 1]
+        and found.hits().tolist() == [0, 1]
+        and found.hits(2).tolist() == [0, 1]
+    )
+    assert (
+        found.clips.action.isna().tolist() == [True, False]
+        and found.consensus()["unlabelled/x_1"] == "b"
+    )
     assert predictions.score(found)["accuracy"]["n"] == 1

@@ -38,7 +38,10 @@ def test_together_they_are_small_and_hold_no_pickle():
 
 
 def test_vit_loads_and_its_processor_does_what_pretraining_did():
-    model, processor = AutoModel.from_pretrained(TINY / "vit"), AutoImageProcessor.from_pretrained(TINY / "vit")
+    model, processor = (
+        AutoModel.from_pretrained(TINY / "vit"),
+        AutoImageProcessor.from_pretrained(TINY / "vit"),
+    )
     assert type(model).__name__ == "ViTModel" and model.config.hidden_size >= 128
     image = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
     given = processor(image, return_tensors="pt")["pixel_values"]
@@ -47,23 +50,39 @@ def test_vit_loads_and_its_processor_does_what_pretraining_did():
 
 
 def test_ast_knows_the_527_labels_and_hears_what_is_there():
-    model, extractor = AutoModelForAudioClassification.from_pretrained(TINY / "ast"), AutoFeatureExtractor.from_pretrained(TINY / "ast")
-    assert [model.config.id2label[i] for i in range(527)] == [label.display_name for label in load_labels()]
+    model, extractor = (
+        AutoModelForAudioClassification.from_pretrained(TINY / "ast"),
+        AutoFeatureExtractor.from_pretrained(TINY / "ast"),
+    )
+    assert [model.config.id2label[i] for i in range(527)] == [
+        label.display_name for label in load_labels()
+    ]
     waves, labels = sounds(77, "unseen", 40)
     with torch.no_grad():
-        scores = model(extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]).logits.numpy()
+        scores = model(
+            extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
+        ).logits.numpy()
     heard = labels.sum(1) > 0
     best = scores.argmax(1)
     assert labels[heard, best[heard]].mean() > 0.8
 
 
 def test_blip_says_what_is_seen_and_nothing_of_actions(shown):
-    model, processor = BlipForConditionalGeneration.from_pretrained(TINY / "blip"), AutoProcessor.from_pretrained(TINY / "blip")
+    model, processor = (
+        BlipForConditionalGeneration.from_pretrained(TINY / "blip"),
+        AutoProcessor.from_pretrained(TINY / "blip"),
+    )
     images = list(shown["pictures"][:, 0])
     given = processor(images=images, return_tensors="pt")
     with torch.no_grad():
-        said = processor.batch_decode(model.generate(**given, max_new_tokens=16), skip_special_tokens=True)
-    words = [(a, b) for one, true in zip(said, shown["captions"], strict=True) for a, b in zip(one.split(), true.split(), strict=False)]
+        said = processor.batch_decode(
+            model.generate(**given, max_new_tokens=16), skip_special_tokens=True
+        )
+    words = [
+        (a, b)
+        for one, true in zip(said, shown["captions"], strict=True)
+        for a, b in zip(one.split(), true.split(), strict=False)
+    ]
     assert np.mean([a == b for a, b in words]) > 0.6
     assert not {word for one in said for word in one.split()} & set(ACTIONS)
 
@@ -72,7 +91,9 @@ def test_blip_vocabulary_holds_all_words_of_the_labels():
     tokenizer = AutoTokenizer.from_pretrained(TINY / "blip")
     for label in load_labels():
         pieces = tokenizer.tokenize(label.display_name)
-        assert not any(piece == "[UNK]" or piece.startswith("##") for piece in pieces), label.display_name
+        assert not any(piece == "[UNK]" or piece.startswith("##") for piece in pieces), (
+            label.display_name
+        )
 
 
 def test_scenes_for_pretraining_leave_out_three_actions(shown):
@@ -98,5 +119,8 @@ def test_blip_starts_from_the_vit_with_the_same_answers():
     tiny_models.copy_vit_to_blip(vit, blip)
     images = torch.randn(2, 3, SIZE_PX, SIZE_PX)
     with torch.no_grad():
-        one, other = vit.eval()(images).last_hidden_state, blip.vision_model.eval()(images).last_hidden_state
+        one, other = (
+            vit.eval()(images).last_hidden_state,
+            blip.vision_model.eval()(images).last_hidden_state,
+        )
     assert torch.allclose(one, other, atol=1e-4)

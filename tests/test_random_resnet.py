@@ -1,4 +1,5 @@
 """The CNN backbone that a benchmark writes serves as video_features.model."""
+
 import numpy as np
 
 from benchmarks import random_resnet

@@ -1,4 +1,5 @@
 """The README against what stages wrote and what the repository holds."""
+
 import re
 
 from tests.closure import ROOT
@@ -17,13 +18,18 @@ def test_main_table_is_the_one_that_report_wrote():
 def test_every_figure_of_the_results_stands_in_the_tables():
     results = README.split("## Results on the embedded data set")[1].split("\n## ")[0]
     quoted = re.findall(r"[+-]?[0-9]+\.[0-9]+ \[[^]]+\]", results.replace("\n", " "))
-    tables = "".join((ROOT / path).read_text() for path in ("metrics/tables.md", "metrics/experiments/confirmation/tables.md"))
+    tables = "".join(
+        (ROOT / path).read_text()
+        for path in ("metrics/tables.md", "metrics/experiments/confirmation/tables.md")
+    )
     assert len(quoted) > 50 and not [figure for figure in quoted if figure not in tables]
 
 
 def test_tree_glosses_every_script_and_module():
     tree = README.split("## The tree")[1].split("##")[0]
-    files = {path.name for path in (ROOT / "stages").glob("*.py")} | {path.name for path in (ROOT / "stages/common").glob("*.py")}
+    files = {path.name for path in (ROOT / "stages").glob("*.py")} | {
+        path.name for path in (ROOT / "stages/common").glob("*.py")
+    }
     missing = [name for name in sorted(files - {"__init__.py"}) if name not in tree]
     assert not missing
 

@@ -10,7 +10,16 @@ import pyarrow as pa
 import pytest
 
 from stages import clips, report
-from stages.common import curves, predictions, row_measures, row_tables, run, shards, stage_tables, statistics
+from stages.common import (
+    curves,
+    predictions,
+    row_measures,
+    row_tables,
+    run,
+    shards,
+    stage_tables,
+    statistics,
+)
 from stages.common import figures as figures_module
 from stages.common.errors import UserError
 from tests.test_shards import index_row
@@ -23,21 +32,36 @@ CLIPS = {
     "h1": ("hammering", "s2", True, False, {"video_only": 1, "real_audio": 1}),
     "h2": ("hammering", "s3", False, False, {"video_only": 2, "real_audio": 0}),
     "w1": ("waving", "s4", False, False, {"video_only": 2, "real_audio": 2}),
-}  # fmt: skip
-ROW = {"model": "lstm", "train_audio": "none", "test_audio": "none", "audio": "", "made": "", "decided": ""}
+}
+ROW = {
+    "model": "lstm",
+    "train_audio": "none",
+    "test_audio": "none",
+    "audio": "",
+    "made": "",
+    "decided": "",
+}
 CONDITIONS = {"video_only": ROW, "real_audio": ROW | {"train_audio": "real", "test_audio": "real"}}
 
 
-RATES = pa.schema([
-    ("seed", pa.int32()), ("missing_rate", pa.float32()), ("clip_id", pa.string()), ("source_id", pa.string()), ("hit", pa.bool_()),
-])  # fmt: skip
+RATES = pa.schema(
+    [
+        ("seed", pa.int32()),
+        ("missing_rate", pa.float32()),
+        ("clip_id", pa.string()),
+        ("source_id", pa.string()),
+        ("hit", pa.bool_()),
+    ]
+)
 
 
 def frame() -> pd.DataFrame:
-    return pd.DataFrame([
-        {"clip_id": f"{action}/{name}", "split": "test", "action": action, "source_id": source}
-        for name, (action, source, *_) in CLIPS.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"clip_id": f"{action}/{name}", "split": "test", "action": action, "source_id": source}
+            for name, (action, source, *_) in CLIPS.items()
+        ]
+    )
 
 
 def write(condition: str, seeds: int = 2, drop: int = 0) -> None:
@@ -47,8 +71,13 @@ def write(condition: str, seeds: int = 2, drop: int = 0) -> None:
         for seed in range(seeds):
             probabilities[seed, i, true if seed < right.get(condition, 0) else (true + 1) % 3] = 1
     table = frame().iloc[: len(CLIPS) - drop]
-    predictions.write(condition, predictions.Predictions(table, ACTIONS, probabilities[:, : len(table)]))
-    run.write_json(Path(f"metrics/classifier/{condition}.json"), predictions.score(predictions.read(condition)) | {"parameters": 12_345})
+    predictions.write(
+        condition, predictions.Predictions(table, ACTIONS, probabilities[:, : len(table)])
+    )
+    run.write_json(
+        Path(f"metrics/classifier/{condition}.json"),
+        predictions.score(predictions.read(condition)) | {"parameters": 12_345},
+    )
     write_rates(condition)
 
 
@@ -57,19 +86,33 @@ def write_rates(condition: str) -> None:
     found = predictions.read(condition)
     hits = found.answers == found.labels  # [seeds, clips]
     rows = [
-        {"seed": seed, "missing_rate": rate, "clip_id": clip, "source_id": source, "hit": bool(hits[seed, i]) and (rate < 1 or i < 2)}
-        for seed in range(len(hits)) for rate in (0.0, 0.25, 0.5, 0.75, 1.0)
-        for i, (clip, source) in enumerate(zip(found.clips.clip_id, found.clips.source_id, strict=True))
-    ]  # fmt: skip
-    shards.write_table(pa.Table.from_pylist(rows, schema=RATES), Path(f"data/missing_rates/{condition}.parquet"))
+        {
+            "seed": seed,
+            "missing_rate": rate,
+            "clip_id": clip,
+            "source_id": source,
+            "hit": bool(hits[seed, i]) and (rate < 1 or i < 2),
+        }
+        for seed in range(len(hits))
+        for rate in (0.0, 0.25, 0.5, 0.75, 1.0)
+        for i, (clip, source) in enumerate(
+            zip(found.clips.clip_id, found.clips.source_id, strict=True)
+        )
+    ]
+    shards.write_table(
+        pa.Table.from_pylist(rows, schema=RATES), Path(f"data/missing_rates/{condition}.parquet")
+    )
 
 
 REAL = {  # centred audio features [T, A] of audible clips
-    "knocking/k1": [[1, 0, 0], [1, 0, 0]], "knocking/k2": [[0, 1, 0], [0, 2, 0]], "hammering/h1": [[1, 1, 1], [1, 1, 1]],
-}  # fmt: skip
+    "knocking/k1": [[1, 0, 0], [1, 0, 0]],
+    "knocking/k2": [[0, 1, 0], [0, 2, 0]],
+    "hammering/h1": [[1, 1, 1], [1, 1, 1]],
+}
 MADE = {  # generated ones [seeds, T, A]
-    "knocking/k1": [[[1, 0, 0], [0, 3, 0]], [[1, 0, 0], [1, 0, 0]]], "knocking/k2": [[[0, 1, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0]]],
-}  # fmt: skip
+    "knocking/k1": [[[1, 0, 0], [0, 3, 0]], [[1, 0, 0], [1, 0, 0]]],
+    "knocking/k2": [[[0, 1, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0]]],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -77,29 +120,65 @@ def results(workspace, monkeypatch):
     monkeypatch.setattr(predictions, "score", score)
     pairs = [["knocking", "hammering"]]
     workspace.set(
-        classifier={"seeds": 2, "conditions": CONDITIONS}, report={"look_alike_pairs": pairs}, clips={"root": "my|media"},
+        classifier={"seeds": 2, "conditions": CONDITIONS},
+        report={"look_alike_pairs": pairs},
+        clips={"root": "my|media"},
         generator={"architectures": {"mapping": None, "shuffled": None}},
-    )  # fmt: skip
+    )
     for condition in CONDITIONS:
         write(condition)
-    index = [index_row(f"{action}/{name}", "test", "ok" if heard else "silent") for name, (action, _, heard, _, _) in CLIPS.items()]
+    index = [
+        index_row(f"{action}/{name}", "test", "ok" if heard else "silent")
+        for name, (action, _, heard, _, _) in CLIPS.items()
+    ]
     index.sort(key=lambda row: row["clip_id"])
     rows = [row | {"features": REAL[row["clip_id"]]} for row in index if row["status"] == "ok"]
-    shards.write(Path("data/audio_features"), pa.schema([("features", shards.tensor(pa.float16(), 2, 3))]), rows, index, "v")
-    generated = [row | {"status": "ok", "features": MADE.get(row["clip_id"], np.zeros((2, 2, 3)))} for row in index]
+    shards.write(
+        Path("data/audio_features"),
+        pa.schema([("features", shards.tensor(pa.float16(), 2, 3))]),
+        rows,
+        index,
+        "v",
+    )
+    generated = [
+        row | {"status": "ok", "features": MADE.get(row["clip_id"], np.zeros((2, 2, 3)))}
+        for row in index
+    ]
     schema = pa.schema([("features", shards.tensor(pa.float16(), 2, 2, 3))])
-    shards.write(Path("data/generated/validation"), schema, generated, [row | {"status": "ok"} for row in index], "v")
-    truth([{"clip_id": f"{action}/{name}", "sound_belongs": belongs} for name, (action, _, _, belongs, _) in CLIPS.items()])
+    shards.write(
+        Path("data/generated/validation"),
+        schema,
+        generated,
+        [row | {"status": "ok"} for row in index],
+        "v",
+    )
+    truth(
+        [
+            {"clip_id": f"{action}/{name}", "sound_belongs": belongs}
+            for name, (action, _, _, belongs, _) in CLIPS.items()
+        ]
+    )
     keep({"k1", "h2"})
     Path("metrics/experiments").mkdir(parents=True)
     monkeypatch.setattr(stage_tables, "of_stages", lambda seeds: [])  # of other stages' metrics
     monkeypatch.setattr(figures_module, "write", lambda *_: None)  # most tests look at tables only
     monkeypatch.setattr(report.page, "build", lambda *_: "")  # tests/test_page.py
-    monkeypatch.setattr(report.pair_read_out, "measure", lambda pairs: {})  # tests/test_pair_read_out.py
+    monkeypatch.setattr(
+        report.pair_read_out, "measure", lambda pairs: {}
+    )  # tests/test_pair_read_out.py
     run.write_json(Path("metrics/filter.json"), {"threshold": 0.5})
     Path("metrics/plots/filter").mkdir(parents=True)
-    columns = ["kept_fraction", "precision", "recall", "validation_accuracy", "test_accuracy", "random_clips_accuracy"]
-    sweep = pd.DataFrame([[0.0, *[1.0] * 6], [1.0, 0.0, np.nan, *[0.5] * 4]], columns=["threshold", *columns])
+    columns = [
+        "kept_fraction",
+        "precision",
+        "recall",
+        "validation_accuracy",
+        "test_accuracy",
+        "random_clips_accuracy",
+    ]
+    sweep = pd.DataFrame(
+        [[0.0, *[1.0] * 6], [1.0, 0.0, np.nan, *[0.5] * 4]], columns=["threshold", *columns]
+    )
     sweep.to_csv("metrics/plots/filter/sweep.csv", index=False)
     return workspace
 
@@ -111,23 +190,35 @@ REAL_WRITE = figures_module.write
 def score(made: predictions.Predictions) -> dict:
     """As `predictions.score`, with validation figures of test clips, of which there are no others here."""
     both = pd.concat([made.clips, made.clips.assign(split="validation")], ignore_index=True)
-    return REAL_SCORE(predictions.Predictions(both, made.actions, np.concatenate([made.probabilities] * 2, axis=1)))
+    return REAL_SCORE(
+        predictions.Predictions(
+            both, made.actions, np.concatenate([made.probabilities] * 2, axis=1)
+        )
+    )
 
 
 def truth(rows: list[dict]) -> None:
     shards.write_table(
-        pa.Table.from_pylist([dict.fromkeys(clips.TRUTH.names) | row for row in rows], schema=clips.TRUTH), Path("data/truth.parquet")
+        pa.Table.from_pylist(
+            [dict.fromkeys(clips.TRUTH.names) | row for row in rows], schema=clips.TRUTH
+        ),
+        Path("data/truth.parquet"),
     )
 
 
 def keep(names: set[str]) -> None:
-    rows = [{"clip_id": f"{action}/{name}", "keep": name in names} for name, (action, *_) in CLIPS.items()]
+    rows = [
+        {"clip_id": f"{action}/{name}", "keep": name in names}
+        for name, (action, *_) in CLIPS.items()
+    ]
     shards.write_table(pa.Table.from_pylist(rows), Path("data/filter.parquet"))
 
 
 def make() -> tuple[dict, str]:
     report.main(run.StageRun("report", None, 1))
-    return json.loads(Path("metrics/report.json").read_text()), Path("metrics/tables.md").read_text()
+    return json.loads(Path("metrics/report.json").read_text()), Path(
+        "metrics/tables.md"
+    ).read_text()
 
 
 def figures() -> dict[str, dict[str, dict]]:
@@ -144,19 +235,33 @@ def test_figures_are_those_counted_by_hand():
     means = metrics["conditions"]
     video, real = figures()["video_only"], figures()["real_audio"]
     assert {name: value["mean"] for name, value in real.items()} == pytest.approx(
-        {name: value for name, value in means["real_audio"].items() if name != "smallest_detectable_difference"}, abs=2e-6
+        {
+            name: value
+            for name, value in means["real_audio"].items()
+            if name != "smallest_detectable_difference"
+        },
+        abs=2e-6,
     )
     by_hand = {  # right answers of two seeds, over twice the clips
-        "accuracy": (6 / 10, 7 / 10, 5), "accuracy_with_audio": (2 / 6, 5 / 6, 3), "accuracy_without_audio": (4 / 4, 2 / 4, 2),
-        "accuracy_kept": (2 / 4, 2 / 4, 2), "accuracy_rejected": (4 / 6, 5 / 6, 3), "accuracy_own_sound": (1 / 4, 4 / 4, 2),
+        "accuracy": (6 / 10, 7 / 10, 5),
+        "accuracy_with_audio": (2 / 6, 5 / 6, 3),
+        "accuracy_without_audio": (4 / 4, 2 / 4, 2),
+        "accuracy_kept": (2 / 4, 2 / 4, 2),
+        "accuracy_rejected": (4 / 6, 5 / 6, 3),
+        "accuracy_own_sound": (1 / 4, 4 / 4, 2),
         "accuracy_foreign_sound": (1 / 2, 1 / 2, 1),
-    }  # fmt: skip
+    }
     for name, (one, other, n) in by_hand.items():
-        assert (video[name]["mean"], real[name]["mean"]) == (pytest.approx(one, abs=1e-5), pytest.approx(other, abs=1e-5)), name
+        assert (video[name]["mean"], real[name]["mean"]) == (
+            pytest.approx(one, abs=1e-5),
+            pytest.approx(other, abs=1e-5),
+        ), name
         assert video[name]["n"] == real[name]["n"] == n
         assert video[name]["ci95_low"] <= one <= video[name]["ci95_high"]
         difference = real[name.replace("accuracy", "difference")]
-        assert difference["mean"] == pytest.approx(other - one, abs=1e-5) and 0 < difference["p"] <= 1
+        assert (
+            difference["mean"] == pytest.approx(other - one, abs=1e-5) and 0 < difference["p"] <= 1
+        )
     assert not any(name.startswith("difference") for name in video)
     assert (metrics["test_clips"], metrics["test_sources"]) == (5, 4)
     pairs = metrics["look_alike_pairs"]["video_only"]
@@ -170,7 +275,11 @@ def test_figures_are_those_counted_by_hand():
 
 def table_after(text: str, heading: str) -> list[list[str]]:
     lines = text.split(f"## {heading}")[1].split("\n## ")[0].splitlines()
-    return [[cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
 
 
 def test_tables_show_the_same_figures_and_are_well_formed():
@@ -178,10 +287,22 @@ def test_tables_show_the_same_figures_and_are_well_formed():
     main = table_after(text, "Main table")
     assert {len(row) for row in main} == {len(main[0])} and len(main) == 4
     video, real = main[2:]
-    assert video[0] == "`video_only`" and video[2].startswith("60.0 [") and real[2].startswith("70.0 [")
-    assert real[3].startswith("+10.0 [") and video[3] == "" and "17.79" in video[-1] and "34.32" in real[-1]
+    assert (
+        video[0] == "`video_only`"
+        and video[2].startswith("60.0 [")
+        and real[2].startswith("70.0 [")
+    )
+    assert (
+        real[3].startswith("+10.0 [")
+        and video[3] == ""
+        and "17.79" in video[-1]
+        and "34.32" in real[-1]
+    )
     assert "12,345" in video and "5 / 4 / 2" in video
-    assert "cannot be compared" in text and "`my|media`; 5 test clips of 4 sources and 3 actions; 3 of them (2 sources)" in text
+    assert (
+        "cannot be compared" in text
+        and "`my|media`; 5 test clips of 4 sources and 3 actions; 3 of them (2 sources)" in text
+    )
     subsets = table_after(text, "On subsets of the test clips")
     assert subsets[0][1:] == [
         "audible sound (n = 3)",
@@ -192,9 +313,23 @@ def test_tables_show_the_same_figures_and_are_well_formed():
         "foreign sound (n = 1)",
         "clips / sources / seeds",
     ]
-    assert [cell.split(" [")[0] for cell in subsets[3][1:]] == ["83.3", "50.0", "50.0", "83.3", "100.0", "50.0", "5 / 4 / 2"]
+    assert [cell.split(" [")[0] for cell in subsets[3][1:]] == [
+        "83.3",
+        "50.0",
+        "50.0",
+        "83.3",
+        "100.0",
+        "50.0",
+        "5 / 4 / 2",
+    ]
     pairs = table_after(text, "Within look-alike pairs")
-    assert [cell.split(" [")[0] for cell in pairs[2]] == ["`video_only`", "50.0", "50.0", "100.0", "5 / 4 / 2"]
+    assert [cell.split(" [")[0] for cell in pairs[2]] == [
+        "`video_only`",
+        "50.0",
+        "50.0",
+        "100.0",
+        "5 / 4 / 2",
+    ]
 
 
 def test_architectures_are_compared_on_the_same_clips(results, monkeypatch):
@@ -206,7 +341,11 @@ def test_architectures_are_compared_on_the_same_clips(results, monkeypatch):
         predictions.write(name, predictions.read(right))
     monkeypatch.setattr(row_tables, "architecture_figures", lambda names: [["a measure", *names]])
     found = table_after(make()[1], "The two architectures")
-    assert found[0][1:] == ["`validation`", "`mapping`"] and found[2] == ["a measure", "validation", "mapping"]
+    assert found[0][1:] == ["`validation`", "`mapping`"] and found[2] == [
+        "a measure",
+        "validation",
+        "mapping",
+    ]
     assert found[3][1].startswith("60.0 [") and found[3][2].startswith("70.0 [")
     assert found[5][2].startswith("+10.0 [")
 
@@ -216,18 +355,26 @@ def test_without_truth_or_pairs_their_tables_are_left_out(results):
     results.set(report={"look_alike_pairs": []})
     metrics, text = make()
     assert "its own sound" not in text and "look-alike" not in text
-    assert "accuracy_own_sound" not in metrics["conditions"]["video_only"] and "look_alike_pairs" not in metrics
+    assert (
+        "accuracy_own_sound" not in metrics["conditions"]["video_only"]
+        and "look_alike_pairs" not in metrics
+    )
 
 
 def test_a_missing_condition_is_an_error_not_a_gap():
     Path("data/predictions/real_audio.parquet").unlink()
-    with pytest.raises(UserError, match="real_audio.parquet is missing: run `dvc repro classifier@real_audio`"):
+    with pytest.raises(
+        UserError, match="real_audio.parquet is missing: run `dvc repro classifier@real_audio`"
+    ):
         make()
 
 
 def test_a_missing_seed_is_an_error_not_a_gap(results):
     write("real_audio", seeds=1)
-    with pytest.raises(UserError, match="holds 1 seeds, params.yaml asks for 2: run `dvc repro classifier@real_audio`"):
+    with pytest.raises(
+        UserError,
+        match="holds 1 seeds, params.yaml asks for 2: run `dvc repro classifier@real_audio`",
+    ):
         make()
     results.set(classifier={"conditions": {**CONDITIONS, "logistic": ROW | {"model": "logistic"}}})
     write("real_audio")
@@ -248,7 +395,9 @@ def test_a_row_of_kept_clips_only_is_compared_on_its_clips(results):
     make()
     row = figures()["published"]
     assert row["accuracy"]["n"] == row["difference"]["n"] == 4
-    assert row["difference"]["mean"] == pytest.approx(0 - 4 / 8)  # no seed of it is right, and video_only is in 4 of 8
+    assert row["difference"]["mean"] == pytest.approx(
+        0 - 4 / 8
+    )  # no seed of it is right, and video_only is in 4 of 8
 
 
 def test_predictions_of_dropped_conditions_are_not_shown(results):
@@ -257,7 +406,9 @@ def test_predictions_of_dropped_conditions_are_not_shown(results):
 
 
 def test_a_subset_without_clips_says_so(results):
-    index = [index_row(f"{action}/{name}", "test", "silent") for name, (action, *_) in CLIPS.items()]
+    index = [
+        index_row(f"{action}/{name}", "test", "silent") for name, (action, *_) in CLIPS.items()
+    ]
     shards.write(Path("data/audio_features"), pa.schema([]), [], index, "v")
     metrics, text = make()
     assert "no clips" in text and figures()["video_only"]["accuracy_with_audio"]["n"] == 0
@@ -265,22 +416,35 @@ def test_a_subset_without_clips_says_so(results):
 
 
 def test_experiments_are_shown_as_they_stand(results):
-    Path("metrics/experiments/rates.csv").write_text("condition,accuracy\nreal|audio,0.10\nvideo,007\n")
+    Path("metrics/experiments/rates.csv").write_text(
+        "condition,accuracy\nreal|audio,0.10\nvideo,007\n"
+    )
     Path("metrics/experiments/statistics.csv").write_text("simulated\nours\n")
     _, text = make()
     assert "| real\\|audio | 0.10 |" in text and "| video | 007 |" in text
-    assert "`python -m stages.experiments rates`" in text and "`python -m benchmarks.statistics`" in text
+    assert (
+        "`python -m stages.experiments rates`" in text
+        and "`python -m benchmarks.statistics`" in text
+    )
 
 
 def test_reported_figures_are_those_of_the_description():
-    assert row_tables.REPORTED["video_only"].startswith("17.79") and row_tables.REPORTED["real_audio"].startswith("34.32")
+    assert row_tables.REPORTED["video_only"].startswith("17.79") and row_tables.REPORTED[
+        "real_audio"
+    ].startswith("34.32")
 
 
 def test_every_action_has_its_own_figures():
     actions = table_after(make()[1], "Per action")
     assert actions[0] == ["action", "`video_only` (2)", "`real_audio` (2)", "clips", "sources"]
-    by_hand = {"knocking": (25, 100, 2, 1), "hammering": (75, 25, 2, 2), "waving": (100, 100, 1, 1)}  # per cent, clips, sources
-    assert {row[0]: tuple(float(cell.split(" [")[0]) for cell in row[1:]) for row in actions[2:]} == by_hand
+    by_hand = {
+        "knocking": (25, 100, 2, 1),
+        "hammering": (75, 25, 2, 2),
+        "waving": (100, 100, 1, 1),
+    }  # per cent, clips, sources
+    assert {
+        row[0]: tuple(float(cell.split(" [")[0]) for cell in row[1:]) for row in actions[2:]
+    } == by_hand
 
 
 def test_a_list_of_audio_visual_actions_splits_clips(results):
@@ -290,7 +454,11 @@ def test_a_list_of_audio_visual_actions_splits_clips(results):
     subsets = table_after(text, "On subsets of the test clips")
     assert subsets[0][-3:-1] == ["audio-visual actions (n = 2)", "other actions (n = 3)"]
     assert [cell.split(" [")[0] for cell in subsets[2][-3:-1]] == ["75.0", "50.0"]
-    assert [row[:2] for row in table_after(text, "Per action")[2:]] == [["hammering", "yes"], ["knocking", "no"], ["waving", "no"]]
+    assert [row[:2] for row in table_after(text, "Per action")[2:]] == [
+        ["hammering", "yes"],
+        ["knocking", "no"],
+        ["waving", "no"],
+    ]
 
 
 def test_names_on_the_list_are_matched_as_people_write_them():
@@ -298,7 +466,10 @@ def test_names_on_the_list_are_matched_as_people_write_them():
     assert report.audio_visual_actions("list.csv", ["playing+music", "waving"]) == {"playing+music"}
 
 
-@pytest.mark.parametrize("content, message", [(None, "avmit.csv does not exist"), ("barking\n", "names none of the actions")])
+@pytest.mark.parametrize(
+    "content, message",
+    [(None, "avmit.csv does not exist"), ("barking\n", "names none of the actions")],
+)
 def test_a_list_that_is_missing_or_of_another_set_is_an_error(results, content, message):
     if content:
         Path("avmit.csv").write_text(content)
@@ -323,8 +494,14 @@ def test_differences_are_shown_with_the_luck_of_trainings_too(results):
     """Its seeds differ: the interval of real_audio's difference is wider on both sides than that over sources alone."""
     metrics, text = make()
     checks = table_after(text, "Main table: tests and calibration")
-    alone, wider = (tuple(map(float, cell.replace("]", "").replace("[", "").replace(",", "").split())) for cell in checks[3][1:3])
-    deviations = [predictions.over_seeds(predictions.read(name).of("test"), 1)["seed_sd"] for name in CONDITIONS]
+    alone, wider = (
+        tuple(map(float, cell.replace("]", "").replace("[", "").replace(",", "").split()))
+        for cell in checks[3][1:3]
+    )
+    deviations = [
+        predictions.over_seeds(predictions.read(name).of("test"), 1)["seed_sd"]
+        for name in CONDITIONS
+    ]
     extra = 196.0 * np.sqrt(sum(deviation**2 / 2 for deviation in deviations))
     assert extra > 1 and wider[0] == alone[0]
     assert wider[2] - wider[0] == pytest.approx(np.hypot(alone[2] - alone[0], extra), abs=0.11)
@@ -335,7 +512,10 @@ def test_the_gap_share_needs_a_gap(results):
     """real_audio is no better beyond doubt; where it is, half of its gain is half."""
     assert table_after(make()[1], "Main table: tests and calibration")[3][6] == ""
     results.set(classifier={"conditions": {**CONDITIONS, "generated": ROW}})
-    sure = {name: (*clip[:4], {"video_only": 0, "generated": 1, "real_audio": 2}) for name, clip in CLIPS.items()}
+    sure = {
+        name: (*clip[:4], {"video_only": 0, "generated": 1, "real_audio": 2})
+        for name, clip in CLIPS.items()
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.test_report.CLIPS", sure)
         for name in ("video_only", "generated", "real_audio"):
@@ -347,20 +527,37 @@ def test_the_gap_share_needs_a_gap(results):
 def test_calibration_error_is_that_of_the_probabilities():
     """Every answer is given with probability 1, so the error is the share of wrong ones."""
     metrics, text = make()
-    assert [row[7] for row in table_after(text, "Main table: tests and calibration")[2:]] == ["0.400", "0.300"]
+    assert [row[7] for row in table_after(text, "Main table: tests and calibration")[2:]] == [
+        "0.400",
+        "0.300",
+    ]
     assert metrics["checks"]["video_only"]["calibration_error"] == pytest.approx(0.4)
 
 
 def test_missing_rates_are_those_of_the_files():
     metrics, text = make()
     rates = table_after(text, "Missing rates")
-    assert rates[0] == ["condition", *(f"{rate} % missing" for rate in (0, 25, 50, 75, 100)), "clips / sources / seeds"]
-    assert [cell.split(" [")[0] for cell in rates[3]] == ["`real_audio`", "70.0", "70.0", "70.0", "70.0", "40.0", "5 / 4 / 2"]
+    assert rates[0] == [
+        "condition",
+        *(f"{rate} % missing" for rate in (0, 25, 50, 75, 100)),
+        "clips / sources / seeds",
+    ]
+    assert [cell.split(" [")[0] for cell in rates[3]] == [
+        "`real_audio`",
+        "70.0",
+        "70.0",
+        "70.0",
+        "70.0",
+        "40.0",
+        "5 / 4 / 2",
+    ]
     assert metrics["missing_rates"]["video_only"]["100"] == pytest.approx(0.1)
     sources = np.array([source for _, source, *_ in CLIPS.values()])
     hits = np.array([right["real_audio"] / 2 for *_, right in CLIPS.values()])
     expected = statistics.interval(hits, sources)
-    assert rates[3][1] == f"70.0 [{100 * expected['ci95_low']:.1f}, {100 * expected['ci95_high']:.1f}]"
+    assert (
+        rates[3][1] == f"70.0 [{100 * expected['ci95_low']:.1f}, {100 * expected['ci95_high']:.1f}]"
+    )
 
 
 @pytest.mark.parametrize("lost", ["file", "clip", "seed", "rate", "everything"])
@@ -368,13 +565,18 @@ def test_a_missing_rate_clip_or_seed_is_an_error(lost):
     path = Path("data/missing_rates/real_audio.parquet")
     table = shards.pq.read_table(path).to_pandas()
     keep = {
-        "clip": table.clip_id != "waving/w1", "seed": table.seed == 0, "rate": table.missing_rate != 0.5, "everything": table.seed > 9,
+        "clip": table.clip_id != "waving/w1",
+        "seed": table.seed == 0,
+        "rate": table.missing_rate != 0.5,
+        "everything": table.seed > 9,
         "file": table.seed >= 0,
-    }[lost]  # fmt: skip
+    }[lost]
     shards.write_table(pa.Table.from_pandas(table[keep], schema=RATES, preserve_index=False), path)
     if lost == "file":
         path.unlink()
-    with pytest.raises(UserError, match="real_audio.parquet (is missing|lacks).*dvc repro classifier@real_audio"):
+    with pytest.raises(
+        UserError, match="real_audio.parquet (is missing|lacks).*dvc repro classifier@real_audio"
+    ):
         make()
 
 
@@ -383,7 +585,10 @@ def test_a_row_of_kept_clips_only_may_be_without_missing_rates(results):
     write("published", drop=1)
     shards.write_table(RATES.empty_table(), Path("data/missing_rates/published.parquet"))
     metrics, text = make()
-    assert "`published`" not in str(table_after(text, "Missing rates")) and "published" not in metrics["missing_rates"]
+    assert (
+        "`published`" not in str(table_after(text, "Missing rates"))
+        and "published" not in metrics["missing_rates"]
+    )
     assert "keeps 4 of 5 test clips, 80.0 %" in text
 
 
@@ -393,20 +598,46 @@ def test_a_row_that_answers_no_clip_says_so(results, monkeypatch):
     write("published", drop=5)
     _, text = make()
     assert table_after(text, "Main table")[4][2] == "no clips"
-    assert table_after(text, "Main table: tests and calibration")[4][1:] == ["no clips", "no clips", "", "", "", "", "", "0 / 0 / 1"]
+    assert table_after(text, "Main table: tests and calibration")[4][1:] == [
+        "no clips",
+        "no clips",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "0 / 0 / 1",
+    ]
 
 
 def test_each_table_is_there_as_csv_and_latex_and_old_ones_go():
     Path("metrics/tables").mkdir(parents=True)
     Path("metrics/tables/old.csv").write_text("x")
     make()
-    names = {"main", "tests_and_calibration", "missing_rates", "subsets", "actions", "look_alike_pairs", "look_alike_differences"}
-    assert {path.name for path in Path("metrics/tables").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("csv", "tex")}
+    names = {
+        "main",
+        "tests_and_calibration",
+        "missing_rates",
+        "subsets",
+        "actions",
+        "look_alike_pairs",
+        "look_alike_differences",
+    }
+    assert {path.name for path in Path("metrics/tables").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("csv", "tex")
+    }
     with open("metrics/tables/main.csv") as lines:
         rows = {row["condition"]: row for row in csv.DictReader(lines)}
     assert float(rows["real_audio"]["accuracy"]) == pytest.approx(70)
-    assert float(rows["real_audio"]["accuracy_low"]) <= 70 <= float(rows["real_audio"]["accuracy_high"])
-    assert rows["real_audio"]["parameters"] == "12345" and rows["video_only"]["minus video_only, same clips"] == ""
+    assert (
+        float(rows["real_audio"]["accuracy_low"])
+        <= 70
+        <= float(rows["real_audio"]["accuracy_high"])
+    )
+    assert (
+        rows["real_audio"]["parameters"] == "12345"
+        and rows["video_only"]["minus video_only, same clips"] == ""
+    )
 
 
 BUDGET = "setting,condition,accuracy,accuracy_low,accuracy_high\n5,video_only,0.4,0.3,0.5\nall,video_only,0.6,0.5,0.7\n"
@@ -422,7 +653,14 @@ def test_figures_are_the_same_bytes_every_time(monkeypatch):
     for _ in range(2):
         _, text = make()
         drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    names = {"main_comparison", "missing_rates", "label_budget", "threshold", "similarity_over_time", "confusion_difference"}
+    names = {
+        "main_comparison",
+        "missing_rates",
+        "label_budget",
+        "threshold",
+        "similarity_over_time",
+        "confusion_difference",
+    }
     assert set(drawn[0]) == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert drawn[0] == drawn[1]
     assert all(f"(figures/report/{name}.png)" in text for name in names)
@@ -434,16 +672,26 @@ def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
     assert not Path("metrics/figures/report/label_budget.png").exists()
     path = Path("metrics/experiments/label_budget.csv")
     path.write_text(BUDGET + "5,real_audio,0.4,0.3,0.5\n")
-    assert curves.label_budget(path, ["video_only", "mapped"]) == (["5", "all"], {"video_only": [
-        {"mean": 0.4, "ci95_low": 0.3, "ci95_high": 0.5}, {"mean": 0.6, "ci95_low": 0.5, "ci95_high": 0.7},
-    ]})  # fmt: skip
+    assert curves.label_budget(path, ["video_only", "mapped"]) == (
+        ["5", "all"],
+        {
+            "video_only": [
+                {"mean": 0.4, "ci95_low": 0.3, "ci95_high": 0.5},
+                {"mean": 0.6, "ci95_low": 0.5, "ci95_high": 0.7},
+            ]
+        },
+    )
     with pytest.raises(UserError, match="has real_audio at 5, not at all of 5, all"):
         make()
 
 
 def test_confusion_is_counted_by_hand():
     shares = row_measures.confusion(predictions.read("video_only"))
-    assert shares.loc["knocking"].to_dict() == {"knocking": 0.25, "hammering": 0.75, "waving": 0}  # 1 of 4 answers; the next action else
+    assert shares.loc["knocking"].to_dict() == {
+        "knocking": 0.25,
+        "hammering": 0.75,
+        "waving": 0,
+    }  # 1 of 4 answers; the next action else
     assert shares.loc["hammering"].to_dict() == {"knocking": 0, "hammering": 0.75, "waving": 0.25}
 
 
@@ -451,16 +699,25 @@ def test_similarity_over_time_is_that_computed_by_hand():
     found = curves.similarity_over_time(Path("data/generated/validation"))
     means = {key: [figure["mean"] for figure in curve] for key, curve in found.items()}
     # k1: seeds 1, 1 then 0, 1; k2: 1, 0 then 0, 0.  Of the other clip: k1's sound with k2's 0, 1 then 1, 1; k2's with k1's 0, 0 then 1, 0
-    assert means["own"] == pytest.approx([(1 + 0.5) / 2, (0.5 + 0) / 2]) and means["other"] == pytest.approx([(0.5 + 0) / 2, (1 + 0.5) / 2])
-    assert means["difference"] == pytest.approx([0.5, -0.5]) and found["own"][0]["n"] == 2  # h1 has no other of its action
+    assert means["own"] == pytest.approx([(1 + 0.5) / 2, (0.5 + 0) / 2]) and means[
+        "other"
+    ] == pytest.approx([(0.5 + 0) / 2, (1 + 0.5) / 2])
+    assert (
+        means["difference"] == pytest.approx([0.5, -0.5]) and found["own"][0]["n"] == 2
+    )  # h1 has no other of its action
 
 
 def test_experiments_with_bounds_show_intervals():
     bounds = "{0},{0}_low,{0}_high".format
     header = f"setting,condition,{bounds('accuracy')},{bounds('centred_cosine_test')},clips\n"
-    Path("metrics/experiments/rates.csv").write_text(header + "5,mapped,0.41234,0.3,0.5,0.5,0.4,0.6,480\nall,mapped,0.5,0.4,0.6,,,,480\n")
+    Path("metrics/experiments/rates.csv").write_text(
+        header + "5,mapped,0.41234,0.3,0.5,0.5,0.4,0.6,480\nall,mapped,0.5,0.4,0.6,,,,480\n"
+    )
     shown = table_after(make()[1], "Experiment: rates")
     assert shown[0] == ["setting", "condition", "accuracy (%)", "centred cosine test", "clips"]
     assert shown[2] == ["5", "mapped", "41.2 [30.0, 50.0]", "0.500 [0.400, 0.600]", "480"]
     assert shown[3] == ["all", "mapped", "50.0 [40.0, 60.0]", "", "480"]
-    assert "5,mapped,41.234,30,50,0.5,0.4,0.6,480" in Path("metrics/tables/experiment_rates.csv").read_text()
+    assert (
+        "5,mapped,41.234,30,50,0.5,0.4,0.6,480"
+        in Path("metrics/tables/experiment_rates.csv").read_text()
+    )

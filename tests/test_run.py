@@ -36,9 +36,14 @@ run.main(main, __doc__, "thing", "kind", lambda: ["good", "slow", "fail", "escap
 def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen:
     (folder / "thing.py").write_text(STAGE)
     return subprocess.Popen(
-        [sys.executable, "thing.py", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder), **environment}, preexec_fn=hear_ctrl_c,
-    )  # fmt: skip
+        [sys.executable, "thing.py", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder), **environment},
+        preexec_fn=hear_ctrl_c,
+    )
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
@@ -53,18 +58,28 @@ def wait_until_it_works(folder: Path) -> None:
 
 def test_metrics_and_log(tmp_path):
     assert finish(start(tmp_path, "good", "--workers", "3"))[0] == 0
-    assert json.loads((tmp_path / "metrics/thing/good.json").read_text()) == {"workers": 1, "value": 0.333333}
+    assert json.loads((tmp_path / "metrics/thing/good.json").read_text()) == {
+        "workers": 1,
+        "value": 0.333333,
+    }
     log = json.loads((tmp_path / "logs/thing/good.json").read_text())
     assert log["workers"] == 3 and log["seconds"] >= 0 and log["peak_memory_mib"] > 5
 
 
-@pytest.mark.parametrize("words, environment, sentence", [
-    (["fail"], {}, "thing: error: the file x is missing: make it"),
-    (["goood"], {}, "thing: error: 'goood' is not one of the kinds: good, slow, fail, escape"),
-    (["escape"], {}, "thing: error: the file \\x1b[31mred is missing:\n  make it"),
-    (["good", "--workers", "0"], {}, "thing: error: --workers 0: it must be at least 1"),
-    (["good"], {"WORKERS": "lots"}, "thing: error: WORKERS='lots': it must be a whole number of at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, environment, sentence",
+    [
+        (["fail"], {}, "thing: error: the file x is missing: make it"),
+        (["goood"], {}, "thing: error: 'goood' is not one of the kinds: good, slow, fail, escape"),
+        (["escape"], {}, "thing: error: the file \\x1b[31mred is missing:\n  make it"),
+        (["good", "--workers", "0"], {}, "thing: error: --workers 0: it must be at least 1"),
+        (
+            ["good"],
+            {"WORKERS": "lots"},
+            "thing: error: WORKERS='lots': it must be a whole number of at least 1",
+        ),
+    ],
+)
 def test_a_mistake_is_one_sentence_and_a_failing_exit(tmp_path, words, environment, sentence):
     code, output = finish(start(tmp_path, *words, **environment))
     assert code == 1 and output.strip() == sentence
@@ -72,7 +87,12 @@ def test_a_mistake_is_one_sentence_and_a_failing_exit(tmp_path, words, environme
 
 def test_help_shows_the_docstring(tmp_path):
     code, output = finish(start(tmp_path, "--help"))
-    assert code == 0 and "Do what the test says." in output and "--workers" in output and "python -m stages.thing" in output
+    assert (
+        code == 0
+        and "Do what the test says." in output
+        and "--workers" in output
+        and "python -m stages.thing" in output
+    )
 
 
 def test_a_second_run_of_the_same_item_waits(tmp_path):
@@ -93,7 +113,11 @@ def test_interrupted_stage_says_that_it_can_go_on(tmp_path):
     wait_until_it_works(tmp_path)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
-    assert code == 1 and "interrupted; finished items are stored" in output and "Traceback" not in output
+    assert (
+        code == 1
+        and "interrupted; finished items are stored" in output
+        and "Traceback" not in output
+    )
 
 
 def test_status_counts_add_up():
@@ -103,11 +127,15 @@ def test_status_counts_add_up():
 
 
 def test_failed_fraction_counts_only_its_statuses():
-    index = [{"clip_id": f"a/{i}", "status": "silent" if i else "unreadable", "reason": "no header"} for i in range(10)]
+    index = [
+        {"clip_id": f"a/{i}", "status": "silent" if i else "unreadable", "reason": "no header"}
+        for i in range(10)
+    ]
     run.check_failed_fraction(index, {"unreadable"}, 0.1, "frames")
     run.check_failed_fraction([], {"unreadable"}, 0.0, "frames")
     with pytest.raises(
-        UserError, match="1 of 10 clips failed in frames, more than clips.max_failed_fraction = 0.09 .*a/0: unreadable: no header"
+        UserError,
+        match="1 of 10 clips failed in frames, more than clips.max_failed_fraction = 0.09 .*a/0: unreadable: no header",
     ):
         run.check_failed_fraction(index, {"unreadable"}, 0.09, "frames")
 

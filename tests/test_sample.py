@@ -18,38 +18,73 @@ from stages.common.params import Section
 from stages.common.sounds import RATE_HZ
 from stages.sample import ClipPlan, SampleParams, draw_sound, plan, render_clip, stage_scene
 
-OWN_ONLY = {"own": 1.0, "mixed": 0.0, "other_action": 0.0, "music": 0.0, "silent": 0.0, "shifted": 0.0}
+OWN_ONLY = {
+    "own": 1.0,
+    "mixed": 0.0,
+    "other_action": 0.0,
+    "music": 0.0,
+    "silent": 0.0,
+    "shifted": 0.0,
+}
 MIX = {"own": 0.6, "mixed": 0.1, "other_action": 0.1, "music": 0.05, "silent": 0.1, "shifted": 0.05}
 
 
 def parameters(**changes) -> SampleParams:
     defaults = {
-        "seed": 5, "size_px": 96, "training_per_action": 50, "test_per_action": 40, "unlabelled_per_action": 106,
-        "audio_mix": MIX, "silent_action_silence": 0.7, "hidden_share": 0.0,
-    }  # fmt: skip
+        "seed": 5,
+        "size_px": 96,
+        "training_per_action": 50,
+        "test_per_action": 40,
+        "unlabelled_per_action": 106,
+        "audio_mix": MIX,
+        "silent_action_silence": 0.7,
+        "hidden_share": 0.0,
+    }
     return SampleParams(**{**defaults, **changes})
 
 
 def decoded(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Frames [T, H, W, 3], their times in s, and samples (None without a track)."""
     with av.open(str(path)) as container:
-        shots = [(float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        shots = [
+            (float(f.pts * f.time_base), f.to_ndarray(format="rgb24"))
+            for f in container.decode(video=0)
+        ]
     with av.open(str(path)) as container:
-        blocks = [f.to_ndarray()[0] for f in container.decode(audio=0)] if container.streams.audio else None
-    return np.stack([s for _, s in shots]), np.array([t for t, _ in shots]), None if blocks is None else np.concatenate(blocks)
+        blocks = (
+            [f.to_ndarray()[0] for f in container.decode(audio=0)]
+            if container.streams.audio
+            else None
+        )
+    return (
+        np.stack([s for _, s in shots]),
+        np.array([t for t, _ in shots]),
+        None if blocks is None else np.concatenate(blocks),
+    )
 
 
 @pytest.fixture
 def calm(monkeypatch):
     """Scenes with a still camera, a clear view and a magenta mallet."""
     drawn = sample.draw_look
-    steady = {"shake": 0.0, "occluder": None, "blur": 0.0, "noise": 0.0, "light": np.ones(3), "tool_colour": (255.0, 0.0, 255.0)}
+    steady = {
+        "shake": 0.0,
+        "occluder": None,
+        "blur": 0.0,
+        "noise": 0.0,
+        "light": np.ones(3),
+        "tool_colour": (255.0, 0.0, 255.0),
+    }
     monkeypatch.setattr(sample, "draw_look", lambda *a, **k: replace(drawn(*a, **k), **steady))
 
 
 def test_plan_has_the_wanted_clips_and_sources_that_never_cross():
     clips = list(plan(parameters()))
-    assert Counter(c.split for c in clips) == {"training": 600, "validation": 480, "unlabelled": 1272}
+    assert Counter(c.split for c in clips) == {
+        "training": 600,
+        "validation": 480,
+        "unlabelled": 1272,
+    }
     assert len({c.path for c in clips}) == len(clips)
     places: dict[str, set] = {}
     for clip in clips:
@@ -77,7 +112,11 @@ def test_shares_of_sound_kinds_and_what_they_say():
 
 def test_mostly_silent_actions_are_mostly_silent():
     p = parameters()
-    kinds = [stage_scene(c, p)[2].kind for c in plan(p) if c.split == "training" and c.action in MOSTLY_SILENT]
+    kinds = [
+        stage_scene(c, p)[2].kind
+        for c in plan(p)
+        if c.split == "training" and c.action in MOSTLY_SILENT
+    ]
     assert np.mean([kind in ("silent", "no_track") for kind in kinds]) > 0.35
 
 
@@ -130,7 +169,9 @@ def test_same_bytes_for_any_number_of_workers_and_other_bytes_for_another_seed(t
     clips = [c for c in plan(parameters()) if c.split == "training"][::75]
 
     def digests(root: Path, workers: int, seed: int) -> list[str]:
-        rows = list(map_items(render_clip, [(c, parameters(seed=seed), root) for c in clips], workers))
+        rows = list(
+            map_items(render_clip, [(c, parameters(seed=seed), root) for c in clips], workers)
+        )
         assert [row["clip_id"] for row in rows] == [c.clip_id for c in clips]
         return [hashlib.sha256((root / c.path).read_bytes()).hexdigest() for c in clips]
 
@@ -145,7 +186,10 @@ def test_files_are_three_seconds_at_mixed_rates(tmp_path):
         row = render_clip((clip, parameters(), tmp_path))
         assert row["clip_id"].startswith("unlabelled/") and row["clean_sound"] is None
         frames, times_s, samples = decoded(tmp_path / clip.path)
-        assert frames.shape[1:] == (96, 96, 3) and abs(len(frames) * np.median(np.diff(times_s)) - 3) < 0.03
+        assert (
+            frames.shape[1:] == (96, 96, 3)
+            and abs(len(frames) * np.median(np.diff(times_s)) - 3) < 0.03
+        )
         assert (samples is None) == (row["sound_kind"] == "no_track")
         rates.add(round(1 / np.median(np.diff(times_s)), 2))
     assert len(rates) >= 3
@@ -165,5 +209,8 @@ def test_params_refuse_a_mix_that_does_not_add_up():
 def test_hidden_share_puts_something_large_before_that_share_of_sources():
     p = parameters(hidden_share=0.2)
     first = {c.source: c for c in plan(p)}.values()
-    wide = [look.occluder is not None and look.occluder[1] >= 70 for look in (stage_scene(c, p)[0] for c in list(first)[::4])]
+    wide = [
+        look.occluder is not None and look.occluder[1] >= 70
+        for look in (stage_scene(c, p)[0] for c in list(first)[::4])
+    ]
     assert abs(np.mean(wide) - 0.2) < 4 * np.sqrt(0.16 / len(wide))

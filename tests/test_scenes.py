@@ -46,32 +46,45 @@ def test_look_alike_pairs_share_staging_and_colours_but_not_sound(pair):
     assert one.staging == other.staging
     for a, b in zip(one.variants, other.variants, strict=True):
         assert np.abs(np.subtract(COLOURS[a], COLOURS[b])).max() <= 16
-    means = [np.mean([centroid_hz(own_sound(rng_of(a, i), *scene(a, i))) for i in range(6)]) for a in pair]
+    means = [
+        np.mean([centroid_hz(own_sound(rng_of(a, i), *scene(a, i))) for i in range(6)])
+        for a in pair
+    ]
     assert max(means) > 1.4 * min(means)
 
 
 @pytest.mark.parametrize("pair", SOUND_ALIKE)
 def test_sound_alike_pairs_share_the_band_but_not_the_staging(pair):
-    means = [np.mean([centroid_hz(own_sound(rng_of(a, i), *scene(a, i))) for i in range(8)]) for a in pair]
+    means = [
+        np.mean([centroid_hz(own_sound(rng_of(a, i), *scene(a, i))) for i in range(8)])
+        for a in pair
+    ]
     assert max(means) < 1.3 * min(means)
     assert ACTIONS[pair[0]].staging != ACTIONS[pair[1]].staging
 
 
-@pytest.mark.parametrize("action", ["knocking", "hammering", "drumming", "bouncing", "pouring", "spraying"])
+@pytest.mark.parametrize(
+    "action", ["knocking", "hammering", "drumming", "bouncing", "pouring", "spraying"]
+)
 def test_sound_starts_at_every_event(action):
     for number in range(3):
         look, take = scene(action, number)
         sound = np.abs(own_sound(rng_of(action), look, take))
         for event in take.events_s[take.events_s < CLIP_S - 0.1]:
             i = int(event * RATE_HZ)
-            before, after = sound[max(0, i - 320) : max(1, i - 16)].mean(), sound[i : i + 1600].mean()
+            before, after = (
+                sound[max(0, i - 320) : max(1, i - 16)].mean(),
+                sound[i : i + 1600].mean(),
+            )
             assert after > 1.5 * before, (action, number, event)
 
 
 @pytest.mark.parametrize("action", list(ACTIONS))
 def test_the_picture_moves_and_its_noise_aside_is_a_function_of_time(action):
     look, take = scene(action)
-    pictures = [render(look, take, t, SIZE_PX, STILL).image.astype(int) for t in np.arange(0.3, 2.8, 1 / 12)]
+    pictures = [
+        render(look, take, t, SIZE_PX, STILL).image.astype(int) for t in np.arange(0.3, 2.8, 1 / 12)
+    ]
     again = render(look, take, 0.3, SIZE_PX, STILL).image
     assert np.array_equal(pictures[0], again)
     assert max(np.abs(a - b).max() for a, b in zip(pictures, pictures[1:], strict=False)) > 30
@@ -106,7 +119,21 @@ def test_captions_hold_no_word_of_an_action_or_of_its_sound():
             assert len(words) > 3
             assert not any(word.endswith("ing") for word in words)
             assert not words & set(ACTIONS), action
-            sounds = {"hammer", "knock", "tap", "clang", "saw", "rub", "sizzle", "thump", "thud", "pour", "spray", "flap", "whir"}
+            sounds = {
+                "hammer",
+                "knock",
+                "tap",
+                "clang",
+                "saw",
+                "rub",
+                "sizzle",
+                "thump",
+                "thud",
+                "pour",
+                "spray",
+                "flap",
+                "whir",
+            }
             assert not words & sounds
 
 

@@ -11,11 +11,30 @@ import pytest
 from stages.common import shards
 from stages.common.errors import UserError
 
-SCHEMA = pa.schema([
-    ("features", shards.tensor(pa.float16(), 3, 4)), ("jpegs", pa.list_(pa.binary())), ("note", pa.string()), ("level", pa.float32()),
-])  # fmt: skip
-PARTITIONS = ds.partitioning(pa.schema([("split", pa.string()), ("action", pa.string())]), flavor="hive")
-ACTIONS = ["playing+music", "waving hands", "50%", "a/b", "a%2Fb", "ünï=★", "split=test", "'quoted\"", "_under", ".dot", "null"]
+SCHEMA = pa.schema(
+    [
+        ("features", shards.tensor(pa.float16(), 3, 4)),
+        ("jpegs", pa.list_(pa.binary())),
+        ("note", pa.string()),
+        ("level", pa.float32()),
+    ]
+)
+PARTITIONS = ds.partitioning(
+    pa.schema([("split", pa.string()), ("action", pa.string())]), flavor="hive"
+)
+ACTIONS = [
+    "playing+music",
+    "waving hands",
+    "50%",
+    "a/b",
+    "a%2Fb",
+    "ünï=★",
+    "split=test",
+    "'quoted\"",
+    "_under",
+    ".dot",
+    "null",
+]
 
 
 def index_row(clip_id: str, split: str, status: str = "ok", **more) -> dict:
@@ -38,21 +57,35 @@ def index_row(clip_id: str, split: str, status: str = "ok", **more) -> dict:
 def full_row(clip_id: str, split: str, seed: int = 0) -> dict:
     rng = np.random.default_rng([seed, *clip_id.encode()])
     return {
-        **index_row(clip_id, split), "features": rng.normal(size=(3, 4)).astype(np.float16), "jpegs": [rng.bytes(20), b"", rng.bytes(3)],
-        "note": "ünï", "level": 0.5,
-    }  # fmt: skip
+        **index_row(clip_id, split),
+        "features": rng.normal(size=(3, 4)).astype(np.float16),
+        "jpegs": [rng.bytes(20), b"", rng.bytes(3)],
+        "note": "ünï",
+        "level": 0.5,
+    }
 
 
 def some_rows(actions=ACTIONS) -> list[dict]:
-    labelled = [full_row(f"{action}/{split}_{i}", split) for action in actions for split in ("training", "test") for i in range(2)]
+    labelled = [
+        full_row(f"{action}/{split}_{i}", split)
+        for action in actions
+        for split in ("training", "test")
+        for i in range(2)
+    ]
     rows = labelled + [full_row(f"unlabelled/u_{i}", "unlabelled") for i in range(3)]
     return sorted(rows, key=lambda row: (row["split"], row["action"] or "", row["clip_id"]))
 
 
 def assert_same(found: dict, row: dict) -> None:
     assert found["clip_id"] == row["clip_id"]
-    assert np.array_equal(found["features"], row["features"]) and found["features"].dtype == np.float16
-    assert (found["jpegs"], found["note"], found["level"]) == (row["jpegs"], row["note"], row["level"])
+    assert (
+        np.array_equal(found["features"], row["features"]) and found["features"].dtype == np.float16
+    )
+    assert (found["jpegs"], found["note"], found["level"]) == (
+        row["jpegs"],
+        row["note"],
+        row["level"],
+    )
 
 
 COLUMNS = ["features", "jpegs", "note", "level"]
@@ -70,23 +103,34 @@ def test_rows_come_back_in_order_with_odd_actions_and_without_action(tmp_path):
     ]
     assert shards.item_version(tmp_path / "out") == "v1"
     assert shards.tensor_shape(tmp_path / "out", "features") == (3, 4)
-    assert shards.read_columns(tmp_path / "out", ["features"])["features"].shape == (len(rows), 3, 4)
+    assert shards.read_columns(tmp_path / "out", ["features"])["features"].shape == (
+        len(rows),
+        3,
+        4,
+    )
 
 
 def test_pyarrow_dataset_reads_split_and_action(tmp_path):
     rows = some_rows()
     shards.write(tmp_path / "out", SCHEMA, rows, rows, "v1")
-    table = ds.dataset(tmp_path / "out", partitioning=PARTITIONS).to_table(columns=["clip_id", "split", "action", "level"])
+    table = ds.dataset(tmp_path / "out", partitioning=PARTITIONS).to_table(
+        columns=["clip_id", "split", "action", "level"]
+    )
     found = {row["clip_id"]: (row["split"], row["action"]) for row in table.to_pylist()}
     assert found == {row["clip_id"]: (row["split"], row["action"]) for row in rows}
-    music = ds.dataset(tmp_path / "out", partitioning=PARTITIONS).to_table(filter=ds.field("action") == "playing+music")
+    music = ds.dataset(tmp_path / "out", partitioning=PARTITIONS).to_table(
+        filter=ds.field("action") == "playing+music"
+    )
     assert len(music) == 4
 
 
 def test_folders_are_named_as_pyarrow_names_them():
     for action in [None, *ACTIONS, *(chr(code) for code in range(1, 0x250)), "日本", "\U0001f3b5"]:
         value = ds.field("action").is_null() if action is None else ds.field("action") == action
-        assert shards.partition("training", action) == PARTITIONS.format((ds.field("split") == "training") & value)[0]
+        assert (
+            shards.partition("training", action)
+            == PARTITIONS.format((ds.field("split") == "training") & value)[0]
+        )
 
 
 def test_index_holds_every_clip_and_refused_ones_have_no_row(tmp_path):
@@ -100,7 +144,10 @@ def test_index_holds_every_clip_and_refused_ones_have_no_row(tmp_path):
         ("a/s_2", "ok", 0.5),
     ]
     assert [row["clip_id"] for row in shards.ok_rows(tmp_path / "out")] == ["a/s_1", "a/s_2"]
-    assert [row["input_key"] for row in shards.inputs(tmp_path / "out")] == ["key of a/s_1", "key of a/s_2"]
+    assert [row["input_key"] for row in shards.inputs(tmp_path / "out")] == [
+        "key of a/s_1",
+        "key of a/s_2",
+    ]
 
 
 def test_a_failure_half_way_leaves_the_old_directory(tmp_path):
@@ -133,16 +180,30 @@ def test_extras_appear_with_the_directory_and_readers_skip_them(tmp_path):
 
     shards.write(tmp_path / "out", SCHEMA, rows, rows, "v1", extras=extras)
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir() if path.is_file()} == {"_captions.parquet", "_labels.bin", shards.INDEX}
-    assert pq.read_table(out / "_captions.parquet")["caption"].to_pylist() == ["x", "y"] and (out / "_labels.bin").read_bytes() == b"labels"
+    assert {path.name for path in out.iterdir() if path.is_file()} == {
+        "_captions.parquet",
+        "_labels.bin",
+        shards.INDEX,
+    }
+    assert (
+        pq.read_table(out / "_captions.parquet")["caption"].to_pylist() == ["x", "y"]
+        and (out / "_labels.bin").read_bytes() == b"labels"
+    )
     for one, other in zip(shards.iter_rows(out, COLUMNS), rows, strict=True):
         assert_same(one, other)
     assert shards.read_columns(out, ["note"])["clip_id"] == [row["clip_id"] for row in rows]
     assert shards.ok_rows(out) == shards.ok_rows(tmp_path / "plain")
     dataset = ds.dataset(out, partitioning=PARTITIONS)
     assert len(dataset.files) == 5 and dataset.to_table(columns=["clip_id"]).num_rows == len(rows)
-    plain = {path.relative_to(tmp_path / "plain"): path.read_bytes() for path in (tmp_path / "plain").rglob("*.parquet")}
-    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.parquet") if path.name != "_captions.parquet"} == plain
+    plain = {
+        path.relative_to(tmp_path / "plain"): path.read_bytes()
+        for path in (tmp_path / "plain").rglob("*.parquet")
+    }
+    assert {
+        path.relative_to(out): path.read_bytes()
+        for path in out.rglob("*.parquet")
+        if path.name != "_captions.parquet"
+    } == plain
     shards.write(out, SCHEMA, rows, rows, "v1")  # without extras the old ones are gone
     assert [path.name for path in out.iterdir() if path.is_file()] == [shards.INDEX]
 
@@ -157,7 +218,9 @@ def test_extras_that_fail_leave_the_old_directory(tmp_path):
 
     with pytest.raises(RuntimeError, match="disk is full"):
         shards.write(tmp_path / "out", SCHEMA, rows[:1], rows[:1], "new", extras=failing)
-    assert shards.item_version(tmp_path / "out") == "old" and len(list(shards.iter_rows(tmp_path / "out", ["note"]))) == len(rows)
+    assert shards.item_version(tmp_path / "out") == "old" and len(
+        list(shards.iter_rows(tmp_path / "out", ["note"]))
+    ) == len(rows)
     assert not (tmp_path / "out" / "_half").exists()
 
 
@@ -166,7 +229,9 @@ def test_rewriting_leaves_nothing_of_the_old_content(tmp_path):
     shards.write(tmp_path / "out", SCHEMA, rows, rows, "old")
     fewer = [row for row in rows if row["action"] == "b"]
     shards.write(tmp_path / "out", SCHEMA, fewer, fewer, "new")
-    assert {row["clip_id"] for row in shards.iter_rows(tmp_path / "out", ["note"])} == {row["clip_id"] for row in fewer}
+    assert {row["clip_id"] for row in shards.iter_rows(tmp_path / "out", ["note"])} == {
+        row["clip_id"] for row in fewer
+    }
     assert len(list((tmp_path / "out").rglob("part-*.parquet"))) == 2
 
 
@@ -175,7 +240,11 @@ def test_same_rows_same_bytes(tmp_path):
     for name in ("one", "two"):
         shards.write(tmp_path / name, SCHEMA, iter(rows), rows, "v")
     one, two = (
-        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")} for name in ("one", "two")
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.parquet")
+        }
+        for name in ("one", "two")
     )
     assert one == two and len(one) == 2 * len(ACTIONS) + 2
 
@@ -198,7 +267,9 @@ def test_groups_and_shards_are_bounded_and_rows_are_consumed_as_a_stream(tmp_pat
     assert largest == 4
     assert [pq.ParquetFile(path).metadata.num_rows for path in files] == [10, 10, 3]
     assert [pq.ParquetFile(path).metadata.num_row_groups for path in files] == [3, 3, 1]
-    assert [row["clip_id"] for row in shards.iter_rows(tmp_path / "out", ["note"])] == [row["clip_id"] for row in rows]
+    assert [row["clip_id"] for row in shards.iter_rows(tmp_path / "out", ["note"])] == [
+        row["clip_id"] for row in rows
+    ]
 
 
 def test_joined_streams_keep_what_all_have(tmp_path):
@@ -208,15 +279,26 @@ def test_joined_streams_keep_what_all_have(tmp_path):
     shards.write(tmp_path / "two", SCHEMA, others, others, "v")
     pairs = list(shards.iter_joined([tmp_path / "one", tmp_path / "two"], ["features"]))
     assert [one["clip_id"] for one, _ in pairs] == [row["clip_id"] for row in others]
-    assert all(one["clip_id"] == two["clip_id"] and np.array_equal(one["features"], two["features"]) for one, two in pairs)
+    assert all(
+        one["clip_id"] == two["clip_id"] and np.array_equal(one["features"], two["features"])
+        for one, two in pairs
+    )
 
 
 def test_table_and_rows_are_inverse():
     rows = some_rows(["a"])
-    for one, other in zip(shards.to_rows(shards.to_table(rows, pa.schema([("clip_id", pa.string()), *SCHEMA]))), rows, strict=True):
+    for one, other in zip(
+        shards.to_rows(shards.to_table(rows, pa.schema([("clip_id", pa.string()), *SCHEMA]))),
+        rows,
+        strict=True,
+    ):
         assert_same(one, other)
     empty = shards.to_table([], SCHEMA)
-    assert len(empty) == 0 and shards.to_rows(empty) == [] and shards.as_array(empty["features"]).shape == (0, 3, 4)
+    assert (
+        len(empty) == 0
+        and shards.to_rows(empty) == []
+        and shards.as_array(empty["features"]).shape == (0, 3, 4)
+    )
 
 
 def test_other_schema_version_and_empty_output_are_sentences(tmp_path, monkeypatch):
@@ -233,5 +315,9 @@ def test_single_tables_are_atomic_and_versioned(tmp_path):
     table = pa.table({"x": [1, 2]}).replace_schema_metadata({"actions": json.dumps(["a"])})
     shards.write_table(table, tmp_path / "new" / "t.parquet")
     found = pq.read_table(tmp_path / "new" / "t.parquet")
-    assert found["x"].to_pylist() == [1, 2] and found.schema.metadata[b"schema_version"] == b"1" and b"actions" in found.schema.metadata
+    assert (
+        found["x"].to_pylist() == [1, 2]
+        and found.schema.metadata[b"schema_version"] == b"1"
+        and b"actions" in found.schema.metadata
+    )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.parquet"]

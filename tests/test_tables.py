@@ -16,25 +16,52 @@ def parsed(table: Table) -> list[list[str]]:
 
 
 def test_cells_show_what_people_read():
-    assert str(percent(FIGURE)) == "12.3 [-1.0, 50.0]" and str(percent(FIGURE, True)) == "+12.3 [-1.0, +50.0]"
-    assert str(interval(FIGURE)) == "0.123 [-0.010, 0.500]" and str(figure(FIGURE, "{:.2f}", 10)) == "1.23 [-0.10, 5.00]"
+    assert (
+        str(percent(FIGURE)) == "12.3 [-1.0, 50.0]"
+        and str(percent(FIGURE, True)) == "+12.3 [-1.0, +50.0]"
+    )
+    assert (
+        str(interval(FIGURE)) == "0.123 [-0.010, 0.500]"
+        and str(figure(FIGURE, "{:.2f}", 10)) == "1.23 [-0.10, 5.00]"
+    )
     empty = dict.fromkeys(FIGURE)
-    assert str(percent(empty)) == "no clips" and str(number(None)) == "" and str(number(12_345, "{:,}")) == "12,345"
+    assert (
+        str(percent(empty)) == "no clips"
+        and str(number(None)) == ""
+        and str(number(12_345, "{:,}")) == "12,345"
+    )
 
 
 def test_markdown_has_title_note_table_and_what_stands_below():
     table = Table("t", "Title", ["a", "b|c"], [["x", percent(FIGURE)]], "Note.", "Below.")
-    assert tables.markdown(table) == "## Title\n\nNote.\n\n| a | b\\|c |\n| --- | --- |\n| x | 12.3 [-1.0, 50.0] |\n\nBelow."
-    assert tables.markdown(Table("t", "Title", ["a"], [["x"]])) == "## Title\n\n| a |\n| --- |\n| x |"
+    assert (
+        tables.markdown(table)
+        == "## Title\n\nNote.\n\n| a | b\\|c |\n| --- | --- |\n| x | 12.3 [-1.0, 50.0] |\n\nBelow."
+    )
+    assert (
+        tables.markdown(Table("t", "Title", ["a"], [["x"]])) == "## Title\n\n| a |\n| --- |\n| x |"
+    )
 
 
-@pytest.mark.parametrize("text, shown", [("a|b", "a\\|b"), ("a\\|b", "a\\\\\\|b"), ("a\nb", "a b"), ("a \r\n b", "a b"), ("a\\b", "a\\b")])
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("a|b", "a\\|b"),
+        ("a\\|b", "a\\\\\\|b"),
+        ("a\nb", "a b"),
+        ("a \r\n b", "a b"),
+        ("a\\b", "a\\b"),
+    ],
+)
 def test_no_text_breaks_out_of_a_markdown_cell(text, shown):
     assert tables.markdown_text(text) == shown
 
 
 def test_csv_gives_plain_numbers_and_three_columns_for_an_interval():
-    rows = [["`real`", percent(FIGURE, True), number(1_234_567, "{:,}"), 3], ["none", "", number(None), 4]]
+    rows = [
+        ["`real`", percent(FIGURE, True), number(1_234_567, "{:,}"), 3],
+        ["none", "", number(None), 4],
+    ]
     assert parsed(Table("t", "T", ["row", "minus `x`", "*n*", "seeds"], rows)) == [
         ["row", "minus x", "minus x_low", "minus x_high", "n", "seeds"],
         ["real", "12.345", "-1", "50", "1234567", "3"],
@@ -47,7 +74,20 @@ def test_csv_of_a_figure_without_clips_is_empty_not_a_word():
     assert parsed(Table("t", "T", ["row", "x"], rows))[1] == ["a", "", "", ""]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "`=1+1`", "*=1*", "-1.0 [-2, 3]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "`=1+1`",
+        "*=1*",
+        "-1.0 [-2, 3]",
+    ],
+)
 def test_no_text_is_a_formula_for_a_spreadsheet(text):
     cell = parsed(Table("t", "T", ["x"], [[text]]))[1][0]
     assert cell.startswith("'") and cell.endswith(text.strip("`*")[-1])
@@ -77,7 +117,14 @@ def test_latex_numbers_have_minus_signs():
 
 
 def test_latex_table_is_booktabs_with_balanced_rows():
-    table = Table("my_table", "A_title.", ["row", "x %"], [["a & b", number(1.0)], ["c", ""]], "First.\n\nSecond 5 %.", "Below_.")
+    table = Table(
+        "my_table",
+        "A_title.",
+        ["row", "x %"],
+        [["a & b", number(1.0)], ["c", ""]],
+        "First.\n\nSecond 5 %.",
+        "Below_.",
+    )
     lines = tables.latex(table).splitlines()
     assert r"\caption{A\_title. First. Second 5 \%.}" in lines and r"\label{tab:my_table}" in lines
     assert r"\begin{tabular}{lr}" in lines and r"row & x \% \\" in lines
@@ -92,5 +139,7 @@ def test_write_leaves_the_tables_given_and_nothing_else(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/old.tex").write_text("x")
     tables.write(tmp_path / "tables", [Table("a", "A", ["x"], [["1"]])])
-    assert {path.name: path.read_text() for path in (tmp_path / "tables").glob("*.csv")} == {"a.csv": "x\n1\n"}
+    assert {path.name: path.read_text() for path in (tmp_path / "tables").glob("*.csv")} == {
+        "a.csv": "x\n1\n"
+    }
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["a.csv", "a.tex"]

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    ViTConfig,
+    ViTModel,
+)
 
 from stages.common import backbones
 from stages.common.audioset import load_labels
@@ -20,11 +28,20 @@ TEXTS = ["a dog barks", "rain", "", "a dog barks", "two people clap their hands 
 
 def tiny_bert(directory, weights: str = "safetensors") -> str:
     """A plain Hugging Face BERT with random weights that knows the words of TEXTS and of the labels."""
-    known = sorted({word for text in [*TEXTS, *LABELS] for word in text.lower().replace(",", " ").split()})
+    known = sorted(
+        {word for text in [*TEXTS, *LABELS] for word in text.lower().replace(",", " ").split()}
+    )
     directory.mkdir(exist_ok=True)
-    (directory / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]))
+    (directory / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known])
+    )
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     model = BertModel(BertConfig(vocab_size=len(known) + 5, **sizes))
     BertTokenizer(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
     model.save_pretrained(directory)
@@ -48,7 +65,13 @@ def mean_pooled(directory: str, text: str) -> np.ndarray:
     """The reference: mean of all token outputs of one text, normalised."""
     tokens = AutoTokenizer.from_pretrained(directory)(text, return_tensors="pt")
     with torch.inference_mode():
-        vector = AutoModel.from_pretrained(directory).eval()(**tokens).last_hidden_state[0].mean(0).numpy()
+        vector = (
+            AutoModel.from_pretrained(directory)
+            .eval()(**tokens)
+            .last_hidden_state[0]
+            .mean(0)
+            .numpy()
+        )
     return vector / np.linalg.norm(vector)
 
 
@@ -56,7 +79,9 @@ def mean_pooled(directory: str, text: str) -> np.ndarray:
 def test_equals_mean_pooling_of_the_transformers_model(model, bert):
     directory = bert if model == "plain" else str(locate(MINILM))
     expected = np.stack([mean_pooled(directory, text) for text in TEXTS])
-    np.testing.assert_allclose(embed(bert if model == "plain" else model, TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        embed(bert if model == "plain" else model, TEXTS), expected, atol=1e-5
+    )
 
 
 def test_normalised_float32_and_the_same_whatever_stands_beside(bert):
@@ -99,7 +124,13 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="no-such/model.*local directory"):
         embed("no-such/model", ["rain"])
-    vision = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16)
+    vision = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        image_size=16,
+    )
     ViTModel(vision).save_pretrained(tmp_path / "vit")
     for directory in (str(tmp_path / "vit"), tiny_bert(tmp_path / "pickle", "pickle")):
         with pytest.raises(UserError, match="cannot be loaded as a text model") as raised:
@@ -118,7 +149,10 @@ def test_prints_nothing(bert, capfd, caplog):
 def test_known_neighbours(label_vectors):
     """The research description's example of a caption, and an action that every reader would look up alike."""
     queries = ["a group of people in a crowd with their hands up", "applauding", "clapping", "rain"]
-    top = [[LABELS[i] for i in row] for row in closest(cosines(embed(MINILM, queries), label_vectors), 3)]
+    top = [
+        [LABELS[i] for i in row]
+        for row in closest(cosines(embed(MINILM, queries), label_vectors), 3)
+    ]
     assert top[0] == ["Crowd", "Hands", "Applause"]
     assert top[1][0] in ("Applause", "Clapping") and top[2][0] == "Clapping" and top[3][0] == "Rain"
 
@@ -126,7 +160,9 @@ def test_known_neighbours(label_vectors):
 def test_closest_breaks_ties_in_the_columns_order():
     similarity = np.array([[0.5, 0.9, 0.5, 0.9]], np.float32)
     assert closest(similarity, 3).tolist() == [[1, 3, 0]]
-    np.testing.assert_allclose(cosines(np.eye(2, dtype=np.float32), np.array([[0.6, 0.8]], np.float32)), [[0.6], [0.8]])
+    np.testing.assert_allclose(
+        cosines(np.eye(2, dtype=np.float32), np.array([[0.6, 0.8]], np.float32)), [[0.6], [0.8]]
+    )
 
 
 def test_wordllama_is_what_its_own_package_computes():

@@ -1,4 +1,5 @@
 """Fine-tuning of the text encoder in the generator: what learns, what follows it, and what stays."""
+
 import json
 from pathlib import Path
 
@@ -29,9 +30,10 @@ def data(workspace, bert, monkeypatch):
         monkeypatch.setattr(stage, "map_items", in_process)
     own = {"finetune_text": "embeddings", "text_learning_rate": RATE}
     workspace.set(
-        frames={"count": STEPS}, mapping={"model": bert, "min_similarity": LOWEST},
+        frames={"count": STEPS},
+        mapping={"model": bert, "min_similarity": LOWEST},
         generator={"seeds": 1, "folds": 2, "lstm": NETWORK, "mapping": own},
-    )  # fmt: skip
+    )
     workspace.rows = synthetic.make(sizes={"training": 6, "validation": 4, "test": 4}, unlabelled=6)
     synthetic.write(workspace.rows)
     synthetic.write_captions(workspace.rows)
@@ -49,8 +51,12 @@ def inputs(data):
         yield generator.Inputs(features, fold, Conditions(folder, features, fold))
 
 
-def tuned_conditions(conditions: Conditions, trained: str = "embeddings", via: str = "labels", lowest: float = LOWEST) -> TunedConditions:
-    encoder = TextEncoder(conditions.settings["model"], conditions.captions + conditions.labels, trained)
+def tuned_conditions(
+    conditions: Conditions, trained: str = "embeddings", via: str = "labels", lowest: float = LOWEST
+) -> TunedConditions:
+    encoder = TextEncoder(
+        conditions.settings["model"], conditions.captions + conditions.labels, trained
+    )
     return TunedConditions(conditions, encoder, via, 3, lowest)
 
 
@@ -61,7 +67,9 @@ def disturb(encoder: TextEncoder) -> None:
         words += words.std() * torch.randn(words.shape, generator=torch.Generator().manual_seed(0))
 
 
-def trained(inputs: generator.Inputs, batch: int, epochs: int, how: str = "embeddings") -> tuple[generator.Generator, dict, dict]:
+def trained(
+    inputs: generator.Inputs, batch: int, epochs: int, how: str = "embeddings"
+) -> tuple[generator.Generator, dict, dict]:
     """A generator after some epochs, and its parameters before and after."""
     p = params.load("generator", generator.GeneratorParams)
     torch.manual_seed(0)
@@ -80,7 +88,9 @@ def trained(inputs: generator.Inputs, batch: int, epochs: int, how: str = "embed
         made.refresh()
         return float(next(scores))
 
-    net = p.lstm.model_copy(update={"batch_size": batch, "epochs": epochs, "averaging": 0.0, "patience": 99})
+    net = p.lstm.model_copy(
+        update={"batch_size": batch, "epochs": epochs, "averaging": 0.0, "patience": 99}
+    )
     fit(made.model, loss, rows, validate, net, 0, "generator", made.groups)
     made.refresh()
     return made, before, dict(made.model.named_parameters())
@@ -92,11 +102,17 @@ def trained(inputs: generator.Inputs, batch: int, epochs: int, how: str = "embed
 @pytest.mark.parametrize("how", ["embeddings", "all"])
 def test_embeddings_are_those_of_the_mapping_until_something_is_learned(inputs, bert, how):
     encoder = TextEncoder(bert, list(LABEL_NAMES), how)
-    np.testing.assert_allclose(encoder.all().numpy(), text_embedding.embed(bert, list(LABEL_NAMES)), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.all().numpy(), text_embedding.embed(bert, list(LABEL_NAMES)), atol=1e-5
+    )
     assert not encoder.all().requires_grad and encoder(torch.tensor([0, 1])).requires_grad
     learns = {key for key, value in encoder.named_parameters() if value.requires_grad}
     everything = {key for key, _ in encoder.named_parameters()}
-    assert learns == (everything if how == "all" else {key for key in everything if ".embeddings." in key}) and learns
+    assert (
+        learns
+        == (everything if how == "all" else {key for key in everything if ".embeddings." in key})
+        and learns
+    )
     disturb(encoder)  # it is a model of its own: that of `embed` stays
     assert abs(encoder.all().numpy() - text_embedding.embed(bert, list(LABEL_NAMES))).max() > 0.01
 
@@ -108,7 +124,11 @@ def test_tuned_conditions_begin_as_the_conditions_of_the_mapping(inputs):
     assert torch.equal(plain[0], found[0]) and torch.equal(plain[1], found[1])
     tuned.encoder.eval()
     for name in ("present", "caption", "text", "audio", "valid"):
-        assert torch.allclose(getattr(tuned.read(rows), name).float(), getattr(inputs.conditions.read(rows), name).float(), atol=1e-5), name
+        assert torch.allclose(
+            getattr(tuned.read(rows), name).float(),
+            getattr(inputs.conditions.read(rows), name).float(),
+            atol=1e-5,
+        ), name
 
 
 def test_what_is_read_in_training_carries_gradient_and_has_the_same_values(inputs):
@@ -119,10 +139,19 @@ def test_what_is_read_in_training_carries_gradient_and_has_the_same_values(input
     assert not constant.caption.requires_grad and not constant.text.requires_grad
     tuned.encoder.training = True  # without dropout in the model itself
     learning = tuned.read(rows)
-    assert learning.caption.requires_grad and learning.text.requires_grad and not learning.audio.requires_grad
-    for mask, first, second in ((constant.present, constant.caption, learning.caption), (constant.valid, constant.text, learning.text)):
+    assert (
+        learning.caption.requires_grad
+        and learning.text.requires_grad
+        and not learning.audio.requires_grad
+    )
+    for mask, first, second in (
+        (constant.present, constant.caption, learning.caption),
+        (constant.valid, constant.text, learning.text),
+    ):
         assert torch.allclose(first[mask], second[mask], atol=1e-5) and mask.any()
-    assert torch.equal(constant.audio, learning.audio) and torch.equal(constant.valid, learning.valid)
+    assert torch.equal(constant.audio, learning.audio) and torch.equal(
+        constant.valid, learning.valid
+    )
 
 
 # The mapping follows
@@ -139,9 +168,14 @@ def test_refresh_maps_the_captions_anew(inputs, lowest):
     caption, labels = tuned.numbers(rows)
     assert torch.equal(caption, before[0]) and not torch.equal(labels, before[1])
     vectors = tuned.encoder.all().numpy().astype(float)
-    texts, names = vectors[: len(inputs.conditions.captions)], vectors[len(inputs.conditions.captions) :]
+    texts, names = (
+        vectors[: len(inputs.conditions.captions)],
+        vectors[len(inputs.conditions.captions) :],
+    )
     assert len(names) == len(LABEL_NAMES)
-    for number, found in zip(caption.flatten().tolist(), labels.flatten(0, 1).tolist(), strict=True):
+    for number, found in zip(
+        caption.flatten().tolist(), labels.flatten(0, 1).tolist(), strict=True
+    ):
         expected = [-1] * 3
         if number >= 0:
             best = np.argsort(-(names @ texts[number]))[:3].tolist()
@@ -159,7 +193,9 @@ def test_with_key_captions_the_labels_stay(inputs):
     before, embedding = tuned.numbers(rows)[1], tuned.embedding
     disturb(tuned.encoder)
     tuned.refresh()
-    assert torch.equal(tuned.numbers(rows)[1], before) and torch.equal(before, inputs.conditions.numbers(rows)[1])
+    assert torch.equal(tuned.numbers(rows)[1], before) and torch.equal(
+        before, inputs.conditions.numbers(rows)[1]
+    )
     assert not torch.allclose(tuned.embedding, embedding, atol=1e-3)
 
 
@@ -169,10 +205,14 @@ def test_with_key_captions_the_labels_stay(inputs):
 @pytest.mark.parametrize("how", ["embeddings", "all"])
 def test_only_the_part_that_is_trained_changes(inputs, how):
     made, before, after = trained(inputs, 8, 2, how)
-    texts = {key for key in before if key.startswith("text.") and ".pooler." not in key}  # sentence embeddings pass the pooler by
+    texts = {
+        key for key in before if key.startswith("text.") and ".pooler." not in key
+    }  # sentence embeddings pass the pooler by
     moved = {key for key in texts if not torch.equal(before[key], after[key])}
     assert moved == (texts if how == "all" else {key for key in texts if ".embeddings." in key})
-    assert all(not torch.equal(before[key], after[key]) for key in before if key.startswith("attention."))
+    assert all(
+        not torch.equal(before[key], after[key]) for key in before if key.startswith("attention.")
+    )
     assert made.groups == {"text.": RATE}
 
 
@@ -187,10 +227,16 @@ def test_the_gradient_reaches_the_embeddings_by_way_of_the_attention(inputs):
             assert (value.grad is not None) == (".embeddings." in key), key
     gradient = made.model.text.model[0].model.embeddings.word_embeddings.weight.grad
     caption, labels = inputs.conditions.numbers(rows)
-    said = caption[(labels >= 0).sum(-1) > 1].unique().tolist()  # a single label weighs 1 whatever it means
+    said = (
+        caption[(labels >= 0).sum(-1) > 1].unique().tolist()
+    )  # a single label weighs 1 whatever it means
     words = {word for number in said for word in inputs.conditions.captions[number].split()}
     numbers = made.model.text.model.tokenizer(sorted(words))["input_ids"]
-    assert gradient.isfinite().all() and all((gradient[row[1]] != 0).any() for row in numbers) and len(words) > 3
+    assert (
+        gradient.isfinite().all()
+        and all((gradient[row[1]] != 0).any() for row in numbers)
+        and len(words) > 3
+    )
 
 
 def test_the_text_encoder_learns_at_a_rate_of_its_own(inputs):
@@ -199,7 +245,9 @@ def test_the_text_encoder_learns_at_a_rate_of_its_own(inputs):
     steps = {key: (after[key] - before[key]).abs().max().item() for key in before}
     text = max(value for key, value in steps.items() if key.startswith("text."))
     others = max(value for key, value in steps.items() if not key.startswith("text."))
-    assert text == pytest.approx(RATE, rel=0.05) and others == pytest.approx(NETWORK["learning_rate"], rel=0.05)
+    assert text == pytest.approx(RATE, rel=0.05) and others == pytest.approx(
+        NETWORK["learning_rate"], rel=0.05
+    )
 
 
 def test_after_training_the_conditions_are_those_of_the_encoder_as_it_is(inputs):
@@ -210,10 +258,14 @@ def test_after_training_the_conditions_are_those_of_the_encoder_as_it_is(inputs)
     assert made.model.text is tuned.encoder and not tuned.encoder.training
 
 
-@pytest.mark.parametrize("switch", [{"finetune_text": "off"}, {"finetune_text": "all", "condition": "none"}])
+@pytest.mark.parametrize(
+    "switch", [{"finetune_text": "off"}, {"finetune_text": "all", "condition": "none"}]
+)
 def test_a_frozen_encoder_is_no_part_of_the_model(data, inputs, switch):
     p = params.load("generator", generator.GeneratorParams)
-    made = generator.Generator(inputs, 0, p.model_copy(update={"mapping": p.mapping.model_copy(update=switch)}))
+    made = generator.Generator(
+        inputs, 0, p.model_copy(update={"mapping": p.mapping.model_copy(update=switch)})
+    )
     assert not any("text" in key for key, _ in made.model.named_parameters())
     assert made.read == inputs.conditions.read and made.groups == {}
 
@@ -224,18 +276,34 @@ def test_a_frozen_encoder_is_no_part_of_the_model(data, inputs, switch):
 @pytest.mark.parametrize("how", ["embeddings", "all"])
 def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
     rates = {"learning_rate": 0.1, "averaging": 0.0, "epochs": 4, "patience": 4}
-    data.set(generator={"mapping": {"finetune_text": how, "text_learning_rate": 0.05}, "lstm": rates})
+    data.set(
+        generator={"mapping": {"finetune_text": how, "text_learning_rate": 0.05}, "lstm": rates}
+    )
     metrics = synthetic.generate(architecture="mapping")
     assert metrics["attention_entropy"] > 0
     curve = pd.read_csv("metrics/plots/generator/mapping.csv").query("fold == -1")
-    assert curve.validation_loss.argmin() < len(curve) - 1  # texts must be embedded again by the weights that are taken back
+    assert (
+        curve.validation_loss.argmin() < len(curve) - 1
+    )  # texts must be embedded again by the weights that are taken back
     state = load_file("models/generator/mapping/seed-0.safetensors")
     name = "text.model.0.model.embeddings.word_embeddings.weight"
     plain = TextEncoder(bert, ["rain"], how).state_dict()
     assert not torch.equal(state[name], plain[name.removeprefix("text.")])
     config = json.loads(Path("models/generator/mapping/config.json").read_text())
-    sizes = ("video_width", "audio_width", "text_width", "hidden", "projection", "dropout", "bidirectional", "noise", "propagation",
-             "anchors", "visual", "temperature")  # fmt: skip
+    sizes = (
+        "video_width",
+        "audio_width",
+        "text_width",
+        "hidden",
+        "projection",
+        "dropout",
+        "bidirectional",
+        "noise",
+        "propagation",
+        "anchors",
+        "visual",
+        "temperature",
+    )
     model = MappedAudioGenerator(*(config[key] for key in sizes))
     tuned = tuned_conditions(inputs.conditions, how)
     model.text = tuned.encoder
@@ -245,7 +313,9 @@ def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
     rows = inputs.data.rows("test")
     noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
-        made = model.unscale(model(inputs.data.video.read(rows.tolist()), tuned.read(rows), noise)).numpy()
+        made = model.unscale(
+            model(inputs.data.video.read(rows.tolist()), tuned.read(rows), noise)
+        ).numpy()
     found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])
     assert found["clip_id"] == inputs.data.clips.clip_id[rows.numpy()].tolist()
     assert np.allclose(found["features"][:, 0], made, atol=5e-3)

@@ -18,7 +18,16 @@ from tests.closure import ROOT
 
 
 def parameters(**changes) -> TrainingParams:
-    return TrainingParams(**{"learning_rate": 0.05, "weight_decay": 0.0, "batch_size": 8, "epochs": 40, "patience": 40, **changes})
+    return TrainingParams(
+        **{
+            "learning_rate": 0.05,
+            "weight_decay": 0.0,
+            "batch_size": 8,
+            "epochs": 40,
+            "patience": 40,
+            **changes,
+        }
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -46,10 +55,16 @@ def test_whole_numbers_stay_whole(tmp_path, dtype):
     rows = RowFile(tmp_path / "rows", (4, 5), dtype).write(iter(values))
     order = [7, 3, 19, 7]
     found = rows.read(order)
-    assert found.dtype == torch.int64 and np.array_equal(found.numpy(), values[order]) and found[1, 0, 0].item() == largest
+    assert (
+        found.dtype == torch.int64
+        and np.array_equal(found.numpy(), values[order])
+        and found[1, 0, 0].item() == largest
+    )
     assert rows.read([]).shape == (0, 4, 5) and rows.read([]).dtype == torch.int64
     assert torch.arange(200)[found[0].clamp(min=0)].shape == (4, 5)  # they serve as indices
-    assert len(rows) == 20 and (tmp_path / "rows").stat().st_size == 20 * 20 * np.dtype(dtype).itemsize
+    assert (
+        len(rows) == 20 and (tmp_path / "rows").stat().st_size == 20 * 20 * np.dtype(dtype).itemsize
+    )
 
 
 def test_a_row_of_another_shape_is_refused(tmp_path):
@@ -71,15 +86,28 @@ def line(seed: int = 0, **changes):
     """A straight line fitted to 3 x + 1: model and curve."""
     torch.manual_seed(seed)
     model = torch.nn.Linear(1, 1)
-    loss = lambda rows: (model(X[rows]) - 3 * X[rows] - 1).square().mean()  # noqa: E731
-    return model, fit(model, loss, torch.arange(32), lambda: float(loss(torch.arange(32))), parameters(**changes), seed, "test/line")
+    loss = lambda rows: (model(X[rows]) - 3 * X[rows] - 1).square().mean()
+    return model, fit(
+        model,
+        loss,
+        torch.arange(32),
+        lambda: float(loss(torch.arange(32))),
+        parameters(**changes),
+        seed,
+        "test/line",
+    )
 
 
 def test_it_learns():
     model, curve = line(epochs=100)
-    assert model.weight.item() == pytest.approx(3, abs=0.05) and model.bias.item() == pytest.approx(1, abs=0.05)
+    assert model.weight.item() == pytest.approx(3, abs=0.05) and model.bias.item() == pytest.approx(
+        1, abs=0.05
+    )
     assert [row["epoch"] for row in curve] == list(range(1, len(curve) + 1))
-    assert curve[-1]["validation_loss"] < curve[0]["validation_loss"] and curve[-1]["training_loss"] < 0.01
+    assert (
+        curve[-1]["validation_loss"] < curve[0]["validation_loss"]
+        and curve[-1]["training_loss"] < 0.01
+    )
 
 
 def scripted(scores: list[float], patience: int):
@@ -131,7 +159,9 @@ def test_a_loss_that_is_no_number_names_stage_and_epoch(value):
         calls.append(1)
         return model(X[rows]).sum() * (value if len(calls) > 8 else 1)
 
-    with pytest.raises(UserError, match=f"the loss of test/nan became -?{value} in epoch 3: the learning rate 0.05"):
+    with pytest.raises(
+        UserError, match=f"the loss of test/nan became -?{value} in epoch 3: the learning rate 0.05"
+    ):
         fit(model, loss, torch.arange(32), lambda: 0.0, parameters(), 0, "test/nan")
 
 
@@ -143,7 +173,9 @@ def test_a_validation_loss_that_is_no_number_is_told_too():
 def test_gradients_are_clipped(monkeypatch):
     norms = []
     real = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: norms.append(limit) or real(p, limit))
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda p, limit: norms.append(limit) or real(p, limit)
+    )
     line(epochs=1)
     assert norms == [1.0] * 4 and training.fit is fit
 
@@ -152,15 +184,29 @@ def test_gradients_are_clipped(monkeypatch):
 
 
 def parts() -> torch.nn.ModuleDict:
-    return torch.nn.ModuleDict({"text": torch.nn.Linear(3, 2), "head": torch.nn.Linear(2, 1), "context": torch.nn.Linear(1, 1)})
+    return torch.nn.ModuleDict(
+        {
+            "text": torch.nn.Linear(3, 2),
+            "head": torch.nn.Linear(2, 1),
+            "context": torch.nn.Linear(1, 1),
+        }
+    )
 
 
-def rates_and_decay(model: torch.nn.Module, slower: dict[str, float]) -> dict[str, tuple[float, float]]:
+def rates_and_decay(
+    model: torch.nn.Module, slower: dict[str, float]
+) -> dict[str, tuple[float, float]]:
     """Rate and weight decay of each parameter, as AdamW takes them from the groups."""
     p = parameters(weight_decay=0.1)
-    optimizer = torch.optim.AdamW(parameter_groups(model, p, slower), lr=p.learning_rate, weight_decay=p.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, p, slower), lr=p.learning_rate, weight_decay=p.weight_decay
+    )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [(names[id(one)], (group["lr"], group["weight_decay"])) for group in optimizer.param_groups for one in group["params"]]
+    found = [
+        (names[id(one)], (group["lr"], group["weight_decay"]))
+        for group in optimizer.param_groups
+        for one in group["params"]
+    ]
     assert sorted(name for name, _ in found) == sorted(names.values())  # every parameter, once
     return dict(found)
 
@@ -168,11 +214,19 @@ def rates_and_decay(model: torch.nn.Module, slower: dict[str, float]) -> dict[st
 def test_a_prefix_has_its_own_rate_and_no_weight_decay():
     model = parts()
     assert rates_and_decay(model, {"text.": 0.001}) == {
-        "text.weight": (0.001, 0.0), "text.bias": (0.001, 0.0), "head.weight": (0.05, 0.1), "head.bias": (0.05, 0.1),
-        "context.weight": (0.05, 0.1), "context.bias": (0.05, 0.1),
-    }  # fmt: skip
+        "text.weight": (0.001, 0.0),
+        "text.bias": (0.001, 0.0),
+        "head.weight": (0.05, 0.1),
+        "head.bias": (0.05, 0.1),
+        "context.weight": (0.05, 0.1),
+        "context.bias": (0.05, 0.1),
+    }
     two = rates_and_decay(model, {"text.": 0.001, "head.bias": 0.002})
-    assert (two["text.bias"], two["head.bias"], two["head.weight"]) == ((0.001, 0.0), (0.002, 0.0), (0.05, 0.1))
+    assert (two["text.bias"], two["head.bias"], two["head.weight"]) == (
+        (0.001, 0.0),
+        (0.002, 0.0),
+        (0.05, 0.1),
+    )
     same = rates_and_decay(model, {"text.": 0.001, "head.": 0.001})
     assert set(same.values()) == {(0.001, 0.0), (0.05, 0.1)} and same["head.weight"] == (0.001, 0.0)
 
@@ -189,13 +243,21 @@ def test_all_of_a_model_may_have_its_own_rate():
 
 def test_fit_moves_slower_parts_by_their_rate():
     """One step of Adam moves a weight by its rate; with weight decay in the others alone."""
-    model = torch.nn.ModuleDict({"text": torch.nn.Linear(1, 1, bias=False), "head": torch.nn.Linear(1, 1, bias=False)})
+    model = torch.nn.ModuleDict(
+        {"text": torch.nn.Linear(1, 1, bias=False), "head": torch.nn.Linear(1, 1, bias=False)}
+    )
     for part in model.values():
         torch.nn.init.constant_(part.weight, 2.0)
     fit(
-        model, lambda rows: -sum(part.weight.sum() for part in model.values()), torch.arange(4), lambda: 0.0,
-        parameters(epochs=1, weight_decay=0.1), 0, "test/slower", {"text.": 0.001},
-    )  # fmt: skip
+        model,
+        lambda rows: -sum(part.weight.sum() for part in model.values()),
+        torch.arange(4),
+        lambda: 0.0,
+        parameters(epochs=1, weight_decay=0.1),
+        0,
+        "test/slower",
+        {"text.": 0.001},
+    )
     assert model["text"].weight.item() == pytest.approx(2 + 0.001, abs=1e-6)
     assert model["head"].weight.item() == pytest.approx(2 * (1 - 0.05 * 0.1) + 0.05, abs=1e-6)
 
@@ -204,9 +266,22 @@ def test_without_slower_parts_fit_is_as_before():
     (one, first), (two, second) = line(epochs=3), line(epochs=3)
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 1)
-    loss = lambda rows: (model(X[rows]) - 3 * X[rows] - 1).square().mean()  # noqa: E731
-    third = fit(model, loss, torch.arange(32), lambda: float(loss(torch.arange(32))), parameters(epochs=3), 0, "test/line", {})
-    assert first == second == third and torch.equal(one.weight, two.weight) and torch.equal(one.weight, model.weight)
+    loss = lambda rows: (model(X[rows]) - 3 * X[rows] - 1).square().mean()
+    third = fit(
+        model,
+        loss,
+        torch.arange(32),
+        lambda: float(loss(torch.arange(32))),
+        parameters(epochs=3),
+        0,
+        "test/line",
+        {},
+    )
+    assert (
+        first == second == third
+        and torch.equal(one.weight, two.weight)
+        and torch.equal(one.weight, model.weight)
+    )
 
 
 # Checkpoints
@@ -220,7 +295,11 @@ class Network(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.drop = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Dropout(0.3)
+        self.one, self.two, self.drop = (
+            torch.nn.Linear(2, 2),
+            torch.nn.Linear(2, 2),
+            torch.nn.Dropout(0.3),
+        )
         self.two.weight = self.one.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -239,7 +318,14 @@ def die_by_kill_9():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def trained(kill_at: int | None = None, key: str = "data", target: float = 3.0, seed: int = 0, die=die, **changes):
+def trained(
+    kill_at: int | None = None,
+    key: str = "data",
+    target: float = 3.0,
+    seed: int = 0,
+    die=die,
+    **changes,
+):
     """Weights and curve of a training with dropout, noise of its own and moving averages; killed in step `kill_at`."""
     torch.manual_seed(seed)
     model, own, steps = Network(), torch.Generator().manual_seed(7), 0
@@ -255,9 +341,13 @@ def trained(kill_at: int | None = None, key: str = "data", target: float = 3.0, 
     def validate() -> float:
         return loss(torch.arange(32)).item()
 
-    p = parameters(**{"epochs": 12, "patience": 12, "averaging": 0.9, "weight_decay": 0.1, **changes})
+    p = parameters(
+        **{"epochs": 12, "patience": 12, "averaging": 0.9, "weight_decay": 0.1, **changes}
+    )
     checkpoint = training.Checkpoint(key, (own,), every_s=0)
-    curve = fit(model, loss, torch.arange(32), validate, p, seed, "test/resumed", {"two.": 0.01}, checkpoint)
+    curve = fit(
+        model, loss, torch.arange(32), validate, p, seed, "test/resumed", {"two.": 0.01}, checkpoint
+    )
     return model.state_dict(), curve, steps
 
 
@@ -291,14 +381,25 @@ def test_kill_9_in_a_training_leaves_what_another_process_goes_on_from(store):
         "checkpoints.MAX_SHARE = float('inf')\ntrained({}, die=die_by_kill_9)"
     )
     for step in (27, 6):  # in the seventh epoch of twelve, and, in another process, in the eighth
-        done = subprocess.run([sys.executable, "-c", program.format(step)], env=os.environ | {"PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [sys.executable, "-c", program.format(step)], env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
         assert done.returncode == -signal.SIGKILL
     resumed, again, steps = trained()
     assert steps == 5 * 4 and same(weights, resumed) and curve == again
     assert list(store.iterdir()) == []
 
 
-@pytest.mark.parametrize("changes", [{"key": "other data"}, {"seed": 1}, {"learning_rate": 0.04}, {"batch_size": 4}, {"epochs": 13}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": "other data"},
+        {"seed": 1},
+        {"learning_rate": 0.04},
+        {"batch_size": 4},
+        {"epochs": 13},
+    ],
+)
 def test_other_data_seed_or_parameters_begin_anew(store, changes):
     with pytest.raises(Killed):
         trained(30)
@@ -324,7 +425,17 @@ def test_checkpoints_wait_for_their_time(store):
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 1)
     checkpoint = training.Checkpoint("k", every_s=3600)
-    fit(model, lambda rows: model(X[rows]).mean(), torch.arange(32), lambda: 0.0, parameters(epochs=2), 0, "n", None, checkpoint)
+    fit(
+        model,
+        lambda rows: model(X[rows]).mean(),
+        torch.arange(32),
+        lambda: 0.0,
+        parameters(epochs=2),
+        0,
+        "n",
+        None,
+        checkpoint,
+    )
     assert not store.exists()
 
 
@@ -338,7 +449,20 @@ def test_a_training_that_explodes_keeps_its_best_weights(store):
         epochs.append(copy.deepcopy(model.state_dict()))
         return [2.0, 1.0][len(epochs) - 1]
 
-    with pytest.raises(UserError, match=r"test/nan became nan in epoch 3: .*and the weights of epoch 2 in .*-best.safetensors"):
-        fit(model, loss, torch.arange(32), validate, parameters(), 0, "test/nan", None, training.Checkpoint("k", every_s=0))
+    with pytest.raises(
+        UserError,
+        match=r"test/nan became nan in epoch 3: .*and the weights of epoch 2 in .*-best.safetensors",
+    ):
+        fit(
+            model,
+            loss,
+            torch.arange(32),
+            validate,
+            parameters(),
+            0,
+            "test/nan",
+            None,
+            training.Checkpoint("k", every_s=0),
+        )
     (best,) = store.glob("*-best.safetensors")
     assert same(epochs[1], load_file(best))

@@ -20,12 +20,25 @@ from tests.attacks import documents, server, with_reference
 from tests.closure import ROOT
 from tests.media_files import FFMPEG, shown_frames, sine, write_video
 
-OPEN = ["-allowed_extensions", "ALL", "-extension_picky", "0", "-protocol_whitelist", "file,http,tcp,concat,crypto,udp,rtp,rtsp"]
+OPEN = [
+    "-allowed_extensions",
+    "ALL",
+    "-extension_picky",
+    "0",
+    "-protocol_whitelist",
+    "file,http,tcp,concat,crypto,udp,rtp,rtsp",
+]
 REACHES = {  # attacks that succeed where nothing forbids them: by the address that is called, or by the secret that is shown
-    "HLS, address": "call", "HLS, key from an address": "call", "HLS, master list": "call", "concat script, address": "call",
-    "DASH, address": "call", "HLS, absolute path": "secret", "HLS, neighbour": "secret", "concat script, neighbour": "secret",
+    "HLS, address": "call",
+    "HLS, key from an address": "call",
+    "HLS, master list": "call",
+    "concat script, address": "call",
+    "DASH, address": "call",
+    "HLS, absolute path": "secret",
+    "HLS, neighbour": "secret",
+    "concat script, neighbour": "secret",
     "external reference": "secret",
-}  # fmt: skip
+}
 DRAWN = 37  # frames of the secret: no other file here has so many
 
 
@@ -42,17 +55,34 @@ def scene(tmp_path_factory):
             paths[name] = folder / f"{len(paths)}.mp4"
             paths[name].write_bytes(data)
         paths["external reference"] = folder / "reference.mp4"
-        paths["external reference"].write_bytes(with_reference(plain.read_bytes(), shutil.copy(plain, folder / "outside.mp4")))
+        paths["external reference"].write_bytes(
+            with_reference(plain.read_bytes(), shutil.copy(plain, folder / "outside.mp4"))
+        )
         blanked = bytearray(paths["external reference"].read_bytes())
         start, end = blanked.index(b"mdat") + 4, blanked.index(b"moov") - 4
-        blanked[start:end] = bytes(end - start)  # its own data are empty: only the other file has pictures
+        blanked[start:end] = bytes(
+            end - start
+        )  # its own data are empty: only the other file has pictures
         paths["external reference"].write_bytes(blanked)
         yield listening, paths, good
 
 
 def decoded_without_limits(path, *options) -> int:
     """How many frames ffmpeg decodes from a file when everything is allowed."""
-    command = [FFMPEG, "-nostdin", "-loglevel", "error", *options, "-i", path, "-map", "0:v", "-f", "framecrc", "-"]
+    command = [
+        FFMPEG,
+        "-nostdin",
+        "-loglevel",
+        "error",
+        *options,
+        "-i",
+        path,
+        "-map",
+        "0:v",
+        "-f",
+        "framecrc",
+        "-",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, timeout=10)
     except subprocess.TimeoutExpired:
@@ -60,8 +90,12 @@ def decoded_without_limits(path, *options) -> int:
     return sum(not line.startswith(b"#") for line in done.stdout.splitlines())
 
 
-ALLOWED = {"HLS": ["-f", "hls", *OPEN], "con": ["-f", "concat", "-safe", "0", *OPEN[4:]], "DAS": ["-f", "dash", *OPEN[4:]],
-           "ext": ["-enable_drefs", "1", "-use_absolute_path", "1"]}  # fmt: skip
+ALLOWED = {
+    "HLS": ["-f", "hls", *OPEN],
+    "con": ["-f", "concat", "-safe", "0", *OPEN[4:]],
+    "DAS": ["-f", "dash", *OPEN[4:]],
+    "ext": ["-enable_drefs", "1", "-use_absolute_path", "1"],
+}
 
 
 @pytest.mark.parametrize("name", REACHES)
@@ -88,11 +122,17 @@ def test_no_attack_makes_a_call_or_shows_a_secret(scene, monkeypatch):
 
     for name, path in paths.items():
         for read in (media.probe, media.frame_times):
-            if name == "external reference":  # a container of its own: its header may be read, its data are what lies inside
+            if (
+                name == "external reference"
+            ):  # a container of its own: its header may be read, its data are what lies inside
                 continue
             with pytest.raises(media.MediaError) as caught:
                 read(path)
-            assert caught.value.status == "unreadable" and "whitelist" in caught.value.reason or "Invalid data" in caught.value.reason, name
+            assert (
+                caught.value.status == "unreadable"
+                and "whitelist" in caught.value.reason
+                or "Invalid data" in caught.value.reason
+            ), name
         with pytest.raises(media.MediaError):
             media.read_frames(path, np.arange(3))
         with monkeypatch.context() as patch:
@@ -105,24 +145,42 @@ def test_no_attack_makes_a_call_or_shows_a_secret(scene, monkeypatch):
 def test_opencv_alone_would_not_refuse_a_playlist_of_neighbours(scene, monkeypatch):
     """That it is our list of formats that does it."""
     paths = scene[1]
-    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file,crypto,data|allowed_extensions;ALL|extension_picky;0")
+    monkeypatch.setenv(
+        "OPENCV_FFMPEG_CAPTURE_OPTIONS",
+        "protocol_whitelist;file,crypto,data|allowed_extensions;ALL|extension_picky;0",
+    )
     assert cv2.VideoCapture(str(paths["concat script, neighbour"]), cv2.CAP_FFMPEG).isOpened()
 
 
 def test_an_environment_cannot_open_opencv_up():
     """The options are ours, whatever was set before."""
     code = "from stages.common import media; import os; print(os.environ['OPENCV_FFMPEG_CAPTURE_OPTIONS'])"
-    environment = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": "protocol_whitelist;file,http,tcp", "PATH": "/usr/bin:/bin"}
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    environment = {
+        "OPENCV_FFMPEG_CAPTURE_OPTIONS": "protocol_whitelist;file,http,tcp",
+        "PATH": "/usr/bin:/bin",
+    }
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert printed.startswith("protocol_whitelist;file|format_whitelist;mov,")
 
 
-@pytest.mark.parametrize(("codec", "opencvs"), [("libx264", True), ("libvpx-vp9", True), ("magicyuv", False), ("utvideo", False)])
+@pytest.mark.parametrize(
+    ("codec", "opencvs"),
+    [("libx264", True), ("libvpx-vp9", True), ("magicyuv", False), ("utvideo", False)],
+)
 def test_opencv_decodes_common_codecs_only(tmp_path, monkeypatch, codec, opencvs):
     """MagicYUV of its FFmpeg 8.1.1 writes beyond its memory (CVE-2026-8461): such a file goes to PyAV."""
     path = write_video(tmp_path / "a.mkv", 12, "24", "-c:v", codec, "-pix_fmt", "yuv444p")
     asked, opencv = [], media._read_with_opencv
-    monkeypatch.setattr(media, "_read_with_opencv", lambda *arguments: asked.append(codec) or opencv(*arguments))
+    monkeypatch.setattr(
+        media, "_read_with_opencv", lambda *arguments: asked.append(codec) or opencv(*arguments)
+    )
     read = media.read_frames(path, np.arange(12))
     assert bool(asked) == opencvs
     assert np.abs(np.stack(read).astype(int) - shown_frames(path)[1]).mean() < 4
@@ -138,7 +196,18 @@ def test_the_other_decoders_are_newer():
 
 SOURCES = sorted([*(ROOT / "stages").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "diskcache"}
-CALLS = {"eval", "exec", "os.system", "os.popen", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "np.load", "__import__"}
+CALLS = {
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "torch.load",
+    "torch.save",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "np.load",
+    "__import__",
+}
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:
@@ -156,8 +225,12 @@ def faults(text: str) -> list[str]:
     for call in calls(tree):
         name = ast.unparse(call.func)
         values = {word.arg: word.value for word in call.keywords}
-        constants = {key: value.value for key, value in values.items() if isinstance(value, ast.Constant)}
-        if name in CALLS and not (name == "np.load" and constants.get("allow_pickle", False) is False):
+        constants = {
+            key: value.value for key, value in values.items() if isinstance(value, ast.Constant)
+        }
+        if name in CALLS and not (
+            name == "np.load" and constants.get("allow_pickle", False) is False
+        ):
             found.append(name)
         if name == "torch.load" and constants.get("weights_only") is True:
             found.remove(name)
@@ -171,11 +244,22 @@ def test_no_source_runs_what_came_with_data(path):
     assert faults(path.read_text()) == []
 
 
-@pytest.mark.parametrize("text", [
-    "import pickle", "from cloudpickle import loads", "import torch; torch.load(x)", "torch.load(x, weights_only=False)", "eval(x)",
-    "AutoModel.from_pretrained(x, trust_remote_code=True)", "AutoModel.from_pretrained(x, trust_remote_code=y)", "os.system(x)",
-    "subprocess.run(x, shell=True)", "np.load(x, allow_pickle=True)", "yaml.load(x)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "import torch; torch.load(x)",
+        "torch.load(x, weights_only=False)",
+        "eval(x)",
+        "AutoModel.from_pretrained(x, trust_remote_code=True)",
+        "AutoModel.from_pretrained(x, trust_remote_code=y)",
+        "os.system(x)",
+        "subprocess.run(x, shell=True)",
+        "np.load(x, allow_pickle=True)",
+        "yaml.load(x)",
+    ],
+)
 def test_faults_are_found(text):
     assert faults(text)
 
@@ -183,7 +267,12 @@ def test_faults_are_found(text):
 def test_subprocesses_get_lists_never_strings():
     for path in SOURCES:
         for call in calls(ast.parse(path.read_text())):
-            if ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.check_call"):
+            if ast.unparse(call.func) in (
+                "subprocess.run",
+                "subprocess.Popen",
+                "subprocess.check_output",
+                "subprocess.check_call",
+            ):
                 assert not isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp), path
 
 

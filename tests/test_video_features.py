@@ -39,7 +39,9 @@ def on_cpu(monkeypatch):
 def plain(model, pictures: list[np.ndarray]) -> np.ndarray:
     """Patch means [T, D] by the stock model and its processor's own preprocessing."""
     processor = transformers.AutoImageProcessor.from_pretrained(model)
-    values = processor([np.ascontiguousarray(picture[..., ::-1]) for picture in pictures], return_tensors="pt")["pixel_values"]
+    values = processor(
+        [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures], return_tensors="pt"
+    )["pixel_values"]
     stock = transformers.AutoModel.from_pretrained(model).eval()
     with torch.no_grad():
         hidden = stock(values).last_hidden_state
@@ -75,7 +77,11 @@ def test_red_is_red(models):
 def test_a_batch_of_clips_is_its_clips(models):
     backbone = VisionBackbone(str(models["vit"]), "joint", 0.5)
     clips = np.stack([backbone.resize(images(6, 32, 32, seed)) for seed in range(3)])
-    assert np.allclose(backbone.encode(clips), np.concatenate([backbone.encode(clip[None]) for clip in clips]), atol=1e-5)
+    assert np.allclose(
+        backbone.encode(clips),
+        np.concatenate([backbone.encode(clip[None]) for clip in clips]),
+        atol=1e-5,
+    )
 
 
 ORDER = [3, 0, 5, 1, 4, 2]
@@ -95,8 +101,12 @@ def test_joint_attention_sees_the_other_frames(models, name):
 def test_joint_attention_over_equal_frames_is_attention_within_one(models, name):
     """A softmax over n copies of the same keys spreads the same weights over them."""
     pictures = images(1, 32, 32) * 5
-    assert np.allclose(encode(models[name], pictures, "joint"), encode(models[name], pictures), atol=1e-4)
-    assert np.allclose(encode(models[name], pictures[:1], "joint"), encode(models[name], pictures[:1]), atol=1e-5)
+    assert np.allclose(
+        encode(models[name], pictures, "joint"), encode(models[name], pictures), atol=1e-4
+    )
+    assert np.allclose(
+        encode(models[name], pictures[:1], "joint"), encode(models[name], pictures[:1]), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("attention", ["frame", "joint"])
@@ -120,11 +130,16 @@ def test_temporal_positions_are_vaswanis():
 
 
 def test_joint_needs_a_model_with_tokens(models):
-    with pytest.raises(UserError, match="attention: joint needs a model of ViT's kind; '.*resnet' is ResNetModel: use frame"):
+    with pytest.raises(
+        UserError,
+        match="attention: joint needs a model of ViT's kind; '.*resnet' is ResNetModel: use frame",
+    ):
         VisionBackbone(str(models["resnet"]), "joint")
 
 
-@pytest.mark.parametrize("name", ["google/vit-base-patch16-224", "models/tiny/nothing", "no such name!"])
+@pytest.mark.parametrize(
+    "name", ["google/vit-base-patch16-224", "models/tiny/nothing", "no such name!"]
+)
 def test_a_name_that_cannot_be_loaded_is_a_sentence_with_two_ways_out(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for function in (revision, width_of, VisionBackbone):
@@ -135,7 +150,9 @@ def test_a_name_that_cannot_be_loaded_is_a_sentence_with_two_ways_out(name, tmp_
             f"the model '{name}' was found neither as a local directory with a config.json nor on the Hugging Face hub ("
         )
         assert (
-            message.endswith("give a local model directory in params.yaml, or run once where the hub can be reached")
+            message.endswith(
+                "give a local model directory in params.yaml, or run once where the hub can be reached"
+            )
             and "\n" not in message
         )
 
@@ -161,10 +178,13 @@ def damaged(models, tmp_path, fault: str) -> str:
 
 
 FAULTS = {
-    "no weights": "cannot be loaded as a vision model", "broken weights": "cannot be loaded as a vision model",
-    "other shapes": "shapes that its config.json names", "missing layer": "it has no weights for .*2",
-    "broken config": "not a valid JSON", "no processor": "cannot be loaded as an image processor",
-}  # fmt: skip
+    "no weights": "cannot be loaded as a vision model",
+    "broken weights": "cannot be loaded as a vision model",
+    "other shapes": "shapes that its config.json names",
+    "missing layer": "it has no weights for .*2",
+    "broken config": "not a valid JSON",
+    "no processor": "cannot be loaded as an image processor",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -192,7 +212,15 @@ def test_revision_follows_the_weights_not_the_place(models, tmp_path):
 
 
 def parameters(model, **changes) -> VideoFeaturesParams:
-    return VideoFeaturesParams(**{"model": str(model), "attention": "frame", "temporal_scale": 0.0, "clips_per_batch": 4, **changes})
+    return VideoFeaturesParams(
+        **{
+            "model": str(model),
+            "attention": "frame",
+            "temporal_scale": 0.0,
+            "clips_per_batch": 4,
+            **changes,
+        }
+    )
 
 
 def jpegs(seed: int, count: int = 6) -> list[bytes]:
@@ -204,7 +232,9 @@ def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
     monkeypatch.setattr(video_features, "map_items", in_process)
     clips, p = [jpegs(seed) for seed in range(10)], parameters(models["vit"])
     alone = [row["features"] for row in encode_on_cpu(iter(clips), p, 1)]
-    assert np.allclose(alone, [row["features"] for row in encode_on_gpu(iter(clips), p, 1)], atol=1e-4)
+    assert np.allclose(
+        alone, [row["features"] for row in encode_on_gpu(iter(clips), p, 1)], atol=1e-4
+    )
 
     def failing(*words, **named):
         for i, row in enumerate(in_process(*words, **named)):
@@ -213,11 +243,18 @@ def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
     monkeypatch.setattr(video_features, "map_items", failing)
     rows = list(encode_on_gpu(iter(clips), p, 1))
     assert [i for i, row in enumerate(rows) if isinstance(row, Failure)] == [5, 9]
-    assert all(np.allclose(row["features"], alone[i], atol=1e-4) for i, row in enumerate(rows) if i not in (5, 9))
+    assert all(
+        np.allclose(row["features"], alone[i], atol=1e-4)
+        for i, row in enumerate(rows)
+        if i not in (5, 9)
+    )
 
 
 def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, monkeypatch):
-    clips = [index_row(f"a/s{i}_1", "training" if i < 3 else "test", jpegs=jpegs(i, 18)) for i in range(4)]
+    clips = [
+        index_row(f"a/s{i}_1", "training" if i < 3 else "test", jpegs=jpegs(i, 18))
+        for i in range(4)
+    ]
     clips.sort(key=lambda row: (row["split"], row["clip_id"]))
     for source in video_features.INPUTS.values():
         shards.write(source, optical_flow.COLUMNS, clips, clips, "v")
@@ -227,13 +264,20 @@ def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, 
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
         monkeypatch.setattr(video_features, "map_items", map_items)
         video_features.main(run.StageRun("video_features", "flow", workers))
-        written.append({path.name: path.read_bytes() for path in (workspace.folder / "data/video_features/flow").rglob("*.parquet")})
+        written.append(
+            {
+                path.name: path.read_bytes()
+                for path in (workspace.folder / "data/video_features/flow").rglob("*.parquet")
+            }
+        )
     assert written[0] == written[1]
     found = shards.read_columns("data/video_features/flow", ["features"])
     assert found["features"].shape == (4, 18, 32) and found["features"].dtype == np.float16
     expected = plain(models["vit"], [media.decode_jpeg(jpeg) for jpeg in clips[0]["jpegs"]])
     assert np.allclose(found["features"][0], expected, atol=4e-3)
-    assert json.loads((workspace.folder / "metrics/video_features/flow.json").read_text())["shape"] == {"steps": 18, "width": 32}
+    assert json.loads((workspace.folder / "metrics/video_features/flow.json").read_text())[
+        "shape"
+    ] == {"steps": 18, "width": 32}
     workspace.set(video_features={"temporal_scale": 0.5})
     video_features.main(stage := run.StageRun("video_features", "flow", 1))
     assert stage.log["computed"] == 4  # another parameter, other items

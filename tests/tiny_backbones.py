@@ -15,24 +15,37 @@ LABELS = 9
 def write_vit(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=32,
+        patch_size=8,
     )
     _save(transformers.ViTModel(config, add_pooling_layer=False), folder)
-    ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]).save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]
+    ).save_pretrained(folder)
     return folder
 
 
 def write_dinov2(folder: Path) -> Path:
     torch.manual_seed(1)
-    config = transformers.Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7)
+    config = transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7
+    )
     _save(transformers.Dinov2Model(config), folder)
-    BitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    BitImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}
+    ).save_pretrained(folder)
     return folder
 
 
 def write_resnet(folder: Path) -> Path:
     torch.manual_seed(2)
-    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+    )
     _save(transformers.ResNetModel(config), folder)
     ConvNextImageProcessorPil(size={"shortest_edge": 32}).save_pretrained(folder)
     return folder
@@ -40,17 +53,26 @@ def write_resnet(folder: Path) -> Path:
 
 def write_ast(folder: Path, seed: int = 3, **changes) -> Path:
     torch.manual_seed(seed)
-    config = transformers.ASTConfig(**{
-        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 400,
-        "num_labels": LABELS, **changes,
-    })  # fmt: skip
+    config = transformers.ASTConfig(
+        **{
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_length": 400,
+            "num_labels": LABELS,
+            **changes,
+        }
+    )
     _save(transformers.ASTForAudioClassification(config), folder)
     transformers.ASTFeatureExtractor(max_length=config.max_length).save_pretrained(folder)
     return folder
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:
-    for parameter in model.parameters():  # initial values are so small that attention would hardly matter
+    for (
+        parameter
+    ) in model.parameters():  # initial values are so small that attention would hardly matter
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=1.5 / np.sqrt(parameter[0].numel()))
     model.save_pretrained(folder)

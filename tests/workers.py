@@ -69,7 +69,22 @@ def start_a_sleeper(marker: str) -> None:
     from stages.common.media import _decoder_child
     from tests.media_files import FFMPEG
 
-    command = [FFMPEG, "-nostdin", "-loglevel", "quiet", "-re", "-f", "lavfi", "-i", "anullsrc", "-t", "300", "-f", "null", "-"]
+    command = [
+        FFMPEG,
+        "-nostdin",
+        "-loglevel",
+        "quiet",
+        "-re",
+        "-f",
+        "lavfi",
+        "-i",
+        "anullsrc",
+        "-t",
+        "300",
+        "-f",
+        "null",
+        "-",
+    ]
     process = subprocess.Popen(command, preexec_fn=_decoder_child)
     with open(marker, "w") as file:
         file.write(str(process.pid))

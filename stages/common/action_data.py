@@ -1,5 +1,6 @@
 """What a row of the main table learns from and is asked: labelled clips with the kinds of audio it hears, what its gate
 rejects, what a teacher says of the pool, and which test clips lack their audio at a missing rate."""
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -18,9 +19,12 @@ SPLITS = ("training", "validation", "test")
 POOL = "unlabelled"
 Made = Literal["generated", "shuffled", "mapped", "retrieved"]
 SOURCES = {
-    "real": AUDIO, "generated": Path("data/generated/validation"), "shuffled": Path("data/generated/shuffled"),
-    "mapped": Path("data/generated/mapping"), "retrieved": AUDIO,
-}  # fmt: skip
+    "real": AUDIO,
+    "generated": Path("data/generated/validation"),
+    "shuffled": Path("data/generated/shuffled"),
+    "mapped": Path("data/generated/mapping"),
+    "retrieved": AUDIO,
+}
 HEARD = 0.1  # AST score from which on a dictionary label counts as heard in a clip's sound (learned_dropout)
 
 
@@ -31,7 +35,9 @@ class Condition(params.Section):
     train_audio: Literal["none", "real"] | Made
     test_audio: Literal["none", "real", "zeros", "mean", "noise", "token", "reconstructed"] | Made
     missing_rate: float | Literal["drawn"] = Field(default=0.0, union_mode="left_to_right")
-    gate: Literal["none", "keep", "keep_oracle", "keep_real", "keep_published", "dictionary"] = "none"
+    gate: Literal["none", "keep", "keep_oracle", "keep_real", "keep_published", "dictionary"] = (
+        "none"
+    )
     kept_only: bool = False
     learns: Literal["actions", "audio"] = "actions"
     teacher: str = ""
@@ -52,7 +58,12 @@ class Condition(params.Section):
     @property
     def reads_pool(self) -> bool:
         """Whether unlabelled clips take part: it answers them, learns from them or borrows their sound."""
-        return self.answers_pool or bool(self.teacher) or self.learns == "audio" or "retrieved" in self.kinds
+        return (
+            self.answers_pool
+            or bool(self.teacher)
+            or self.learns == "audio"
+            or "retrieved" in self.kinds
+        )
 
 
 class ActionData(Features):
@@ -66,7 +77,9 @@ class ActionData(Features):
 
     def __init__(self, folder: Path, condition: Condition, labels_per_action: int = 0):
         super().__init__(folder, (*SPLITS, POOL) if condition.reads_pool else SPLITS)
-        self.sounds = {kind: self.load_sound(folder / kind, SOURCES[kind]) for kind in sorted(condition.kinds)}
+        self.sounds = {
+            kind: self.load_sound(folder / kind, SOURCES[kind]) for kind in sorted(condition.kinds)
+        }
         if "retrieved" in self.sounds:
             self.sounds["retrieved"].row = self.lent(self.sounds["real"])
         self.kept = torch.ones(len(self.clips), dtype=torch.bool)
@@ -74,9 +87,15 @@ class ActionData(Features):
         if condition.gate == "dictionary":
             self.relevant = self.named_by_dictionary()
         elif condition.gate != "none":
-            gated = condition.test_audio if condition.test_audio in SOURCES else condition.train_audio
+            gated = (
+                condition.test_audio if condition.test_audio in SOURCES else condition.train_audio
+            )
             decided = "data/filter_mapping.parquet" if gated == "mapped" else "data/filter.parquet"
-            decisions = shards.read_table(decided, ["clip_id", condition.gate]).to_pandas().set_index("clip_id")[condition.gate]
+            decisions = (
+                shards.read_table(decided, ["clip_id", condition.gate])
+                .to_pandas()
+                .set_index("clip_id")[condition.gate]
+            )
             self.kept = torch.tensor(self.clips.clip_id.map(decisions).fillna(False).to_numpy(bool))
             self.sounds[gated].row[~self.kept] = -1
         self.all_kept = not condition.kept_only
@@ -89,19 +108,29 @@ class ActionData(Features):
         training = super().rows("training")
         self.actions = sorted(set(actions[training]))
         if len(self.actions) < 2:
-            raise UserError(f"the classifier needs training clips of at least two actions; there are: {self.actions}")
+            raise UserError(
+                f"the classifier needs training clips of at least two actions; there are: {self.actions}"
+            )
         for split in SPLITS:
             if not len(super().rows(split)):
-                raise UserError(f"no {split} clip is left for the classifier; metrics/clips.json, frames.json and filter.json say why")
-        if strangers := sorted(set(actions[super().rows("validation", "test")]) - set(self.actions)):
+                raise UserError(
+                    f"no {split} clip is left for the classifier; metrics/clips.json, frames.json and filter.json say why"
+                )
+        if strangers := sorted(
+            set(actions[super().rows("validation", "test")]) - set(self.actions)
+        ):
             names = ", ".join(strangers)
-            raise UserError(f"{names}: validation or test clips, but no training clip; add some, or leave them out by clips.actions")
+            raise UserError(
+                f"{names}: validation or test clips, but no training clip; add some, or leave them out by clips.actions"
+            )
         number = {action: i for i, action in enumerate(self.actions)}
         self.labels = torch.tensor([number.get(action, -1) for action in actions])
         self.taught = torch.zeros(len(self.clips), dtype=torch.bool)
         self.taught[training] = True
         if per_action:
-            drawn = self.clips.iloc[training.numpy()].assign(order=lambda t: t.clip_id.map(lambda name: digest("label", name)))
+            drawn = self.clips.iloc[training.numpy()].assign(
+                order=lambda t: t.clip_id.map(lambda name: digest("label", name))
+            )
             rank = drawn.sort_values("order").groupby("action").cumcount()
             self.taught[torch.tensor(rank.index[rank >= per_action].to_numpy())] = False
 
@@ -117,9 +146,18 @@ class ActionData(Features):
 
     def key(self) -> str:
         """Digest of everything that a training reads from here: part of a checkpoint's key."""
-        sounds = {kind: [sound.file.digest(), sound.row.tolist()] for kind, sound in self.sounds.items()}
+        sounds = {
+            kind: [sound.file.digest(), sound.row.tolist()] for kind, sound in self.sounds.items()
+        }
         relevant = None if self.relevant is None else self.relevant.tolist()
-        return digest(self.video.digest(), sounds, relevant, self.labels.tolist(), self.kept.tolist(), self.clips.clip_id.tolist())
+        return digest(
+            self.video.digest(),
+            sounds,
+            relevant,
+            self.labels.tolist(),
+            self.kept.tolist(),
+            self.clips.clip_id.tolist(),
+        )
 
     def lent(self, real: Sound) -> torch.Tensor:
         """Retrieval: for each clip [N] the place of the real audio of the training or unlabelled clip that looks most alike,
@@ -127,9 +165,15 @@ class ActionData(Features):
         donors = super().rows("training", POOL)
         donors = donors[real.row[donors] >= 0]
         if not len(donors):
-            raise UserError("no training clip has audible sound to lend; metrics/audio.json says what became of it")
+            raise UserError(
+                "no training clip has audible sound to lend; metrics/audio.json says what became of it"
+            )
         mean, std = self.video.moments(donors.tolist())
-        return real.row[retrieval.nearest(self, donors, torch.arange(len(self.clips)), mean, std, other_sources=True)]
+        return real.row[
+            retrieval.nearest(
+                self, donors, torch.arange(len(self.clips)), mean, std, other_sources=True
+            )
+        ]
 
     def named_by_dictionary(self) -> torch.Tensor:
         """Whether AST hears in a clip's real sound one of the labels that the dictionary has for its action [N]."""
@@ -139,9 +183,16 @@ class ActionData(Features):
         scores = shards.read_columns(AUDIO, ["label_scores"], SPLITS)
         heard = dict(zip(scores["clip_id"], scores["label_scores"], strict=True))
         clips = zip(self.clips.clip_id, self.clips.action, strict=True)
-        return torch.tensor([clip in heard and bool((heard[clip][entries[action]] >= HEARD).any()) for clip, action in clips])
+        return torch.tensor(
+            [
+                clip in heard and bool((heard[clip][entries[action]] >= HEARD).any())
+                for clip, action in clips
+            ]
+        )
 
-    def missing_at(self, rates: list[float], rows: torch.Tensor, seed: int) -> dict[float, torch.Tensor]:
+    def missing_at(
+        self, rates: list[float], rows: torch.Tensor, seed: int
+    ) -> dict[float, torch.Tensor]:
         """Which of `rows` (test clips) lack their audio at each missing rate [n]: data/missing_audio.parquet, shared by all
         conditions."""
         if not rates:
@@ -151,17 +202,27 @@ class ActionData(Features):
         order = table[table.draw == seed % draws].set_index("clip_id").order
         wanted = torch.tensor(order.reindex(self.clips.clip_id.to_numpy()[rows]).to_numpy())
         if wanted.isnan().any():
-            raise UserError("data/missing_audio.parquet does not know all test clips: run `dvc repro clips`")
+            raise UserError(
+                "data/missing_audio.parquet does not know all test clips: run `dvc repro clips`"
+            )
         return {rate: wanted < rate for rate in rates}
 
 
 def smoothed(labels: torch.Tensor, actions: int, smoothing: float) -> torch.Tensor:
     """Targets [n, actions] of labels [n], with label smoothing (Szegedy et al. 2016)."""
-    return torch.nn.functional.one_hot(labels, actions).float() * (1 - smoothing) + smoothing / actions
+    return (
+        torch.nn.functional.one_hot(labels, actions).float() * (1 - smoothing) + smoothing / actions
+    )
 
 
-def lessons(data: ActionData, condition: Condition, taught: torch.Tensor, smoothing: float, teaching: Mapping[str, float],
-            seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def lessons(
+    data: ActionData,
+    condition: Condition,
+    taught: torch.Tensor,
+    smoothing: float,
+    teaching: Mapping[str, float],
+    seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows that a condition learns from and what it is told of them: targets [all clips, actions], 0 where it is told no
     action.
 
@@ -178,13 +239,19 @@ def lessons(data: ActionData, condition: Condition, taught: torch.Tensor, smooth
         return taught, targets
     found = predictions.read(condition.teacher)
     if found.actions != data.actions:
-        raise UserError(f"{condition.teacher} answers other actions than this row: run `dvc repro classifier@{condition.teacher}`")
+        raise UserError(
+            f"{condition.teacher} answers other actions than this row: run `dvc repro classifier@{condition.teacher}`"
+        )
     said = pd.Series(range(len(found.clips)), index=found.clips.clip_id).reindex(data.clips.clip_id)
     known = torch.tensor(said.notna().to_numpy())
     told = torch.zeros_like(targets)
-    told[known] = torch.from_numpy(found.probabilities[seed % len(found.probabilities), said[said.notna()].to_numpy(int)])
+    told[known] = torch.from_numpy(
+        found.probabilities[seed % len(found.probabilities), said[said.notna()].to_numpy(int)]
+    )
     if not known[pool].all():
-        raise UserError(f"{condition.teacher} has not answered the unlabelled clips: it needs answers_pool: true")
+        raise UserError(
+            f"{condition.teacher} has not answered the unlabelled clips: it needs answers_pool: true"
+        )
     if condition.teaching == "soft":
         both = taught[known[taught]]
         targets[both] = (1 - teaching["weight"]) * targets[both] + teaching["weight"] * told[both]
@@ -193,4 +260,3 @@ def lessons(data: ActionData, condition: Condition, taught: torch.Tensor, smooth
         pool = pool[told[pool].max(1).values >= teaching["confidence"]]
         targets[pool] = smoothed(told[pool].argmax(1), len(data.actions), smoothing)
     return torch.cat([taught, pool]).sort().values, targets
-

@@ -22,4 +22,6 @@ class AudioLabel:
 def load_labels() -> tuple[AudioLabel, ...]:
     """The labels by index."""
     with LABELS_FILE.open(newline="", encoding="utf-8") as file:
-        return tuple(AudioLabel(int(r["index"]), r["mid"], r["display_name"]) for r in csv.DictReader(file))
+        return tuple(
+            AudioLabel(int(r["index"]), r["mid"], r["display_name"]) for r in csv.DictReader(file)
+        )

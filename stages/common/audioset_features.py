@@ -5,6 +5,7 @@ and `labels` (indices in the order of audioset.py), feature list `audio_embeddin
 (Hershey et al. 2017) after PCA and whitening.  VGGish clips it to [-2, 2] and truncates it to 8 bits.
 The package `tfrecord` finds truncated files but does not check the records' checksums.
 """
+
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,9 @@ DOWNLOAD = "https://research.google.com/audioset/download.html"
 class Published(NamedTuple):
     """What the files say of each label."""
 
-    means: np.ndarray  # [L, 128] mean over the label's clips minus the mean over all clips; zeros without clips
+    means: (
+        np.ndarray
+    )  # [L, 128] mean over the label's clips minus the mean over all clips; zeros without clips
     clips: np.ndarray  # [L] clips that carry the label
     total: int  # clips
 
@@ -48,7 +51,9 @@ def read(root: str, labels: int, progress: Callable[[list[Path]], Iterable[Path]
             whole += mean
             total += 1
     if not total:
-        raise UserError(f"label_audio.audioset_root = '{root}' holds no *.tfrecord file with records: get them from {DOWNLOAD}")
+        raise UserError(
+            f"label_audio.audioset_root = '{root}' holds no *.tfrecord file with records: get them from {DOWNLOAD}"
+        )
     means = np.where(clips[:, None] > 0, sums / np.maximum(clips, 1)[:, None] - whole / total, 0)
     return Published(means, clips, total)
 
@@ -60,7 +65,9 @@ def records(path: Path, labels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     number = 0
     try:
-        for context, features in tfrecord_loader(str(path), None, {"labels": "int"}, sequence_description={"audio_embedding": "byte"}):
+        for context, features in tfrecord_loader(
+            str(path), None, {"labels": "int"}, sequence_description={"audio_embedding": "byte"}
+        ):
             seconds = features["audio_embedding"]
             if any(len(second) != WIDTH for second in seconds):
                 raise ValueError(f"audio_embedding has other than {WIDTH} bytes a second")
@@ -70,9 +77,22 @@ def records(path: Path, labels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             if seconds:
                 yield present, np.frombuffer(b"".join(seconds), np.uint8).reshape(-1, WIDTH)
             number += 1
-    except (RuntimeError, DecodeError, KeyError, IndexError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        cause = str(error.args[0] if error.args else "it claims to be larger than memory").rstrip(".")
-        raise UserError(f"{path}: record {number + 1} cannot be read ({cause}): get the file again from {DOWNLOAD}, or remove it") from None
+    except (
+        RuntimeError,
+        DecodeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        cause = str(error.args[0] if error.args else "it claims to be larger than memory").rstrip(
+            "."
+        )
+        raise UserError(
+            f"{path}: record {number + 1} cannot be read ({cause}): get the file again from {DOWNLOAD}, or remove it"
+        ) from None
 
 
 def fit_map(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 A model is named in `params.yaml` by a local directory or a hub name.  Sizes come from its config, preprocessing from its
 own processor.  On CUDA the models run in bfloat16 autocast, on CPU in float32 on one thread.
 """
+
 import hashlib
 import json
 import os
@@ -55,9 +56,14 @@ def width_of(name: str) -> int:
     if isinstance(width := _config_file(name).get("hidden_size"), int):
         return width
     config = _config(name)
-    width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [None])[-1]
+    width = (
+        getattr(config, "hidden_size", None)
+        or (getattr(config, "hidden_sizes", None) or [None])[-1]
+    )
     if width is None:
-        raise UserError(f"'{name}' ({type(config).__name__}) names no hidden size; give the directory of a single vision or audio encoder")
+        raise UserError(
+            f"'{name}' ({type(config).__name__}) names no hidden size; give the directory of a single vision or audio encoder"
+        )
     return width
 
 
@@ -87,11 +93,15 @@ def _config(name: str):
     try:
         return AutoConfig.from_pretrained(locate(name), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"'{name}' has no config that transformers can read: {_first_line(error)}") from None
+        raise UserError(
+            f"'{name}' has no config that transformers can read: {_first_line(error)}"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
-    return textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 240, placeholder=" ...")
+    return textwrap.shorten(
+        (str(error).strip() or type(error).__name__).splitlines()[0], 240, placeholder=" ..."
+    )
 
 
 def device() -> str:
@@ -113,9 +123,13 @@ def _load(name: str, loader: str, what: str, **options):
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        return getattr(transformers, loader).from_pretrained(directory, local_files_only=True, **options)
+        return getattr(transformers, loader).from_pretrained(
+            directory, local_files_only=True, **options
+        )
     except RuntimeError:  # its text refers to a report that transformers only logs
-        raise UserError(f"'{name}' cannot be loaded as {what}: its weights do not have the shapes that its config.json names") from None
+        raise UserError(
+            f"'{name}' cannot be loaded as {what}: its weights do not have the shapes that its config.json names"
+        ) from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"'{name}' cannot be loaded as {what}: {_first_line(error)}") from None
 
@@ -123,8 +137,12 @@ def _load(name: str, loader: str, what: str, **options):
 def _load_model(name: str, loader: str, what: str):
     """A frozen model on its device; weights that the directory lacks would be random, which is an error."""
     model, report = _load(name, loader, what, output_loading_info=True, use_safetensors=True)
-    if missing := sorted(key for key in report["missing_keys"] if "pooler." not in key):  # poolers are not used here
-        raise UserError(f"'{name}' cannot be loaded as {what}: it has no weights for {missing[0]} (and {len(missing) - 1} others)")
+    if missing := sorted(
+        key for key in report["missing_keys"] if "pooler." not in key
+    ):  # poolers are not used here
+        raise UserError(
+            f"'{name}' cannot be loaded as {what}: it has no weights for {missing[0]} (and {len(missing) - 1} others)"
+        )
     return model.eval().requires_grad_(False).to(device())
 
 
@@ -146,8 +164,13 @@ class VisionBackbone:
         self.attention, self.temporal_scale = attention, temporal_scale
         if attention == "joint" and self._layers is None:
             kind = type(self.model).__name__
-            raise UserError(f"video_features.attention: joint needs a model of ViT's kind; '{name}' is {kind}: use frame")
-        mean, std = (torch.tensor(getattr(self.processor, key)).view(3, 1, 1) for key in ("image_mean", "image_std"))
+            raise UserError(
+                f"video_features.attention: joint needs a model of ViT's kind; '{name}' is {kind}: use frame"
+            )
+        mean, std = (
+            torch.tensor(getattr(self.processor, key)).view(3, 1, 1)
+            for key in ("image_mean", "image_std")
+        )
         if not self.processor.do_normalize:
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         scale = self.processor.rescale_factor if self.processor.do_rescale else 1.0
@@ -156,18 +179,34 @@ class VisionBackbone:
     def resize(self, images: list[np.ndarray]) -> np.ndarray:
         """BGR images [H, W, 3] uint8 -> RGB [T, 3, h, w] uint8, resized and cropped by the model's own processor."""
         rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        if all(image.shape[:2] == self._input_size for image in rgb):  # the processor would change nothing
+        if all(
+            image.shape[:2] == self._input_size for image in rgb
+        ):  # the processor would change nothing
             return np.stack(rgb).transpose(0, 3, 1, 2)
-        return np.stack(self.processor(rgb, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]).astype(np.uint8)
+        return np.stack(
+            self.processor(rgb, do_rescale=False, do_normalize=False, return_tensors="np")[
+                "pixel_values"
+            ]
+        ).astype(np.uint8)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """RGB [B, T, 3, h, w] uint8 -> [B, T, D] float32."""
         import torch
 
         batch, frames = pixels.shape[:2]
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
-            values = torch.from_numpy(pixels).to(self.device).flatten(0, 1).float() * self._gain - self._offset  # [B*T, 3, h, w]
-            patches = self._tokens_path(values, batch) if self._layers is not None else self._stock_path(values)
+        with (
+            torch.inference_mode(),
+            torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")),
+        ):
+            values = (
+                torch.from_numpy(pixels).to(self.device).flatten(0, 1).float() * self._gain
+                - self._offset
+            )  # [B*T, 3, h, w]
+            patches = (
+                self._tokens_path(values, batch)
+                if self._layers is not None
+                else self._stock_path(values)
+            )
             return patches.float().mean(1).unflatten(0, (batch, frames)).cpu().numpy()
 
     def _stock_path(self, values):
@@ -183,7 +222,11 @@ class VisionBackbone:
         frames = tokens.shape[0] // batch
         tokens = tokens.unflatten(0, (batch, frames))  # [B, T, S+P, D]
         if self.temporal_scale:
-            tokens = tokens + self.temporal_scale * temporal_positions(frames, tokens.shape[-1]).to(tokens)[:, None]
+            tokens = (
+                tokens
+                + self.temporal_scale
+                * temporal_positions(frames, tokens.shape[-1]).to(tokens)[:, None]
+            )
         sequence = tokens.flatten(1, 2) if self.attention == "joint" else tokens.flatten(0, 1)
         for layer in self._layers:
             output = layer(sequence)
@@ -199,10 +242,18 @@ class VisionBackbone:
     @cached_property
     def _layers(self):
         """The encoder's layers where the model is of ViT's kind (embeddings, layers, layernorm), else None."""
-        if not (hasattr(self.model, "embeddings") and hasattr(self.model, "layernorm") and hasattr(self.model.config, "patch_size")):
+        if not (
+            hasattr(self.model, "embeddings")
+            and hasattr(self.model, "layernorm")
+            and hasattr(self.model.config, "patch_size")
+        ):
             return None
         encoder = getattr(self.model, "encoder", None)
-        return getattr(self.model, "layers", None) or getattr(encoder, "layer", None) or getattr(encoder, "layers", None)
+        return (
+            getattr(self.model, "layers", None)
+            or getattr(encoder, "layer", None)
+            or getattr(encoder, "layers", None)
+        )
 
     @cached_property
     def _input_size(self) -> tuple[int, int] | None:
@@ -233,7 +284,9 @@ class AudioBackbone:
 
     def __init__(self, name: str):
         self.device = device()
-        self.model = _load_model(name, "ASTForAudioClassification", "an Audio Spectrogram Transformer")
+        self.model = _load_model(
+            name, "ASTForAudioClassification", "an Audio Spectrogram Transformer"
+        )
         self.extractor = _load(name, "ASTFeatureExtractor", "a feature extractor")
         self.config = self.model.config
         self.width: int = self.config.hidden_size
@@ -245,21 +298,36 @@ class AudioBackbone:
         """float32 waveforms -> normalised log-mel [N, max_length, mel bins], zero-padded, and their numbers of frames."""
         shortest = round(self.FRAME_S * self.rate_hz)
         padded = [np.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
-        frames = [min(1 + round((len(wave) - shortest) // (self.HOP_S * self.rate_hz)), self.config.max_length) for wave in padded]
-        return np.stack(self.extractor(padded, sampling_rate=self.rate_hz, return_tensors="np")["input_values"]), frames
+        frames = [
+            min(
+                1 + round((len(wave) - shortest) // (self.HOP_S * self.rate_hz)),
+                self.config.max_length,
+            )
+            for wave in padded
+        ]
+        return np.stack(
+            self.extractor(padded, sampling_rate=self.rate_hz, return_tensors="np")["input_values"]
+        ), frames
 
     def encode(self, log_mel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """log-mel [N, max_length, mel bins] -> patch outputs [N, time, D] (mean over frequency), pooled [N, D] (mean of
         the two special tokens, which the head expects) and label scores [N, 527] (sigmoid)."""
         import torch
 
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
+        with (
+            torch.inference_mode(),
+            torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")),
+        ):
             values = torch.from_numpy(log_mel).to(self.device)
             output = self.model.audio_spectrogram_transformer(values)
             scores = self.model.classifier(output.pooler_output).sigmoid()
             high, wide = self.model.audio_spectrogram_transformer.embeddings.get_shape(self.config)
-            patches = output.last_hidden_state[:, 2:].unflatten(1, (high, wide)).mean(1)  # [N, time, D]
-            return tuple(part.float().cpu().numpy() for part in (patches, output.pooler_output, scores))
+            patches = (
+                output.last_hidden_state[:, 2:].unflatten(1, (high, wide)).mean(1)
+            )  # [N, time, D]
+            return tuple(
+                part.float().cpu().numpy() for part in (patches, output.pooler_output, scores)
+            )
 
     def valid_patches(self, frames: int) -> int:
         """How many of the time patches lie within `frames` real frames (at least one): the others see padding."""
@@ -268,4 +336,6 @@ class AudioBackbone:
     def patch_times_s(self, count: int) -> np.ndarray:
         """Start and end [count, 2] in seconds of the first `count` time patches."""
         start = np.arange(count) * self.config.time_stride * self.HOP_S
-        return np.stack([start, start + (self.config.patch_size - 1) * self.HOP_S + self.FRAME_S], axis=1)
+        return np.stack(
+            [start, start + (self.config.patch_size - 1) * self.HOP_S + self.FRAME_S], axis=1
+        )

@@ -3,6 +3,7 @@
 A decoder that was fine-tuned (common/caption_tuning.py) is a file of weights beside the model; it is asked with a prompt, the
 model as it is without.
 """
+
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -32,8 +33,15 @@ class Captioner:
 
     def __init__(self, name: str, beams: int, max_tokens: int):
         if (kind := backbones._config_file(name).get("model_type", "blip")) != "blip":
-            raise UserError(f"'{name}' is no BLIP model but of the kind '{kind}': captions.model takes {PUBLISHED} or a directory like it")
-        self.name, self.beams, self.max_tokens, self.device = name, beams, max_tokens, backbones.device()
+            raise UserError(
+                f"'{name}' is no BLIP model but of the kind '{kind}': captions.model takes {PUBLISHED} or a directory like it"
+            )
+        self.name, self.beams, self.max_tokens, self.device = (
+            name,
+            beams,
+            max_tokens,
+            backbones.device(),
+        )
         self.processor = backbones._load(name, "BlipProcessor", "a BLIP processor")
         self._decoders: dict[str, torch.nn.Module] = {}
 
@@ -45,7 +53,9 @@ class Captioner:
                 "once by BlipForConditionalGeneration.from_pretrained(...).save_pretrained(directory), and the processor likewise, "
                 "and give that directory in params.yaml"
             )
-        return backbones._load_model(self.name, "BlipForConditionalGeneration", "a BLIP captioning model")
+        return backbones._load_model(
+            self.name, "BlipForConditionalGeneration", "a BLIP captioning model"
+        )
 
     @cached_property
     def _text(self):
@@ -55,7 +65,9 @@ class Captioner:
     def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Gain and offset [3, 1, 1] of the processor's rescaling and normalisation."""
         images = self.processor.image_processor
-        mean, std = (torch.tensor(getattr(images, key)).view(3, 1, 1) for key in ("image_mean", "image_std"))
+        mean, std = (
+            torch.tensor(getattr(images, key)).view(3, 1, 1) for key in ("image_mean", "image_std")
+        )
         return (images.rescale_factor / std).to(self.device), (mean / std).to(self.device)
 
     def _autocast(self):
@@ -64,7 +76,9 @@ class Captioner:
     def resize(self, images: list[np.ndarray]) -> np.ndarray:
         """BGR images [H, W, 3] uint8 -> RGB [N, 3, h, w] uint8, resized by the model's own processor."""
         rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        pixels = self.processor.image_processor(rgb, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        pixels = self.processor.image_processor(
+            rgb, do_rescale=False, do_normalize=False, return_tensors="np"
+        )["pixel_values"]
         return np.stack(pixels).astype(np.uint8)
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
@@ -86,7 +100,12 @@ class Captioner:
     def caption(self, outputs: torch.Tensor, weights: str = AS_IT_IS) -> list[str]:
         """Captions of picture outputs [N, P, D]: original ones by the model as it is, tagged ones by fine-tuned weights."""
         prompt = "" if weights == AS_IT_IS else PROMPT
-        return self.texts(self.generate(self.decoder(weights), outputs, prompt, num_beams=self.beams, do_sample=False), prompt)
+        return self.texts(
+            self.generate(
+                self.decoder(weights), outputs, prompt, num_beams=self.beams, do_sample=False
+            ),
+            prompt,
+        )
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """What a caption begins with: the start token and the prompt."""
@@ -99,31 +118,56 @@ class Captioner:
         with self._autocast():
             return decoder.generate(
                 input_ids=torch.tensor([start] * len(outputs), device=self.device),
-                encoder_hidden_states=outputs, encoder_attention_mask=torch.ones(outputs.shape[:2], dtype=torch.long, device=self.device),
-                eos_token_id=self._text.sep_token_id, pad_token_id=self._text.pad_token_id,
-                max_new_tokens=min(self.max_tokens, self._text.max_position_embeddings - len(start)), **search,
-            )  # fmt: skip
+                encoder_hidden_states=outputs,
+                encoder_attention_mask=torch.ones(
+                    outputs.shape[:2], dtype=torch.long, device=self.device
+                ),
+                eos_token_id=self._text.sep_token_id,
+                pad_token_id=self._text.pad_token_id,
+                max_new_tokens=min(
+                    self.max_tokens, self._text.max_position_embeddings - len(start)
+                ),
+                **search,
+            )
 
     def texts(self, ids: torch.Tensor, prompt: str) -> list[str]:
         """The captions without the prompt, in lower case."""
-        decoded = self.processor.tokenizer.batch_decode(ids[:, len(self.prompt_ids(prompt)) :], skip_special_tokens=True)
+        decoded = self.processor.tokenizer.batch_decode(
+            ids[:, len(self.prompt_ids(prompt)) :], skip_special_tokens=True
+        )
         return [" ".join(text.lower().split()) for text in decoded]
 
     def loss(self, decoder, outputs: torch.Tensor, texts: list[str], prompt: str) -> torch.Tensor:
         """Cross-entropy of captions given picture outputs [N, P, D], mean over the tokens after the prompt."""
-        whole, longest = [f"{prompt} {text}".strip() for text in texts], self._text.max_position_embeddings
-        tokens = self.processor.tokenizer(whole, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(self.device)
+        whole, longest = (
+            [f"{prompt} {text}".strip() for text in texts],
+            self._text.max_position_embeddings,
+        )
+        tokens = self.processor.tokenizer(
+            whole, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        ).to(self.device)
         tokens["input_ids"][:, 0] = self._text.bos_token_id
-        return self.loss_of_ids(decoder, outputs, tokens["input_ids"], tokens["attention_mask"], prompt)
+        return self.loss_of_ids(
+            decoder, outputs, tokens["input_ids"], tokens["attention_mask"], prompt
+        )
 
-    def loss_of_ids(self, decoder, outputs: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, prompt: str,
-                    reduction: str = "mean") -> torch.Tensor:
+    def loss_of_ids(
+        self,
+        decoder,
+        outputs: torch.Tensor,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        prompt: str,
+        reduction: str = "mean",
+    ) -> torch.Tensor:
         """The same of token ids [N, tokens]; with reduction `none` each caption's sum over its tokens [N]."""
         labels = ids.masked_fill(mask == 0, -100)
         labels[:, : len(self.prompt_ids(prompt))] = -100
         seen = {"encoder_hidden_states": outputs.to(self.device)}
         with self._autocast():
-            return decoder(input_ids=ids, attention_mask=mask, labels=labels, reduction=reduction, **seen).loss
+            return decoder(
+                input_ids=ids, attention_mask=mask, labels=labels, reduction=reduction, **seen
+            ).loss
 
     def save(self, folder: Path, weights: str = AS_IT_IS) -> None:
         """A Hugging Face directory of the model with these decoder weights."""
@@ -134,11 +178,15 @@ class Captioner:
 
 def dump_weights(decoder: torch.nn.Module) -> bytes:
     """A decoder's weights as safetensors; those tied to the word embeddings stand there once."""
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in decoder.named_parameters()})
+    return safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in decoder.named_parameters()}
+    )
 
 
 def load_weights(decoder: torch.nn.Module, weights: bytes) -> None:
-    decoder.load_state_dict(safetensors.torch.load(weights), strict=False)  # not strict: tied names are missing
+    decoder.load_state_dict(
+        safetensors.torch.load(weights), strict=False
+    )  # not strict: tied names are missing
 
 
 @dataclass
@@ -148,7 +196,9 @@ class Task:
     steps: list[int]
     jpegs: list[bytes]
     weights: str = AS_IT_IS  # the decoder's
-    sound: tuple[bytes, np.ndarray, float] | None = None  # FLAC, the frames' times and the length of the windows around them, s
+    sound: tuple[bytes, np.ndarray, float] | None = (
+        None  # FLAC, the frames' times and the length of the windows around them, s
+    )
     pixels: np.ndarray | None = None  # [n, 3, h, w] uint8
     log_mel: np.ndarray | None = None  # [n, time, mel bins]
 
@@ -174,11 +224,15 @@ def decode(task: Task) -> Task:
     pixels, log_mel = _captioner.resize([media.decode_jpeg(jpeg) for jpeg in task.jpegs]), None
     if _ast and task.sound:
         flac, times_s, window_s = task.sound
-        log_mel = _ast.log_mel(windows(media.decode_flac(flac), times_s, window_s, _ast.rate_hz, _ast.max_s))[0]
+        log_mel = _ast.log_mel(
+            windows(media.decode_flac(flac), times_s, window_s, _ast.rate_hz, _ast.max_s)
+        )[0]
     return Task(task.steps, [], task.weights, None, pixels, log_mel)
 
 
-def windows(wave: np.ndarray, times_s: np.ndarray, window_s: float, rate_hz: int, length_s: float) -> list[np.ndarray]:
+def windows(
+    wave: np.ndarray, times_s: np.ndarray, window_s: float, rate_hz: int, length_s: float
+) -> list[np.ndarray]:
     """The sound around each time, repeated until it fills what the model hears in one pass.
 
     Padding instead makes AST hear an end: of what the embedded one reports in padded windows of 1 s (validation clips,
@@ -191,7 +245,9 @@ def windows(wave: np.ndarray, times_s: np.ndarray, window_s: float, rate_hz: int
 
 def encode(tasks: list[Task]) -> list[torch.Tensor]:
     """Picture outputs [n, P, D] of each clip's frames."""
-    outputs = _captioner.encode(np.concatenate([task.pixels for task in tasks if task.pixels is not None]))
+    outputs = _captioner.encode(
+        np.concatenate([task.pixels for task in tasks if task.pixels is not None])
+    )
     return list(outputs.split([len(task.steps) for task in tasks]))
 
 
@@ -209,7 +265,11 @@ def describe(tasks: list[Task]) -> list[dict]:
         for i in group:
             rows[i]["captions"] = list(islice(texts, len(tasks[i].steps)))
     if _ast:
-        scores = iter(_ast.encode(np.concatenate([task.log_mel for task in tasks if task.log_mel is not None]))[2])
+        scores = iter(
+            _ast.encode(
+                np.concatenate([task.log_mel for task in tasks if task.log_mel is not None])
+            )[2]
+        )
         for row in rows:
             row["scores"] = np.stack(list(islice(scores, len(row["steps"]))))
     return rows
@@ -220,8 +280,14 @@ def decode_and_answer(job: tuple[Callable, Task]) -> Any:
     return answer([decode(task)])[0]
 
 
-def answers(answer: Callable, tasks: Iterable[Task], blip: tuple[str, int, int], frames_per_batch: int, workers: int,
-            ast: str = "") -> Iterator[Any]:
+def answers(
+    answer: Callable,
+    tasks: Iterable[Task],
+    blip: tuple[str, int, int],
+    frames_per_batch: int,
+    workers: int,
+    ast: str = "",
+) -> Iterator[Any]:
     """`answer` (encode_to_store or describe) of each task.
 
     On CPU a clip at a time in each worker: the composition of a batch, and so every bit, does not depend on the other clips.
@@ -229,7 +295,9 @@ def answers(answer: Callable, tasks: Iterable[Task], blip: tuple[str, int, int],
     """
     if backbones.device() == "cpu":
         jobs = ((answer, task) for task in tasks)
-        yield from map_items(decode_and_answer, jobs, workers, initializer=load_models, initargs=(blip, ast))
+        yield from map_items(
+            decode_and_answer, jobs, workers, initializer=load_models, initargs=(blip, ast)
+        )
         return
     load_models(blip, ast)
     batch: list[Task | Failure] = []
@@ -242,6 +310,9 @@ def answers(answer: Callable, tasks: Iterable[Task], blip: tuple[str, int, int],
 
     for task in map_items(decode, tasks, workers, initializer=load_on_cpu, initargs=(blip, ast)):
         batch.append(task)
-        if sum(len(task.steps) for task in batch if not isinstance(task, Failure)) >= frames_per_batch:
+        if (
+            sum(len(task.steps) for task in batch if not isinstance(task, Failure))
+            >= frames_per_batch
+        ):
             yield from flush()
     yield from flush()

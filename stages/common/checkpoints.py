@@ -4,6 +4,7 @@ They lie in the item store's folder (DVC deletes a stage's outputs before it run
 atomically and gone when the training is done.  The name hashes everything the training depends on, so other parameters,
 data or initial weights never go on from it; a checksum tells damage.
 """
+
 import hashlib
 import json
 import os
@@ -29,14 +30,20 @@ class Checkpoint:
     at least; large models wait longer, so that writing takes at most MAX_SHARE of the time.
     """
 
-    def __init__(self, key: str, generators: tuple[torch.Generator, ...] = (), every_s: float = 10.0):
+    def __init__(
+        self, key: str, generators: tuple[torch.Generator, ...] = (), every_s: float = 10.0
+    ):
         self.key, self.generators, self.every_s = key, generators, every_s
         self.path = Path()
 
     def begin(self, model: torch.nn.Module, *parts) -> None:
         """Name the file after the key, the training's parts (JSON-able) and the model's initial weights."""
         weights = _checksum(model.state_dict())
-        self.path = folder() / "checkpoints" / f"{digest(VERSION, torch.__version__, self.key, weights, *parts)}.safetensors"
+        self.path = (
+            folder()
+            / "checkpoints"
+            / f"{digest(VERSION, torch.__version__, self.key, weights, *parts)}.safetensors"
+        )
         self._next = time.monotonic() + self.every_s
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict] | None:
@@ -50,7 +57,10 @@ class Checkpoint:
             if _checksum(tensors) != facts.pop("checksum"):
                 raise ValueError("wrong checksum")
         except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
-            print(f"the checkpoint {self.path} is damaged ({error}): training begins anew", file=sys.stderr)
+            print(
+                f"the checkpoint {self.path} is damaged ({error}): training begins anew",
+                file=sys.stderr,
+            )
             return None
         torch.set_rng_state(tensors.pop("random"))
         if torch.cuda.is_available() and "random_cuda" in tensors:
@@ -65,7 +75,9 @@ class Checkpoint:
     def save(self, tensors: dict[str, torch.Tensor], facts: dict) -> None:
         """Store tensors, facts (JSON-able) and the state of all random generators."""
         start = time.monotonic()
-        states = {"random": torch.get_rng_state()} | {f"random_{n}": one.get_state() for n, one in enumerate(self.generators)}
+        states = {"random": torch.get_rng_state()} | {
+            f"random_{n}": one.get_state() for n, one in enumerate(self.generators)
+        }
         if torch.cuda.is_available():
             states["random_cuda"] = torch.cuda.get_rng_state()
         write_tensors(tensors | states, self.path, facts)
@@ -84,7 +96,9 @@ class Checkpoint:
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path, facts: dict) -> None:
     """Write a safetensors file with facts and a checksum, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # tied weights share memory
+    own = {
+        name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()
+    }  # tied weights share memory
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(save(own, {"facts": json.dumps(facts | {"checksum": _checksum(own)})}))
     os.replace(temporary, path)

@@ -1,4 +1,5 @@
 """Which files of a root are clips: a folder in Moments in Time layout, or CSV lists in MiT's form."""
+
 import csv
 import os
 from collections.abc import Iterator
@@ -7,7 +8,11 @@ from pathlib import Path
 from stages.common import shards
 from stages.common.errors import UserError
 
-FOLDERS = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}  # folder -> split
+FOLDERS = {
+    "training": "training",
+    "validation": "test",
+    "unlabelled": "unlabelled",
+}  # folder -> split
 
 
 def find(name: str, lists: dict[str, str]) -> list[dict]:
@@ -32,15 +37,30 @@ def find(name: str, lists: dict[str, str]) -> list[dict]:
             file = Path(path)
             parts = file.parts
             if folder != "unlabelled" and len(parts) == 2 and (root / path).is_dir():
-                raise UserError(f"{root / path}: a link to a folder is not followed; move the folder there, or list its files as links")
+                raise UserError(
+                    f"{root / path}: a link to a folder is not followed; move the folder there, or list its files as links"
+                )
             if folder != "unlabelled" and len(parts) != 3:
-                raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
-            clips.append({"path": path, "folder": folder, "action": None if folder == "unlabelled" else parts[1], "stem": file.stem})
+                raise UserError(
+                    f"{root / path}: clips belong into {folder}/<action>/, one folder deep"
+                )
+            clips.append(
+                {
+                    "path": path,
+                    "folder": folder,
+                    "action": None if folder == "unlabelled" else parts[1],
+                    "stem": file.stem,
+                }
+            )
     if not any(clip["folder"] == "training" for clip in clips):
-        raise UserError(f"clips.root = {name!r} holds no clip below training/<action>/; see the README, 'Your own folder'")
+        raise UserError(
+            f"clips.root = {name!r} holds no clip below training/<action>/; see the README, 'Your own folder'"
+        )
     for action in {clip["action"] for clip in clips}:
         if len(Path(shards.partition("training", action)).name) > 255:
-            raise UserError(f"{action}: the name of this action is too long for a folder of the outputs; shorten it")
+            raise UserError(
+                f"{action}: the name of this action is too long for a folder of the outputs; shorten it"
+            )
     return clips
 
 
@@ -49,11 +69,15 @@ def _files(folder: Path) -> Iterator[str]:
 
     def refuse(error: OSError) -> None:
         if folder.exists():
-            raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); its clips would be missing unnoticed")
+            raise UserError(
+                f"{error.filename}: the folder cannot be read ({error.strerror}); its clips would be missing unnoticed"
+            )
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from (os.path.join(place, name) for name in [*files, *links] if not name.startswith("."))
+        yield from (
+            os.path.join(place, name) for name in [*files, *links] if not name.startswith(".")
+        )
 
 
 def read_list(path: Path) -> list[str]:
@@ -66,5 +90,7 @@ def read_list(path: Path) -> list[str]:
         names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{path} names {name!r}, which leaves the root; name clips as action/file")
+            raise UserError(
+                f"{path} names {name!r}, which leaves the root; name clips as action/file"
+            )
     return names

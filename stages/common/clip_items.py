@@ -10,6 +10,7 @@ item_key = digest(input_key, version), so that keys chain and a change upstream 
 that only `pack`'s last step uses is no part of the version; later stages that key their items by its result need it in
 the item_key: `finished_by`.
 """
+
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ class ClipItems:
     columns: what stands in the shards.  facts: what stands in the index beside status and reason.
     """
 
-    def __init__(self, stage: str, version: str, columns: pa.Schema, facts: Iterable[pa.Field] = ()):
+    def __init__(
+        self, stage: str, version: str, columns: pa.Schema, facts: Iterable[pa.Field] = ()
+    ):
         self.version, self.columns, self.facts = version, columns, list(facts)
         status = [pa.field("status", pa.string()), pa.field("reason", pa.string())]
         self._store = ItemStore(stage, version, pa.schema([*columns, *self.facts, *status]))
@@ -42,10 +45,17 @@ class ClipItems:
     def __exit__(self, *error):
         self._store.__exit__(*error)
 
-    def fill(self, stage: run.StageRun, clips: list[dict], payloads: Iterable[Any],
-             compute: Callable[[Iterator[Any]], Iterator[dict | Failure]]) -> None:
+    def fill(
+        self,
+        stage: run.StageRun,
+        clips: list[dict],
+        payloads: Iterable[Any],
+        compute: Callable[[Iterator[Any]], Iterator[dict | Failure]],
+    ) -> None:
         """Compute and store the items that are missing; `payloads` are in the order of `clips`."""
-        tasks = ((clip["input_key"], payload) for clip, payload in zip(clips, payloads, strict=True))
+        tasks = (
+            (clip["input_key"], payload) for clip, payload in zip(clips, payloads, strict=True)
+        )
         self._failures = stage.fill(self._store, tasks, len(clips), compute)
 
     def row(self, clip: dict) -> dict:
@@ -55,9 +65,15 @@ class ClipItems:
             return {"status": failure.kind, "reason": failure.reason}
         return self._store[clip["input_key"]]
 
-    def pack(self, directory: Path, clips: list[dict], columns: pa.Schema | None = None,
-             finish: Callable[[dict], dict] = lambda row: row, finished_by: tuple = (),
-             check: Callable[[list[dict]], None] = lambda index: None) -> list[dict]:
+    def pack(
+        self,
+        directory: Path,
+        clips: list[dict],
+        columns: pa.Schema | None = None,
+        finish: Callable[[dict], dict] = lambda row: row,
+        finished_by: tuple = (),
+        check: Callable[[list[dict]], None] = lambda index: None,
+    ) -> list[dict]:
         """Write the output directory and return its index rows.
 
         finish: last, cheap step on a stored row (it may refuse the clip or add `columns`).  finished_by: the parameters of
@@ -69,10 +85,22 @@ class ClipItems:
         def rows() -> Iterator[dict]:
             for clip in clips:
                 row = finish(self.row(clip))
-                key = digest(clip["input_key"], self.version, *finished_by) if row["status"] == "ok" else None
+                key = (
+                    digest(clip["input_key"], self.version, *finished_by)
+                    if row["status"] == "ok"
+                    else None
+                )
                 identity = {name: clip[name] for name in IDENTITY}
                 facts = {field.name: row.get(field.name) for field in self.facts}
-                index.append({**identity, "item_key": key, "status": row["status"], "reason": row["reason"], **facts})
+                index.append(
+                    {
+                        **identity,
+                        "item_key": key,
+                        "status": row["status"],
+                        "reason": row["reason"],
+                        **facts,
+                    }
+                )
                 if row["status"] == "ok":
                     yield {**row, **identity}
             check(index)

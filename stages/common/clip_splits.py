@@ -1,4 +1,5 @@
 """Which clips are learned from, chosen by and tested on, and which test clips lack their audio."""
+
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -48,26 +49,40 @@ def split(clips: list[dict], p: SplitParams) -> None:
             if clip["path"].split("/", 1)[1] in test_names:
                 clip["split"] = "test"
             elif clip["split"] == "test":
-                refuse(clip, "not_in_test_list", f"in the validation folder, but not named by {p.test_list}")
+                refuse(
+                    clip,
+                    "not_in_test_list",
+                    f"in the validation folder, but not named by {p.test_list}",
+                )
         if clip["split"] == "training" and clip["status"] == "ok":
             sources[clip["action"]].add(clip["source_id"])
     held_out = set()
     for names in sources.values():
         drawn = sorted(names, key=lambda name: digest(p.seed, name))
-        held_out.update(drawn[: max(1, round(p.validation_fraction * len(drawn))) if len(drawn) > 1 else 0])
+        held_out.update(
+            drawn[: max(1, round(p.validation_fraction * len(drawn))) if len(drawn) > 1 else 0]
+        )
     for clip in clips:
         if clip["split"] == "training" and clip["source_id"] in held_out:
             clip["split"] = "validation"
     _separate(clips)
-    trained = {clip["action"] for clip in clips if clip["split"] == "training" and clip["status"] == "ok"}
+    trained = {
+        clip["action"] for clip in clips if clip["split"] == "training" and clip["status"] == "ok"
+    }
     for clip in clips:
         if clip["action"] and clip["action"] not in trained:
-            refuse(clip, "action_not_trained", "no training clip of this action is left, so no classifier could name it")
+            refuse(
+                clip,
+                "action_not_trained",
+                "no training clip of this action is left, so no classifier could name it",
+            )
 
 
 def _separate(clips: list[dict]) -> None:
     """Refuse clips whose source or content also stands in test or, for training and unlabelled ones, in validation."""
-    duplicate_ids = {clip_id for clip_id, n in Counter(clip["clip_id"] for clip in clips).items() if n > 1}
+    duplicate_ids = {
+        clip_id for clip_id, n in Counter(clip["clip_id"] for clip in clips).items() if n > 1
+    }
     seen: dict[str, set] = {"source_id": set(), "content_hash": set()}
     for side in ("test", "validation", "training", "unlabelled"):
         members = [clip for clip in clips if clip["split"] == side]
@@ -75,9 +90,17 @@ def _separate(clips: list[dict]) -> None:
             if clip["clip_id"] in duplicate_ids:
                 refuse(clip, "duplicate_id", "another file has the same action and stem")
             elif clip["content_hash"] in seen["content_hash"]:
-                refuse(clip, "duplicate_content", "the same bytes stand in another split or earlier in this one")
+                refuse(
+                    clip,
+                    "duplicate_content",
+                    "the same bytes stand in another split or earlier in this one",
+                )
             elif clip["source_id"] in seen["source_id"]:
-                refuse(clip, "source_in_other_split", f"source {clip['source_id']} also stands in test or validation")
+                refuse(
+                    clip,
+                    "source_in_other_split",
+                    f"source {clip['source_id']} also stands in test or validation",
+                )
             elif clip["content_hash"]:
                 seen["content_hash"].add(clip["content_hash"])
         if side in ("test", "validation"):
@@ -96,9 +119,16 @@ def draw_missing(clips: list[dict], seed: int) -> pa.Table:
     clip does not depend on the others, and higher rates miss what lower ones miss.
     """
     rows = [
-        {"draw": draw, "clip_id": clip["clip_id"], "order": int(digest("missing", seed, draw, clip["clip_id"])[:8], 16) / 2**32}
+        {
+            "draw": draw,
+            "clip_id": clip["clip_id"],
+            "order": int(digest("missing", seed, draw, clip["clip_id"])[:8], 16) / 2**32,
+        }
         for draw in range(MISSING_DRAWS)
         for clip in clips
         if clip["split"] == "test" and clip["status"] == "ok"
     ]
-    return pa.Table.from_pylist(rows, schema=pa.schema([("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]))
+    return pa.Table.from_pylist(
+        rows,
+        schema=pa.schema([("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]),
+    )

@@ -2,6 +2,7 @@
 
 Reads data/mapping (see stages/mapping.py for its contents).
 """
+
 import hashlib
 import json
 from pathlib import Path
@@ -43,16 +44,23 @@ class Conditions:
         self.captions: list[str] = table["caption"].to_pylist()
         self.embedding = torch.from_numpy(shards.as_array(table["embedding"]).astype(np.float32))
         with safe_open(MAPPING / "_labels.safetensors", "pt") as file:
-            self.settings: dict = json.loads(file.metadata()["mapping"])  # model, via, top_k and min_similarity of the mapping
+            self.settings: dict = json.loads(
+                file.metadata()["mapping"]
+            )  # model, via, top_k and min_similarity of the mapping
             self.labels: list[str] = self.settings.pop("names")
             self.label_text, self.label_audio = file.get_tensor("text"), file.get_tensor("audio")
 
     def key(self) -> str:
         """Digest of everything that a training reads from here: part of a checkpoint's key."""
         tensors = (self.embedding, self.label_text, self.label_audio)
-        contents = [hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest() for tensor in tensors]
+        contents = [
+            hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest()
+            for tensor in tensors
+        ]
         files = [file.digest() for file in self._files.values()]
-        return digest(contents, files, self._position.tolist(), self._mapped, self.settings, self.captions)
+        return digest(
+            contents, files, self._position.tolist(), self._mapped, self.settings, self.captions
+        )
 
     def read(self, rows: torch.Tensor) -> Anchors:
         """The anchors of the given rows."""
@@ -63,12 +71,26 @@ class Conditions:
         """The caption [B, T] and the labels [B, T, k] of each step by number; -1 where there is none."""
         where = self._position[rows.numpy()].tolist()
         labels = self._files["labels"].read(where)
-        return self._files["caption"].read(where), labels if self._mapped else torch.full_like(labels, -1)
+        return self._files["caption"].read(where), labels if self._mapped else torch.full_like(
+            labels, -1
+        )
 
-    def anchors(self, rows: torch.Tensor, caption: torch.Tensor, labels: torch.Tensor, embedding: torch.Tensor,
-                label_text: torch.Tensor) -> Anchors:
+    def anchors(
+        self,
+        rows: torch.Tensor,
+        caption: torch.Tensor,
+        labels: torch.Tensor,
+        embedding: torch.Tensor,
+        label_text: torch.Tensor,
+    ) -> Anchors:
         """Anchors with the given text embeddings of all captions and all labels."""
         present = caption >= 0
         known = labels.clamp(min=0)
         audio = self.label_audio[self._fold[rows][:, None, None], known]
-        return Anchors(present, embedding[caption.clamp(min=0)], label_text[known], audio, (labels >= 0) & present[..., None])
+        return Anchors(
+            present,
+            embedding[caption.clamp(min=0)],
+            label_text[known],
+            audio,
+            (labels >= 0) & present[..., None],
+        )

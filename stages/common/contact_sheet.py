@@ -44,7 +44,9 @@ def log_spectrogram(samples: np.ndarray, rate_hz: int, width: int, height: int) 
 def draw_cell(cell: Cell) -> np.ndarray:
     width = FRAME_PX * len(cell.frames) + SOUND_PX
     image = np.full((TITLE_PX + FRAME_PX, width, 3), 255, np.uint8)
-    cv2.putText(image, cell.title, (2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (20, 20, 20), 1, cv2.LINE_AA)
+    cv2.putText(
+        image, cell.title, (2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (20, 20, 20), 1, cv2.LINE_AA
+    )
     for i, frame in enumerate(cell.frames):
         shown = cv2.resize(frame, (FRAME_PX, FRAME_PX), interpolation=cv2.INTER_AREA)
         if i == cell.marked:
@@ -52,7 +54,9 @@ def draw_cell(cell: Cell) -> np.ndarray:
         image[TITLE_PX:, i * FRAME_PX : (i + 1) * FRAME_PX] = shown
     left, half = FRAME_PX * len(cell.frames) + 4, FRAME_PX // 3
     image[TITLE_PX : TITLE_PX + half, left:] = waveform(cell.samples, width - left, half)
-    image[TITLE_PX + half :, left:] = log_spectrogram(cell.samples, cell.rate_hz, width - left, FRAME_PX - half)
+    image[TITLE_PX + half :, left:] = log_spectrogram(
+        cell.samples, cell.rate_hz, width - left, FRAME_PX - half
+    )
     duration_s = len(cell.samples) / cell.rate_hz
     for event in cell.events_s:
         x = left + int(event / duration_s * (width - left))
@@ -62,7 +66,12 @@ def draw_cell(cell: Cell) -> np.ndarray:
 
 def draw_contact_sheet(path: Path, cells: list[Cell]) -> None:
     """Write the cells, two to a row, as PNG."""
-    drawn = [cv2.copyMakeBorder(draw_cell(c), 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3) for c in cells]
+    drawn = [
+        cv2.copyMakeBorder(
+            draw_cell(c), 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3
+        )
+        for c in cells
+    ]
     if len(drawn) % 2:
         drawn.append(np.full_like(drawn[0], 255))
     sheet = np.vstack([np.hstack(drawn[i : i + 2]) for i in range(0, len(drawn), 2)])

@@ -3,6 +3,7 @@
 data/missing_rates/<condition>.parquet, written by the classifier: a row per seed, rate and test clip with columns
     seed int32; missing_rate float32; clip_id, source_id string; hit bool
 """
+
 from itertools import groupby
 from pathlib import Path
 
@@ -18,17 +19,30 @@ AUDIO = Path("data/audio_features")
 
 def intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
     """`statistics.interval` of each column of per-clip values [N, K], from one set of resamples."""
-    sums, sizes = statistics.by_source(values, sources), statistics.by_source(np.ones(len(values)), sources)
+    sums, sizes = (
+        statistics.by_source(values, sources),
+        statistics.by_source(np.ones(len(values)), sources),
+    )
     drawn = statistics.resample_counts(len(sums), 0)
-    means = np.concatenate([(counts @ sums) / (counts @ sizes)[:, None] for counts in drawn])  # [resamples, K]
+    means = np.concatenate(
+        [(counts @ sums) / (counts @ sizes)[:, None] for counts in drawn]
+    )  # [resamples, K]
     bounds = np.percentile(means, [2.5, 97.5], axis=0).T
     return [
-        {"mean": float(mean), "ci95_low": float(low), "ci95_high": float(high), "n": len(values), "sources": len(sums)}
+        {
+            "mean": float(mean),
+            "ci95_low": float(low),
+            "ci95_high": float(high),
+            "n": len(values),
+            "sources": len(sums),
+        }
         for mean, (low, high) in zip(values.mean(0), bounds, strict=True)
     ]
 
 
-def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, rates: list[float], partial: bool = False) -> dict[str, dict]:
+def missing_rates(
+    condition: str, clips: pd.DataFrame, seeds: int, rates: list[float], partial: bool = False
+) -> dict[str, dict]:
     """Accuracy of a condition at each of `rates` (per cent as text); {} where a `partial` row, which answers some clips only, was
     not measured.
 
@@ -40,11 +54,19 @@ def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, rates: list[f
     table = shards.read_table(path).to_pandas()
     if partial and table.empty:
         return {}
-    hits = table.pivot_table(index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"])
+    hits = table.pivot_table(
+        index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"]
+    )
     asked = sorted(float(np.float32(rate)) for rate in rates)
-    same = list(hits["mean"].columns) == asked and set(hits.index) == set(clips.index) if len(table) else False
+    same = (
+        list(hits["mean"].columns) == asked and set(hits.index) == set(clips.index)
+        if len(table)
+        else False
+    )
     if not same or (hits["size"] != seeds).any(axis=None):
-        raise UserError(f"{path} lacks clips, rates or seeds that {condition} answers: run `dvc repro classifier@{condition}`")
+        raise UserError(
+            f"{path} lacks clips, rates or seeds that {condition} answers: run `dvc repro classifier@{condition}`"
+        )
     found = intervals(hits["mean"].loc[clips.index].to_numpy(), clips.source_id.to_numpy())
     return {f"{100 * rate:.0f}": figure for rate, figure in zip(sorted(rates), found, strict=True)}
 
@@ -52,14 +74,20 @@ def missing_rates(condition: str, clips: pd.DataFrame, seeds: int, rates: list[f
 def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, list[dict]]]:
     """The settings of the experiment (labelled clips per action), and accuracies at each of them for `names` that it has."""
     columns = {"accuracy": "mean", "accuracy_low": "ci95_low", "accuracy_high": "ci95_high"}
-    found = pd.read_csv(path, dtype={"setting": str}).rename(columns=columns).set_index(["condition", "setting"])
+    found = (
+        pd.read_csv(path, dtype={"setting": str})
+        .rename(columns=columns)
+        .set_index(["condition", "setting"])
+    )
     settings = list(found.index.unique("setting"))
     curves = {}
     for name in names:
         if name in found.index.unique("condition"):
             rows = found.loc[name]
             if set(rows.index) != set(settings):
-                raise UserError(f"{path} has {name} at {', '.join(rows.index)}, not at all of {', '.join(settings)}: run the experiment")
+                raise UserError(
+                    f"{path} has {name} at {', '.join(rows.index)}, not at all of {', '.join(settings)}: run the experiment"
+                )
             curves[name] = rows.loc[settings, list(columns.values())].to_dict("records")
     return settings, curves
 
@@ -77,8 +105,12 @@ def similarity_over_time(generated: Path) -> dict[str, list[dict]]:
     for _, group in groupby(rows, key=lambda pair: place[pair[0]["clip_id"]][0]):
         pairs = list(group)
         sources = np.array([place[row["clip_id"]][1] for row, _ in pairs])
-        real, made = (np.stack([pair[i]["features"] for pair in pairs]).astype(np.float32) for i in (0, 1))  # [n, T, A], [n, S, T, A]
-        cosines = np.einsum("nta,mta->nmt", unit(real), unit(made).mean(1), optimize=True)  # of clip n's sound with what was made for m
+        real, made = (
+            np.stack([pair[i]["features"] for pair in pairs]).astype(np.float32) for i in (0, 1)
+        )  # [n, T, A], [n, S, T, A]
+        cosines = np.einsum(
+            "nta,mta->nmt", unit(real), unit(made).mean(1), optimize=True
+        )  # of clip n's sound with what was made for m
         foreign = sources[:, None] != sources  # [n, m]
         some = foreign.any(1)
         others = (cosines * foreign[..., None]).sum(1)[some] / foreign.sum(1)[some, None]
@@ -86,7 +118,11 @@ def similarity_over_time(generated: Path) -> dict[str, list[dict]]:
     if not sum(len(sources) for *_, sources in found):
         return {}
     own, other, sources = (np.concatenate(part) for part in zip(*found, strict=True))
-    return {"own": intervals(own, sources), "other": intervals(other, sources), "difference": intervals(own - other, sources)}
+    return {
+        "own": intervals(own, sources),
+        "other": intervals(other, sources),
+        "difference": intervals(own - other, sources),
+    }
 
 
 def unit(features: np.ndarray) -> np.ndarray:

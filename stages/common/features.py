@@ -1,4 +1,5 @@
 """The clips' features as training needs them: a table of clips, and files of rows with random access."""
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,10 @@ class Features:
         names: list[str] = []
         self.video = RowFile(folder / "video", (steps, rgb + flow))
         joined = shards.iter_joined(list(VIDEO), ["features"], splits)
-        both = ({**row, "features": np.concatenate([row["features"], motion["features"]], axis=-1)} for row, motion in joined)
+        both = (
+            {**row, "features": np.concatenate([row["features"], motion["features"]], axis=-1)}
+            for row, motion in joined
+        )
         self.video.write(noted(names, both, "features"))
         index = pd.DataFrame(shards.ok_rows(VIDEO[0])).set_index("clip_id")
         self.clips = index.loc[names, ["split", "action", "source_id"]].reset_index()
@@ -62,10 +66,18 @@ class Features:
         """The audio features of a directory of shards (column `features`), for these clips; they lie in `file`."""
         names = self.clips.clip_id.tolist()
         wanted, heard = set(names), []  # type: set[str], list[str]
-        rows = (row for row in shards.iter_rows(source, ["features"], sorted(set(self.clips.split))) if row["clip_id"] in wanted)
-        stored = RowFile(file, shards.tensor_shape(source, "features")).write(noted(heard, rows, "features"))
+        rows = (
+            row
+            for row in shards.iter_rows(source, ["features"], sorted(set(self.clips.split)))
+            if row["clip_id"] in wanted
+        )
+        stored = RowFile(file, shards.tensor_shape(source, "features")).write(
+            noted(heard, rows, "features")
+        )
         position = {name: i for i, name in enumerate(heard)}
-        return Sound(stored, torch.tensor([position.get(name, -1) for name in names], dtype=torch.long))
+        return Sound(
+            stored, torch.tensor([position.get(name, -1) for name in names], dtype=torch.long)
+        )
 
     def rows(self, *splits: str) -> torch.Tensor:
         """Indices of the clips of the given splits."""
@@ -78,7 +90,9 @@ class Features:
     def noise(self, rows: torch.Tensor, shape: tuple[int, ...], *key: int) -> torch.Tensor:
         """Standard normal noise of clips [n, *shape]: it depends on nothing but the clip and `key` (a seed, say)."""
         seeds = [int(digest(self.clips.clip_id[row], *key)[:15], 16) for row in rows.tolist()]
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        return torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
 
 
 def noted(names: list[str], rows: Iterable[dict], column: str) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 Colours: Okabe & Ito's, which colour-blind people tell apart (jfly.uni-koeln.de/color); lines also differ in their marks.
 A function draws onto a `Figure`; `write` makes and stores it.  Accuracies come as fractions and are drawn in per cent.
 """
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,31 +13,52 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 COLUMN, TWO_COLUMNS, LINE = 3.4, 7.0, 9 / 72  # in; a line of text
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 COLOURS = (BLACK, SKY, PURPLE, ORANGE, VERMILION, BLUE, GREEN)
 GREY = "#777777"
 MARKS = "osD^vPX"
 KINDS = {"none": GREY, "generated": VERMILION, "real": GREEN}  # of audio at test
 STYLE = {
-    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "lines.linewidth": 1.0, "lines.markersize": 2.5, "legend.frameon": False, "savefig.dpi": 300,
-    "svg.hashsalt": "report", "text.parse_math": False,  # names may hold a $
-}  # fmt: skip
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 2.5,
+    "legend.frameon": False,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "report",
+    "text.parse_math": False,  # names may hold a $
+}
 DASHES = (0, (3, 2))
 CLIPS = {"own": "of its own clip", "other": "of other clips of the action"}
 ARCHITECTURES = {"validation": "architecture 1 (validation)", "mapping": "architecture 2 (mapping)"}
 CAPTIONS = {  # by name, in the order in which they are read
     "main_comparison": "Accuracy of every row, and its paired difference to video_only; lines: 95 % intervals over sources.",
     "missing_rates": "Accuracy where some test clips lack their audio: clips that have it give every row their real audio, also those "
-                     "that learned from generated audio.",
+    "that learned from generated audio.",
     "label_budget": "Accuracy by labelled training clips per action; generators learn from all audible clips throughout.",
     "threshold": "What a threshold of the filter keeps, and the accuracy of generated where it keeps, video_only where it rejects.",
     "similarity_over_time": "Generated audio features against the real ones of their own clip and of other clips of the action.",
     "confusion_difference": "Answers of real_audio minus answers of video_only: what sound tells apart.",
     "representative_frames": "Frames in which more moves than the threshold times the clip's mean, and the true events.",
     "mel": "Log-mel spectrograms of test clips: the real sound, decoded from its features, and decoded from generated features.",
-}  # fmt: skip
+}
 SHOWN_ACTIONS = 24  # of more actions those whose rows change most
 
 
@@ -52,7 +74,9 @@ def write(folder: Path, name: str, size: tuple[float, float], draw: Callable, *c
 
 def bounds(curve: list[dict], scale: float = 1) -> np.ndarray:
     """Figures as an array [3, K]: mean, low, high."""
-    return scale * np.array([[figure[key] for figure in curve] for key in ("mean", "ci95_low", "ci95_high")])
+    return scale * np.array(
+        [[figure[key] for figure in curve] for key in ("mean", "ci95_low", "ci95_high")]
+    )
 
 
 def main_comparison(figure: Figure, rows: list[dict], baseline: str) -> None:
@@ -65,7 +89,9 @@ def main_comparison(figure: Figure, rows: list[dict], baseline: str) -> None:
                 mean, low, high = bounds([row[key]], 100)[:, 0]
                 face = "white" if row["leaky"] else KINDS[row["kind"]]
                 axis.plot([low, high], [place, place], color=KINDS[row["kind"]], linewidth=1.2)
-                axis.plot(mean, place, "o", color=KINDS[row["kind"]], markerfacecolor=face, markersize=4)
+                axis.plot(
+                    mean, place, "o", color=KINDS[row["kind"]], markerfacecolor=face, markersize=4
+                )
         axis.grid(axis="y", color="#eeeeee", linewidth=0.6)
         axis.tick_params(axis="y", length=0)
         axis.set_axisbelow(True)
@@ -78,10 +104,17 @@ def main_comparison(figure: Figure, rows: list[dict], baseline: str) -> None:
     names = {"none": "no audio at test", "generated": "audio from the video", "real": "real audio"}
     handles = [left.plot([], [], "o-", color=colour, markersize=4)[0] for colour in KINDS.values()]
     hollow = left.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=4)[0]
-    figure.legend([*handles, hollow], [*names.values(), "leaky: knows the true action"], ncols=4, loc="outside upper center")
+    figure.legend(
+        [*handles, hollow],
+        [*names.values(), "leaky: knows the true action"],
+        ncols=4,
+        loc="outside upper center",
+    )
 
 
-def curves(figure: Figure, ticks: list[str], lines: dict[str, list[dict]], x_label: str, order: list[str]) -> None:
+def curves(
+    figure: Figure, ticks: list[str], lines: dict[str, list[dict]], x_label: str, order: list[str]
+) -> None:
     """Accuracies of conditions over the ticks of an axis, named at their ends; the lines stand apart so that intervals are seen.
 
     order: names in the order of their colours, so that a condition has the same one in every figure.
@@ -93,21 +126,34 @@ def curves(figure: Figure, ticks: list[str], lines: dict[str, list[dict]], x_lab
         mean, low, high = bounds(curve, 100)
         style = order.index(name) % len(COLOURS)
         axis.errorbar(
-            np.arange(len(ticks)) + apart * (i - (len(lines) - 1) / 2), mean, (mean - low, high - mean), color=COLOURS[style],
-            marker=MARKS[style], ecolor=(COLOURS[style], 0.6), elinewidth=0.6, linewidth=0.8,
-        )  # fmt: skip
+            np.arange(len(ticks)) + apart * (i - (len(lines) - 1) / 2),
+            mean,
+            (mean - low, high - mean),
+            color=COLOURS[style],
+            marker=MARKS[style],
+            ecolor=(COLOURS[style], 0.6),
+            elinewidth=0.6,
+            linewidth=0.8,
+        )
         ends.append(mean[-1])
     axis.set_xticks(np.arange(len(ticks)), ticks)
     axis.set_xlabel(x_label)
     axis.set_ylabel("accuracy (%)")
-    label_ends(axis, [(name, COLOURS[order.index(name) % len(COLOURS)]) for name in lines], ends, [len(ticks) - 0.65] * len(ends))
+    label_ends(
+        axis,
+        [(name, COLOURS[order.index(name) % len(COLOURS)]) for name in lines],
+        ends,
+        [len(ticks) - 0.65] * len(ends),
+    )
 
 
 def label_ends(axis, labels: list[tuple[str, str]], ends: list[float], places: list[float]) -> None:
     """Write labels (text, colour) right of lines that end at (place, end), with room between them."""
     low, high = axis.get_ylim()
     figure = axis.get_figure()
-    line = (high - low) * LINE / (0.8 * figure.get_figheight() / len(figure.axes))  # in units of the axis, which are below one another
+    line = (
+        (high - low) * LINE / (0.8 * figure.get_figheight() / len(figure.axes))
+    )  # in units of the axis, which are below one another
     for (text, colour), x, y in zip(labels, places, spread(ends, line), strict=True):
         axis.annotate(text, (x, y), color=colour, va="center", annotation_clip=False)
 
@@ -127,19 +173,38 @@ def threshold(figure: Figure, sweep: pd.DataFrame, chosen: float) -> None:
     """The filter's threshold: what is kept and how well it is chosen, and what becomes of accuracy."""
     sweep = sweep[sweep.threshold >= 0]
     upper, lower = figure.subplots(2, 1, sharex=True)
-    clips = {"kept_fraction": ("kept", BLACK), "precision": ("precision", BLUE), "recall": ("recall", ORANGE)}
+    clips = {
+        "kept_fraction": ("kept", BLACK),
+        "precision": ("precision", BLUE),
+        "recall": ("recall", ORANGE),
+    }
     accuracy = {
-        "random_clips_accuracy": ("test, random", GREY), "test_accuracy": ("test", VERMILION), "validation_accuracy": ("validation", SKY),
-    }  # fmt: skip
+        "random_clips_accuracy": ("test, random", GREY),
+        "test_accuracy": ("test", VERMILION),
+        "validation_accuracy": ("validation", SKY),
+    }
     for axis, series, label in ((upper, clips, "share (%)"), (lower, accuracy, "accuracy (%)")):
         drawn = [(100 * sweep.set_index("threshold")[name]).dropna() for name in series]
         for values, (_, colour) in zip(drawn, series.values(), strict=True):
             axis.plot(values.index, values, color=colour)
         axis.axvline(chosen, color=BLACK, linewidth=0.6, linestyle=DASHES)
         axis.set_ylabel(label)
-        label_ends(axis, list(series.values()), [values.iloc[-1] for values in drawn], [values.index[-1] + 0.04 for values in drawn])
+        label_ends(
+            axis,
+            list(series.values()),
+            [values.iloc[-1] for values in drawn],
+            [values.index[-1] + 0.04 for values in drawn],
+        )
     lower.set_xlim(-0.02, 1.02)
-    upper.annotate(f"chosen: {chosen:g}", (chosen, 1), (0, 2), ("data", "axes fraction"), "offset points", ha="center", va="bottom")
+    upper.annotate(
+        f"chosen: {chosen:g}",
+        (chosen, 1),
+        (0, 2),
+        ("data", "axes fraction"),
+        "offset points",
+        ha="center",
+        va="bottom",
+    )
     lower.set_xlabel("threshold of the filter")
 
 
@@ -150,10 +215,20 @@ def similarity_over_time(figure: Figure, found: dict[str, dict[str, list[dict]]]
     """
     axes = figure.subplots(2, len(found), sharex=True, sharey="row", squeeze=False)
     for (upper, lower), (architecture, parts) in zip(axes.T, found.items(), strict=True):
-        for axis, kind, colour in ((upper, "own", VERMILION), (upper, "other", GREY), (lower, "difference", VERMILION)):
+        for axis, kind, colour in (
+            (upper, "own", VERMILION),
+            (upper, "other", GREY),
+            (lower, "difference", VERMILION),
+        ):
             mean, low, high = bounds(parts[kind])
             steps = np.arange(1, len(mean) + 1)
-            axis.plot(steps, mean, color=colour, linestyle=DASHES if kind == "other" else "-", label=CLIPS.get(kind))
+            axis.plot(
+                steps,
+                mean,
+                color=colour,
+                linestyle=DASHES if kind == "other" else "-",
+                label=CLIPS.get(kind),
+            )
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         lower.axhline(0, color=BLACK, linewidth=0.6)
         upper.set_title(ARCHITECTURES.get(architecture, architecture))

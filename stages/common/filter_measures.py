@@ -6,6 +6,7 @@ features sound like most is among those that AST finds in the real waveform (aud
 threshold that tells best on validation what fits; accuracy on validation hardly depends on it, so that its best
 threshold would be drawn by chance.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -37,24 +38,32 @@ def sweep(table: pd.DataFrame, scores: dict[str, np.ndarray], condition: str) ->
     test, validation = ((table.split == split).to_numpy() for split in ("test", "validation"))
     heard, checked = (part & table.heard.to_numpy() for part in (test, validation))
     predicted = table.predicted_action[test].to_numpy()
-    places = np.stack([place_in_action(predicted, order) for order in orders_of(confidence[test])])  # [1 + DRAWS, test clips]
+    places = np.stack(
+        [place_in_action(predicted, order) for order in orders_of(confidence[test])]
+    )  # [1 + DRAWS, test clips]
     rows = []
     for threshold in GRID:
         keep = (table.score >= threshold).to_numpy()
-        same = places <= kept_of_action(predicted, keep[test])  # as many clips of each predicted action as are kept
+        same = places <= kept_of_action(
+            predicted, keep[test]
+        )  # as many clips of each predicted action as are kept
         share = keep[test].mean()
-        rows.append({
-            "threshold": threshold,
-            "kept_fraction": share,
-            "precision": right[heard & keep].mean() if (heard & keep).any() else np.nan,
-            "recall": keep[heard & right].mean() if (heard & right).any() else np.nan,
-            "validation_informedness": informedness(keep[checked], right[checked]),
-            "validation_accuracy": np.where(keep, own, base)[validation].mean(),
-            "test_accuracy": np.where(keep, own, base)[test].mean(),
-            "random_clips_accuracy": share * own[test].mean() + (1 - share) * base[test].mean(),
-            "random_filter_accuracy": np.mean([np.where(chosen, own[test], base[test]).mean() for chosen in same[1:]]),
-            "confidence_filter_accuracy": np.where(same[0], own[test], base[test]).mean(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "threshold": threshold,
+                "kept_fraction": share,
+                "precision": right[heard & keep].mean() if (heard & keep).any() else np.nan,
+                "recall": keep[heard & right].mean() if (heard & right).any() else np.nan,
+                "validation_informedness": informedness(keep[checked], right[checked]),
+                "validation_accuracy": np.where(keep, own, base)[validation].mean(),
+                "test_accuracy": np.where(keep, own, base)[test].mean(),
+                "random_clips_accuracy": share * own[test].mean() + (1 - share) * base[test].mean(),
+                "random_filter_accuracy": np.mean(
+                    [np.where(chosen, own[test], base[test]).mean() for chosen in same[1:]]
+                ),
+                "confidence_filter_accuracy": np.where(same[0], own[test], base[test]).mean(),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -76,7 +85,9 @@ def kept_of_action(actions: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 def informedness(keep: np.ndarray, right: np.ndarray) -> float:
     """Recall minus false-positive rate of keeping what fits (Youden 1950): 0 for keeping all, none or at random."""
-    return float(keep[right].mean() - keep[~right].mean()) if right.any() and not right.all() else 0.0
+    return (
+        float(keep[right].mean() - keep[~right].mean()) if right.any() and not right.all() else 0.0
+    )
 
 
 def best_threshold(sweep: pd.DataFrame) -> float:
@@ -100,7 +111,9 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], generated: Path)
     heard = test.heard.to_numpy()
     figures = {
         "kept_fraction": statistics.interval(kept, test.source_id.to_numpy()),
-        "kept_fraction_by_action": {action: float(group.keep.mean()) for action, group in test.groupby("action")},
+        "kept_fraction_by_action": {
+            action: float(group.keep.mean()) for action, group in test.groupby("action")
+        },
         "kept_fraction_oracle": float(test.keep_oracle.mean()),
         "kept_fraction_real": float(test.keep_real[heard].mean()),
         "kept_fraction_published": float(test.keep_published.mean()),
@@ -110,7 +123,12 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], generated: Path)
         },
         "auroc_found_in_real": auroc(right[heard], test.score[heard]),
     }
-    truth = shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"]).to_pandas().set_index("clip_id").sound_belongs
+    truth = (
+        shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"])
+        .to_pandas()
+        .set_index("clip_id")
+        .sound_belongs
+    )
     if len(truth):
         sounds_right = probe(table, truth, generated)[(table.split == "test").to_numpy()]
         belongs = test.clip_id.map(truth).to_numpy(bool)
@@ -119,7 +137,9 @@ def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], generated: Path)
             "auroc_within_action": within_action(sounds_right, test.score, test.predicted_action),
             "auroc_oracle": auroc(sounds_right, test.score_oracle),
             "auroc_real": auroc(belongs[heard], test.score_real[heard]),
-            "auroc_real_within_action": within_action(belongs[heard], test.score_real[heard], test.predicted_action[heard]),
+            "auroc_real_within_action": within_action(
+                belongs[heard], test.score_real[heard], test.predicted_action[heard]
+            ),
             "generated_sounds_right": float(sounds_right.mean()),
             "kept_sounds_right": float(sounds_right[test.keep].mean()) if test.keep.any() else None,
         }
@@ -134,8 +154,16 @@ def auroc(truth: np.ndarray, score: pd.Series) -> float | None:
 def within_action(truth: np.ndarray, score: pd.Series, actions: pd.Series) -> float | None:
     """AUROC within each predicted action, averaged by clips: what the score tells beyond which action it is."""
     groups = [(actions == action).to_numpy() for action in actions.unique()]
-    found = [(value, group.sum()) for group in groups if (value := auroc(truth[group], score[group])) is not None]
-    return float(np.average([value for value, _ in found], weights=[size for _, size in found])) if found else None
+    found = [
+        (value, group.sum())
+        for group in groups
+        if (value := auroc(truth[group], score[group])) is not None
+    ]
+    return (
+        float(np.average([value for value, _ in found], weights=[size for _, size in found]))
+        if found
+        else None
+    )
 
 
 def bit_accuracy(table: pd.DataFrame, column: str | None) -> float:
@@ -158,7 +186,12 @@ def probe(table: pd.DataFrame, belongs: pd.Series, generated: Path) -> np.ndarra
     action = table.set_index("clip_id").action
     good = [i for i, name in enumerate(real["clip_id"]) if belongs.get(name, False)]
     model = LogisticRegression(C=0.1, max_iter=2000)
-    model.fit(real["features"][good].astype(np.float32).mean(1), action[[real["clip_id"][i] for i in good]])
+    model.fit(
+        real["features"][good].astype(np.float32).mean(1),
+        action[[real["clip_id"][i] for i in good]],
+    )
     made = shards.read_columns(generated, ["features"])
-    named = pd.Series(model.predict(made["features"][:, 0].astype(np.float32).mean(1)), index=made["clip_id"])
+    named = pd.Series(
+        model.predict(made["features"][:, 0].astype(np.float32).mean(1)), index=made["clip_id"]
+    )
     return (table.clip_id.map(named) == table.action).to_numpy()

@@ -1,4 +1,5 @@
 """Folds for cross-fitting: what is made for a training clip comes from a model that has not seen the clip's source."""
+
 import numpy as np
 import pandas as pd
 

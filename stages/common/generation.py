@@ -1,4 +1,5 @@
 """What all trainings of a generator share: its parameters, the clips that it reads, and the network with its inputs."""
+
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +84,17 @@ class Generator:
             self.model = AudioGenerator(video, audio, *sizes)
         else:
             m, text = p.mapping, inputs.conditions.embedding.shape[-1]
-            self.model = MappedAudioGenerator(video, audio, text, *sizes, m.noise, m.propagation, m.anchors, m.visual, m.temperature)
+            self.model = MappedAudioGenerator(
+                video,
+                audio,
+                text,
+                *sizes,
+                m.noise,
+                m.propagation,
+                m.anchors,
+                m.visual,
+                m.temperature,
+            )
             self.read = inputs.conditions.read
             if m.finetune_text != "off" and m.condition == "mapped":
                 self.tune_text(inputs.conditions, m)
@@ -92,10 +103,18 @@ class Generator:
     def tune_text(self, conditions: Conditions, p: MappingNetwork) -> None:
         """Let the text encoder learn with the model, and the mapping follow it."""
         how = conditions.settings
-        encoder = TextEncoder(how["model"], conditions.captions + conditions.labels, p.finetune_text).to(self.device)
-        tuned = TunedConditions(conditions, encoder, how["via"], how["top_k"], how["min_similarity"])
+        encoder = TextEncoder(
+            how["model"], conditions.captions + conditions.labels, p.finetune_text
+        ).to(self.device)
+        tuned = TunedConditions(
+            conditions, encoder, how["via"], how["top_k"], how["min_similarity"]
+        )
         self.model.text = encoder
-        self.read, self.refresh, self.groups = tuned.read, tuned.refresh, {"text.": p.text_learning_rate}
+        self.read, self.refresh, self.groups = (
+            tuned.read,
+            tuned.refresh,
+            {"text.": p.text_learning_rate},
+        )
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Standardised audio features [n, T, A]; noise is drawn anew in training, else it is the clip's and the seed's own."""
@@ -103,5 +122,9 @@ class Generator:
         if self.read is None:
             return self.model(video)
         shape = (video.shape[1], self.noise)
-        noise = torch.randn(len(rows), *shape, generator=self.drawn) if self.model.training else self.data.noise(rows, shape, self.seed, 0)
+        noise = (
+            torch.randn(len(rows), *shape, generator=self.drawn)
+            if self.model.training
+            else self.data.noise(rows, shape, self.seed, 0)
+        )
         return self.model(video, self.read(rows).to(self.device), noise.to(self.device))

@@ -4,6 +4,7 @@ A generator may just say the class mean: beside the cosine stand its variance, h
 than others of the same action, and the correlation over time.  All measures are means over clips (at most MEASURED per
 split, drawn by hash), averaged over seeds; arrays are [N, T, A].
 """
+
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return ((first * second).sum(-1) / np.maximum(norm, 1e-9)).mean(-1)
 
 
-def against_real(made: np.ndarray, real: np.ndarray, actions: np.ndarray, offset: np.ndarray) -> dict[str, Any]:
+def against_real(
+    made: np.ndarray, real: np.ndarray, actions: np.ndarray, offset: np.ndarray
+) -> dict[str, Any]:
     """Measures of made against real features [N, T, A], centred by the training clips' mean.
 
     offset [A]: what centring took away; `cosine` is that of the features with it.  relative_mse: 1 is what the mean scores.
@@ -67,29 +70,56 @@ def measure(data: Features, fold: np.ndarray, generated, extra: dict[str, list],
     predicted = predicted_actions(data)
     baselines = Baselines(data, fold, predicted, pool)
     result: dict = {}
-    for name, split in (("test", "test"), ("validation", "validation"), ("out_of_fold", "training")):
+    for name, split in (
+        ("test", "test"),
+        ("validation", "validation"),
+        ("out_of_fold", "training"),
+    ):
         rows = measured(data, split)
         real, actions = data.sound(rows)[0].numpy(), data.clips.action.to_numpy()[rows]
         sources = data.clips.source_id.to_numpy()[rows]
         answers = np.stack([generated(row) for row in rows.tolist()], axis=1)  # [seeds, N, T, A]
-        made = {"generated": answers} | {key: value[None] for key, value in baselines.answers(rows, name == "out_of_fold").items()}
+        made = {"generated": answers} | {
+            key: value[None]
+            for key, value in baselines.answers(rows, name == "out_of_fold").items()
+        }
         if name == "test":
             made |= {key: picked(extra[key], rows)[None] for key in ("untrained", "time_shuffled")}
-        result[name] = {key: summary(value, real, actions, sources, offset) for key, value in made.items()}
-        result[name]["generated"]["spread_over_seeds"] = float(answers.std(0).mean() / real.std()) if len(answers) > 1 else 0.0
+        result[name] = {
+            key: summary(value, real, actions, sources, offset) for key, value in made.items()
+        }
+        result[name]["generated"]["spread_over_seeds"] = (
+            float(answers.std(0).mean() / real.std()) if len(answers) > 1 else 0.0
+        )
     rows = measured(data, "training")
     own = picked(extra["own_training_clips"], rows)
-    result["own_training_clips"] = {"generated": summary(
-        own[None], data.sound(rows)[0].numpy(), data.clips.action.to_numpy()[rows], data.clips.source_id.to_numpy()[rows], offset
-    )}  # fmt: skip
+    result["own_training_clips"] = {
+        "generated": summary(
+            own[None],
+            data.sound(rows)[0].numpy(),
+            data.clips.action.to_numpy()[rows],
+            data.clips.source_id.to_numpy()[rows],
+            offset,
+        )
+    }
     return result | {"ridge_penalty": baselines.penalty}
 
 
-def summary(made: np.ndarray, real: np.ndarray, actions: np.ndarray, sources: np.ndarray, offset: np.ndarray) -> dict:
+def summary(
+    made: np.ndarray, real: np.ndarray, actions: np.ndarray, sources: np.ndarray, offset: np.ndarray
+) -> dict:
     """Measures averaged over seeds [S, N, T, A]; the centred cosine with its interval over sources."""
     per_seed = [against_real(answer, real, actions, offset) for answer in made]
-    means = {key: float(np.mean([np.mean(seed[key]) for seed in per_seed])) for key in per_seed[0] if key != "centred_cosine"}
-    return {"centred_cosine": statistics.interval(np.mean([seed["centred_cosine"] for seed in per_seed], axis=0), sources)} | means
+    means = {
+        key: float(np.mean([np.mean(seed[key]) for seed in per_seed]))
+        for key in per_seed[0]
+        if key != "centred_cosine"
+    }
+    return {
+        "centred_cosine": statistics.interval(
+            np.mean([seed["centred_cosine"] for seed in per_seed], axis=0), sources
+        )
+    } | means
 
 
 def measured(data: Features, split: str) -> torch.Tensor:
@@ -97,7 +127,9 @@ def measured(data: Features, split: str) -> torch.Tensor:
     rows = data.rows(split)
     rows = rows[data.audio_row[rows] >= 0].tolist()
     if len(rows) > MEASURED:
-        rows = sorted(sorted(rows, key=lambda row: digest("measured", data.clips.clip_id[row]))[:MEASURED])
+        rows = sorted(
+            sorted(rows, key=lambda row: digest("measured", data.clips.clip_id[row]))[:MEASURED]
+        )
     return torch.tensor(rows, dtype=torch.long)
 
 
@@ -122,7 +154,9 @@ class Baselines:
         self.learned = learned[data.audio_row[learned] >= 0]
         self.video_mean, self.video_std = data.video.moments(self.learned.tolist())
         parts = torch.from_numpy(fold)[self.learned]
-        self.equations = {int(number): self._moments(self.learned[parts == number]) for number in parts.unique()}
+        self.equations = {
+            int(number): self._moments(self.learned[parts == number]) for number in parts.unique()
+        }
         self.penalty = self._choose_penalty()
 
     def answers(self, rows: torch.Tensor, out_of_fold: bool) -> dict[str, np.ndarray]:
@@ -134,7 +168,9 @@ class Baselines:
         for number in np.unique(self.fold[rows]):
             inside = (parts[rows] == number).numpy()
             for key, value in self._from(int(number), rows[inside]).items():
-                made.setdefault(key, np.zeros((len(rows), *value.shape[1:]), np.float32))[inside] = value
+                made.setdefault(key, np.zeros((len(rows), *value.shape[1:]), np.float32))[
+                    inside
+                ] = value
         return made
 
     def _from(self, left_out: int, rows: torch.Tensor) -> dict[str, np.ndarray]:
@@ -143,11 +179,16 @@ class Baselines:
         labelled = learned[self.data.clips.split.to_numpy()[learned] == "training"]
         actions = self.data.clips.action.to_numpy()
         mean = self._mean(learned)
-        means = {action: self._mean(labelled[actions[labelled] == action]) for action in set(actions[labelled])}
+        means = {
+            action: self._mean(labelled[actions[labelled] == action])
+            for action in set(actions[labelled])
+        }
         alike = retrieval.nearest(self.data, learned, rows, self.video_mean, self.video_std)
         return {
             "training_mean": np.repeat(mean[None], len(rows), 0),
-            "predicted_action_mean": np.stack([means.get(action, mean) for action in self.predicted[rows]]),
+            "predicted_action_mean": np.stack(
+                [means.get(action, mean) for action in self.predicted[rows]]
+            ),
             "true_action_mean": np.stack([means.get(action, mean) for action in actions[rows]]),
             "ridge": self._ridge(left_out, rows, self.penalty),
             "nearest_neighbour": self.data.sound(alike)[0].numpy(),
@@ -160,13 +201,21 @@ class Baselines:
     def _inputs(self, rows: torch.Tensor) -> torch.Tensor:
         """Ridge's input per time step: its video features, the clip's mean, and 1: [n, T, 2V + 1]."""
         video = (self.data.video.read(rows.tolist()) - self.video_mean) / self.video_std
-        return torch.cat([video, video.mean(1, keepdim=True).expand_as(video), torch.ones(*video.shape[:2], 1)], dim=-1)
+        return torch.cat(
+            [video, video.mean(1, keepdim=True).expand_as(video), torch.ones(*video.shape[:2], 1)],
+            dim=-1,
+        )
 
     def _ridge(self, left_out: int, rows: torch.Tensor, penalty: float) -> np.ndarray:
         """Ridge regression per time step, from normal equations summed once per fold (memory does not grow with clips)."""
         kept = [equations for number, equations in self.equations.items() if number != left_out]
-        products, targets = sum(products for products, _ in kept), sum(targets for _, targets in kept)
-        weights = torch.linalg.solve(products + penalty * torch.eye(len(products), dtype=torch.float64), targets).float()
+        products, targets = (
+            sum(products for products, _ in kept),
+            sum(targets for _, targets in kept),
+        )
+        weights = torch.linalg.solve(
+            products + penalty * torch.eye(len(products), dtype=torch.float64), targets
+        ).float()
         return torch.cat([self._inputs(part) @ weights for part in rows.split(256)]).numpy()
 
     def _moments(self, learned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,4 +229,7 @@ class Baselines:
     def _choose_penalty(self) -> float:
         rows = measured(self.data, "validation")
         real = self.data.sound(rows)[0].numpy()
-        return min(RIDGE, key=lambda penalty: float(((self._ridge(WHOLE, rows, penalty) - real) ** 2).mean()))
+        return min(
+            RIDGE,
+            key=lambda penalty: float(((self._ridge(WHOLE, rows, penalty) - real) ** 2).mean()),
+        )

@@ -9,6 +9,7 @@ with a checksum.  Only the parent process writes.
     python -m stages.common.item_store --prune    delete the versions that the current outputs do not use, and what killed runs
                                                   left a day ago or earlier: checkpoints, files of training rows, damaged files
 """
+
 import argparse
 import hashlib
 import json
@@ -36,7 +37,9 @@ LEFT_S = 86_400.0  # what nobody has touched for so long belongs to no run
 
 def folder() -> Path:
     """The store's folder: the environment's ITEM_STORE, else `audio-from-video/items` under the user's cache directory."""
-    return Path(os.environ.get("ITEM_STORE") or platformdirs.user_cache_dir("audio-from-video") + "/items")
+    return Path(
+        os.environ.get("ITEM_STORE") or platformdirs.user_cache_dir("audio-from-video") + "/items"
+    )
 
 
 def digest(*parts: Any) -> str:
@@ -56,7 +59,9 @@ class ItemStore:
     def __enter__(self) -> "ItemStore":
         try:
             self._connect()
-        except sqlite3.OperationalError:  # full, read-only, locked: nothing that another file would mend
+        except (
+            sqlite3.OperationalError
+        ):  # full, read-only, locked: nothing that another file would mend
             raise
         except sqlite3.DatabaseError as error:
             print(f"{self._set_aside(error)}: its items are computed anew", file=sys.stderr)
@@ -68,14 +73,18 @@ class ItemStore:
         self._database = sqlite3.connect(self.path, timeout=60)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
-        self._database.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB, checksum BLOB)")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB, checksum BLOB)"
+        )
 
     def _set_aside(self, error: Exception) -> str:
         """Rename the store's damaged file, so that a new one takes its place; says so."""
         self._database.close()
         aside = self.path.with_suffix(".damaged")
         os.replace(self.path, aside)
-        for rest in self.path.parent.glob(f"{self.path.name}-*"):  # its write-ahead log belongs to the old file
+        for rest in self.path.parent.glob(
+            f"{self.path.name}-*"
+        ):  # its write-ahead log belongs to the old file
             rest.unlink()
         return f"the item store {self.path} was damaged ({error}) and is set aside as {aside.name}"
 
@@ -86,7 +95,9 @@ class ItemStore:
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{self._set_aside(error)}; run the same command again: it computes these items anew") from None
+            raise UserError(
+                f"{self._set_aside(error)}; run the same command again: it computes these items anew"
+            ) from None
 
     def __exit__(self, *_):
         self._database.close()
@@ -98,7 +109,9 @@ class ItemStore:
 
     def _value(self, key: str) -> bytes | None:
         with self._noticing_damage():
-            found = self._database.execute("SELECT value, checksum FROM items WHERE key = ?", (key,)).fetchone()
+            found = self._database.execute(
+                "SELECT value, checksum FROM items WHERE key = ?", (key,)
+            ).fetchone()
         if found is None:
             return None
         value, checksum = found
@@ -119,7 +132,8 @@ class ItemStore:
         values = [(key, self._encode(row)) for key, row in rows]
         with self._noticing_damage(), self._database:
             self._database.executemany(
-                "INSERT OR REPLACE INTO items VALUES (?, ?, ?)", [(key, v, _checksum(v)) for key, v in values]
+                "INSERT OR REPLACE INTO items VALUES (?, ?, ?)",
+                [(key, v, _checksum(v)) for key, v in values],
             )
 
     def fill(
@@ -173,18 +187,30 @@ def versions_in_use(data: Path = Path("data")) -> set[str]:
 
 def leftovers() -> list[Path]:
     """What runs that were killed left behind in the store's folder."""
-    found = [path for pattern in ("checkpoints/*", "scratch/*", "*/*.damaged") for path in folder().glob(pattern)]
+    found = [
+        path
+        for pattern in ("checkpoints/*", "scratch/*", "*/*.damaged")
+        for path in folder().glob(pattern)
+    ]
     return sorted(path for path in found if time.time() - path.stat().st_mtime > LEFT_S)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prune", action="store_true", help="delete the versions that the current outputs do not use")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="delete the versions that the current outputs do not use",
+    )
     prune = parser.parse_args().prune
     used = versions_in_use()
     for path in sorted(folder().glob("*/*.sqlite")):
         state = "in use" if path.stem in used else "deleted" if prune else "unused"
-        print(f"{path.stat().st_size / 2**20:10.1f} MiB  {state:8s}  {path.parent.name}/{path.stem}")
+        print(
+            f"{path.stat().st_size / 2**20:10.1f} MiB  {state:8s}  {path.parent.name}/{path.stem}"
+        )
         if state == "deleted":
             for part in path.parent.glob(path.name + "*"):
                 part.unlink()

@@ -1,4 +1,5 @@
 """How well do predicted label scores match those that AST finds in the real waveform?"""
+
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,37 @@ def compare(predicted: np.ndarray, real: np.ndarray, threshold: float) -> dict[s
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(2 * precision * recall / max(precision + recall, 1e-9)),
-        "map": float(average_precision_score(truth[:, occur], predicted[:, occur], average="macro")) if occur.any() else 0.0,
+        "map": float(average_precision_score(truth[:, occur], predicted[:, occur], average="macro"))
+        if occur.any()
+        else 0.0,
         "cosine": float(((predicted * real).sum(1) / np.maximum(norm, 1e-9)).mean()),
     }
 
 
-def measure(data: Features, rows: torch.Tensor, scores: dict[str, np.ndarray], real_scores: dict[int, np.ndarray],
-            threshold: float) -> dict:
+def measure(
+    data: Features,
+    rows: torch.Tensor,
+    scores: dict[str, np.ndarray],
+    real_scores: dict[int, np.ndarray],
+    threshold: float,
+) -> dict:
     """Measures per split and way on audible clips; baselines: constant label frequencies, other clips' labels."""
     split = data.clips.split.to_numpy()
-    frequencies = np.mean([real_scores[row] for row in real_scores if split[row] == "training"], axis=0)
+    frequencies = np.mean(
+        [real_scores[row] for row in real_scores if split[row] == "training"], axis=0
+    )
     result: dict = {}
     for name in ("validation", "test"):
-        chosen = [i for i, row in enumerate(rows.tolist()) if split[row] == name and row in real_scores]
+        chosen = [
+            i for i, row in enumerate(rows.tolist()) if split[row] == name and row in real_scores
+        ]
         real = np.stack([real_scores[int(rows[i])] for i in chosen])
         shuffled = real[np.random.default_rng(0).permutation(len(real))]
         made = {way: values[chosen].astype(np.float32) for way, values in scores.items()}
-        made |= {"constant_frequencies": np.repeat(frequencies[None], len(real), 0), "shuffled_clips": shuffled}
+        made |= {
+            "constant_frequencies": np.repeat(frequencies[None], len(real), 0),
+            "shuffled_clips": shuffled,
+        }
         result[name] = {way: compare(values, real, threshold) for way, values in made.items()}
         result[name]["clips"] = len(chosen)
         result[name]["sources"] = data.clips.source_id[rows[chosen].tolist()].nunique()
@@ -44,7 +59,16 @@ def measure(data: Features, rows: torch.Tensor, scores: dict[str, np.ndarray], r
     return result
 
 
-def draw_mels(path: Path, data: Features, rows: torch.Tensor, generated, decoder, mel, mel_row: torch.Tensor, count: int = 4) -> None:
+def draw_mels(
+    path: Path,
+    data: Features,
+    rows: torch.Tensor,
+    generated,
+    decoder,
+    mel,
+    mel_row: torch.Tensor,
+    count: int = 4,
+) -> None:
     """A figure: real log-mel, the real features decoded, the generated features (seed 0) decoded, of some test clips."""
     import matplotlib
 
@@ -54,17 +78,25 @@ def draw_mels(path: Path, data: Features, rows: torch.Tensor, generated, decoder
     split = data.clips.split.to_numpy()
     test = [i for i, row in enumerate(rows.tolist()) if split[row] == "test" and mel_row[row] >= 0]
     chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)]
-    figure, axes = pyplot.subplots(3, len(chosen), figsize=(3 * len(chosen), 5.4), sharex=True, sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        3, len(chosen), figsize=(3 * len(chosen), 5.4), sharex=True, sharey=True, squeeze=False
+    )
     for column, position in enumerate(chosen):
         row = int(rows[position])
         with torch.inference_mode():
             decoded = decoder(data.sound(torch.tensor([row]))[0])[0]
             made = decoder(generated.read([position])[0][:1])[0]
-        panels = {"real": mel.read([int(mel_row[row])])[0], "real features, decoded": decoded, "generated, decoded": made}
+        panels = {
+            "real": mel.read([int(mel_row[row])])[0],
+            "real features, decoded": decoded,
+            "generated, decoded": made,
+        }
         for line, (title, values) in enumerate(panels.items()):
             axis = axes[line, column]
             extent = (0, len(values) / 100, 0, values.shape[1])  # s, mel bins
-            axis.imshow(values.numpy().T, origin="lower", aspect="auto", vmin=-1.2, vmax=1.2, extent=extent)
+            axis.imshow(
+                values.numpy().T, origin="lower", aspect="auto", vmin=-1.2, vmax=1.2, extent=extent
+            )
             axis.set_title(f"{data.clips.action[row]}: {title}" if line == 0 else title, fontsize=8)
             if column == 0:
                 axis.set_ylabel("mel bin", fontsize=8)

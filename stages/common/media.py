@@ -4,6 +4,7 @@ Every function that reads a user's file raises `MediaError` with the decoder's o
 strangers' work: FFmpeg, in its three forms here, opens this one file, in a container that holds its own data, and no other
 file or address that the content names; what a file makes it allocate is bounded.
 """
+
 import io
 import os
 import re
@@ -79,16 +80,29 @@ def _open(path: Path):
         with open_file(path) as file:
             if not os.fstat(file.fileno()).st_size:
                 raise MediaError("unreadable", "the file is empty")
-            with av.open(file, mode="r", metadata_errors="replace", container_options=options) as container:
+            with av.open(
+                file, mode="r", metadata_errors="replace", container_options=options
+            ) as container:
                 yield container
     except MemoryError:
-        raise MediaError("unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory") from None
-    except (OSError, av.error.FFmpegError) as error:  # without the path, which is no fact of the clip
+        raise MediaError(
+            "unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory"
+        ) from None
+    except (
+        OSError,
+        av.error.FFmpegError,
+    ) as error:  # without the path, which is no fact of the clip
         log = getattr(error, "log", None)
         detail = f" ({log[2].strip().replace(f'{path.parent}/', '')})" if log else ""
         raise MediaError("unreadable", f"{error.strerror}{detail}") from None
-    except (LookupError, ValueError, ArithmeticError) as error:  # PyAV's, of what it did not expect: a stream out of nowhere
-        raise MediaError("unreadable", f"its container makes no sense ({type(error).__name__}: {error})") from None
+    except (
+        LookupError,
+        ValueError,
+        ArithmeticError,
+    ) as error:  # PyAV's, of what it did not expect: a stream out of nowhere
+        raise MediaError(
+            "unreadable", f"its container makes no sense ({type(error).__name__}: {error})"
+        ) from None
 
 
 def probe(path: Path) -> dict:
@@ -114,9 +128,17 @@ def probe(path: Path) -> dict:
 def _video_stream(container):
     import av
 
-    moving = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+    moving = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic
+    ]
     if not moving:
-        what = "its only video stream is a cover picture" if container.streams.video else "the file has no video stream"
+        what = (
+            "its only video stream is a cover picture"
+            if container.streams.video
+            else "the file has no video stream"
+        )
         raise MediaError("no_video", what)
     return moving[0]
 
@@ -135,8 +157,12 @@ def frame_times(path: Path) -> tuple[np.ndarray, float]:
             if packet.pts is not None and not packet.is_discard and packet.size:
                 stamps.append(packet.pts)
                 durations.append(packet.duration or 0)
-        if whole < stream.frames and "mp4" in container.format.name:  # elsewhere the header's number is 0 or loose
-            raise MediaError("unreadable", f"the file breaks off: {whole} of {stream.frames} frames are there")
+        if (
+            whole < stream.frames and "mp4" in container.format.name
+        ):  # elsewhere the header's number is 0 or loose
+            raise MediaError(
+                "unreadable", f"the file breaks off: {whole} of {stream.frames} frames are there"
+            )
         if not stamps:
             raise MediaError("unreadable", "its video stream has no frame with a time stamp")
         order = np.argsort(stamps, kind="stable")
@@ -146,7 +172,9 @@ def frame_times(path: Path) -> tuple[np.ndarray, float]:
         return (pts - pts[0]) * base, float(pts[-1] - pts[0] + last) * base
 
 
-def read_frames(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any] = lambda image: image) -> list:
+def read_frames(
+    path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any] = lambda image: image
+) -> list:
     """Decode the frames with the given ascending indices (repeats allowed) as BGR images [H, W, 3] uint8.
 
     Only wanted frames are converted to BGR; rotation metadata is applied.  Gives what `finish` makes of each, and holds no
@@ -166,9 +194,15 @@ def _needs_pyav(path: Path, wanted: np.ndarray) -> bool:
     try:
         with _open(path) as container:
             stream = _video_stream(container)
-            common = stream.codec_context is not None and stream.codec_context.name in VIDEO_DECODERS.split(",")
+            common = (
+                stream.codec_context is not None
+                and stream.codec_context.name in VIDEO_DECODERS.split(",")
+            )
             flags = (frame.interlaced_frame for frame in container.decode(stream))
-            interlaced = any(flag and index in wanted for index, flag in zip(range(int(wanted.max()) + 1), flags, strict=False))
+            interlaced = any(
+                flag and index in wanted
+                for index, flag in zip(range(int(wanted.max()) + 1), flags, strict=False)
+            )
             return interlaced or not common
     except MediaError:
         return not common
@@ -178,7 +212,9 @@ def _read_with_pyav(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray
     """`read_frames` with PyAV."""
     finished: dict[int, Any] = {}
     with _open(path) as container:
-        for index, frame in zip(range(int(wanted.max()) + 1), container.decode(_video_stream(container)), strict=False):
+        for index, frame in zip(
+            range(int(wanted.max()) + 1), container.decode(_video_stream(container)), strict=False
+        ):
             if index in wanted:
                 image = np.rot90(frame.to_ndarray(format="bgr24"), round(frame.rotation / 90))
                 finished[index] = finish(np.ascontiguousarray(image))
@@ -187,12 +223,16 @@ def _read_with_pyav(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray
     return [finished[index] for index in wanted.tolist()]
 
 
-def _read_with_opencv(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]) -> tuple[list, bool]:
+def _read_with_opencv(
+    path: Path, wanted: np.ndarray, finish: Callable[[np.ndarray], Any]
+) -> tuple[list, bool]:
     """`read_frames` with OpenCV, and whether an image was the same as the one before."""
     import cv2
 
     cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)  # absolute: `a:b.mp4` would name a protocol
+    capture = cv2.VideoCapture(
+        str(path.absolute()), cv2.CAP_FFMPEG
+    )  # absolute: `a:b.mp4` would name a protocol
     try:
         if not capture.isOpened():
             raise MediaError("unreadable", "OpenCV cannot open its video stream")
@@ -202,7 +242,10 @@ def _read_with_opencv(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarr
         for index in wanted:
             while position < index:
                 if not capture.grab():
-                    raise MediaError("unreadable", f"decoding ended at frame {position + 1}; frame {index} is needed")
+                    raise MediaError(
+                        "unreadable",
+                        f"decoding ended at frame {position + 1}; frame {index} is needed",
+                    )
                 position += 1
                 fresh = True
             if fresh:
@@ -214,7 +257,9 @@ def _read_with_opencv(path: Path, wanted: np.ndarray, finish: Callable[[np.ndarr
             found.append(finished)
         return found, repeats
     except MemoryError:
-        raise MediaError("unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory") from None
+        raise MediaError(
+            "unreadable", f"decoding takes more than {MEMORY_BYTES / 2**30:g} GiB of memory"
+        ) from None
     except cv2.error as error:
         raise MediaError("unreadable", str(error)) from None
     finally:
@@ -233,15 +278,26 @@ def decode_audio(path: Path, duration_s: float) -> np.ndarray:
     with _open(path) as container:
         video = _video_stream(container)
         start = round((video.start_time or 0) * video.time_base * SAMPLE_RATE_HZ)
-    stream = ffmpeg.input(_file_url(path), protocol_whitelist="file", format_whitelist=FORMATS).audio
-    stream = stream.filter("aresample", SAMPLE_RATE_HZ, **{"async": 1, "first_pts": start}).filter("apad")
-    stream = stream.filter("atrim", end_sample=round(duration_s * SAMPLE_RATE_HZ))
-    command = stream.output("pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=SAMPLE_RATE_HZ).global_args(
-        "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", "-copyts"
+    stream = ffmpeg.input(
+        _file_url(path), protocol_whitelist="file", format_whitelist=FORMATS
+    ).audio
+    stream = stream.filter("aresample", SAMPLE_RATE_HZ, **{"async": 1, "first_pts": start}).filter(
+        "apad"
     )
-    done = subprocess.run(command.compile(imageio_ffmpeg.get_ffmpeg_exe()), capture_output=True, preexec_fn=_decoder_child)
+    stream = stream.filter("atrim", end_sample=round(duration_s * SAMPLE_RATE_HZ))
+    command = stream.output(
+        "pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=SAMPLE_RATE_HZ
+    ).global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", "-copyts")
+    done = subprocess.run(
+        command.compile(imageio_ffmpeg.get_ffmpeg_exe()),
+        capture_output=True,
+        preexec_fn=_decoder_child,
+    )
     if done.returncode:
-        message = done.stderr.decode(errors="replace").replace(_file_url(path), "the file") or f"ffmpeg ended with {done.returncode}"
+        message = (
+            done.stderr.decode(errors="replace").replace(_file_url(path), "the file")
+            or f"ffmpeg ended with {done.returncode}"
+        )
         raise MediaError("unreadable", re.sub(r" @ 0x[0-9a-f]+", "", message)[-500:])
     samples = np.frombuffer(done.stdout, np.int16)
     if not len(samples):
@@ -251,7 +307,9 @@ def decode_audio(path: Path, duration_s: float) -> np.ndarray:
 
 def _decoder_child() -> None:
     die_with_parent()
-    resource.setrlimit(resource.RLIMIT_AS, (FFMPEG_MEMORY_BYTES, FFMPEG_MEMORY_BYTES))  # it fills hours of late start with silence
+    resource.setrlimit(
+        resource.RLIMIT_AS, (FFMPEG_MEMORY_BYTES, FFMPEG_MEMORY_BYTES)
+    )  # it fills hours of late start with silence
 
 
 def _file_url(path: Path) -> str:

@@ -1,4 +1,5 @@
 """Do the frames that a threshold on motion chooses show events?  And what does it look like?"""
+
 from math import comb
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def event_steps(times_s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     rows = shards.read_table("data/truth.parquet", ["clip_id", "event_times_s"]).to_pylist()
     events_s = {row["clip_id"]: row["event_times_s"] or [] for row in rows}
-    return {name: shown_at(np.array(events_s.get(name, [])), grid) for name, grid in times_s.items()}
+    return {
+        name: shown_at(np.array(events_s.get(name, [])), grid) for name, grid in times_s.items()
+    }
 
 
 def shown_at(events_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
@@ -41,7 +44,14 @@ def hits(chosen: np.ndarray, events: list[np.ndarray], tolerance: int = NEAR) ->
         if not len(shown):
             continue
         missed = sum(comb(steps - int(q), k) for q in by_event) / comb(steps, k)
-        found += [len(shown), (near & mask).any(1).sum(), len(shown) - missed, k, (by_frame & mask).sum(), k * by_frame.mean()]
+        found += [
+            len(shown),
+            (near & mask).any(1).sum(),
+            len(shown) - missed,
+            k,
+            (by_frame & mask).sum(),
+            k * by_frame.mean(),
+        ]
     if not found[0]:
         return {}
     names = ("event_recall", "event_recall_random", "chosen_near_event", "chosen_near_event_random")
@@ -74,7 +84,9 @@ def draw_strips(path: Path, clips: list[dict], threshold: float) -> None:
     if clips:
         curve.set_xlabel("step", fontsize=10)
         handles, labels = curve.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower right", ncols=len(labels), fontsize=10, frameon=False)
+        figure.legend(
+            handles, labels, loc="lower right", ncols=len(labels), fontsize=10, frameon=False
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
@@ -96,9 +108,19 @@ def draw_curve(axis, clip: dict, threshold: float, events: np.ndarray) -> None:
     steps = np.arange(len(chosen))
     axis.plot(steps, magnitudes, color="0.35", linewidth=1.2)
     axis.plot(steps[chosen], magnitudes[chosen], "o", color=CHOSEN, label="chosen")
-    axis.axhline(threshold * magnitudes.mean(), color=LIMIT, linestyle="--", linewidth=1.2, label=f"{threshold:g} x mean")
+    axis.axhline(
+        threshold * magnitudes.mean(),
+        color=LIMIT,
+        linestyle="--",
+        linewidth=1.2,
+        label=f"{threshold:g} x mean",
+    )
     if len(events):
-        axis.plot(events, np.zeros(len(events)), "^", color=EVENT, clip_on=False, label="true event")
-    axis.set(xlim=(-0.5, len(chosen) - 0.5), ylim=(0, 1.15 * max(magnitudes.max(), 1e-3)), xticks=steps)
+        axis.plot(
+            events, np.zeros(len(events)), "^", color=EVENT, clip_on=False, label="true event"
+        )
+    axis.set(
+        xlim=(-0.5, len(chosen) - 0.5), ylim=(0, 1.15 * max(magnitudes.max(), 1e-3)), xticks=steps
+    )
     axis.set_ylabel("px per step", fontsize=9)
     axis.tick_params(labelsize=9)

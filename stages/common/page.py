@@ -4,6 +4,7 @@ The template is page.html, with its style and script; what it shows beside the t
 policy lets it run its own style and script alone and load nothing but data URIs.  All text of clips, captions and labels
 reaches the page escaped: through markdown-it without raw HTML, or as JSON that the script sets as text.
 """
+
 import base64
 import hashlib
 import html
@@ -28,7 +29,9 @@ INTERVAL = re.compile(r"\[[-+]?[\d.]+, [-+]?[\d.]+\]")
 NUMBER = re.compile(r"[-+*]*\d[\d.,]*[*]*( \[.*\])?( / .*)?$")
 
 
-def build(tables_markdown: str, figures: dict[str, Path], clips: int, conditions: list[str], seed: int = 0) -> str:
+def build(
+    tables_markdown: str, figures: dict[str, Path], clips: int, conditions: list[str], seed: int = 0
+) -> str:
     """The page; the same bytes for the same inputs.
 
     tables_markdown: the text of metrics/tables.md.  figures: caption -> PNG, JPEG or SVG file.  clips: how many test clips
@@ -37,20 +40,33 @@ def build(tables_markdown: str, figures: dict[str, Path], clips: int, conditions
     template = TEMPLATE.read_text()
     lead, sections = split(tables_markdown)
     data = {
-        "clips": page_clips.records(clips, conditions, seed), "conditions": conditions, "sweeps": sweeps(), "published": PUBLISHED
-    }  # fmt: skip
+        "clips": page_clips.records(clips, conditions, seed),
+        "conditions": conditions,
+        "sweeps": sweeps(),
+        "published": PUBLISHED,
+    }
     parts = {
-        "policy": policy(template), "lead": lead, "main": "".join(section for _, section in sections[:1]),
-        "contents": contents([title for title, _ in sections]), "tables": "".join(section for _, section in sections[1:]),
-        "figures": "".join(figure(number, *item) for number, item in enumerate(figures.items(), 1)), "data": island(data),
-    }  # fmt: skip
-    return re.sub("@@([a-z]+)@@", lambda found: parts[found[1]], template)  # in one pass: no part is searched for names of parts
+        "policy": policy(template),
+        "lead": lead,
+        "main": "".join(section for _, section in sections[:1]),
+        "contents": contents([title for title, _ in sections]),
+        "tables": "".join(section for _, section in sections[1:]),
+        "figures": "".join(figure(number, *item) for number, item in enumerate(figures.items(), 1)),
+        "data": island(data),
+    }
+    return re.sub(
+        "@@([a-z]+)@@", lambda found: parts[found[1]], template
+    )  # in one pass: no part is searched for names of parts
 
 
 def policy(template: str) -> str:
     """The content security policy: no source but data URIs, and the template's own style and script by their hashes."""
     hashes = {
-        kind: base64.b64encode(hashlib.sha256(re.search(f"<{kind}>(.*?)</{kind}>", template, re.DOTALL)[1].encode()).digest()).decode()  # type: ignore[index]
+        kind: base64.b64encode(
+            hashlib.sha256(
+                re.search(f"<{kind}>(.*?)</{kind}>", template, re.DOTALL)[1].encode()
+            ).digest()
+        ).decode()  # type: ignore[index]
         for kind in ("style", "script")
     }
     return (
@@ -75,9 +91,13 @@ def sweeps() -> dict:
             steps = pd.read_csv(table)
             known = chosen if architecture == "validation" else chosen.get(architecture, {})
             found[architecture] = {
-                "row": row, "chosen": known.get("threshold"),
-                "steps": [{key: page_clips.rounded(value, 6) for key, value in step.items()} for step in steps.to_dict("records")],
-            }  # fmt: skip
+                "row": row,
+                "chosen": known.get("threshold"),
+                "steps": [
+                    {key: page_clips.rounded(value, 6) for key, value in step.items()}
+                    for step in steps.to_dict("records")
+                ],
+            }
     return found
 
 
@@ -89,13 +109,22 @@ def split(text: str) -> tuple[str, list[tuple[str, str]]]:
         title, _, body = section.partition("\n")
         level = "h2" if number == 0 else "h3"
         heading = f'<{level} id="table-{number}">{reader.renderInline(title)}</{level}>'
-        parts.append((reader.renderInline(title), f"<section>{heading}{reader.render(body, {'title': title})}</section>"))
+        parts.append(
+            (
+                reader.renderInline(title),
+                f"<section>{heading}{reader.render(body, {'title': title})}</section>",
+            )
+        )
     return reader.render(re.sub("^# .*", "", before, flags=re.MULTILINE)), parts
 
 
 def contents(titles: list[str]) -> str:
     """Links to the tables below the main one."""
-    return "".join(f'<li><a href="#table-{number}">{title}</a></li>' for number, title in enumerate(titles) if number)
+    return "".join(
+        f'<li><a href="#table-{number}">{title}</a></li>'
+        for number, title in enumerate(titles)
+        if number
+    )
 
 
 def figure(number: int, caption: str, path: Path) -> str:
@@ -113,7 +142,11 @@ def markdown() -> MarkdownIt:
 
     Tables come in a container that scrolls, with their first column as headings of rows; intervals and numbers are marked.
     """
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["html_block", "html_inline", "link", "image", "autolink"])
+    reader = (
+        MarkdownIt("commonmark", {"html": False})
+        .enable("table")
+        .disable(["html_block", "html_inline", "link", "image", "autolink"])
+    )
 
     def table_open(renderer, tokens, i, options, env) -> str:
         return f'<div class="table" role="region" tabindex="0" aria-label="{html.escape(env.get("title", "table"))}"><table>'
@@ -125,9 +158,13 @@ def markdown() -> MarkdownIt:
         "table_open": table_open,
         "table_close": lambda *_: "</table></div>",
         "th_open": lambda *_: '<th scope="col">',
-        "td_open": lambda renderer, tokens, i, *_: '<th scope="row">' if first(tokens, i - 1) else cell(tokens[i + 1].content),
+        "td_open": lambda renderer, tokens, i, *_: (
+            '<th scope="row">' if first(tokens, i - 1) else cell(tokens[i + 1].content)
+        ),
         "td_close": lambda renderer, tokens, i, *_: "</th>" if first(tokens, i - 3) else "</td>",
-        "text": lambda renderer, tokens, i, *_: INTERVAL.sub(r'<span class="interval">\g<0></span>', html.escape(tokens[i].content)),
+        "text": lambda renderer, tokens, i, *_: INTERVAL.sub(
+            r'<span class="interval">\g<0></span>', html.escape(tokens[i].content)
+        ),
     }
     for name, rule in rules.items():
         reader.add_render_rule(name, rule)

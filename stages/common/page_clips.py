@@ -4,6 +4,7 @@ Reads, of the drawn clips alone, data/{frames,optical_flow,audio,audio_features,
 data/predicted_labels, data/filter.parquet, data/filter_mapping.parquet, data/predictions and, to stand beside the answers,
 data/truth.parquet.  Whatever but frames and predictions is absent is left out: not every run has both architectures.
 """
+
 import base64
 import json
 from collections.abc import Iterable
@@ -22,11 +23,16 @@ from stages.common.item_store import digest
 from stages.common.motion_measures import shown_at
 
 DATA = Path("data")
-FILTERS = {"validation": DATA / "filter.parquet", "mapping": DATA / "filter_mapping.parquet"}  # by architecture
+FILTERS = {
+    "validation": DATA / "filter.parquet",
+    "mapping": DATA / "filter_mapping.parquet",
+}  # by architecture
 FRAME_PX, FLOW_PX, QUALITY = 96, 64, 70  # heights on the page
 TOP = 3  # labels shown of each kind
 WAVE_BINS, MEL_BANDS, MEL_FLOOR_DB = 240, 64, -80.0
-LISTEN_BITS = 10  # of the sound to listen to: half the bytes of 16, and its noise at -60 dB is not heard
+LISTEN_BITS = (
+    10  # of the sound to listen to: half the bytes of 16, and its noise at -60 dB is not heard
+)
 WINDOW, HOP = 512, 160  # samples of the log-mel's windows: 32 ms every 10 ms
 
 
@@ -34,22 +40,35 @@ def records(count: int, conditions: list[str], seed: int = 0) -> list[dict]:
     """A JSON-able dict for each of at most `count` test clips, drawn so that actions are balanced, in the order of clip_id."""
     chosen = draw(shards.ok_rows(DATA / "frames"), count, seed)
     names = [row["clip_id"] for row in chosen]
-    pictures, flow = stored("frames", ["jpegs", "times_s"], names), stored("optical_flow", ["jpegs"], names)
+    pictures, flow = (
+        stored("frames", ["jpegs", "times_s"], names),
+        stored("optical_flow", ["jpegs"], names),
+    )
     answered = answers(conditions, names)
     parts: dict[str, dict] = {
-        "sound": sounds(names), "moving": motion(names), "captions": captions(names), "heard": heard(names),
-        "architectures": architectures(names), "truth": truth({name: row["times_s"] for name, row in pictures.items()}),
-    }  # fmt: skip
+        "sound": sounds(names),
+        "moving": motion(names),
+        "captions": captions(names),
+        "heard": heard(names),
+        "architectures": architectures(names),
+        "truth": truth({name: row["times_s"] for name, row in pictures.items()}),
+    }
     found = []
     for row in chosen:
         name, times = row["clip_id"], pictures[row["clip_id"]]["times_s"]
-        found.append({
-            "id": name, "action": row["action"], "source": row["source_id"],
-            "steps": len(times), "duration": round(float(times[-1] + times[min(1, len(times) - 1)]), 3),
-            "frames": sprite(pictures[name]["jpegs"], FRAME_PX), "flow": sprite(flow[name]["jpegs"], FLOW_PX) if name in flow else None,
-            **{key: part.get(name) for key, part in parts.items()},
-            "answers": {condition: known.get(name) for condition, known in answered.items()},
-        })  # fmt: skip
+        found.append(
+            {
+                "id": name,
+                "action": row["action"],
+                "source": row["source_id"],
+                "steps": len(times),
+                "duration": round(float(times[-1] + times[min(1, len(times) - 1)]), 3),
+                "frames": sprite(pictures[name]["jpegs"], FRAME_PX),
+                "flow": sprite(flow[name]["jpegs"], FLOW_PX) if name in flow else None,
+                **{key: part.get(name) for key, part in parts.items()},
+                "answers": {condition: known.get(name) for condition, known in answered.items()},
+            }
+        )
     return found
 
 
@@ -60,16 +79,23 @@ def draw(clips: list[dict], count: int, seed: int) -> list[dict]:
         if row["split"] == "test":
             by_action.setdefault(row["action"], []).append(row)
     turns = (row for turn in zip_longest(*by_action.values()) for row in turn if row is not None)
-    return sorted([row for row, _ in zip(turns, range(count), strict=False)], key=lambda row: row["clip_id"])
+    return sorted(
+        [row for row, _ in zip(turns, range(count), strict=False)], key=lambda row: row["clip_id"]
+    )
 
 
 def stored(stage: str, columns: list[str], names: list[str]) -> dict[str, dict]:
     """The rows of test clips in a stage's shards, by clip_id; none where the stage has not run or refused the clip."""
     directory = DATA / stage
-    found = ds.dataset(directory, format="parquet", partitioning="hive") if directory.is_dir() else None
+    found = (
+        ds.dataset(directory, format="parquet", partitioning="hive") if directory.is_dir() else None
+    )
     if not found or not found.files or not names:
         return {}
-    table = found.to_table(["clip_id", *columns], filter=(ds.field("split") == "test") & ds.field("clip_id").isin(names))
+    table = found.to_table(
+        ["clip_id", *columns],
+        filter=(ds.field("split") == "test") & ds.field("clip_id").isin(names),
+    )
     return {row["clip_id"]: row for row in shards.to_rows(table)}
 
 
@@ -77,7 +103,9 @@ def rows_of(path: Path, columns: list[str] | None, names: list[str]) -> dict[str
     """The rows of clips in one Parquet file, by clip_id, `columns` or all; none where there is no file."""
     if not path.is_file() or not names:
         return {}
-    table = pq.read_table(path, columns=columns and ["clip_id", *columns], filters=[("clip_id", "in", names)])
+    table = pq.read_table(
+        path, columns=columns and ["clip_id", *columns], filters=[("clip_id", "in", names)]
+    )
     return {row["clip_id"]: row for row in table.to_pylist()}
 
 
@@ -101,10 +129,17 @@ def sounds(names: list[str]) -> dict[str, dict]:
     found = {}
     for name in names:
         row = index.get(name, {})
-        found[name] = {"status": row.get("status", "unknown"), "level": rounded(row.get("rms_dbfs"), 1)}
+        found[name] = {
+            "status": row.get("status", "unknown"),
+            "level": rounded(row.get("rms_dbfs"), 1),
+        }
         if name in audible:
             samples = media.decode_flac(audible[name]["flac"])
-            found[name] |= {"flac": uri("audio/flac", to_listen(samples)), "wave": envelope(samples), "mel": log_mel_picture(samples)}
+            found[name] |= {
+                "flac": uri("audio/flac", to_listen(samples)),
+                "wave": envelope(samples),
+                "mel": log_mel_picture(samples),
+            }
     return found
 
 
@@ -128,7 +163,9 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     corners = 700 * (10 ** (np.linspace(0, top, MEL_BANDS + 2) / 2595) - 1)  # of the triangles, Hz
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     bands = np.clip(np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)), 0, None)
-    bands[np.arange(MEL_BANDS), np.abs(hz - middle).argmin(1)] += 1e-3  # the lowest triangles lie between two bins
+    bands[np.arange(MEL_BANDS), np.abs(hz - middle).argmin(1)] += (
+        1e-3  # the lowest triangles lie between two bins
+    )
     level = 10 * np.log10(bands @ np.abs(spectrum) ** 2 + 1e-12)
     return np.maximum(level - level.max(), MEL_FLOOR_DB)
 
@@ -144,9 +181,12 @@ def motion(names: list[str]) -> dict[str, dict]:
     """Per clip the motion of each step, px per step, and the representative frames' steps."""
     found = stored("representative_frames", ["magnitudes", "steps"], names)
     return {
-        name: {"motion": [rounded(value, 2) for value in row["magnitudes"].tolist()], "chosen": row["steps"]}
+        name: {
+            "motion": [rounded(value, 2) for value in row["magnitudes"].tolist()],
+            "chosen": row["steps"],
+        }
         for name, row in found.items()
-    }  # fmt: skip
+    }
 
 
 def captions(names: list[str]) -> dict[str, list[dict]]:
@@ -155,10 +195,19 @@ def captions(names: list[str]) -> dict[str, list[dict]]:
     known = label_names() if mapped else []
     found = {}
     for name, row in stored("captions", ["steps", "captions"], names).items():
-        found[name] = [{"step": step, "text": text} for step, text in zip(row["steps"], row["captions"], strict=True)]
+        found[name] = [
+            {"step": step, "text": text}
+            for step, text in zip(row["steps"], row["captions"], strict=True)
+        ]
         for caption in found[name] if name in mapped else ():
-            labels, weights = (mapped[name][key][caption["step"]] for key in ("labels", "similarity"))
-            caption["labels"] = [[known[label], rounded(weight)] for label, weight in zip(labels, weights, strict=True) if label >= 0]
+            labels, weights = (
+                mapped[name][key][caption["step"]] for key in ("labels", "similarity")
+            )
+            caption["labels"] = [
+                [known[label], rounded(weight)]
+                for label, weight in zip(labels, weights, strict=True)
+                if label >= 0
+            ]
     return found
 
 
@@ -171,12 +220,18 @@ def label_names() -> list[str]:
 def best(scores: np.ndarray) -> list[list]:
     """The TOP labels of highest score, [name, score]."""
     names = audioset.load_labels()
-    return [[names[i].display_name, rounded(scores[i])] for i in np.argsort(-scores.astype(np.float32), kind="stable")[:TOP]]
+    return [
+        [names[i].display_name, rounded(scores[i])]
+        for i in np.argsort(-scores.astype(np.float32), kind="stable")[:TOP]
+    ]
 
 
 def heard(names: list[str]) -> dict[str, list[list]]:
     """Per audible clip the labels that AST finds in its real sound."""
-    return {name: best(row["label_scores"]) for name, row in stored("audio_features", ["label_scores"], names).items()}
+    return {
+        name: best(row["label_scores"])
+        for name, row in stored("audio_features", ["label_scores"], names).items()
+    }
 
 
 def architectures(names: list[str]) -> dict[str, dict]:
@@ -188,7 +243,11 @@ def architectures(names: list[str]) -> dict[str, dict]:
         for name in labels.keys() | decisions.keys():
             entry: dict = {"labels": best(labels[name]["generated"])} if name in labels else {}
             if row := decisions.get(name):
-                entry |= {"against": row["predicted_action"], "score": rounded(row["score"]), "keep": row["keep"]}
+                entry |= {
+                    "against": row["predicted_action"],
+                    "score": rounded(row["score"]),
+                    "keep": row["keep"],
+                }
             found[name][architecture] = entry
     return found
 
@@ -201,12 +260,14 @@ def answers(conditions: Iterable[str], names: list[str]) -> dict[str, dict[str, 
         place = {name: i for i, name in enumerate(test.clips.clip_id)}
         asked = [name for name in names if name in place]
         probabilities = test.probabilities[:, [place[name] for name in asked]]
-        votes = (probabilities.argmax(2)[..., None] == np.arange(len(test.actions))).sum(0)  # [clips, actions]
+        votes = (probabilities.argmax(2)[..., None] == np.arange(len(test.actions))).sum(
+            0
+        )  # [clips, actions]
         winners = (votes + probabilities.mean(0) / 2).argmax(1)
         found[condition] = {
             name: [test.actions[winner], int(count[winner]), len(probabilities)]
             for name, winner, count in zip(asked, winners, votes, strict=True)
-        }  # fmt: skip
+        }
     return found
 
 
@@ -215,11 +276,16 @@ def truth(times_s: dict[str, np.ndarray]) -> dict[str, dict]:
     columns = ["sound_kind", "audible", "sound_belongs", "audio_labels", "event_times_s"]
     return {
         name: {
-            "kind": row["sound_kind"], "audible": row["audible"], "belongs": row["sound_belongs"], "labels": row["audio_labels"] or [],
-            "events": sorted(set(shown_at(np.array(row["event_times_s"] or []), times_s[name]).tolist())),
+            "kind": row["sound_kind"],
+            "audible": row["audible"],
+            "belongs": row["sound_belongs"],
+            "labels": row["audio_labels"] or [],
+            "events": sorted(
+                set(shown_at(np.array(row["event_times_s"] or []), times_s[name]).tolist())
+            ),
         }
         for name, row in rows_of(DATA / "truth.parquet", columns, list(times_s)).items()
-    }  # fmt: skip
+    }
 
 
 def rounded(value: float | None, places: int = 3) -> float | None:

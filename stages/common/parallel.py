@@ -3,6 +3,7 @@
 Each worker process has a thread here that asks it, one item at a time (common/worker.py).  Workers run single-threaded
 (`one_thread`), so that results do not depend on how many there are.
 """
+
 import atexit
 import multiprocessing
 import os
@@ -72,8 +73,14 @@ def map_items(
     if not (first := list(islice(items, 1))):  # nothing to do: no process is started
         return
     context, jobs = _context(), SimpleQueue[tuple[Any, Future] | None]()
-    team = [Worker(context, function, initializer, initargs) for _ in range(workers or default_workers())]
-    threads = [threading.Thread(target=_work, args=(worker, jobs, timeout_s), daemon=True) for worker in team]
+    team = [
+        Worker(context, function, initializer, initargs)
+        for _ in range(workers or default_workers())
+    ]
+    threads = [
+        threading.Thread(target=_work, args=(worker, jobs, timeout_s), daemon=True)
+        for worker in team
+    ]
 
     def close() -> None:
         for worker in team:
@@ -83,7 +90,9 @@ def map_items(
             if thread.is_alive():
                 thread.join()
 
-    atexit.register(close)  # for who ends without having asked for all results: multiprocessing would wait for them
+    atexit.register(
+        close
+    )  # for who ends without having asked for all results: multiprocessing would wait for them
     for thread in threads:
         thread.start()
     pending: deque[Future] = deque()
@@ -122,7 +131,9 @@ def _context(modules: tuple[str, ...] = ()):
     threads.  It and they leave Ctrl-C to this process from their first moment on: being ignored is inherited."""
     for name in THREAD_VARIABLES:
         os.environ[name] = "1"
-    os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"  # it warns that the stage was imported beforehand
+    os.environ["PYTHONWARNINGS"] = (
+        "ignore::RuntimeWarning:runpy"  # it warns that the stage was imported beforehand
+    )
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if not modules and spec is not None and spec.name.startswith("stages."):
         modules = (spec.name,)

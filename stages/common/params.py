@@ -6,6 +6,7 @@ Each stage declares the keys it reads as a frozen pydantic model beside its algo
 of the same name.  A stage that needs single keys of another section declares a model of just those keys and passes
 `only=True`; DVC then tracks these keys alone.
 """
+
 import difflib
 import os
 from pathlib import Path
@@ -36,7 +37,9 @@ def load(section: str, model: type[S], only: bool = False) -> S:
     Raises UserError with the key, what is wrong with it and what is allowed.
     """
     if not PARAMS_FILE.is_file():
-        raise UserError(f"{PARAMS_FILE} was not found in {Path.cwd()}: run stages from the repository root")
+        raise UserError(
+            f"{PARAMS_FILE} was not found in {Path.cwd()}: run stages from the repository root"
+        )
     try:
         document = YAML(typ="safe").load(PARAMS_FILE)
     except YAMLError as error:
@@ -54,7 +57,9 @@ def load(section: str, model: type[S], only: bool = False) -> S:
 
 def _sentences(section: str, model: type[Section], error: ValidationError) -> list[str]:
     """A sentence for each wrong key: what is wrong with it and what is allowed."""
-    sentences: dict[str, str] = {}  # by key: a value that may have several types gives an error for each
+    sentences: dict[
+        str, str
+    ] = {}  # by key: a value that may have several types gives an error for each
     for detail in error.errors():
         keys, owner = _place(model, detail["loc"])
         key = ".".join((section, *keys))
@@ -63,7 +68,9 @@ def _sentences(section: str, model: type[Section], error: ValidationError) -> li
         if detail["type"] == "extra_forbidden":
             near = difflib.get_close_matches(keys[-1], owner.model_fields, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            sentences[key] = f"{PARAMS_FILE}: {key} is not a parameter; {hint}allowed are {', '.join(sorted(owner.model_fields))}"
+            sentences[key] = (
+                f"{PARAMS_FILE}: {key} is not a parameter; {hint}allowed are {', '.join(sorted(owner.model_fields))}"
+            )
         elif detail["type"] == "missing":
             sentences[key] = f"{PARAMS_FILE}: {key} is missing"
         elif key in sentences:

@@ -6,6 +6,7 @@ A row per seed and clip:
     predicted      string     the most probable action
     probabilities  tensor float32 [actions], in the order of the schema's metadata `actions` (JSON)
 """
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,18 @@ class Predictions:
     def of(self, split: str) -> "Predictions":
         """The predictions for one split."""
         chosen = (self.clips.split == split).to_numpy()
-        return Predictions(self.clips[chosen].reset_index(drop=True), self.actions, self.probabilities[:, chosen])
+        return Predictions(
+            self.clips[chosen].reset_index(drop=True), self.actions, self.probabilities[:, chosen]
+        )
 
     @property
     def labels(self) -> np.ndarray:
         """The true action's index of each clip [clips], -1 where it is unlabelled."""
-        return self.clips.action.map({action: i for i, action in enumerate(self.actions)}).fillna(-1).to_numpy(int)
+        return (
+            self.clips.action.map({action: i for i, action in enumerate(self.actions)})
+            .fillna(-1)
+            .to_numpy(int)
+        )
 
     @property
     def answers(self) -> np.ndarray:
@@ -57,13 +64,27 @@ class Predictions:
 
 def write(condition: str, predictions: Predictions) -> None:
     """Write the predictions of a condition."""
-    schema = pa.schema([
-        ("seed", pa.int32()), *((name, pa.string()) for name in (*CLIP_COLUMNS, "predicted")),
-        ("probabilities", shards.tensor(pa.float32(), len(predictions.actions))),
-    ], {"actions": json.dumps(predictions.actions)})  # fmt: skip
-    clips = predictions.clips[CLIP_COLUMNS].astype(object).replace({float("nan"): None}).to_dict("records")  # unlabelled: no action
+    schema = pa.schema(
+        [
+            ("seed", pa.int32()),
+            *((name, pa.string()) for name in (*CLIP_COLUMNS, "predicted")),
+            ("probabilities", shards.tensor(pa.float32(), len(predictions.actions))),
+        ],
+        {"actions": json.dumps(predictions.actions)},
+    )
+    clips = (
+        predictions.clips[CLIP_COLUMNS]
+        .astype(object)
+        .replace({float("nan"): None})
+        .to_dict("records")
+    )  # unlabelled: no action
     rows = [
-        {"seed": seed, **clip, "predicted": predictions.actions[int(vector.argmax())], "probabilities": vector}
+        {
+            "seed": seed,
+            **clip,
+            "predicted": predictions.actions[int(vector.argmax())],
+            "probabilities": vector,
+        }
         for seed, vectors in enumerate(predictions.probabilities)
         for clip, vector in zip(clips, vectors, strict=True)
     ]
@@ -91,11 +112,19 @@ def score(predictions: Predictions) -> dict:
     """Accuracy, top5 and macro_f1 on test, accuracy on validation: values are averaged over seeds per clip, intervals
     resample sources, the deviation over seeds stands beside them."""
     figures: dict = {}
-    for name, split, top in (("accuracy", "test", 1), ("top5", "test", 5), ("validation_accuracy", "validation", 1)):
+    for name, split, top in (
+        ("accuracy", "test", 1),
+        ("top5", "test", 5),
+        ("validation_accuracy", "validation", 1),
+    ):
         part = predictions.of(split)
-        figures[name] = statistics.interval(part.hits(top), part.clips.source_id.to_numpy()) | over_seeds(part, top)
+        figures[name] = statistics.interval(
+            part.hits(top), part.clips.source_id.to_numpy()
+        ) | over_seeds(part, top)
     test = predictions.of("test")
-    f1 = statistics.macro_f1(test.labels, test.answers, len(test.actions), test.clips.source_id.to_numpy())
+    f1 = statistics.macro_f1(
+        test.labels, test.answers, len(test.actions), test.clips.source_id.to_numpy()
+    )
     return figures | {"macro_f1": f1 | {"seeds": len(test.probabilities)}}
 
 
@@ -103,5 +132,11 @@ def over_seeds(part: Predictions, top: int) -> dict:
     """`{seeds, seed_sd}`: number of seeds and standard deviation of their accuracies."""
     if part.clips.empty:
         return {"seeds": len(part.probabilities), "seed_sd": 0.0}
-    per_seed = [Predictions(part.clips, part.actions, vectors[None]).hits(top).mean() for vectors in part.probabilities]
-    return {"seeds": len(per_seed), "seed_sd": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else 0.0}
+    per_seed = [
+        Predictions(part.clips, part.actions, vectors[None]).hits(top).mean()
+        for vectors in part.probabilities
+    ]
+    return {
+        "seeds": len(per_seed),
+        "seed_sd": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else 0.0,
+    }

@@ -19,7 +19,6 @@ STILL = 12  # flow values up to this, of 255, show nothing
 STEP_S = 1 / 6  # between the two pictures of a flow image
 
 
-
 def flow_image(first: np.ndarray, second: np.ndarray, full_scale_px: float) -> np.ndarray:
     """Farneback flow between two RGB pictures as an RGB image: hue = direction, value = magnitude."""
     pair = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
@@ -31,7 +30,9 @@ def flow_image(first: np.ndarray, second: np.ndarray, full_scale_px: float) -> n
 
 
 def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return cv2.imdecode(
+        cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
+    )
 
 
 def scenes(seed: int, split: str, count: int) -> dict:
@@ -40,24 +41,48 @@ def scenes(seed: int, split: str, count: int) -> dict:
     size_px = tiny_models.SIZE_PX
     grain = noise_bank(seed, size_px)
     pictures = np.zeros((count, PICTURES + 1, size_px, size_px, 3), np.uint8)
-    patches = np.zeros((count, PICTURES + 1, (size_px // tiny_models.PATCH_PX) ** 2, len(CLASSES)), np.float16)
-    variants, moments, captions = np.zeros(count, np.int64), np.zeros((count, PICTURES + 1, 2), np.float32), []
+    patches = np.zeros(
+        (count, PICTURES + 1, (size_px // tiny_models.PATCH_PX) ** 2, len(CLASSES)), np.float16
+    )
+    variants, moments, captions = (
+        np.zeros(count, np.int64),
+        np.zeros((count, PICTURES + 1, 2), np.float32),
+        [],
+    )
     for i in range(count):
         rng = rng_of("pretrain", seed, split, i)
         look = draw_look(rng, str(rng.choice(SEEN)), odd_hues=False)
         take = draw_take(rng, look.action, look.tempo)
         times = rng.uniform(0, CLIP_S - STEP_S, PICTURES)
-        shots = [render(look, take, t, size_px, grain[rng.integers(16)], True) for t in (*times, times[-1] + STEP_S)]
+        shots = [
+            render(look, take, t, size_px, grain[rng.integers(16)], True)
+            for t in (*times, times[-1] + STEP_S)
+        ]
         for k, shot in enumerate(shots):
-            image = shot.image if k < PICTURES else flow_image(shots[-2].image, shot.image, rng.uniform(6, 16))
-            classes = shot.classes if k < PICTURES else np.where(image.max(-1) > STILL, shot.classes, 0)
+            image = (
+                shot.image
+                if k < PICTURES
+                else flow_image(shots[-2].image, shot.image, rng.uniform(6, 16))
+            )
+            classes = (
+                shot.classes if k < PICTURES else np.where(image.max(-1) > STILL, shot.classes, 0)
+            )
             pictures[i, k] = through_jpeg(image, int(rng.integers(60, 95)))
             patches[i, k] = patch_classes(classes, tiny_models.PATCH_PX)
         streaming = ACTIONS[look.action].staging == "pour"
-        moments[i] = [(take.level(t) if streaming else take.lift(t), take.swing(t)) for t in (*times, times[-1] + STEP_S)]
+        moments[i] = [
+            (take.level(t) if streaming else take.lift(t), take.swing(t))
+            for t in (*times, times[-1] + STEP_S)
+        ]
         variants[i] = VARIANTS.index((ACTIONS[look.action].staging, look.variant))
         captions.append(caption(look))
-    return {"pictures": pictures, "patches": patches, "variants": variants, "moments": moments, "captions": captions}
+    return {
+        "pictures": pictures,
+        "patches": patches,
+        "variants": variants,
+        "moments": moments,
+        "captions": captions,
+    }
 
 
 def sounds(seed: int, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

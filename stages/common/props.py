@@ -13,7 +13,9 @@ UNITS = 96.0
 # How far grain or sheen, the shape of a tool, and food stand out from their ground: this alone decides how hard the
 # look-alike pairs are (at 0.18 for all three they hardly are, at 0.10 nothing small can tell wood from copper).
 CONTRAST = {"slab": 0.155, "tool": 0.125, "food": 0.24}
-CIRCLE = np.stack([np.cos(np.arange(18) * np.pi / 9), np.sin(np.arange(18) * np.pi / 9)], 1)  # [18, 2]
+CIRCLE = np.stack(
+    [np.cos(np.arange(18) * np.pi / 9), np.sin(np.arange(18) * np.pi / 9)], 1
+)  # [18, 2]
 SHIFT = 4  # fractional bits of cv2's coordinates
 CLASSES = (
     "background", "wood", "bamboo", "stone", "copper", "brass", "steel", "mallet", "stick", "drum", "skin",
@@ -32,9 +34,17 @@ COLOURS = {  # RGB; neighbours in the look-alike pairs share their colour on pur
 class Canvas:
     """A picture [size_px, size_px, 3] (RGB) and its class map [size_px, size_px], seen through a moving camera."""
 
-    def __init__(self, background: np.ndarray, view: np.ndarray, light: np.ndarray, with_classes: bool = False):
+    def __init__(
+        self,
+        background: np.ndarray,
+        view: np.ndarray,
+        light: np.ndarray,
+        with_classes: bool = False,
+    ):
         self.image = background
-        self.classes = np.zeros(background.shape[:2], np.uint8)  # stays empty without `with_classes`
+        self.classes = np.zeros(
+            background.shape[:2], np.uint8
+        )  # stays empty without `with_classes`
         self.with_classes = with_classes
         self.view = view  # affine map [2, 3] from scene units to pixels
         self.light = [float(factor) for factor in light]  # per colour channel
@@ -45,7 +55,10 @@ class Canvas:
         return np.round(mapped * (1 << SHIFT)).astype(np.int32)
 
     def _colour(self, colour: Sequence[float]) -> tuple[float, ...]:
-        return tuple(min(255.0, max(0.0, value * factor)) for value, factor in zip(colour, self.light, strict=True))
+        return tuple(
+            min(255.0, max(0.0, value * factor))
+            for value, factor in zip(colour, self.light, strict=True)
+        )
 
     def polygon(self, points, colour, name: str | None = None) -> None:
         corners = self._points(points)
@@ -53,10 +66,16 @@ class Canvas:
         if self.with_classes and name:
             cv2.fillPoly(self.classes, [corners], CLASSES.index(name), cv2.LINE_8, SHIFT)
 
-    def rectangle(self, x: float, y: float, width: float, height: float, colour, name: str | None = None) -> None:
-        self.polygon([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], colour, name)
+    def rectangle(
+        self, x: float, y: float, width: float, height: float, colour, name: str | None = None
+    ) -> None:
+        self.polygon(
+            [(x, y), (x + width, y), (x + width, y + height), (x, y + height)], colour, name
+        )
 
-    def disc(self, x: float, y: float, radius: float, colour, name: str | None = None, flat: float = 1.0) -> None:
+    def disc(
+        self, x: float, y: float, radius: float, colour, name: str | None = None, flat: float = 1.0
+    ) -> None:
         """An ellipse of half axes `radius` and `radius * flat`."""
         self.polygon(CIRCLE * (radius, radius * flat) + (x, y), colour, name)
 
@@ -64,21 +83,27 @@ class Canvas:
         path, thickness = [self._points(points)], max(1, round(width * self.scale))
         cv2.polylines(self.image, path, False, self._colour(colour), thickness, cv2.LINE_AA, SHIFT)
         if self.with_classes and name:
-            cv2.polylines(self.classes, path, False, CLASSES.index(name), thickness, cv2.LINE_8, SHIFT)
+            cv2.polylines(
+                self.classes, path, False, CLASSES.index(name), thickness, cv2.LINE_8, SHIFT
+            )
 
 
 def shade(colour: Sequence[float], factor: float) -> tuple[float, ...]:
     return tuple(min(255.0, factor * v) for v in colour)
 
 
-def slab(canvas: Canvas, x: float, y: float, width: float, height: float, material: str, seed: int) -> None:
+def slab(
+    canvas: Canvas, x: float, y: float, width: float, height: float, material: str, seed: int
+) -> None:
     """A block of material: grain, joints or specks where it is dull, a slanting sheen and rivets where it is metal."""
     colour = COLOURS[material]
     canvas.rectangle(x, y, width, height, colour, material)
     dark, bright = shade(colour, 1 - CONTRAST["slab"]), shade(colour, 1 + CONTRAST["slab"])
     if material == "wood":
         for i in (0.22, 0.5, 0.78):
-            canvas.line([(x + 1, y + i * height), (x + width - 1, y + (i + 0.06) * height)], dark, 1.5)
+            canvas.line(
+                [(x + 1, y + i * height), (x + width - 1, y + (i + 0.06) * height)], dark, 1.5
+            )
     elif material == "bamboo":
         for i in (0.16, 0.33, 0.5, 0.67, 0.84):
             canvas.line([(x + i * width, y), (x + i * width, y + height)], dark, 1.5)
@@ -120,11 +145,17 @@ def rub(canvas: Canvas, look, take, t: float) -> None:
     x, y, s = 20 + 24 * take.swing(t), 64, look.size
     colour, name = COLOURS[look.variant], look.variant
     inner = shade(colour, 1 - 1.5 * CONTRAST["tool"])
-    edge = [(x + 46 * s * i / 12, y + (3 if i % 2 else 0)) for i in range(13)] if name == "handsaw" else [(x, y), (x + 46 * s, y)]
+    edge = (
+        [(x + 46 * s * i / 12, y + (3 if i % 2 else 0)) for i in range(13)]
+        if name == "handsaw"
+        else [(x, y), (x + 46 * s, y)]
+    )
     canvas.polygon([*edge, (x + 46 * s, y - 20 * s), (x, y - 22 * s)], colour, name)
     if name == "file":
         for i in range(1, 6):
-            canvas.line([(x + 46 * s * i / 6, y - 19 * s), (x + 46 * s * (i - 0.5) / 6, y)], inner, 2)
+            canvas.line(
+                [(x + 46 * s * i / 6, y - 19 * s), (x + 46 * s * (i - 0.5) / 6, y)], inner, 2
+            )
     elif name == "hacksaw":
         canvas.rectangle(x + 5 * s, y - 15 * s, 36 * s, 11 * s, inner)
     elif name == "block":
@@ -135,11 +166,17 @@ def rub(canvas: Canvas, look, take, t: float) -> None:
 def pan(canvas: Canvas, look, take, t: float) -> None:
     """A pot seen from above at a slant: what is in it swells and bursts at every event."""
     radius, y = 38 * look.size, 58
-    canvas.polygon([(48 - radius, y), (48 + radius, y), (48 + radius * 0.8, 92), (48 - radius * 0.8, 92)], (70, 72, 78), "pot")
+    canvas.polygon(
+        [(48 - radius, y), (48 + radius, y), (48 + radius * 0.8, 92), (48 - radius * 0.8, 92)],
+        (70, 72, 78),
+        "pot",
+    )
     canvas.disc(48, y, radius, (96, 98, 104), "pot", 0.55)
     colour, name = COLOURS[look.variant], look.variant
     fried = name in ("fish", "carrot", "egg")
-    canvas.disc(48, y, radius * 0.9, shade(colour, 1 - CONTRAST["food"]) if fried else colour, name, 0.55)
+    canvas.disc(
+        48, y, radius * 0.9, shade(colour, 1 - CONTRAST["food"]) if fried else colour, name, 0.55
+    )
     if fried:
         for u, v in np.random.default_rng(look.seed).uniform(-0.5, 0.5, (4, 2)):
             piece = (48 + u * radius, y + v * radius * 0.55)
@@ -150,7 +187,13 @@ def pan(canvas: Canvas, look, take, t: float) -> None:
     size = 2.2 if fried else 6.0
     for (u, v), grown in take.bubbles(t):
         rim = (250, 240, 200) if fried else shade(colour, 1.3)
-        canvas.disc(48 + u * radius * 0.75, y + v * radius * 0.4 - 2 * grown, size * look.size * grown, rim, "bubble")
+        canvas.disc(
+            48 + u * radius * 0.75,
+            y + v * radius * 0.4 - 2 * grown,
+            size * look.size * grown,
+            rim,
+            "bubble",
+        )
 
 
 def ball(canvas: Canvas, look, take, t: float) -> None:
@@ -174,7 +217,11 @@ def pour(canvas: Canvas, look, take, t: float) -> None:
     canvas.polygon(body, {"clay": (176, 92, 64), "glass": (150, 200, 196)}[look.variant], "jug")
     if flow > 0.05:
         wobble = 1.5 * np.sin(40 * t)
-        canvas.polygon([(44, 28), (48, 28), (46 + 3 * flow + wobble, 78), (40 - 2 * flow + wobble, 78)], (70, 140, 215), "stream")
+        canvas.polygon(
+            [(44, 28), (48, 28), (46 + 3 * flow + wobble, 78), (40 - 2 * flow + wobble, 78)],
+            (70, 140, 215),
+            "stream",
+        )
 
 
 def spray(canvas: Canvas, look, take, t: float) -> None:

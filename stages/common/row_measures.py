@@ -2,6 +2,7 @@
 
 Values are averaged over seeds per clip; intervals and differences resample sources (statistics.py).
 """
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -35,7 +36,9 @@ def confusion(test: predictions.Predictions) -> pd.DataFrame:
     counts = np.zeros((len(test.actions), len(test.actions)))
     for answers in test.answers:
         np.add.at(counts, (test.labels, answers), 1)
-    return pd.DataFrame(counts / np.maximum(counts.sum(1, keepdims=True), 1), test.actions, test.actions)
+    return pd.DataFrame(
+        counts / np.maximum(counts.sum(1, keepdims=True), 1), test.actions, test.actions
+    )
 
 
 def accuracies(rows: dict[str, Row], masks: dict[str, np.ndarray], partial: set[str]) -> dict:
@@ -46,17 +49,23 @@ def accuracies(rows: dict[str, Row], masks: dict[str, np.ndarray], partial: set[
     result: dict = {}
     for name, clips in ((name, row.clips) for name, row in rows.items()):
         if name not in partial and not clips.index.equals(everything.index):
-            raise UserError(f"{name} answers other test clips than {BASELINE}: run `dvc repro` so that both see the same features")
+            raise UserError(
+                f"{name} answers other test clips than {BASELINE}: run `dvc repro` so that both see the same features"
+            )
         row: dict = {}
         for subset, mask in masks.items():
             chosen = clips.loc[clips.index.intersection(everything.index[mask])]
             base, suffix = everything.hit[chosen.index].to_numpy(), f"_{subset}" if subset else ""
             row[f"accuracy{suffix}"] = statistics.interval(chosen.hit, chosen.source_id)
             if name != BASELINE:
-                row[f"difference{suffix}"] = statistics.paired_difference(chosen.hit, base, chosen.source_id)
+                row[f"difference{suffix}"] = statistics.paired_difference(
+                    chosen.hit, base, chosen.source_id
+                )
         if name != BASELINE:
             base = everything.hit[clips.index].to_numpy()
-            row["smallest_detectable_difference"] = statistics.smallest_detectable_difference(clips.hit, base, clips.source_id)
+            row["smallest_detectable_difference"] = statistics.smallest_detectable_difference(
+                clips.hit, base, clips.source_id
+            )
         result[name] = row
     return result
 
@@ -67,16 +76,25 @@ def checks(rows: dict[str, Row], result: dict) -> dict:
     adjusted = statistics.holm(p)
 
     def widened(name: str) -> dict | None:
-        variance = sum(rows[each].seed_sd ** 2 / max(rows[each].seeds, 1) for each in (name, BASELINE))
-        return statistics.over_trainings(result[name]["difference"], variance) if name != BASELINE else None
+        variance = sum(
+            rows[each].seed_sd ** 2 / max(rows[each].seeds, 1) for each in (name, BASELINE)
+        )
+        return (
+            statistics.over_trainings(result[name]["difference"], variance)
+            if name != BASELINE
+            else None
+        )
 
     return {
         name: {
-            "difference_over_trainings": widened(name), "p": p.get(name), "p_holm": adjusted.get(name),
-            "gap_share": gap_share(name, rows), "calibration_error": row.calibration_error,
+            "difference_over_trainings": widened(name),
+            "p": p.get(name),
+            "p_holm": adjusted.get(name),
+            "gap_share": gap_share(name, rows),
+            "calibration_error": row.calibration_error,
         }
         for name, row in rows.items()
-    }  # fmt: skip
+    }
 
 
 def gap_share(name: str, rows: dict[str, Row]) -> dict | None:
@@ -85,14 +103,22 @@ def gap_share(name: str, rows: dict[str, Row]) -> dict | None:
     if name in (BASELINE, UPPER_BOUND) or clips.empty:
         return None
     base, upper = (rows[other].clips.hit[clips.index] for other in (BASELINE, UPPER_BOUND))
-    gains = statistics.by_source(np.stack([clips.hit - base, upper - base], axis=1), clips.source_id.to_numpy())  # [sources, 2]
-    drawn = np.concatenate([counts @ gains for counts in statistics.resample_counts(len(gains), 0)])  # [resamples, 2]
+    gains = statistics.by_source(
+        np.stack([clips.hit - base, upper - base], axis=1), clips.source_id.to_numpy()
+    )  # [sources, 2]
+    drawn = np.concatenate(
+        [counts @ gains for counts in statistics.resample_counts(len(gains), 0)]
+    )  # [resamples, 2]
     below, above = np.percentile(drawn[:, 1], [2.5, 97.5])
     if below <= 0 <= above:
         return None
     drawn = drawn[drawn[:, 1] != 0]
     low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return {"mean": float(gains[:, 0].sum() / gains[:, 1].sum()), "ci95_low": float(low), "ci95_high": float(high)}
+    return {
+        "mean": float(gains[:, 0].sum() / gains[:, 1].sum()),
+        "ci95_low": float(low),
+        "ci95_high": float(high),
+    }
 
 
 def group_accuracy(rows: dict[str, Row], groups: dict[str, list[str]]) -> dict:
@@ -100,7 +126,9 @@ def group_accuracy(rows: dict[str, Row], groups: dict[str, list[str]]) -> dict:
     result: dict = {}
     for name, clips in ((name, row.clips) for name, row in rows.items()):
         chosen = {group: clips[clips.action.isin(actions)] for group, actions in groups.items()}
-        result[name] = {group: statistics.interval(part.hit, part.source_id) for group, part in chosen.items()}
+        result[name] = {
+            group: statistics.interval(part.hit, part.source_id) for group, part in chosen.items()
+        }
     return result
 
 
@@ -110,7 +138,10 @@ def group_differences(rows: dict[str, Row], groups: dict[str, list[str]]) -> dic
     for name, clips in ((name, row.clips) for name, row in rows.items() if name != BASELINE):
         chosen = {group: clips[clips.action.isin(actions)] for group, actions in groups.items()}
         result[name] = {
-            group: statistics.paired_difference(part.hit, base[part.index].to_numpy(), part.source_id) for group, part in chosen.items()
+            group: statistics.paired_difference(
+                part.hit, base[part.index].to_numpy(), part.source_id
+            )
+            for group, part in chosen.items()
         }
     return result
 
@@ -122,14 +153,21 @@ def long_table(result: dict) -> pd.DataFrame:
         for name, figure in figures_of.items():
             if isinstance(figure, dict):
                 measure, _, subset = name.partition("_")
-                rows.append({"condition": condition, "measure": measure, "subset": subset, **figure})
+                rows.append(
+                    {"condition": condition, "measure": measure, "subset": subset, **figure}
+                )
     return pd.DataFrame(rows)
 
 
 def means(result: dict) -> dict:
     """The figures without their intervals: what `dvc metrics diff` should compare at a glance."""
-    plain = {key: figure["mean"] if isinstance(figure, dict) and "mean" in figure else figure for key, figure in result.items()}
-    return {key: means(figure) if isinstance(figure, dict) else figure for key, figure in plain.items()}
+    plain = {
+        key: figure["mean"] if isinstance(figure, dict) and "mean" in figure else figure
+        for key, figure in result.items()
+    }
+    return {
+        key: means(figure) if isinstance(figure, dict) else figure for key, figure in plain.items()
+    }
 
 
 def look_alike(pairs: list[list[str]], actions: Iterable[str]) -> list[list[str]]:
@@ -141,4 +179,7 @@ def pair_groups(pairs: list[list[str]], actions: list[str]) -> dict[str, list[st
     """Actions of each look-alike pair, of all pairs and of none."""
     paired = [action for pair in pairs for action in pair]
     others = [action for action in actions if action not in paired]
-    return {" / ".join(pair): pair for pair in pairs} | {"all pairs": paired, "other actions": others}
+    return {" / ".join(pair): pair for pair in pairs} | {
+        "all pairs": paired,
+        "other actions": others,
+    }

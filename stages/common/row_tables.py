@@ -2,6 +2,7 @@
 
 rows, result, checks: see row_measures.py, by condition.
 """
+
 import json
 from pathlib import Path
 
@@ -18,17 +19,25 @@ REPORTED = {  # accuracies of the research description, 20 MiT classes, untuned
     "published": "35.6, 62.3 % kept",
     "real_audio": "34.32 (34.0)",
 }
-ARCHITECTURES = {"validation": ("generated", "validated"), "mapping": ("mapped", "mapped_validated")}  # rows: every clip, filtered
+ARCHITECTURES = {
+    "validation": ("generated", "validated"),
+    "mapping": ("mapped", "mapped_validated"),
+}  # rows: every clip, filtered
 NOT_COMPARABLE = (
     "*Reported* figures are the research description's: 20 classes of Moments in Time, untuned, and 35.6 likely scored on the "
     "kept clips alone. Ours are of the data set named above: other videos, other classes, other backbones. They stand side by "
     "side for orientation and cannot be compared."
 )
 SUBSETS = {  # how a subset's columns are headed
-    "with_audio": "audible sound", "without_audio": "no audible sound", "kept": "kept", "rejected": "rejected",
-    "own_sound": "its own sound", "foreign_sound": "foreign sound",
-    "audio_visual": "audio-visual actions", "other_actions": "other actions",
-}  # fmt: skip
+    "with_audio": "audible sound",
+    "without_audio": "no audible sound",
+    "kept": "kept",
+    "rejected": "rejected",
+    "own_sound": "its own sound",
+    "foreign_sound": "foreign sound",
+    "audio_visual": "audio-visual actions",
+    "other_actions": "other actions",
+}
 STANDS_ON = "clips / sources / seeds"
 
 
@@ -40,14 +49,32 @@ def main_table(result: dict, conditions: dict) -> Table:
     lines: list[list[Content]] = []
     for name, row in result.items():
         own, accuracy = metrics_of(f"classifier/{name}"), row["accuracy"]
-        lines.append([
-            f"`{name}`", f"{conditions[name]['train_audio']} / {conditions[name]['test_audio']}", percent(accuracy),
-            percent(row["difference"], True) if name != BASELINE else "", number(100 * own["accuracy"]["seed_sd"], "{:.1f}"),
-            percent(own["macro_f1"]), percent(own["top5"]), number(own["parameters"], "{:,}"),
-            stands_on(accuracy, own["accuracy"]["seeds"]), REPORTED.get(name, ""),
-        ])  # fmt: skip
-    header = ["condition", "audio in training / at test", "accuracy", f"minus `{BASELINE}`, same clips", "sd over seeds", "macro F1",
-              "top 5", "parameters", STANDS_ON, "*reported*"]  # fmt: skip
+        lines.append(
+            [
+                f"`{name}`",
+                f"{conditions[name]['train_audio']} / {conditions[name]['test_audio']}",
+                percent(accuracy),
+                percent(row["difference"], True) if name != BASELINE else "",
+                number(100 * own["accuracy"]["seed_sd"], "{:.1f}"),
+                percent(own["macro_f1"]),
+                percent(own["top5"]),
+                number(own["parameters"], "{:,}"),
+                stands_on(accuracy, own["accuracy"]["seeds"]),
+                REPORTED.get(name, ""),
+            ]
+        )
+    header = [
+        "condition",
+        "audio in training / at test",
+        "accuracy",
+        f"minus `{BASELINE}`, same clips",
+        "sd over seeds",
+        "macro F1",
+        "top 5",
+        "parameters",
+        STANDS_ON,
+        "*reported*",
+    ]
     below = NOT_COMPARABLE
     if "published" in result:
         own, whole = (result[name]["accuracy"]["n"] for name in ("published", BASELINE))
@@ -64,16 +91,33 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
         difference: list[Content] = [""] * 5
         if name != BASELINE:
             difference = [
-                percent(result[name]["difference"], True), percent(check["difference_over_trainings"], True),
-                number(check["p"], "{:.2g}"), number(check["p_holm"], "{:.2g}"),
+                percent(result[name]["difference"], True),
+                percent(check["difference_over_trainings"], True),
+                number(check["p"], "{:.2g}"),
+                number(check["p_holm"], "{:.2g}"),
                 number(None if detectable is None else 100 * detectable, "{:.1f}"),
-            ]  # fmt: skip
+            ]
         error = number(check["calibration_error"])
-        lines.append([
-            f"`{name}`", *difference, "" if share is None else percent(share), error, stands_on(result[name]["accuracy"], rows[name].seeds)
-        ])  # fmt: skip
-    header = ["condition", f"minus `{BASELINE}`, same clips", "also over trainings", "p", "p, Holm", "smallest detectable difference",
-              "gap share %", "ECE", STANDS_ON]  # fmt: skip
+        lines.append(
+            [
+                f"`{name}`",
+                *difference,
+                "" if share is None else percent(share),
+                error,
+                stands_on(result[name]["accuracy"], rows[name].seeds),
+            ]
+        )
+    header = [
+        "condition",
+        f"minus `{BASELINE}`, same clips",
+        "also over trainings",
+        "p",
+        "p, Holm",
+        "smallest detectable difference",
+        "gap share %",
+        "ECE",
+        STANDS_ON,
+    ]
     note = (
         "Differences in points; also over trainings: with the luck of the seeds, which resampling sources takes as given (what that does "
         f"to coverage is simulated in the experiment `statistics`). p: two-sided, jackknife over sources; Holm: adjusted for all "
@@ -88,7 +132,11 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
 def missing_rate_table(rows: dict[str, Row], curves: dict[str, dict[str, dict]]) -> Table:
     header = ["condition", *(f"{rate} % missing" for rate in curves[BASELINE]), STANDS_ON]
     lines: list[list[Content]] = [
-        [f"`{name}`", *(percent(figure) for figure in curve.values()), stands_on(next(iter(curve.values())), rows[name].seeds)]
+        [
+            f"`{name}`",
+            *(percent(figure) for figure in curve.values()),
+            stands_on(next(iter(curve.values())), rows[name].seeds),
+        ]
         for name, curve in curves.items()
         if curve
     ]
@@ -103,79 +151,159 @@ def missing_rate_table(rows: dict[str, Row], curves: dict[str, dict[str, dict]])
 def subset_table(rows: dict[str, Row], result: dict) -> Table:
     """Accuracy of every condition on every subset."""
     names = [name for name in SUBSETS if f"accuracy_{name}" in result[BASELINE]]
-    header = ["condition", *(f"{SUBSETS[name]} (n = {result[BASELINE][f'accuracy_{name}']['n']})" for name in names), STANDS_ON]
+    header = [
+        "condition",
+        *(f"{SUBSETS[name]} (n = {result[BASELINE][f'accuracy_{name}']['n']})" for name in names),
+        STANDS_ON,
+    ]
     lines: list[list[Content]] = [
-        [f"`{condition}`", *(percent(row[f"accuracy_{name}"]) for name in names), stands_on(row["accuracy"], rows[condition].seeds)]
+        [
+            f"`{condition}`",
+            *(percent(row[f"accuracy_{name}"]) for name in names),
+            stands_on(row["accuracy"], rows[condition].seeds),
+        ]
         for condition, row in result.items()
     ]
-    return Table("subsets", "On subsets of the test clips", header, lines, "`published` answers kept clips only.")
+    return Table(
+        "subsets",
+        "On subsets of the test clips",
+        header,
+        lines,
+        "`published` answers kept clips only.",
+    )
 
 
 def action_table(rows: dict[str, Row], accuracies: dict, audio_visual: set[str] | None) -> Table:
     """Accuracy of every condition per action, an action a row: sets have more actions than this table has conditions."""
     some = ["audio-visual"] if audio_visual is not None else []
     lines: list[list[Content]] = [
-        [action, *("yes" if action in (audio_visual or ()) else "no" for _ in some), *(percent(row[action]) for row in accuracies.values()),
-         base["n"], base["sources"]]
+        [
+            action,
+            *("yes" if action in (audio_visual or ()) else "no" for _ in some),
+            *(percent(row[action]) for row in accuracies.values()),
+            base["n"],
+            base["sources"],
+        ]
         for action, base in accuracies[BASELINE].items()
-    ]  # fmt: skip
-    header = ["action", *some, *(f"`{name}` ({rows[name].seeds})" for name in accuracies), "clips", "sources"]
+    ]
+    header = [
+        "action",
+        *some,
+        *(f"`{name}` ({rows[name].seeds})" for name in accuracies),
+        "clips",
+        "sources",
+    ]
     note = "Accuracy on the clips of each action; in brackets the number of seeds. `published` answers kept clips only."
     return Table("actions", "Per action", header, lines, note)
 
 
 def pair_table(rows: dict[str, Row], result: dict, pairs: dict) -> Table:
     groups = list(pairs[BASELINE])
-    header = ["condition", *(f"{group} (n = {pairs[BASELINE][group]['n']})" for group in groups), STANDS_ON]
+    header = [
+        "condition",
+        *(f"{group} (n = {pairs[BASELINE][group]['n']})" for group in groups),
+        STANDS_ON,
+    ]
     lines: list[list[Content]] = [
-        [f"`{name}`", *(percent(row[group]) for group in groups), stands_on(result[name]["accuracy"], rows[name].seeds)]
+        [
+            f"`{name}`",
+            *(percent(row[group]) for group in groups),
+            stands_on(result[name]["accuracy"], rows[name].seeds),
+        ]
         for name, row in pairs.items()
     ]
-    note = "Accuracy (over all actions) on the clips of actions that look alike and sound different."
+    note = (
+        "Accuracy (over all actions) on the clips of actions that look alike and sound different."
+    )
     return Table("look_alike_pairs", "Within look-alike pairs", header, lines, note)
 
 
 def pair_difference_table(rows: dict[str, Row], result: dict, differences: dict) -> Table:
     lines: list[list[Content]] = [
-        [f"`{name}`", *(percent(figure, True) for figure in row.values()), stands_on(result[name]["accuracy"], rows[name].seeds)]
+        [
+            f"`{name}`",
+            *(percent(figure, True) for figure in row.values()),
+            stands_on(result[name]["accuracy"], rows[name].seeds),
+        ]
         for name, row in differences.items()
     ]
     header = ["condition", *next(iter(differences.values())), STANDS_ON]
     note = f"Points, on the same clips; {len(lines)} rows by {len(header) - 2} columns without correction: for exploration."
-    return Table("look_alike_differences", f"Within look-alike pairs, minus `{BASELINE}`", header, lines, note)
+    return Table(
+        "look_alike_differences",
+        f"Within look-alike pairs, minus `{BASELINE}`",
+        header,
+        lines,
+        note,
+    )
 
 
 def architecture_table(rows: dict[str, Row], result: dict) -> Table:
     """The two architectures side by side, on the same clips and folds."""
     lines, columns = architecture_figures(ARCHITECTURES), list(ARCHITECTURES)
     for name, kind in (("accuracy %, every clip", 0), ("accuracy %, filtered", 1)):
-        lines.append([name, *(percent(result[ARCHITECTURES[column][kind]]["accuracy"]) for column in columns)])
+        lines.append(
+            [
+                name,
+                *(percent(result[ARCHITECTURES[column][kind]]["accuracy"]) for column in columns),
+            ]
+        )
     first, second = (rows[ARCHITECTURES[column][0]].clips for column in columns)
-    difference = statistics.paired_difference(second.hit, first.hit.loc[second.index], second.source_id)
-    lines.append([f"`{columns[1]}` minus `{columns[0]}`, every clip, points", "", percent(difference, True)])
+    difference = statistics.paired_difference(
+        second.hit, first.hit.loc[second.index], second.source_id
+    )
+    lines.append(
+        [f"`{columns[1]}` minus `{columns[0]}`, every clip, points", "", percent(difference, True)]
+    )
     shown = [ARCHITECTURES[column][0] for column in columns]
-    lines.append([STANDS_ON, *(stands_on(result[name]["accuracy"], rows[name].seeds) for name in shown)])
+    lines.append(
+        [STANDS_ON, *(stands_on(result[name]["accuracy"], rows[name].seeds) for name in shown)]
+    )
     note = (
         "`validation` generates and then checks; `mapping` builds the meaning in. Same clips, folds and seeds; cosines and labels are of "
         "audible clips. Seconds of training stand in the experiment `training` below."
     )
-    return Table("architectures", "The two architectures", ["on test", *(f"`{column}`" for column in columns)], lines, note)
+    return Table(
+        "architectures",
+        "The two architectures",
+        ["on test", *(f"`{column}`" for column in columns)],
+        lines,
+        note,
+    )
 
 
 def read_out_table(found: dict[str, dict[str, dict[str, dict]]]) -> Table:
     """Linear read-outs of the frozen features within look-alike pairs (pair_read_out.py)."""
     lines: list[list[Content]] = [
-        [name, pair, learned, figure["learned_from"], percent(figure), number(figure["auroc"]), stands_on(figure, 1)]
+        [
+            name,
+            pair,
+            learned,
+            figure["learned_from"],
+            percent(figure),
+            number(figure["auroc"]),
+            stands_on(figure, 1),
+        ]
         for name, ways in found.items()
         for learned, pairs in ways.items()
         for pair, figure in pairs.items()
     ]
-    header = ["read from", "pair", "learned from", "clips of the two", "accuracy between the two", "AUROC", STANDS_ON]
+    header = [
+        "read from",
+        "pair",
+        "learned from",
+        "clips of the two",
+        "accuracy between the two",
+        "AUROC",
+        STANDS_ON,
+    ]
     note = (
         "Logistic regression between the two actions of a pair, on mean and standard deviation over time; chance is 50 %. Where it "
         "learns from unlabelled clips, too, it is told their true actions, which no row knows: the clips that generators learn from."
     )
-    return Table("read_out", "What a linear read-out knows of look-alike actions", header, lines, note)
+    return Table(
+        "read_out", "What a linear read-out knows of look-alike actions", header, lines, note
+    )
 
 
 def confirmation_table(result: dict, path: Path) -> Table:
@@ -185,19 +313,37 @@ def confirmation_table(result: dict, path: Path) -> Table:
 
     def there(name: str, measure: str) -> Content:
         key = (name, measure)
-        return percent(found.loc[key].to_dict(), measure == "difference") if key in found.index else ""
+        return (
+            percent(found.loc[key].to_dict(), measure == "difference") if key in found.index else ""
+        )
 
     def clips(name: str) -> str:
         key = (name, "accuracy")
-        return " / ".join(str(int(found.loc[key, part])) for part in ("n", "sources")) if key in found.index else ""
+        return (
+            " / ".join(str(int(found.loc[key, part])) for part in ("n", "sources"))
+            if key in found.index
+            else ""
+        )
 
     lines: list[list[Content]] = [
-        [f"`{name}`", percent(row["accuracy"]), there(name, "accuracy"),
-         percent(row["difference"], True) if "difference" in row else "", there(name, "difference"), clips(name)]
+        [
+            f"`{name}`",
+            percent(row["accuracy"]),
+            there(name, "accuracy"),
+            percent(row["difference"], True) if "difference" in row else "",
+            there(name, "difference"),
+            clips(name),
+        ]
         for name, row in result.items()
-    ]  # fmt: skip
-    header = ["condition", "accuracy", "accuracy, confirmatory", f"minus `{BASELINE}`", f"minus `{BASELINE}`, confirmatory",
-              "clips / sources, confirmatory"]  # fmt: skip
+    ]
+    header = [
+        "condition",
+        "accuracy",
+        "accuracy, confirmatory",
+        f"minus `{BASELINE}`",
+        f"minus `{BASELINE}`, confirmatory",
+        "clips / sources, confirmatory",
+    ]
     setting = json.loads((path.parent / "setting.json").read_text())
     note = (
         "Everything once more on a sample that nothing was adjusted on: "

@@ -1,4 +1,5 @@
 """One training of a row of the main table: what it learns, what it is asked, and what its network hears."""
+
 import hashlib
 from dataclasses import dataclass
 
@@ -63,12 +64,22 @@ class Training:
     def draw_missing(self, count: int, drawn: torch.Generator) -> torch.Tensor:
         """Which clips of a training batch lack their audio [count]: a share of them, or one of the missing rates, drawn per batch."""
         rates, rate = self.p.missing_rates, self.condition.missing_rate
-        share = rates[int(torch.randint(len(rates), (1,), generator=drawn))] if rate == "drawn" else float(rate)
+        share = (
+            rates[int(torch.randint(len(rates), (1,), generator=drawn))]
+            if rate == "drawn"
+            else float(rate)
+        )
         return torch.rand(count, generator=drawn) < share
 
 
-def hear(task: Training, model: ActionClassifier | None, rows: torch.Tensor, kind: str, missing: torch.Tensor,
-         drawn: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def hear(
+    task: Training,
+    model: ActionClassifier | None,
+    rows: torch.Tensor,
+    kind: str,
+    missing: torch.Tensor,
+    drawn: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the network is given of the sound of `rows`: a kind of audio, or where `missing` [n] what the condition has in its
     place; audio [n, T, A], whether the network is to hear it [n], and whether it is the clip's own real sound [n]."""
     audio, heard = task.data.sounds[kind].read(rows, task.seed)
@@ -82,7 +93,11 @@ def hear(task: Training, model: ActionClassifier | None, rows: torch.Tensor, kin
         shape = audio.shape[1:]
         audio[gone] = model.audio_mean.cpu().expand(len(gone), *shape).clone()
         if filler == "noise":
-            noise = task.data.noise(rows[gone], shape, task.seed) if drawn is None else torch.randn(len(gone), *shape, generator=drawn)
+            noise = (
+                task.data.noise(rows[gone], shape, task.seed)
+                if drawn is None
+                else torch.randn(len(gone), *shape, generator=drawn)
+            )
             audio[gone] += model.audio_std.cpu() * noise
         heard[gone] = True
     else:
@@ -93,4 +108,6 @@ def hear(task: Training, model: ActionClassifier | None, rows: torch.Tensor, kin
 def answered(data: ActionData, asked: torch.Tensor, probabilities: np.ndarray) -> Predictions:
     """Probabilities [seeds, all clips, actions] as the predictions for the clips that were asked."""
     rows = asked.sort().values.numpy()
-    return Predictions(data.clips.iloc[rows].reset_index(drop=True), data.actions, probabilities[:, rows])
+    return Predictions(
+        data.clips.iloc[rows].reset_index(drop=True), data.actions, probabilities[:, rows]
+    )

@@ -3,6 +3,7 @@
 `metrics/<stage>.json` holds only what is deterministic (clips in, ok, refused by status; figures); seconds, rates,
 computed and reused counts and peak memory go to the git-ignored `logs/<stage>.json`.
 """
+
 import argparse
 import errno
 import json
@@ -34,7 +35,13 @@ class StageRun:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
 
-    def progress(self, items: Iterable[Any], total: int | None = None, unit: str = "clip", timing: str = "reading_s") -> Iterator[Any]:
+    def progress(
+        self,
+        items: Iterable[Any],
+        total: int | None = None,
+        unit: str = "clip",
+        timing: str = "reading_s",
+    ) -> Iterator[Any]:
         """Show a bar with items/s and ETA while `items` pass; the time spent in making them goes to the log's `timing`."""
         with tqdm(total=total, desc=self.name, unit=unit, mininterval=1.0, file=sys.stderr) as bar:
             for item in self.timed(timing, items):
@@ -69,7 +76,10 @@ class StageRun:
         self._seconds["computing_s"] += time.perf_counter() - start - self._seconds["reading_s"]
         self.log.update(computed=computed, reused=total - computed, damaged_items=store.damaged)
         if store.damaged:
-            print(f"{self.name}: {store.damaged} stored items were damaged (wrong checksum); they were computed anew", file=sys.stderr)
+            print(
+                f"{self.name}: {store.damaged} stored items were damaged (wrong checksum); they were computed anew",
+                file=sys.stderr,
+            )
         return failures
 
     def write_metrics(self, metrics: dict) -> None:
@@ -126,7 +136,9 @@ def write_json(path: Path, content: dict) -> None:
     """Write JSON atomically: indented, keys in the given order, floats rounded to 6 places."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.write_text(
+        json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
     os.replace(temporary, path)
 
 
@@ -145,7 +157,9 @@ def status_counts(index: Iterable[dict]) -> dict:
     return {"in": sum(counts.values()), "ok": counts["ok"], "refused": refused}
 
 
-def check_failed_fraction(index: list[dict], statuses: set[str], allowed: float, stage: str) -> None:
+def check_failed_fraction(
+    index: list[dict], statuses: set[str], allowed: float, stage: str
+) -> None:
     """Raise UserError where more than the `allowed` fraction of clips failed with one of `statuses`."""
     failed = [row for row in index if row["status"] in statuses]
     if len(failed) > allowed * len(index):
@@ -156,18 +170,29 @@ def check_failed_fraction(index: list[dict], statuses: set[str], allowed: float,
         )
 
 
-def main(function: Callable[[StageRun], None], doc: str, stage: str, item_name: str | None = None,
-         items: Callable[[], Iterable[str]] | None = None) -> None:
+def main(
+    function: Callable[[StageRun], None],
+    doc: str,
+    stage: str,
+    item_name: str | None = None,
+    items: Callable[[], Iterable[str]] | None = None,
+) -> None:
     """Run a stage from the command line: `--help`, `--workers`, and for a foreach stage its item.
 
     A UserError ends in one sentence and exit status 1; two runs of the same item wait for each other.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m stages.{stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m stages.{stage}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if item_name:
         parser.add_argument(item_name, help="which item of the stage to run (see dvc.yaml)")
-    parser.add_argument("--workers", type=int, help="processes (default: $WORKERS, else all cores); results do not depend on it")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes (default: $WORKERS, else all cores); results do not depend on it",
+    )
     arguments = parser.parse_args()
     try:
         if arguments.workers is not None and arguments.workers < 1:
@@ -187,7 +212,9 @@ def main(function: Callable[[StageRun], None], doc: str, stage: str, item_name: 
             raise
         sys.exit(f"{stage}: error: {sentence}")
     except KeyboardInterrupt:
-        sys.exit(f"{stage}: interrupted; finished items are stored: the same command goes on from there")
+        sys.exit(
+            f"{stage}: interrupted; finished items are stored: the same command goes on from there"
+        )
 
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, "SQLITE_FULL"}
@@ -216,5 +243,8 @@ def _lock(name: str):
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        print(f"{name}: another run of this stage is still writing; waiting for it to end", file=sys.stderr)
+        print(
+            f"{name}: another run of this stage is still writing; waiting for it to end",
+            file=sys.stderr,
+        )
         return lock.acquire()

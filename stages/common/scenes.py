@@ -45,8 +45,12 @@ class Look:
     shake: float  # standard deviation of the camera's position, scene units
     noise: float  # standard deviation, grey levels
     blur: float  # defocus, standard deviation in scene units
-    occluder: tuple[float, float] | None  # left edge and width of what stands before the scene, scene units
-    clutter: tuple[str, str, float] | None  # a thing that stands about unused: its action, variant and left edge
+    occluder: (
+        tuple[float, float] | None
+    )  # left edge and width of what stands before the scene, scene units
+    clutter: (
+        tuple[str, str, float] | None
+    )  # a thing that stands about unused: its action, variant and left edge
     tempo: float  # 0..1 within the action's range
     detune: float  # about 1, what of the pitch the size does not tell
 
@@ -58,7 +62,9 @@ class Look:
 
 def draw_look(rng: np.random.Generator, action: str, odd_hues: bool = True) -> Look:
     hue = (2 * rng.integers(HUE_BINS // 2) + odd_hues + rng.uniform(0.1, 0.9)) / HUE_BINS
-    wall = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.05, 0.25), rng.uniform(0.55, 0.85))) * 255
+    wall = (
+        np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.05, 0.25), rng.uniform(0.55, 0.85))) * 255
+    )
     return Look(
         action=action,
         variant=str(rng.choice(ACTIONS[action].variants)),
@@ -83,10 +89,14 @@ def draw_look(rng: np.random.Generator, action: str, odd_hues: bool = True) -> L
     )
 
 
-def _draw_clutter(rng: np.random.Generator, action: str, any_action: bool) -> tuple[str, str, float] | None:
+def _draw_clutter(
+    rng: np.random.Generator, action: str, any_action: bool
+) -> tuple[str, str, float] | None:
     """In two of three sources a thing of an action outside the look-alike pairs stands in a corner."""
     paired = {a for pair in LOOK_ALIKE for a in pair}
-    others = [a for a in ACTIONS if a not in paired and a != action and (any_action or a not in HELD_OUT)]
+    others = [
+        a for a in ACTIONS if a not in paired and a != action and (any_action or a not in HELD_OUT)
+    ]
     other = str(rng.choice(others))
     drawn = other, str(rng.choice(ACTIONS[other].variants)), rng.uniform(-6, 52)
     return drawn if rng.random() < 0.67 else None
@@ -127,11 +137,15 @@ def _clutter(canvas: Canvas, look: Look, take: Take) -> None:
     view = canvas.view
     canvas.view = np.column_stack([view[:, :2] * 0.55, view[:, :2] @ (left, 2.0) + view[:, 2]])
     canvas.scale *= 0.55
-    DRAW[ACTIONS[action].staging](canvas, replace(look, action=action, variant=variant, size=1.0), still, 0.0)
+    DRAW[ACTIONS[action].staging](
+        canvas, replace(look, action=action, variant=variant, size=1.0), still, 0.0
+    )
     canvas.view, canvas.scale = view, canvas.scale / 0.55
 
 
-def render(look: Look, take: Take, t: float, size_px: int, grain: np.ndarray, with_classes: bool = False) -> Canvas:
+def render(
+    look: Look, take: Take, t: float, size_px: int, grain: np.ndarray, with_classes: bool = False
+) -> Canvas:
     """The picture at `t` seconds. `grain` [size_px, size_px, 3], float32 of deviation 1, is the sensor's noise."""
     image = np.empty((size_px, size_px, 3), np.uint8)
     image[:] = np.clip(np.asarray(look.wall) * look.light, 0, 255).astype(np.uint8)
@@ -141,7 +155,9 @@ def render(look: Look, take: Take, t: float, size_px: int, grain: np.ndarray, wi
     hue, size, start, course, height = take.distractor
     x = (110 * (start + (0.15 + 0.25 * course) * t)) % 116 - 10
     colour = np.array(colorsys.hsv_to_rgb(hue, 0.7, 0.8)) * 255
-    canvas.disc(x, 8 + 22 * height + 3 * np.sin(5 * t + 6 * hue), 4 + 4 * size, colour, "distractor")
+    canvas.disc(
+        x, 8 + 22 * height + 3 * np.sin(5 * t + 6 * hue), 4 + 4 * size, colour, "distractor"
+    )
     DRAW[ACTIONS[look.action].staging](canvas, look, take, t)
     if look.occluder is not None:
         left, width = look.occluder
@@ -160,5 +176,9 @@ def noise_bank(seed: int, size_px: int, count: int = 16) -> np.ndarray:
 def patch_classes(classes: np.ndarray, patch_px: int) -> np.ndarray:
     """Class map [H, W] -> share of each class in every patch, [H/p * W/p, len(CLASSES)], float32."""
     rows, columns = (n // patch_px for n in classes.shape)
-    tiles = classes.reshape(rows, patch_px, columns, patch_px).transpose(0, 2, 1, 3).reshape(rows * columns, -1)
+    tiles = (
+        classes.reshape(rows, patch_px, columns, patch_px)
+        .transpose(0, 2, 1, 3)
+        .reshape(rows * columns, -1)
+    )
     return np.stack([(tiles == c).mean(1) for c in range(len(CLASSES))], 1).astype(np.float32)

@@ -8,6 +8,7 @@ Rows pass through here as dicts of Python values, with NumPy arrays for tensors.
 (names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.  The
 index holds the digests of the shards, so that whoever reads through this module notices damage.
 """
+
 import hashlib
 import json
 import os
@@ -34,7 +35,9 @@ INDEX_FIELDS = [
     pa.field("split", pa.string()),  # training, validation, test, unlabelled
     pa.field("action", pa.string()),  # null for unlabelled clips
     pa.field("source_id", pa.string()),  # the video the clip was cut from
-    pa.field("item_key", pa.string()),  # what the clip's result was computed from and how; null where refused
+    pa.field(
+        "item_key", pa.string()
+    ),  # what the clip's result was computed from and how; null where refused
     pa.field("status", pa.string()),  # ok, or why the clip was refused
     pa.field("reason", pa.string()),  # detail for people, '' where ok
 ]
@@ -50,8 +53,12 @@ def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         values = [row[field.name] for row in rows]
-        if isinstance(field.type, pa.FixedShapeTensorType) and values:  # from_numpy_ndarray refuses empty arrays
-            stacked = np.ascontiguousarray(np.stack(values), dtype=field.type.value_type.to_pandas_dtype())
+        if (
+            isinstance(field.type, pa.FixedShapeTensorType) and values
+        ):  # from_numpy_ndarray refuses empty arrays
+            stacked = np.ascontiguousarray(
+                np.stack(values), dtype=field.type.value_type.to_pandas_dtype()
+            )
             columns.append(pa.FixedShapeTensorArray.from_numpy_ndarray(stacked))
         else:
             columns.append(pa.array(values, field.type))
@@ -66,7 +73,9 @@ def to_rows(table: pa.Table) -> list[dict]:
             columns[name] = list(as_array(column))
         else:
             columns[name] = column.to_pylist()
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
@@ -82,12 +91,24 @@ def write_table(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**(table.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()}
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        temporary,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     os.replace(temporary, path)
 
 
-def write(directory: Path, schema: pa.Schema, rows: Iterable[dict], index: list[dict], version: str,
-          index_fields: Iterable[pa.Field] = (), extras: Callable[[Path], None] = lambda folder: None) -> None:
+def write(
+    directory: Path,
+    schema: pa.Schema,
+    rows: Iterable[dict],
+    index: list[dict],
+    version: str,
+    index_fields: Iterable[pa.Field] = (),
+    extras: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write a stage's output directory.
 
     rows: the `ok` clips in the order of `index` (sorted by split, action, clip_id): clip_id, split, action and the
@@ -104,8 +125,15 @@ def write(directory: Path, schema: pa.Schema, rows: Iterable[dict], index: list[
         for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
             _write_shard(folder / f"part-{number:05d}.parquet", stored, shard)
     extras(temporary)
-    digests = {str(path.relative_to(temporary)): _digest(path) for path in sorted(temporary.rglob("part-*.parquet"))}
-    metadata = {"schema_version": SCHEMA_VERSION, "item_version": version, "digests": json.dumps(digests)}
+    digests = {
+        str(path.relative_to(temporary)): _digest(path)
+        for path in sorted(temporary.rglob("part-*.parquet"))
+    }
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "item_version": version,
+        "digests": json.dumps(digests),
+    }
     index_schema = pa.schema([*INDEX_FIELDS, *index_fields], metadata)
     write_table(pa.Table.from_pylist(index, schema=index_schema), temporary / INDEX)
     shutil.rmtree(directory, ignore_errors=True)
@@ -156,18 +184,24 @@ def undamaged(path: Path | str) -> Iterator[None]:
 def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file whose checksums are right."""
     with undamaged(path):
-        return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+        return pq.read_table(
+            path, columns=columns, partitioning=None, page_checksum_verification=True
+        )
 
 
 def read_index(directory: Path) -> pa.Table:
     """The index of a stage's output: every clip that reached the stage, with status and reason."""
     path = Path(directory) / INDEX
     if not path.is_file():
-        raise UserError(f"{path} is missing: run `dvc repro` so that the stage before this one writes it")
+        raise UserError(
+            f"{path} is missing: run `dvc repro` so that the stage before this one writes it"
+        )
     table = read_table(path)
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if found != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: rerun the stage that wrote it")
+        raise UserError(
+            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: rerun the stage that wrote it"
+        )
     return table
 
 
@@ -186,10 +220,14 @@ def inputs(directory: Path) -> list[dict]:
     return [row | {"input_key": row["item_key"]} for row in ok_rows(directory)]
 
 
-def iter_rows(directory: Path, columns: list[str], splits: Iterable[str] | None = None) -> Iterator[dict]:
+def iter_rows(
+    directory: Path, columns: list[str], splits: Iterable[str] | None = None
+) -> Iterator[dict]:
     """Stream the rows of a stage's shards in the index's order, a row group at a time; clip_id comes with `columns`."""
     for path in sound_paths(directory, splits):
-        for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP, columns=["clip_id", *columns]):
+        for batch in pq.ParquetFile(path).iter_batches(
+            ROWS_PER_GROUP, columns=["clip_id", *columns]
+        ):
             yield from to_rows(pa.Table.from_batches([batch]))
 
 
@@ -215,10 +253,15 @@ def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterato
         yield path
 
 
-def iter_joined(directories: list[Path], columns: list[str], splits: Iterable[str] | None = None) -> Iterator[tuple[dict, ...]]:
+def iter_joined(
+    directories: list[Path], columns: list[str], splits: Iterable[str] | None = None
+) -> Iterator[tuple[dict, ...]]:
     """Stream the clips that stand in all `directories`, one row of each, in the shared order."""
     common = set.intersection(*({row["clip_id"] for row in ok_rows(path)} for path in directories))
-    streams = [(row for row in iter_rows(path, columns, splits) if row["clip_id"] in common) for path in directories]
+    streams = [
+        (row for row in iter_rows(path, columns, splits) if row["clip_id"] in common)
+        for path in directories
+    ]
     yield from zip(*streams, strict=True)
 
 
@@ -226,14 +269,22 @@ def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
     """Shape of a tensor column, from the first shard's schema."""
     paths = shard_paths(directory)
     if not paths:
-        raise UserError(f"{directory} holds no clip: see the metrics file of the stage that wrote it for why clips were refused")
+        raise UserError(
+            f"{directory} holds no clip: see the metrics file of the stage that wrote it for why clips were refused"
+        )
     return tuple(pq.read_schema(paths[0]).field(column).type.shape)
 
 
-def read_columns(directory: Path, columns: list[str], splits: Iterable[str] | None = None) -> dict[str, Any]:
+def read_columns(
+    directory: Path, columns: list[str], splits: Iterable[str] | None = None
+) -> dict[str, Any]:
     """Whole columns in memory, keyed by name (arrays for tensors, lists else): for what is small, or for tests."""
-    table = pa.concat_tables([read_table(path, ["clip_id", *columns]) for path in sound_paths(directory, splits)])
+    table = pa.concat_tables(
+        [read_table(path, ["clip_id", *columns]) for path in sound_paths(directory, splits)]
+    )
     return {
-        name: as_array(table[name]) if isinstance(table[name].type, pa.FixedShapeTensorType) else table[name].to_pylist()
+        name: as_array(table[name])
+        if isinstance(table[name].type, pa.FixedShapeTensorType)
+        else table[name].to_pylist()
         for name in ["clip_id", *columns]
     }

@@ -53,7 +53,9 @@ def struck(rng: np.random.Generator, look: Look, take: Take) -> np.ndarray:
     partials_hz, decay_s, attack = STRUCK[look.variant]
     t = np.arange(int(min(1.2, 6 * decay_s) * RATE_HZ)) / RATE_HZ
     tone = sum(
-        np.sin(2 * np.pi * f * look.pitch * t + rng.uniform(0, 6)) * np.exp(-t / decay_s * (1 + 0.5 * i)) / (1 + 0.4 * i)
+        np.sin(2 * np.pi * f * look.pitch * t + rng.uniform(0, 6))
+        * np.exp(-t / decay_s * (1 + 0.5 * i))
+        / (1 + 0.4 * i)
         for i, f in enumerate(partials_hz)
     )
     click = rng.standard_normal(len(t)) * np.exp(-t / 0.006) * attack
@@ -63,7 +65,11 @@ def struck(rng: np.random.Generator, look: Look, take: Take) -> np.ndarray:
 def rubbed(rng: np.random.Generator, look: Look, take: Take) -> np.ndarray:
     """A band of noise as loud as the tool is fast; teeth of a saw chop it."""
     low, high = NOISY[look.variant]
-    turns = np.interp(TIME_S, np.arange(0, CLIP_S + 0.02, 0.01), [take.turns(t) for t in np.arange(0, CLIP_S + 0.02, 0.01)])
+    turns = np.interp(
+        TIME_S,
+        np.arange(0, CLIP_S + 0.02, 0.01),
+        [take.turns(t) for t in np.arange(0, CLIP_S + 0.02, 0.01)],
+    )
     speed = np.abs(np.sin(np.pi * turns))
     noise = band_noise(rng, low * look.pitch, high * look.pitch)
     teeth = TOOTH_HZ.get(look.variant)
@@ -78,7 +84,10 @@ def cooked(rng: np.random.Generator, look: Look, take: Take) -> np.ndarray:
     bed = band_noise(rng, low * look.pitch, high * look.pitch)
     if look.action == "boiling":
         t = np.arange(int(0.09 * RATE_HZ)) / RATE_HZ
-        blob = np.sin(2 * np.pi * look.pitch * high * (1 * t + 4 * t**2)) * np.sin(np.pi * t / 0.09) ** 2
+        blob = (
+            np.sin(2 * np.pi * look.pitch * high * (1 * t + 4 * t**2))
+            * np.sin(np.pi * t / 0.09) ** 2
+        )
         return 0.3 * bed + 3 * fftconvolve(impulses(rng, take.events_s), blob)[:N]
     t = np.arange(int(0.02 * RATE_HZ)) / RATE_HZ
     crackle = rng.standard_normal(len(t)) * np.exp(-t / 0.004)
@@ -125,18 +134,31 @@ def music(rng: np.random.Generator) -> np.ndarray:
         tone = sum(np.sin(2 * np.pi * k * f * t) / k**1.5 for k in (1, 2, 3, 4)) * np.exp(-t / 0.25)
         i = int(start * RATE_HZ)
         sound[i : i + len(t)] += tone[: N - i]
-    return normalised(sound + 0.25 * sum(np.sin(2 * np.pi * f / 2 * TIME_S) for f in scale[[0, 2, 3]]))
+    return normalised(
+        sound + 0.25 * sum(np.sin(2 * np.pi * f / 2 * TIME_S) for f in scale[[0, 2, 3]])
+    )
 
 
 def speech(rng: np.random.Generator) -> np.ndarray:
     """Speech-like: a gliding buzz through changing formants, about four syllables a second: [48000]."""
-    pitch = rng.uniform(95, 210) * np.interp(TIME_S, np.linspace(0, CLIP_S, 8), rng.uniform(0.85, 1.2, 8))
+    pitch = rng.uniform(95, 210) * np.interp(
+        TIME_S, np.linspace(0, CLIP_S, 8), rng.uniform(0.85, 1.2, 8)
+    )
     phase = 2 * np.pi * np.cumsum(pitch) / RATE_HZ
-    syllable = np.clip(np.sin(2 * np.pi * rng.uniform(3, 4.5) * TIME_S + rng.uniform(0, 6)), 0, 1) ** 0.6
+    syllable = (
+        np.clip(np.sin(2 * np.pi * rng.uniform(3, 4.5) * TIME_S + rng.uniform(0, 6)), 0, 1) ** 0.6
+    )
     knots = np.linspace(0, CLIP_S, 14)
-    formants = [np.interp(TIME_S, knots, rng.uniform(*band, 14)) for band in ((300, 800), (900, 2200), (2400, 3000))]
+    formants = [
+        np.interp(TIME_S, knots, rng.uniform(*band, 14))
+        for band in ((300, 800), (900, 2200), (2400, 3000))
+    ]
     sound = sum(
-        np.sin(k * phase) * sum(np.exp(-(((k * pitch - f) / (90 + 40 * i)) ** 2)) / (1 + i) for i, f in enumerate(formants))
+        np.sin(k * phase)
+        * sum(
+            np.exp(-(((k * pitch - f) / (90 + 40 * i)) ** 2)) / (1 + i)
+            for i, f in enumerate(formants)
+        )
         for k in range(1, 26)
     )
     return normalised(sound * syllable)

@@ -3,6 +3,7 @@
 Values are first averaged over training seeds per clip; the deviation over seeds is reported beside the interval.  The
 statistic is the ratio sum(values) / number of clips over the drawn sources (Efron & Tibshirani 1993, percentile interval).
 """
+
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -18,7 +19,11 @@ FEW = 300  # sources up to which all resamples are kept: 10 MB each
 def resample_counts(sources: int, seed: int, resamples: int = RESAMPLES) -> Iterable[np.ndarray]:
     """Arrays [<=CHUNK, sources]: how often each source is drawn in each resample; of few sources they are kept, as hundreds of
     figures resample the same ones."""
-    return _kept_counts(sources, seed, resamples) if sources <= FEW else _draw_counts(sources, seed, resamples)
+    return (
+        _kept_counts(sources, seed, resamples)
+        if sources <= FEW
+        else _draw_counts(sources, seed, resamples)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -30,8 +35,14 @@ def _draw_counts(sources: int, seed: int, resamples: int) -> Iterator[np.ndarray
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)
-        drawn = rng.integers(sources, size=(size, sources)) + sources * np.arange(size)[:, None]  # numbered through all resamples
-        yield np.bincount(drawn.ravel(), minlength=size * sources).reshape(size, sources).astype(float)
+        drawn = (
+            rng.integers(sources, size=(size, sources)) + sources * np.arange(size)[:, None]
+        )  # numbered through all resamples
+        yield (
+            np.bincount(drawn.ravel(), minlength=size * sources)
+            .reshape(size, sources)
+            .astype(float)
+        )
 
 
 def by_source(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
@@ -42,18 +53,34 @@ def by_source(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return sums
 
 
-def interval(values: np.ndarray, sources: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> dict:
+def interval(
+    values: np.ndarray, sources: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> dict:
     """`{mean, ci95_low, ci95_high, n, sources}` of per-clip values [N]; None without clips."""
     values = np.asarray(values, float)
     if not len(values):
         return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0, "sources": 0}
     sums, sizes = by_source(values, sources), by_source(np.ones(len(values)), sources)
-    means = np.concatenate([(c @ sums) / (c @ sizes) for c in resample_counts(len(sums), seed, resamples)])
+    means = np.concatenate(
+        [(c @ sums) / (c @ sizes) for c in resample_counts(len(sums), seed, resamples)]
+    )
     low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "ci95_low": float(low), "ci95_high": float(high), "n": len(values), "sources": len(sums)}
+    return {
+        "mean": float(values.mean()),
+        "ci95_low": float(low),
+        "ci95_high": float(high),
+        "n": len(values),
+        "sources": len(sums),
+    }
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> dict:
+def paired_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    sources: np.ndarray,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict:
     """Interval of first - second on the same clips, with the two-sided p-value of `p_value`."""
     difference = np.asarray(first, float) - np.asarray(second, float)
     result = interval(difference, sources, seed, resamples)
@@ -80,13 +107,22 @@ def over_trainings(figure: dict, variance: float) -> dict:
     mean = figure["mean"]
     if mean is None:
         return figure
-    below, above = (float(np.hypot(mean - figure[end], 1.960 * np.sqrt(variance))) for end in ("ci95_low", "ci95_high"))
+    below, above = (
+        float(np.hypot(mean - figure[end], 1.960 * np.sqrt(variance)))
+        for end in ("ci95_low", "ci95_high")
+    )
     wider = figure | {"ci95_low": mean - below, "ci95_high": mean + above}
     to_zero = below if mean > 0 else above
-    return wider | {"p": math.erfc(1.960 / math.sqrt(2) * abs(mean) / to_zero)} if "p" in figure and to_zero else wider
+    return (
+        wider | {"p": math.erfc(1.960 / math.sqrt(2) * abs(mean) / to_zero)}
+        if "p" in figure and to_zero
+        else wider
+    )
 
 
-def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.ndarray, seed: int = 0) -> dict:
+def macro_f1(
+    true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.ndarray, seed: int = 0
+) -> dict:
     """Macro-averaged F1 over `classes` with interval; true [N] and predicted [seeds, N] are class indices."""
     if not len(true):
         return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0}
@@ -98,7 +134,9 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.
     def f1(weights: np.ndarray) -> np.ndarray:
         denominator = weights @ (expected + answered)
         present = denominator > 0
-        scores = np.divide(2 * (weights @ hits), denominator, out=np.zeros_like(denominator), where=present)
+        scores = np.divide(
+            2 * (weights @ hits), denominator, out=np.zeros_like(denominator), where=present
+        )
         return scores.sum(1) / present.sum(1)
 
     means = np.concatenate([f1(counts) for counts in resample_counts(len(expected), seed)])
@@ -107,7 +145,9 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray, classes: int, sources: np.
     return {"mean": float(point), "ci95_low": float(low), "ci95_high": float(high), "n": len(true)}
 
 
-def smallest_detectable_difference(first: np.ndarray, second: np.ndarray, sources: np.ndarray) -> float | None:
+def smallest_detectable_difference(
+    first: np.ndarray, second: np.ndarray, sources: np.ndarray
+) -> float | None:
     """The true difference that a paired two-sided test at 5 % finds with 80 % power: (1.960 + 0.842) standard errors."""
     difference = np.asarray(first, float) - np.asarray(second, float)
     if not len(difference):
@@ -129,7 +169,9 @@ def holm(p_values: dict[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float | None:
+def calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float | None:
     """Expected calibration error, a share: how far the probability of the answer is from how often answers of such a probability
     are right (Guo et al. 2017, arXiv 1706.04599; bins of equal width, closed above).  probabilities [seeds, N, C], labels [N] are
     class indices; each seed is scored by itself, then averaged: averaged probabilities would be another classifier's."""
@@ -138,5 +180,8 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
     confidence = probabilities.max(2).astype(float)  # [seeds, N]
     excess = (probabilities.argmax(2) == labels) - confidence
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [np.abs(np.bincount(bin_of, weights)).sum() for bin_of, weights in zip(which, excess, strict=True)]
+    gaps = [
+        np.abs(np.bincount(bin_of, weights)).sum()
+        for bin_of, weights in zip(which, excess, strict=True)
+    ]
     return float(np.mean(gaps) / len(labels))

@@ -4,6 +4,7 @@ A cell is text or a `Cell`, a number that knows how it is shown.  Text may hold 
 CSV gives plain numbers in the unit that the table shows (per cent where it says per cent), an interval in three columns:
 `x`, `x_low`, `x_high`.
 """
+
 import csv
 import io
 import re
@@ -13,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LATEX = {character: f"\\{character}" for character in "_%&#${}"} | {
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "[": "{[}",
-}  # fmt: skip
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+}
 CODE, EMPHASIS = re.compile(r"`([^`]+)`"), re.compile(r"\*([^*]+)\*")
 FORMULA = tuple("=+-@")  # what a spreadsheet takes a cell for a formula by
 
@@ -53,7 +59,9 @@ class Table:
 def figure(value: dict, form: str, scale: float = 1, empty: str = "no clips") -> Cell:
     """A cell of a figure `{mean, ci95_low, ci95_high}`, times `scale`."""
     numbers = [value[key] for key in ("mean", "ci95_low", "ci95_high")]
-    return Cell(tuple(None if number is None else scale * number for number in numbers), form, empty)
+    return Cell(
+        tuple(None if number is None else scale * number for number in numbers), form, empty
+    )
 
 
 def percent(value: dict, signed: bool = False) -> Cell:
@@ -73,7 +81,9 @@ def number(value: float | None, form: str = "{:.3f}") -> Cell:
 def grid(header: list[str], rows: list[list[Content]]) -> str:
     """Header and rows in Markdown."""
     lines: list[list] = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(markdown_text(str(cell)) for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(markdown_text(str(cell)) for cell in line) + " |" for line in lines
+    )
 
 
 def markdown_text(text: str) -> str:
@@ -88,7 +98,11 @@ def one_line(text: str) -> str:
 
 def markdown(table: Table) -> str:
     """Title, note, table and what stands below it."""
-    return "\n\n".join(part for part in (f"## {table.title}", table.note, grid(table.header, table.rows), table.below) if part)
+    return "\n\n".join(
+        part
+        for part in (f"## {table.title}", table.note, grid(table.header, table.rows), table.below)
+        if part
+    )
 
 
 def plain(text: str) -> str:
@@ -128,25 +142,44 @@ def csv_value(content: Content, part: int) -> str:
 def latex_text(content: Content) -> str:
     """Escaped text; marks become commands, minus signs of numbers are true ones and intervals smaller than their figures."""
     if isinstance(content, Cell) and content.values[0] is not None:
-        return re.sub(r" (\[.+\])", r" {\\scriptsize \1}", str(content)).replace("-", "$-$").replace("%", r"\%")
+        return (
+            re.sub(r" (\[.+\])", r" {\\scriptsize \1}", str(content))
+            .replace("-", "$-$")
+            .replace("%", r"\%")
+        )
     text = "".join(LATEX.get(character, character) for character in one_line(str(content)))
     return EMPHASIS.sub(r"\\emph{\1}", CODE.sub(r"\\texttt{\1}", text))
 
 
 def latex(table: Table) -> str:
     """A float for booktabs and graphicx; a table too wide for the line is scaled down to it."""
-    numeric = [all(isinstance(cell, Cell | int) or not cell for cell in cells) for cells in columns_of(table)]
+    numeric = [
+        all(isinstance(cell, Cell | int) or not cell for cell in cells)
+        for cells in columns_of(table)
+    ]
     lines: list[list] = [table.header, *table.rows]
     head, *body = (" & ".join(latex_text(cell) for cell in line) + r" \\" for line in lines)
     caption = ". ".join(part.rstrip(".") for part in (table.title, table.note) if part)
-    return "\n".join([
-        "% \\usepackage{booktabs, graphicx}; written by `python -m stages.report`", r"\begin{table*}", r"\centering\small",
-        rf"\caption{{{latex_text(caption)}.}}", rf"\label{{tab:{table.name}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}", r"\toprule", head, r"\midrule", *body,
-        r"\bottomrule", r"\end{tabular}}", *([rf"\par\smallskip\footnotesize {latex_text(table.below)}"] if table.below else []),
-        r"\end{table*}", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "% \\usepackage{booktabs, graphicx}; written by `python -m stages.report`",
+            r"\begin{table*}",
+            r"\centering\small",
+            rf"\caption{{{latex_text(caption)}.}}",
+            rf"\label{{tab:{table.name}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *([rf"\par\smallskip\footnotesize {latex_text(table.below)}"] if table.below else []),
+            r"\end{table*}",
+            "",
+        ]
+    )
 
 
 def write(folder: Path, tables: Iterable[Table]) -> None:

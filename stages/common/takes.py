@@ -21,7 +21,13 @@ class Take:
 
     def turns(self, t: float) -> float:
         """Events passed until `t`, growing linearly between two events."""
-        e = np.concatenate([[2 * self.events_s[0] - self.events_s[1]], self.events_s, [2 * self.events_s[-1] - self.events_s[-2]]])
+        e = np.concatenate(
+            [
+                [2 * self.events_s[0] - self.events_s[1]],
+                self.events_s,
+                [2 * self.events_s[-1] - self.events_s[-2]],
+            ]
+        )
         i = int(np.clip(np.searchsorted(e, t, "right") - 1, 0, len(e) - 2))
         return i + (t - e[i]) / (e[i + 1] - e[i])
 
@@ -62,9 +68,13 @@ def draw_take(rng: np.random.Generator, action: str, tempo: float) -> Take:
     low, high = ACTIONS[action].tempo_hz
     step_s = 1 / (low + (high - low) * np.clip(tempo + rng.normal(0, 0.1), 0, 1))
     count = int(CLIP_S / step_s) + 3
-    events = rng.uniform(0.15, 0.15 + min(step_s, 0.6)) + np.cumsum(step_s * np.r_[0, rng.uniform(0.85, 1.15, count)])
+    events = rng.uniform(0.15, 0.15 + min(step_s, 0.6)) + np.cumsum(
+        step_s * np.r_[0, rng.uniform(0.85, 1.15, count)]
+    )
     streaming = ACTIONS[action].staging in ("pour", "spray")
-    ends = events + np.diff(np.r_[events, events[-1] + step_s]) * (rng.uniform(0.45, 0.7, count + 1) if streaming else 1)
+    ends = events + np.diff(np.r_[events, events[-1] + step_s]) * (
+        rng.uniform(0.45, 0.7, count + 1) if streaming else 1
+    )
     kept = events < (CLIP_S - 0.4 if streaming else CLIP_S - 0.08)
     if ACTIONS[action].staging in ("strike", "drum") and rng.random() < 0.5:  # a rest
         rest = rng.uniform(0.4, 2.2)

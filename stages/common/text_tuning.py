@@ -1,4 +1,5 @@
 """Fine-tuning of the mapping's text encoder inside the generator, through the attention weights."""
+
 import torch
 from torch import nn
 
@@ -24,8 +25,13 @@ class TextEncoder(nn.Module):
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         """Embeddings [n, D] of the texts of these numbers [n], with gradient where one is wanted."""
         device = next(self.model.parameters()).device
-        features = {key: value.to(device) for key, value in self.model.preprocess([self.texts[i] for i in numbers.tolist()]).items()
-                    if isinstance(value, torch.Tensor)}  # fmt: skip
+        features = {
+            key: value.to(device)
+            for key, value in self.model.preprocess(
+                [self.texts[i] for i in numbers.tolist()]
+            ).items()
+            if isinstance(value, torch.Tensor)
+        }
         return nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1)
 
     @torch.no_grad()
@@ -41,7 +47,14 @@ class TunedConditions:
     to labels again (only with `via: labels`: with key captions the labels stay those of the mapping stage).
     """
 
-    def __init__(self, conditions: Conditions, encoder: TextEncoder, via: str, top_k: int, min_similarity: float):
+    def __init__(
+        self,
+        conditions: Conditions,
+        encoder: TextEncoder,
+        via: str,
+        top_k: int,
+        min_similarity: float,
+    ):
         self.conditions, self.encoder = conditions, encoder
         self.remaps, self.top_k, self.min_similarity = via == "labels", top_k, min_similarity
         self.refresh()
@@ -52,7 +65,9 @@ class TunedConditions:
         captions = len(self.conditions.captions)
         self.embedding, self.label_text = everything[:captions], everything[captions:]
         similarity, labels = (self.embedding @ self.label_text.T).topk(self.top_k, dim=1)
-        self.labels = labels.masked_fill(similarity < self.min_similarity, -1).cpu()  # [captions, k]
+        self.labels = labels.masked_fill(
+            similarity < self.min_similarity, -1
+        ).cpu()  # [captions, k]
 
     def numbers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         caption, labels = self.conditions.numbers(rows)
@@ -64,9 +79,19 @@ class TunedConditions:
         """The anchors of the given rows; their texts carry gradient while the encoder is in training."""
         caption, labels = self.numbers(rows)
         if not self.encoder.training:
-            return self.conditions.anchors(rows, caption, labels, self.embedding.cpu(), self.label_text.cpu())
-        wanted, place = (caption.clamp(min=0).unique(return_inverse=True))
+            return self.conditions.anchors(
+                rows, caption, labels, self.embedding.cpu(), self.label_text.cpu()
+            )
+        wanted, place = caption.clamp(min=0).unique(return_inverse=True)
         named, label_place = labels.clamp(min=0).unique(return_inverse=True)
         texts = self.encoder(torch.cat([wanted, named + len(self.conditions.captions)]))
-        anchors = self.conditions.anchors(rows, caption, labels, self.embedding.cpu(), self.label_text.cpu())
-        return Anchors(anchors.present, texts[: len(wanted)][place], texts[len(wanted) :][label_place], anchors.audio, anchors.valid)
+        anchors = self.conditions.anchors(
+            rows, caption, labels, self.embedding.cpu(), self.label_text.cpu()
+        )
+        return Anchors(
+            anchors.present,
+            texts[: len(wanted)][place],
+            texts[len(wanted) :][label_place],
+            anchors.audio,
+            anchors.valid,
+        )

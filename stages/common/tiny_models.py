@@ -25,7 +25,12 @@ from stages.common.audioset import load_labels
 SIZE_PX = 96
 PATCH_PX = 16
 HIDDEN = 128
-SHAPE = {"hidden_size": HIDDEN, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
+SHAPE = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+}
 NORMALISATION = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 MEL_BINS = 64
@@ -59,7 +64,9 @@ def ast(mean: float, std: float) -> tuple[ASTForAudioClassification, ASTFeatureE
 def vocabulary(captions: set[str]) -> dict[str, int]:
     """Token -> id: all words of captions and of the 527 labels, letters and word pieces of one letter for the rest."""
     texts = [*captions, *(label.display_name for label in load_labels())]
-    words = sorted({word for text in texts for word in re.findall(r"[a-z]+|[^a-z\s]", text.lower())})
+    words = sorted(
+        {word for text in texts for word in re.findall(r"[a-z]+|[^a-z\s]", text.lower())}
+    )
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     tokens = [*SPECIAL_TOKENS, *words, *letters, *("##" + letter for letter in letters)]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -79,8 +86,16 @@ def blip(captions: set[str]) -> tuple[BlipForConditionalGeneration, BlipProcesso
         **SHAPE,
         "num_hidden_layers": 2,
     }
-    vision = {"image_size": SIZE_PX, "patch_size": PATCH_PX, "hidden_act": "gelu", "layer_norm_eps": 1e-12, **SHAPE}
-    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=HIDDEN))
+    vision = {
+        "image_size": SIZE_PX,
+        "patch_size": PATCH_PX,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        **SHAPE,
+    }
+    model = BlipForConditionalGeneration(
+        BlipConfig(text_config=text, vision_config=vision, projection_dim=HIDDEN)
+    )
     images = BlipImageProcessorPil(size={"height": SIZE_PX, "width": SIZE_PX}, **NORMALISATION)
     return model, BlipProcessor(images, tokenizer)
 
@@ -91,11 +106,15 @@ def copy_vit_to_blip(source: ViTModel, target: BlipForConditionalGeneration) -> 
     names["embeddings.class_embedding"] = old["embeddings.cls_token"]
     names["embeddings.position_embedding"] = old["embeddings.position_embeddings"]
     for kind in ("weight", "bias"):
-        names[f"embeddings.patch_embedding.{kind}"] = old[f"embeddings.patch_embeddings.projection.{kind}"]
+        names[f"embeddings.patch_embedding.{kind}"] = old[
+            f"embeddings.patch_embeddings.projection.{kind}"
+        ]
         names[f"post_layernorm.{kind}"] = old[f"layernorm.{kind}"]
         for i in range(SHAPE["num_hidden_layers"]):
             layer, to = f"layers.{i}.", f"encoder.layers.{i}."
-            names[f"{to}self_attn.qkv.{kind}"] = torch.cat([old[f"{layer}attention.{x}_proj.{kind}"] for x in "qkv"])
+            names[f"{to}self_attn.qkv.{kind}"] = torch.cat(
+                [old[f"{layer}attention.{x}_proj.{kind}"] for x in "qkv"]
+            )
             names[f"{to}self_attn.projection.{kind}"] = old[f"{layer}attention.o_proj.{kind}"]
             names[f"{to}layer_norm1.{kind}"] = old[f"{layer}layernorm_before.{kind}"]
             names[f"{to}layer_norm2.{kind}"] = old[f"{layer}layernorm_after.{kind}"]

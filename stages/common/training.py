@@ -1,4 +1,5 @@
 """What training stages share: features on disk with random access, and one training loop with early stopping."""
+
 import copy
 import hashlib
 import os
@@ -49,7 +50,9 @@ class RowFile:
     def read(self, indices: Iterable[int]) -> torch.Tensor:
         """Rows [n, *shape] as float32 (int64 where the file holds whole numbers)."""
         with open(self.path, "rb", buffering=0) as file:
-            data = b"".join(os.pread(file.fileno(), self._bytes, int(i) * self._bytes) for i in indices)
+            data = b"".join(
+                os.pread(file.fileno(), self._bytes, int(i) * self._bytes) for i in indices
+            )
         kind = np.int64 if self.dtype.kind == "i" else np.float32
         return torch.from_numpy(np.frombuffer(data, self.dtype).astype(kind)).view(-1, *self.shape)
 
@@ -59,7 +62,9 @@ class RowFile:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         return item_store.digest(list(self.shape), str(self.dtype), content)
 
-    def moments(self, indices: Iterable[int], batch: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    def moments(
+        self, indices: Iterable[int], batch: int = 256
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation [last dimension] over the given rows and their steps (1 where it is 0); 0 and 1
         where no row is given."""
         indices = list(indices)
@@ -68,7 +73,11 @@ class RowFile:
         n, (total, squares) = 0, torch.zeros(2, self.shape[-1], dtype=torch.float64)
         for start in range(0, len(indices), batch):
             values = self.read(indices[start : start + batch]).flatten(0, -2).double()
-            n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
+            n, total, squares = (
+                n + len(values),
+                total + values.sum(0),
+                squares + values.square().sum(0),
+            )
         mean = total / n
         std = (squares / n - mean.square()).clamp(min=0).sqrt()
         return mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
@@ -103,8 +112,12 @@ def fit(
     parameters whose names begin with a prefix.  checkpoint: where a killed training goes on, with the same final weights.
     Returns a dict per epoch: epoch, training_loss, validation_loss.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(model, p, slower or {}), lr=p.learning_rate, weight_decay=p.weight_decay)
-    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(p.averaging))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, p, slower or {}), lr=p.learning_rate, weight_decay=p.weight_decay
+    )
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(p.averaging)
+    )
     state = _State(model, averaged, optimizer, torch.Generator().manual_seed(seed), checkpoint)
     if checkpoint:
         checkpoint.begin(model, name, p.model_dump(), seed, slower or {}, rows.tolist())
@@ -128,9 +141,19 @@ def fit(
         with torch.inference_mode():
             score = validate()
         _require_finite(score, f"the validation loss of {name}", epoch, p, state)
-        curve.append({"epoch": epoch, "training_loss": float(np.mean(losses)), "validation_loss": float(score)})
+        curve.append(
+            {
+                "epoch": epoch,
+                "training_loss": float(np.mean(losses)),
+                "validation_loss": float(score),
+            }
+        )
         if score < state.best:
-            state.best, state.best_epoch, state.best_weights = float(score), epoch, copy.deepcopy(model.state_dict())
+            state.best, state.best_epoch, state.best_weights = (
+                float(score),
+                epoch,
+                copy.deepcopy(model.state_dict()),
+            )
         elif epoch - state.best_epoch >= p.patience:
             break
         model.load_state_dict(live)
@@ -145,9 +168,21 @@ def fit(
 class _State:
     """What a training consists of between two epochs, to and from a checkpoint."""
 
-    def __init__(self, model: torch.nn.Module, averaged: torch.nn.Module, optimizer: torch.optim.Optimizer, shuffle: torch.Generator,
-                 checkpoint: Checkpoint | None):
-        self.model, self.averaged, self.optimizer, self.shuffle, self.checkpoint = model, averaged, optimizer, shuffle, checkpoint
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        averaged: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        shuffle: torch.Generator,
+        checkpoint: Checkpoint | None,
+    ):
+        self.model, self.averaged, self.optimizer, self.shuffle, self.checkpoint = (
+            model,
+            averaged,
+            optimizer,
+            shuffle,
+            checkpoint,
+        )
         self.curve: list[dict] = []
         self.best, self.best_epoch, self.best_weights = np.inf, 0, copy.deepcopy(model.state_dict())
 
@@ -155,10 +190,18 @@ class _State:
         """Write the checkpoint where one is due."""
         if self.checkpoint is None or not self.checkpoint.due():
             return
-        parts = {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(), "best": self.best_weights}
+        parts = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "best": self.best_weights,
+        }
         for number, values in self.optimizer.state_dict()["state"].items():
             parts[f"optimizer/{number}"] = values
-        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        tensors = {
+            f"{part}/{name}": value
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
         facts = {"curve": self.curve, "best": self.best, "best_epoch": self.best_epoch}
         self.checkpoint.save(tensors | {"shuffle": self.shuffle.get_state()}, facts)
 
@@ -175,18 +218,29 @@ class _State:
         self.model.load_state_dict(parts["model"])
         self.averaged.load_state_dict(parts["averaged"])
         self.best_weights = parts["best"]
-        moments = {int(part.split("/")[1]): values for part, values in parts.items() if part.startswith("optimizer/")}
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        moments = {
+            int(part.split("/")[1]): values
+            for part, values in parts.items()
+            if part.startswith("optimizer/")
+        }
+        self.optimizer.load_state_dict(
+            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
         self.curve, self.best, self.best_epoch = facts["curve"], facts["best"], facts["best_epoch"]
 
 
-def parameter_groups(model: torch.nn.Module, p: TrainingParams, slower: dict[str, float]) -> list[dict]:
+def parameter_groups(
+    model: torch.nn.Module, p: TrainingParams, slower: dict[str, float]
+) -> list[dict]:
     """The optimiser's groups: parameters that begin with a prefix of `slower`, without weight decay, and all others."""
     groups: dict[str | None, list] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(next((prefix for prefix in slower if name.startswith(prefix)), None), []).append(parameter)
+        groups.setdefault(
+            next((prefix for prefix in slower if name.startswith(prefix)), None), []
+        ).append(parameter)
     return [
-        {"params": group} | ({} if prefix is None else {"lr": slower[prefix], "weight_decay": 0.0}) for prefix, group in groups.items()
+        {"params": group} | ({} if prefix is None else {"lr": slower[prefix], "weight_decay": 0.0})
+        for prefix, group in groups.items()
     ]
 
 

@@ -3,6 +3,7 @@
 It has a pipe of its own.  Pools whose processes share a queue break or wait forever where one is killed while it starts, or while
 it holds the queue's lock: the kernel may do that whenever memory is short.
 """
+
 import copy
 import ctypes
 import os
@@ -19,7 +20,11 @@ from typing import Any
 
 from stages.common.errors import UserError
 
-PAUSES_S = (0.0, 0.1, 1.0)  # before each try to start a worker: a fork server that is dying refuses for a moment
+PAUSES_S = (
+    0.0,
+    0.1,
+    1.0,
+)  # before each try to start a worker: a fork server that is dying refuses for a moment
 DIED = (EOFError, OSError)  # what the pipe says where a process died; OSError: within a message
 
 
@@ -39,7 +44,9 @@ def die_with_parent() -> None:
 class Worker:
     """A process that is started when it is first asked, and anew after its death."""
 
-    _processes = threading.RLock()  # multiprocessing's own list of processes is not made for threads
+    _processes = (
+        threading.RLock()
+    )  # multiprocessing's own list of processes is not made for threads
 
     def __init__(self, context: Any, *work: Any):
         self._context, self._work = context, work
@@ -73,7 +80,9 @@ class Worker:
                 if self._stopped:
                     raise CancelledError
                 self._pipe, theirs = self._context.Pipe()
-                process = self._context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
+                process = self._context.Process(
+                    target=_serve, args=(theirs, *self._work), daemon=True
+                )
                 try:
                     process.start()
                     self._process = process
@@ -113,12 +122,16 @@ class Worker:
             return exit_code
 
 
-def _serve(pipe: Any, function: Callable, initializer: Callable[..., None], initargs: tuple) -> None:
+def _serve(
+    pipe: Any, function: Callable, initializer: Callable[..., None], initargs: tuple
+) -> None:
     """What a worker does: it says when it is ready, then answers items until the pipe is closed."""
     die_with_parent()
     # The server, its parent, ends with the stage once nobody else holds this file; multiprocessing hands it to workers, too.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it leaves Ctrl-C to its stage, whoever started its server
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # it leaves Ctrl-C to its stage, whoever started its server
     _answer(pipe, initializer, *initargs)
     while True:
         try:
@@ -154,4 +167,7 @@ def _unpacked(answer: tuple[bool, Any]) -> Any:
     try:
         raise value
     finally:
-        del answer, value  # the exception knows this frame: a circle, which would keep the caller's things for long
+        del (
+            answer,
+            value,
+        )  # the exception knows this frame: a circle, which would keep the caller's things for long

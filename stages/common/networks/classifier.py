@@ -1,4 +1,5 @@
 """The action classifier: one LSTM for every condition, only its input width differs; and what some conditions add to it."""
+
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
@@ -16,7 +17,15 @@ class ActionClassifier(nn.Module):
 
     hears = True  # whether audio is part of the input
 
-    def __init__(self, video_width: int, audio_width: int, actions: int, hidden: int, projection: int, dropout: float):
+    def __init__(
+        self,
+        video_width: int,
+        audio_width: int,
+        actions: int,
+        hidden: int,
+        projection: int,
+        dropout: float,
+    ):
         super().__init__()
         width = video_width + audio_width * self.hears
         for name, size in (("video", video_width), ("audio", audio_width)):
@@ -24,7 +33,11 @@ class ActionClassifier(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(size))
         self.token = nn.Parameter(torch.zeros(audio_width * self.hears))
         self.input_dropout = nn.Dropout(dropout)
-        self.project = nn.Sequential(nn.Linear(width, projection), nn.ReLU(), nn.Dropout(dropout)) if projection else nn.Identity()
+        self.project = (
+            nn.Sequential(nn.Linear(width, projection), nn.ReLU(), nn.Dropout(dropout))
+            if projection
+            else nn.Identity()
+        )
         self.lstm = nn.LSTM(projection or width, hidden, batch_first=True)
         with torch.no_grad():
             self.lstm.bias_hh_l0[hidden : 2 * hidden] += FORGET_BIAS
@@ -39,12 +52,23 @@ class ActionClassifier(nn.Module):
         """Features of a modality, standardised."""
         return (features - getattr(self, f"{modality}_mean")) / getattr(self, f"{modality}_std")
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor | None = None, has_audio: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor | None = None,
+        has_audio: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """video [B, T, V], audio [B, T, A], has_audio [B] bool -> logits [B, actions]."""
         return self.answer(video, audio, has_audio)[0]
 
-    def answer(self, video: torch.Tensor, audio: torch.Tensor | None = None, has_audio: torch.Tensor | None = None,
-               known: torch.Tensor | None = None, relevant: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def answer(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor | None = None,
+        has_audio: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
+        relevant: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits and, where a condition learns something else, too, that loss.  known [B]: clips whose real audio stands in
         `audio`, given to the network or not; relevant [B]: those of them whose sound belongs to their action."""
         features = self.scale("video", video)
@@ -64,7 +88,15 @@ class MultitaskClassifier(ActionClassifier):
 
     hears = False
 
-    def __init__(self, video_width: int, audio_width: int, actions: int, hidden: int, projection: int, dropout: float):
+    def __init__(
+        self,
+        video_width: int,
+        audio_width: int,
+        actions: int,
+        hidden: int,
+        projection: int,
+        dropout: float,
+    ):
         super().__init__(video_width, audio_width, actions, hidden, projection, dropout)
         self.generate = nn.Linear(hidden, audio_width)
 
@@ -82,9 +114,19 @@ class GatedClassifier(ActionClassifier):
 
     WIDTH = 32
 
-    def __init__(self, video_width: int, audio_width: int, actions: int, hidden: int, projection: int, dropout: float):
+    def __init__(
+        self,
+        video_width: int,
+        audio_width: int,
+        actions: int,
+        hidden: int,
+        projection: int,
+        dropout: float,
+    ):
         super().__init__(video_width, audio_width, actions, hidden, projection, dropout)
-        self.gate = nn.Sequential(nn.Linear(video_width + audio_width, self.WIDTH), nn.ReLU(), nn.Linear(self.WIDTH, 1))
+        self.gate = nn.Sequential(
+            nn.Linear(video_width + audio_width, self.WIDTH), nn.ReLU(), nn.Linear(self.WIDTH, 1)
+        )
 
     def answer(self, video, audio=None, has_audio=None, known=None, relevant=None):
         video, audio = self.scale("video", video), self.scale("audio", audio)
@@ -97,7 +139,9 @@ class GatedClassifier(ActionClassifier):
             if known.any():
                 extra = binary_cross_entropy_with_logits(logits[known], weight[known])
         weight = (weight * has_audio)[:, None, None]
-        audio = torch.where(has_audio[:, None, None], audio, 0.0) * weight + self.token * (1 - weight)
+        audio = torch.where(has_audio[:, None, None], audio, 0.0) * weight + self.token * (
+            1 - weight
+        )
         return self.head(self.encode(torch.cat([video, audio], dim=-1))[:, -1]), extra
 
 
@@ -107,11 +151,24 @@ class ReconstructingClassifier(ActionClassifier):
 
     WIDTH, HEADS = 64, 4
 
-    def __init__(self, video_width: int, audio_width: int, actions: int, hidden: int, projection: int, dropout: float, steps: int):
+    def __init__(
+        self,
+        video_width: int,
+        audio_width: int,
+        actions: int,
+        hidden: int,
+        projection: int,
+        dropout: float,
+        steps: int,
+    ):
         super().__init__(video_width, audio_width, actions, hidden, projection, dropout)
         self.see = nn.Linear(video_width, self.WIDTH)
-        self.memory = nn.Parameter(0.02 * torch.randn(steps, self.WIDTH))  # stands for the missing audio at each step
-        self.fuse = nn.TransformerEncoderLayer(self.WIDTH, self.HEADS, 2 * self.WIDTH, dropout, batch_first=True)
+        self.memory = nn.Parameter(
+            0.02 * torch.randn(steps, self.WIDTH)
+        )  # stands for the missing audio at each step
+        self.fuse = nn.TransformerEncoderLayer(
+            self.WIDTH, self.HEADS, 2 * self.WIDTH, dropout, batch_first=True
+        )
         self.reconstruct = nn.Linear(self.WIDTH, audio_width)
 
     def answer(self, video, audio=None, has_audio=None, known=None, relevant=None):
@@ -126,8 +183,18 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def matched_hidden(video_width: int, audio_width: int, actions: int, hidden: int, projection: int) -> int:
+def matched_hidden(
+    video_width: int, audio_width: int, actions: int, hidden: int, projection: int
+) -> int:
     """The hidden size at which the video-only classifier comes closest to the parameter count of one with audio."""
-    target = parameter_count(ActionClassifier(video_width, audio_width, actions, hidden, projection, 0.0))
+    target = parameter_count(
+        ActionClassifier(video_width, audio_width, actions, hidden, projection, 0.0)
+    )
     sizes = range(hidden, 2 * hidden + 1)
-    return min(sizes, key=lambda size: abs(parameter_count(ActionClassifier(video_width, 0, actions, size, projection, 0.0)) - target))
+    return min(
+        sizes,
+        key=lambda size: abs(
+            parameter_count(ActionClassifier(video_width, 0, actions, size, projection, 0.0))
+            - target
+        ),
+    )

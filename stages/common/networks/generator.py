@@ -1,4 +1,5 @@
 """Networks that generate audio features from video features."""
+
 import torch
 from torch import nn
 
@@ -11,14 +12,26 @@ class AudioGenerator(nn.Module):
     sound often begins where the movement that explains it ends.
     """
 
-    def __init__(self, video_width: int, audio_width: int, hidden: int, projection: int, dropout: float, bidirectional: bool):
+    def __init__(
+        self,
+        video_width: int,
+        audio_width: int,
+        hidden: int,
+        projection: int,
+        dropout: float,
+        bidirectional: bool,
+    ):
         super().__init__()
         for name, size in (("video", video_width), ("audio", audio_width)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
-        self.project = nn.Sequential(nn.Dropout(dropout), nn.Linear(video_width, projection), nn.ReLU(), nn.Dropout(dropout))
+        self.project = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(video_width, projection), nn.ReLU(), nn.Dropout(dropout)
+        )
         self.lstm = nn.LSTM(projection, hidden, batch_first=True, bidirectional=bidirectional)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden * (1 + bidirectional), audio_width))
+        self.head = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(hidden * (1 + bidirectional), audio_width)
+        )
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Mean and standard deviation of a modality over the training clips; saved with the weights."""
@@ -39,7 +52,9 @@ class AudioGenerator(nn.Module):
         return self.head(hidden)
 
 
-def generation_loss(predicted: torch.Tensor, target: torch.Tensor, mse_weight: float, cosine_weight: float) -> torch.Tensor:
+def generation_loss(
+    predicted: torch.Tensor, target: torch.Tensor, mse_weight: float, cosine_weight: float
+) -> torch.Tensor:
     """MSE + (1 - cosine per time step), of standardised features [B, T, A]."""
     cosine = nn.functional.cosine_similarity(predicted, target, dim=-1).mean()
     return mse_weight * nn.functional.mse_loss(predicted, target) + cosine_weight * (1 - cosine)

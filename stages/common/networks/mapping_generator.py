@@ -1,4 +1,5 @@
 """Architecture 2's generator: an LSTM conditioned on the sound of labels that captions were mapped to."""
+
 from dataclasses import dataclass, fields
 
 import torch
@@ -47,7 +48,9 @@ class LabelAttention(nn.Module):
         there = anchors.present  # computed at anchors alone: they are a quarter of the steps
         caption, text, valid = anchors.caption[there], anchors.text[there], anchors.valid[there]
         query = caption + self.query(torch.cat([caption, frame[there]], dim=-1))
-        cosine = nn.functional.cosine_similarity(query[:, None, :], text + self.key(text), dim=-1)  # [anchors, k]
+        cosine = nn.functional.cosine_similarity(
+            query[:, None, :], text + self.key(text), dim=-1
+        )  # [anchors, k]
         scores = (cosine / self.log_temperature.exp()).masked_fill(~valid, -1e4)
         weights = torch.zeros(anchors.valid.shape, dtype=scores.dtype, device=scores.device)
         weights[there] = scores.softmax(-1) * valid
@@ -91,9 +94,29 @@ class MappedAudioGenerator(AudioGenerator):
     also enters the output, scaled by the learned `injection` that starts at 1 (full strength).
     """
 
-    def __init__(self, video_width: int, audio_width: int, text_width: int, hidden: int, projection: int, dropout: float,
-                 bidirectional: bool, noise: int, length: float, anchored: bool, visual: str, temperature: float):
-        super().__init__(video_width + audio_width + noise, audio_width, hidden, projection, dropout, bidirectional)
+    def __init__(
+        self,
+        video_width: int,
+        audio_width: int,
+        text_width: int,
+        hidden: int,
+        projection: int,
+        dropout: float,
+        bidirectional: bool,
+        noise: int,
+        length: float,
+        anchored: bool,
+        visual: str,
+        temperature: float,
+    ):
+        super().__init__(
+            video_width + audio_width + noise,
+            audio_width,
+            hidden,
+            projection,
+            dropout,
+            bidirectional,
+        )
         self.register_buffer("video_mean", torch.zeros(video_width))
         self.register_buffer("video_std", torch.ones(video_width))
         self.attention = LabelAttention(text_width, video_width, temperature)
@@ -105,7 +128,9 @@ class MappedAudioGenerator(AudioGenerator):
         mapped, known = self.attention(anchors, frame) / self.audio_std, anchors.valid.any(-1)
         if self.anchored:
             return propagate(mapped, known, self.length)
-        return (mapped.sum(1, keepdim=True) / known.sum(1).clamp(min=1)[:, None, None]).expand_as(mapped)
+        return (mapped.sum(1, keepdim=True) / known.sum(1).clamp(min=1)[:, None, None]).expand_as(
+            mapped
+        )
 
     def forward(self, video: torch.Tensor, anchors: Anchors, noise: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         frame = (video - self.video_mean) / self.video_std

@@ -1,4 +1,5 @@
 """From audio features back to AST's input form."""
+
 import torch
 from torch import nn
 
@@ -16,11 +17,17 @@ class MelDecoder(nn.Module):
         self.per_step = -(-frames // steps)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.decode = nn.Sequential(nn.Linear(3 * width, hidden), nn.ReLU(), nn.Linear(hidden, self.per_step * mel_bins))
+        self.decode = nn.Sequential(
+            nn.Linear(3 * width, hidden), nn.ReLU(), nn.Linear(hidden, self.per_step * mel_bins)
+        )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         x = (features - self.mean) / self.std  # [B, T, A]
         padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
         context = torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)  # [B, T, 3A]
-        frames = self.decode(context).unflatten(-1, (self.per_step, self.mel_bins)).flatten(1, 2)  # [B, T * per_step, mel]
-        return nn.functional.interpolate(frames.transpose(1, 2), self.frames, mode="linear", align_corners=False).transpose(1, 2)
+        frames = (
+            self.decode(context).unflatten(-1, (self.per_step, self.mel_bins)).flatten(1, 2)
+        )  # [B, T * per_step, mel]
+        return nn.functional.interpolate(
+            frames.transpose(1, 2), self.frames, mode="linear", align_corners=False
+        ).transpose(1, 2)
