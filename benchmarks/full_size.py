@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from stages.common import shards
+from audio_from_video.storage import shards
 
 FEATURES = [
     "clips",

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import psutil
 
+from audio_from_video.media import untrusted
+from audio_from_video.runtime.parallel import default_workers, map_items
+from audio_from_video.runtime.worker import Failure
 from stages import audio, clips, frames
-from stages.common import media
-from stages.common.parallel import Failure, default_workers, map_items
-from tests.odd_media import KINDS
+from tests.support.odd_media import KINDS
 
 TIMEOUT_S = 30.0
 KNOBS = frames.FramesParams(fps=6.0, count=18, keep="all", size_px=96, jpeg_quality=95)
@@ -123,7 +124,9 @@ def main() -> None:
                 yield str(path)
 
         found = list(
-            map_items(pass_through, files(), default_workers(), TIMEOUT_S, media.decoding_process)
+            map_items(
+                pass_through, files(), default_workers(), TIMEOUT_S, untrusted.decoding_process
+            )
         )
         peaks_mib = [0 if isinstance(result, Failure) else result[1] for result in found]
         ends = [

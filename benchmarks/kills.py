@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 VICTIMS = ("dvc", "stage", "worker")
 ANY_MOMENT = 0.25  # share of kills that wait for no stage

@@ -26,8 +26,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from stages.common import media, shards
-from stages.common.parallel import default_workers, map_items, one_thread
+from audio_from_video.media import codecs
+from audio_from_video.runtime.parallel import default_workers, map_items, one_thread
+from audio_from_video.storage import shards
 
 _grey: np.ndarray  # these three: one per worker process
 _model: Any
@@ -124,12 +125,12 @@ def prepare(folder: Path, clips_per_action: int) -> dict:
 
 def ready_inputs(folder: Path, p: dict) -> int:
     """Write grey images and float tensors of the clips; the number of clips."""
-    from stages.common.backbones import VisionBackbone
+    from audio_from_video.backbones.vision import VisionBackbone
 
     backbone = VisionBackbone(p["video_features"]["model"])
     grey, tensors = [], []
     for row in shards.iter_rows(folder / "data/frames", ["jpegs"]):
-        images = [media.decode_jpeg(jpeg) for jpeg in row["jpegs"]]
+        images = [codecs.decode_jpeg(jpeg) for jpeg in row["jpegs"]]
         grey.append(np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]))
         tensors.append(backbone.resize(images).astype(np.float32) / 255)
     np.save(folder / "grey.npy", np.stack(grey))

@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import media, params, run, shards
-from stages.common.clip_items import ClipItems
-from stages.common.item_store import digest
-from stages.common.parallel import map_items, time_limit_s
+from audio_from_video.media import codecs, untrusted
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 2  # of `extract`; raise it when the output for the same input changes
 FAILED = {"unreadable", "timeout", "worker_died"}
@@ -39,12 +41,12 @@ def extract(task: tuple[str, float, bool]) -> dict:
     if not has_audio:
         return row | {"status": "no_audio_track", "reason": "the file has no audio stream"}
     try:
-        samples = media.decode_audio(Path(path), duration_s)
-    except media.MediaError as error:
+        samples = untrusted.decode_audio(Path(path), duration_s)
+    except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return {
-        "flac": media.encode_flac(samples),
-        "rms_dbfs": media.rms_dbfs(samples),
+        "flac": codecs.encode_flac(samples),
+        "rms_dbfs": codecs.rms_dbfs(samples),
         "status": "ok",
         "reason": "",
     }
@@ -60,7 +62,7 @@ def drop_silent(row: dict, silence_db: float) -> dict:
     return row
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("audio", AudioParams)
     source = params.load("clips", Source, only=True)
     found = {
@@ -84,19 +86,19 @@ def main(stage: run.StageRun) -> None:
             clips,
             files,
             lambda tasks: map_items(
-                extract, tasks, stage.workers, time_limit_s(), media.decoding_process
+                extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
             ),
         )
         index = items.pack(
             Path("data/audio"),
             clips,
             finish=lambda row: drop_silent(row, p.silence_db),
-            check=lambda index: run.check_failed_fraction(
+            check=lambda index: accounting.check_failed_fraction(
                 index, FAILED, source.max_failed_fraction, "audio"
             ),
         )
-    stage.write_metrics({"clips": run.status_counts(index)})
+    stage.write_metrics({"clips": accounting.status_counts(index)})
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "audio")
+    stage_run.main(main, __doc__, "audio")

@@ -22,12 +22,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import media, params, run, shards
-from stages.common.backbones import AudioBackbone, label_count_of, revision, width_of
-from stages.common.clip_items import ClipItems
-from stages.common.errors import UserError
-from stages.common.item_store import digest
-from stages.common.parallel import map_items, one_thread
+from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.hub import label_count_of, revision, width_of
+from audio_from_video.media import codecs
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `encode_clip` and AudioBackbone; raise it when the output for the same input changes
@@ -58,7 +61,7 @@ def load_backbone(model: str) -> None:
 def encode_clip(task: tuple[bytes, int, AudioFeaturesParams]) -> dict:
     """patches, pooled and label_scores of one clip (runs in a worker)."""
     flac, count, p = task
-    wave = media.decode_flac(flac)
+    wave = codecs.decode_flac(flac)
     pieces = np.array_split(wave, int(np.ceil(len(wave) / (_backbone.max_s * _backbone.rate_hz))))
     log_mel, frames = _backbone.log_mel(pieces)
     outputs, pooled, scores = _backbone.encode(log_mel)
@@ -151,7 +154,7 @@ def fit_projection(patches, width: int, components: int) -> dict[str, np.ndarray
     }
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     from safetensors.numpy import save_file
 
     p = params.load("audio_features", AudioFeaturesParams)
@@ -212,7 +215,7 @@ def main(stage: run.StageRun) -> None:
     explained = pca["explained"].cumsum()
     stage.write_metrics(
         {
-            "clips": run.status_counts(index),
+            "clips": accounting.status_counts(index),
             "shape": {"steps": count, "width": width, "components": p.components},
             "explained_variance": {
                 str(k): float(explained[k - 1])
@@ -224,4 +227,4 @@ def main(stage: run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "audio_features")
+    stage_run.main(main, __doc__, "audio_features")

@@ -27,10 +27,12 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import backbones, captioning, folds, params, run, shards
-from stages.common.caption_measures import measure
-from stages.common.caption_trainings import (
+from audio_from_video.backbones import hub
+from audio_from_video.backbones.blip import AS_IT_IS, Captioner
+from audio_from_video.captioning import workers as caption_workers
+from audio_from_video.captioning.jobs import (
     FRAMES,
+    TOP_K,
     WHOLE,
     TuningParams,
     frames_of,
@@ -38,11 +40,15 @@ from stages.common.caption_trainings import (
     train_all,
     trainings,
 )
-from stages.common.captioning import AS_IT_IS, Captioner, Task
-from stages.common.clip_items import ClipItems
-from stages.common.item_store import digest
-from stages.common.parallel import Failure
-from stages.common.training import scratch
+from audio_from_video.captioning.workers import Task
+from audio_from_video.clipset import folds
+from audio_from_video.evaluation.captions import measure
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
+from audio_from_video.storage.row_file import scratch
 
 CODE_VERSION = 1  # of captions, of what is heard and of trained weights; raise it when one of them changes for the same input
 SELECTED, SOUND, OUTPUT = (
@@ -74,12 +80,12 @@ class Text(params.Section):
 
 
 def listen(
-    stage: run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str
+    stage: stage_run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str
 ) -> list[dict]:
     """What can be learned from: of audible training, unlabelled and validation clips some representative steps, their captions
     by the model as it is, and the labels that AST hears around them, highest score first."""
     knobs = (
-        backbones.revision(hearing.model),
+        hub.revision(hearing.model),
         hearing.window_s,
         p.finetune_frames,
         p.tags,
@@ -107,8 +113,8 @@ def listen(
     )
 
     def compute(todo: Iterator[Task]) -> Iterator[dict | Failure]:
-        for row in captioning.answers(
-            captioning.describe, todo, p.blip, p.frames_per_batch, stage.workers, hearing.model
+        for row in caption_workers.answers(
+            caption_workers.describe, todo, p.blip, p.frames_per_batch, stage.workers, hearing.model
         ):
             if not isinstance(row, Failure):
                 ranked = (
@@ -126,17 +132,17 @@ def listen(
         return [found for clip in audible if (found := clip | items.row(clip))["status"] == "ok"]
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("captions", CaptionsParams)
     hearing = params.load("audio_features", Hearing, only=True)
     reader = params.load("label_audio", Text, only=True).model
     count = params.load("generator", Folds, only=True).folds
-    names = backbones.labels_of(hearing.model)
+    names = hub.labels_of(hearing.model)
     steps = {row["clip_id"]: row["steps"] for row in shards.iter_rows(SELECTED, ["steps"])}
     clips = [clip | {"steps": steps[clip["clip_id"]]} for clip in shards.inputs(SELECTED)]
     table = pd.DataFrame(shards.ok_rows(FRAMES))
     fold = dict(zip(table.clip_id, folds.of_clips(table, count).tolist(), strict=True))
-    version = digest("captions", CODE_VERSION, backbones.revision(p.model), p.beams, p.max_tokens)
+    version = digest("captions", CODE_VERSION, hub.revision(p.model), p.beams, p.max_tokens)
     heard: list[dict] = []
     tuned: dict[int, dict] = {}
     with scratch() as files, ClipItems("captions", version, CAPTIONS) as items:
@@ -159,14 +165,22 @@ def main(stage: run.StageRun) -> None:
             stage,
             keyed,
             tasks,
-            lambda todo: captioning.answers(
-                captioning.describe, todo, p.blip, p.frames_per_batch, stage.workers
+            lambda todo: caption_workers.answers(
+                caption_workers.describe, todo, p.blip, p.frames_per_batch, stage.workers
             ),
         )
         index = items.pack(OUTPUT, keyed)
         save_model(p, weights.get(WHOLE, AS_IT_IS))
-    measured = measure(OUTPUT, heard, p.finetune_frames, p.tag_score, names, reader)
-    metrics = {"clips": run.status_counts(index), "finetune": p.finetune, **measured}
+    measured = measure(
+        OUTPUT,
+        heard,
+        lambda steps: some(steps, p.finetune_frames),
+        p.tag_score,
+        names,
+        reader,
+        TOP_K,
+    )
+    metrics = {"clips": accounting.status_counts(index), "finetune": p.finetune, **measured}
     if tuned:
         metrics["epochs"] = float(np.mean([row["epochs"] for row in tuned.values()]))
     if p.finetune == "self_critical":
@@ -198,4 +212,4 @@ def save_model(p: CaptionsParams, weights: str) -> None:
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "captions")
+    stage_run.main(main, __doc__, "captions")

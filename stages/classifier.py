@@ -21,25 +21,24 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy, log_softmax
 
-from stages.common import backbones, folds, params, predictions, run, shards, statistics, tables
-from stages.common.action_data import POOL, SOURCES, SPLITS, ActionData, Condition, lessons
-from stages.common.errors import UserError
-from stages.common.features import AUDIO
-from stages.common.logistic import logistic_regression
-from stages.common.networks.classifier import (
-    ActionClassifier,
-    GatedClassifier,
-    MultitaskClassifier,
-    ReconstructingClassifier,
-    matched_hidden,
-    parameter_count,
-)
-from stages.common.parallel import Failure, map_items, one_thread
-from stages.common.predictions import Predictions
-from stages.common.row_training import ClassifierParams, NetworkParams, Training, answered, hear
-from stages.common.training import fit, scratch
+from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.logistic import logistic_regression
+from audio_from_video.classification.networks import parameter_count
+from audio_from_video.classification.settings import POOL, SPLITS, ClassifierParams, Condition
+from audio_from_video.classification.targets import lessons
+from audio_from_video.classification.training import Training, answered, build, train_one
+from audio_from_video.clipset import folds
+from audio_from_video.evaluation import intervals
+from audio_from_video.evaluation import rows as condition_evaluation
+from audio_from_video.reporting import tables
+from audio_from_video.runtime import atomic, params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.parallel import map_items, start_server
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import predictions, shards
+from audio_from_video.storage.predictions import Predictions
+from audio_from_video.storage.row_file import scratch
 
 MISSING_RATES = pa.schema(
     [
@@ -52,108 +51,8 @@ MISSING_RATES = pa.schema(
 )
 
 
-def train_one(task: Training) -> dict:
-    """Train once (runs in a worker): weights, loss curve, probabilities [asked rows, actions], and at each missing rate
-    whether the answers on test clips are right [rates, test clips]."""
-    data, condition, p, seed = task.data, task.condition, task.p.lstm, task.seed
-    one_thread()
-    torch.manual_seed(seed)
-    where = backbones.device()
-    model = build(data, condition, p, task.learned).to(where)
-    drawn = torch.Generator().manual_seed(seed)
-
-    def answer(
-        rows: torch.Tensor, missing: torch.Tensor, training: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        video = data.video.read(rows.tolist()).to(where)
-        if condition.learns == "audio":
-            audio, heard = data.sounds["real"].read(rows)
-            return model.answer(video, audio.to(where), None, heard.to(where) if training else None)
-        if not data.sounds:
-            return model.answer(video)
-        kind = condition.train_audio if training else "real"
-        audio, heard, known = (
-            value.to(where)
-            for value in hear(task, model, rows, kind, missing, drawn if training else None)
-        )
-        relevant = data.relevant[rows].to(where) if data.relevant is not None and training else None
-        return model.answer(video, audio, heard, known if training else None, relevant)
-
-    def learn(rows: torch.Tensor) -> torch.Tensor:
-        logits, extra = answer(rows, task.draw_missing(len(rows), drawn), True)
-        targets = task.targets[rows].to(where)
-        loss = -(targets * log_softmax(logits, 1)).sum() / targets.sum().clamp(min=1)
-        return loss if extra is None else loss + task.p.extra_weight * extra
-
-    def logits(rows: torch.Tensor, missing: torch.Tensor | None = None) -> torch.Tensor:
-        all_missing = torch.full((len(rows),), condition.test_audio != "real")
-        return answer(rows, all_missing if missing is None else missing)[0].cpu()
-
-    def validate() -> float:
-        parts = data.rows("validation").split(512)
-        return float(
-            np.average(
-                [cross_entropy(logits(part), data.labels[part]) for part in parts],
-                weights=[len(part) for part in parts],
-            )
-        )
-
-    curve = fit(
-        model,
-        learn,
-        task.learned,
-        validate,
-        p,
-        seed,
-        f"classifier/{task.name}",
-        checkpoint=task.checkpoint(drawn),
-    )
-    test = data.rows("test")
-    with torch.inference_mode():
-        probabilities = torch.cat(
-            [logits(part).softmax(1) for part in task.asked.split(512)]
-        ).numpy()
-        right = []
-        for missing in data.missing_at(task.rates, test, seed).values():
-            answers = [
-                logits(part, gone).argmax(1)
-                for part, gone in zip(test.split(512), missing.split(512), strict=True)
-            ]
-            right.append((torch.cat(answers) == data.labels[test]).numpy())
-    weights = {key: value.cpu() for key, value in model.state_dict().items()}
-    return {"weights": weights, "curve": curve, "probabilities": probabilities, "right": right}
-
-
-def build(
-    data: ActionData, condition: Condition, p: NetworkParams, learned: torch.Tensor
-) -> ActionClassifier:
-    """The network of a condition, with the scale of the features of the clips it learns from."""
-    (steps, video_width), hidden = data.video.shape, p.hidden
-    audio_width = data.sounds["real"].file.shape[-1] if data.sounds else 0
-    if condition.match_parameters:
-        other = shards.tensor_shape(AUDIO, "features")[-1]
-        hidden = matched_hidden(video_width, other, len(data.actions), p.hidden, p.projection)
-    sizes = video_width, audio_width, len(data.actions), hidden, p.projection, p.dropout
-    model: ActionClassifier
-    if condition.learns == "audio":
-        model = MultitaskClassifier(*sizes)
-    elif condition.gate == "dictionary":
-        model = GatedClassifier(*sizes)
-    elif condition.test_audio == "reconstructed":
-        model = ReconstructingClassifier(*sizes, steps)
-    else:
-        model = ActionClassifier(*sizes)
-    model.set_scale("video", *data.video.moments(learned.tolist()))
-    if data.sounds:
-        sound = data.sounds[condition.train_audio if condition.train_audio in SOURCES else "real"]
-        heard = sound.row[learned]
-        if (heard >= 0).any():  # a gate may reject all clips: then there is only the token
-            model.set_scale("audio", *sound.file.moments(heard[heard >= 0].tolist()))
-    return model
-
-
 def train_seeds(
-    stage: run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams
+    stage: stage_run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams
 ) -> tuple[Predictions, list[dict]]:
     """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the probabilities of all clips
     that were asked, and the seeds' results."""
@@ -227,7 +126,7 @@ def write_missing_rates(
     )
     right = np.array([result["right"] for result in results], float)  # [seeds, rates, test clips]
     return {
-        f"{rate:g}": statistics.interval(right[:, i].mean(0), test.source_id.to_numpy())
+        f"{rate:g}": intervals.interval(right[:, i].mean(0), test.source_id.to_numpy())
         for i, rate in enumerate(rates)
         if parts
     }
@@ -249,7 +148,8 @@ def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
         table.to_csv(path, index=False, float_format="%.6f")
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
+    start_server("stages.classifier", "torch._dynamo")  # an optimiser's first step imports it
     p = params.load("classifier", ClassifierParams)
     name, condition = stage.item, p.conditions[stage.item]
     folder = Path("models/classifier") / name
@@ -278,13 +178,13 @@ def main(stage: run.StageRun) -> None:
                 "projection": p.lstm.projection,
                 "audio_width": len(model.token),
             }
-        run.write_json(folder / "config.json", config)
+        atomic.write_json(folder / "config.json", config)
         predictions.write(name, found)
         at_rates = write_missing_rates(name, data, p.missing_rates, results)
         write_plots(name, [result["curve"] for result in results], found.of("test"))
         stage.write_metrics(
             {
-                **predictions.score(found),
+                **condition_evaluation.score(found),
                 "accuracy_at_missing_rate": at_rates,
                 "parameters": parameters,
                 "clips": {split: len(data.rows(split)) for split in SPLITS},
@@ -293,7 +193,7 @@ def main(stage: run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    run.main(
+    stage_run.main(
         main,
         __doc__,
         "classifier",

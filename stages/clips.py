@@ -22,21 +22,25 @@ remembered by path, size and modification time.
 
 import hashlib
 import os
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from random import Random
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from stages.common import clip_files, media, params, run, shards
-from stages.common.clip_splits import SplitParams, draw_missing, refuse, split
-from stages.common.errors import UserError
-from stages.common.item_store import ItemStore, digest
-from stages.common.parallel import Failure, map_items, time_limit_s
+from audio_from_video.clipset import discovery
+from audio_from_video.clipset.splits import SplitParams, draw_missing, refuse, split
+from audio_from_video.clipset.truth import pass_truth_on
+from audio_from_video.media import untrusted
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.item_store import ItemStore
 
 CODE_VERSION = 2  # of `examine`
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
@@ -56,19 +60,6 @@ SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("clip_id", "path", "action", "split", "source_id")),
         *FACTS,
-    ]
-)
-TRUTH = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("split", pa.string()),
-        ("action", pa.string()),
-        ("sound_kind", pa.string()),
-        ("audible", pa.bool_()),
-        ("sound_belongs", pa.bool_()),
-        ("audio_labels", pa.list_(pa.string())),
-        ("event_times_s", pa.list_(pa.float32())),
-        ("clean_sound", pa.binary()),
     ]
 )
 
@@ -107,22 +98,22 @@ def examine(path: str) -> dict:
     """Content hash and facts of one file (runs in a worker)."""
     row = dict.fromkeys(FACTS.names) | {"status": "ok", "reason": ""}
     try:
-        with media.open_file(Path(path)) as file:
+        with untrusted.open_file(Path(path)) as file:
             row["content_hash"] = hashlib.file_digest(
                 file, lambda: hashlib.blake2b(digest_size=16)
             ).hexdigest()
-        row |= media.probe(Path(path))
+        row |= untrusted.probe(Path(path))
     except OSError as error:
         row |= {
             "status": "missing" if isinstance(error, FileNotFoundError) else "unreadable",
             "reason": error.strerror or str(error),
         }
-    except media.MediaError as error:
+    except untrusted.MediaError as error:
         row |= {"status": error.status, "reason": error.reason}
     return row
 
 
-def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
+def describe(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> None:
     """Add facts, status and reason to every clip; only files that changed are opened."""
     version = digest("clips", CODE_VERSION)
     for clip in clips:
@@ -136,7 +127,7 @@ def describe(clips: list[dict], p: ClipsParams, stage: run.StageRun) -> None:
             tasks,
             len(tasks),
             lambda paths: map_items(
-                examine, paths, stage.workers, time_limit_s(), media.decoding_process
+                examine, paths, stage.workers, time_limit_s(), untrusted.decoding_process
             ),
         )
         for clip, (key, _) in zip(inside, tasks, strict=True):
@@ -189,36 +180,16 @@ def _limit_size(clip: dict, p: ClipsParams) -> None:
         )
 
 
-def pass_truth_on(source: Path, target: Path) -> None:
-    """Copy the truth of rendered clips, or write a table without rows where the root has none."""
-    if not source.is_file():
-        return shards.write_table(TRUTH.empty_table(), target)
-    try:
-        schema = pq.read_schema(source)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"{source} is no Parquet file ({str(error).splitlines()[0]}): remove it, or restore what `sample` wrote"
-        ) from None
-    if missing := [field.name for field in TRUTH if field not in list(schema)]:
-        names = ", ".join(missing)
-        raise UserError(
-            f"{source} lacks the columns {names}, or has them with other types: remove it, or restore what `sample` wrote"
-        )
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
-
-
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("clips", ClipsParams)
-    clips = clip_files.find(p.root, {"training": p.training_list, "validation": p.validation_list})
+    clips = discovery.find(p.root, {"training": p.training_list, "validation": p.validation_list})
     actions = choose_actions(clips, p)
     clips = [clip for clip in clips if clip["action"] is None or clip["action"] in actions]
     clips = limit(clips, p)
     describe(clips, p, stage)
     split(clips, p)
     clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
-    run.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
+    accounting.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
     shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), Path("data/clips.parquet"))
     shards.write_table(draw_missing(clips, p.seed), Path("data/missing_audio.parquet"))
     pass_truth_on(Path(p.root) / "truth.parquet", Path("data/truth.parquet"))
@@ -226,7 +197,7 @@ def main(stage: run.StageRun) -> None:
     splits = ("training", "validation", "test", "unlabelled")
     stage.write_metrics(
         {
-            "clips": run.status_counts(clips),
+            "clips": accounting.status_counts(clips),
             "actions": len(actions),
             "split": {name: sum(clip["split"] == name for clip in ok) for name in splits},
             "sources": {
@@ -253,4 +224,4 @@ def limit(clips: list[dict], p: ClipsParams) -> list[dict]:
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "clips")
+    stage_run.main(main, __doc__, "clips")

@@ -1,65 +1,91 @@
 """Note what code each stage runs, so that DVC runs a stage again when its own code changes, and only then.
 
-Reads    stages/
-Writes   data/code/<stage>.json: each file that the stage's script imports, directly or through others, or opens beside
-         itself, with the digest of its content
-DVC does not follow imports.  A stage could list its files among its `deps`, but dvc.lock would then hold hundreds of
-entries, which DVC reads and writes with every stage that it runs; here it holds one for each stage.
+Reads    stages/, audio_from_video/
+Writes   data/code/<stage>.json: the digest of every file that the stage's script imports, directly
+         or through others, of the packages' `__init__.py` on the way to them, and of the data
+         files that lie in the same folders as those modules' code
+DVC does not follow imports.  A stage could list its files among its `deps`, but dvc.lock would then
+hold hundreds of entries, which DVC reads and writes with every stage that it runs; here it holds
+one for each stage.
 """
 
 import ast
 import hashlib
 import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
-CODE = Path("stages")
+STAGES = Path("stages")
+PACKAGES = ("stages", "audio_from_video")
 OUTPUT = Path("data/code")
 
 
-def imported_files(script: Path, root: Path) -> set[str]:
-    """Paths (relative to `root`) of a script, of every module below `stages` that it reaches, found without running it, and of
-    the files that these open beside themselves."""
-    todo, found = [script], set()
-    while todo:
-        path = todo.pop()
-        name = str(path.relative_to(root))
-        if name in found:
+def imported_files(script: Path, root: Path) -> set[Path]:
+    """Return the files below `root` that a script runs, found without running it.
+
+    script: path relative to `root`, as the results are.  Imports are followed within PACKAGES,
+    also those inside functions.  A module comes with the `__init__.py` of the packages that hold
+    it, and with each data file of its own folder whose name stands in its text.
+    """
+    files: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        if path in files:
             continue
-        found.add(name)
-        text = path.read_text()
-        found |= {
-            str(path.with_name(data).relative_to(root))
-            for data in re.findall(r'__file__\)\.with_name\("(.+?)"\)', text)
-        }
-        for node in ast.walk(ast.parse(text)):
-            todo += [module for dotted in _names(node) if (module := _file(dotted, root))]
-    return found
+        files.add(path)
+        text = (root / path).read_text()
+        files |= _data_files(path, text, root)
+        for name in _imported_names(ast.parse(text)):
+            waiting += _module_files(name, root)
+    return files
 
 
-def _names(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and node.module:
-        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return []
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that may be modules: `from a import b` gives both `a` and `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
 
 
-def _file(dotted: str, root: Path) -> Path | None:
-    path = root / (dotted.replace(".", "/") + ".py")
-    return path if dotted.startswith("stages") and path.is_file() else None
+def _module_files(name: str, root: Path) -> list[Path]:
+    """The file of a module and the `__init__.py` of each package above it; none for strangers'."""
+    parts = name.split(".")
+    if parts[0] not in PACKAGES:
+        return []
+    packages = [Path(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    candidates = [*packages, Path(*parts).with_suffix(".py")]
+    return [path for path in candidates if (root / path).is_file()]
+
+
+def _data_files(path: Path, text: str, root: Path) -> set[Path]:
+    """Files beside a module that are no code and that it names."""
+    neighbours = (root / path).parent.iterdir()
+    return {
+        file.relative_to(root)
+        for file in neighbours
+        if file.is_file() and file.suffix not in (".py", ".pyc") and f'"{file.name}"' in text
+    }
+
+
+def digest(path: Path) -> str:
+    """Return the BLAKE2b digest of a file's content, 32 hexadecimal digits."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for script in sorted(CODE.glob("*.py")):
-        if script.stem not in ("__init__", "code"):
-            files = {CODE / "__init__.py", *map(Path, imported_files(script, Path()))}
-            digests = {
-                str(path): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-                for path in sorted(files)
-            }
-            (OUTPUT / f"{script.stem}.json").write_text(json.dumps(digests, indent=1) + "\n")
+    for script in sorted(STAGES.glob("*.py")):
+        if script.stem in ("__init__", "code"):
+            continue
+        files = imported_files(script, Path()) | {STAGES / "__init__.py"}
+        digests = {str(path): digest(path) for path in sorted(files)}
+        (OUTPUT / f"{script.stem}.json").write_text(json.dumps(digests, indent=1) + "\n")
 
 
 if __name__ == "__main__":

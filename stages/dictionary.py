@@ -22,10 +22,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import params, run, shards, statistics, tables
-from stages.common.audioset import load_labels
-from stages.common.errors import UserError
-from stages.common.text_embedding import closest, cosines, embed
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.backbones.text import embed
+from audio_from_video.evaluation import intervals
+from audio_from_video.meaning.similarity import closest, cosines
+from audio_from_video.reporting import tables
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 
 FEATURES = Path("data/audio_features")
 JUDGED = (
@@ -134,7 +138,7 @@ def agreement(similarity: np.ndarray, gains: np.ndarray) -> dict:
 def _own_and_permuted(value: np.ndarray) -> dict:
     """Figures of value [A, A], the first's labels by the second's entry."""
     others = value[~np.eye(len(value), dtype=bool)]
-    own = statistics.interval(np.diag(value), np.arange(len(value)))
+    own = intervals.interval(np.diag(value), np.arange(len(value)))
     del own["sources"]
     return own | {"permuted": float(others.mean()) if len(others) else None}
 
@@ -152,7 +156,7 @@ def spread(similarity: np.ndarray) -> dict:
     }
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     from safetensors.numpy import save_file
 
     p = params.load("dictionary", DictionaryParams)
@@ -195,4 +199,4 @@ def main(stage: run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "dictionary")
+    stage_run.main(main, __doc__, "dictionary")

@@ -29,22 +29,13 @@ import pyarrow as pa
 from pydantic import Field
 from safetensors import safe_open
 
-from stages.common import filter_measures, params, predictions, run, shards
-from stages.common.errors import UserError
+from audio_from_video.evaluation import filter as filter_evaluation
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import predictions, shards
+from audio_from_video.storage.layout import OUTPUTS
 
 LABELS = Path("data/predicted_labels")
-OUTPUTS = {  # architecture: the row it makes without a filter, decisions, sweep
-    "validation": (
-        "generated",
-        Path("data/filter.parquet"),
-        Path("metrics/plots/filter/sweep.csv"),
-    ),
-    "mapping": (
-        "mapped",
-        Path("data/filter_mapping.parquet"),
-        Path("metrics/plots/filter/mapping.csv"),
-    ),
-}
 AUDIO = Path("data/audio_features")
 PUBLISHED_THRESHOLD = 0.72  # the research description's N
 SCHEMA = pa.schema(
@@ -195,8 +186,8 @@ def judge(architecture: str, p: FilterParams) -> dict:
     condition, output, plot = OUTPUTS[architecture]
     table, scores = read_clips(architecture)
     score_clips(table, scores, p)
-    sweep = filter_measures.sweep(table, scores, condition)
-    threshold = filter_measures.best_threshold(sweep) if p.threshold == "auto" else p.threshold
+    sweep = filter_evaluation.sweep(table, scores, condition)
+    threshold = filter_evaluation.best_threshold(sweep) if p.threshold == "auto" else p.threshold
     for way in ("", "_oracle", "_real"):
         table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
     count = params.load("frames", Frames, only=True).count
@@ -213,11 +204,11 @@ def judge(architecture: str, p: FilterParams) -> dict:
     sweep.to_csv(plot, index=False, float_format="%.6f")
     return {
         "threshold": threshold,
-        **filter_measures.measure(table, scores, Path("data/generated") / architecture),
+        **filter_evaluation.measure(table, scores, Path("data/generated") / architecture),
     }
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("filter", FilterParams)
     architectures = params.load("generator", Architectures, only=True).architectures
     found = {name: judge(name, p) for name in OUTPUTS if name in architectures}
@@ -238,4 +229,4 @@ class Frames(params.Section):
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "filter")
+    stage_run.main(main, __doc__, "filter")

@@ -18,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import media, params, run, shards
-from stages.common.clip_items import ClipItems
-from stages.common.item_store import digest
-from stages.common.parallel import map_items, time_limit_s
+from audio_from_video.media import codecs, untrusted
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
@@ -74,7 +76,7 @@ def extract(task: tuple[str, FramesParams]) -> dict:
         "reason": "",
     }
     try:
-        frame_times_s, duration_s = media.frame_times(Path(path))
+        frame_times_s, duration_s = untrusted.frame_times(Path(path))
         frame_count = min(round(duration_s * p.fps), MAX_COUNT)
         row |= {"frame_count": frame_count, "duration_s": duration_s}
         if len(frame_times_s) < 2:
@@ -86,12 +88,12 @@ def extract(task: tuple[str, FramesParams]) -> dict:
             }
         times_s = sample_times(duration_s, p)
         wanted = on_screen(frame_times_s, times_s)
-        jpegs = media.read_frames(
+        jpegs = untrusted.read_frames(
             Path(path),
             wanted,
-            lambda image: media.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality),
+            lambda image: codecs.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality),
         )
-    except media.MediaError as error:
+    except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return row | {"jpegs": jpegs, "times_s": times_s}
 
@@ -118,7 +120,7 @@ def drop_long(row: dict, max_duration_s: float) -> dict:
     return row
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("frames", FramesParams)
     source = params.load("clips", Source, only=True)
     clips = [
@@ -140,25 +142,25 @@ def main(stage: run.StageRun) -> None:
             clips,
             paths,
             lambda tasks: map_items(
-                extract, tasks, stage.workers, time_limit_s(), media.decoding_process
+                extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
             ),
         )
         index = items.pack(
             Path("data/frames"),
             clips,
             finish=lambda row: drop_long(row, source.max_duration_s),
-            check=lambda index: run.check_failed_fraction(
+            check=lambda index: accounting.check_failed_fraction(
                 index, FAILED, source.max_failed_fraction, "frames"
             ),
         )
     histogram = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)
     stage.write_metrics(
         {
-            "clips": run.status_counts(index),
+            "clips": accounting.status_counts(index),
             "clips_by_frame_count": {n: histogram[n] for n in sorted(histogram)},
         }
     )
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "frames")
+    stage_run.main(main, __doc__, "frames")

@@ -30,10 +30,15 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import audioset_features, folds, params, run, shards, statistics
-from stages.common.audioset import load_labels
-from stages.common.errors import UserError
-from stages.common.text_embedding import closest, cosines, embed
+from audio_from_video.audioset import published_features
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.backbones.text import embed
+from audio_from_video.clipset import folds
+from audio_from_video.evaluation import intervals
+from audio_from_video.meaning.similarity import closest, cosines
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 
 SOURCE = Path("data/audio_features")
 RGB, FLOW = Path("data/video_features/rgb"), Path("data/video_features/flow")
@@ -85,7 +90,9 @@ def population() -> pd.DataFrame:
     )
 
 
-def sum_clips(stage: run.StageRun, clips: pd.DataFrame, count: int, min_score: float) -> Moments:
+def sum_clips(
+    stage: stage_run.StageRun, clips: pd.DataFrame, count: int, min_score: float
+) -> Moments:
     """Moments of the audible clips to learn from, in one pass."""
     fold = dict(zip(clips.clip_id, folds.of_clips(clips, count), strict=True))
     width, labels = shards.tensor_shape(SOURCE, "features")[1], len(LABELS)
@@ -132,7 +139,7 @@ def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
 
 
 def from_audioset(
-    clips: Part, published: audioset_features.Published, p: LabelAudioParams
+    clips: Part, published: published_features.Published, p: LabelAudioParams
 ) -> tuple[Part, np.ndarray]:
     """AudioSet's label means in the space of `clips`, and the labels [L] that the map was fitted on."""
     known = published.clips >= p.min_evidence
@@ -142,7 +149,7 @@ def from_audioset(
             f"no label has evidence in both the clips ({clips.known.sum()} have) and AudioSet's files ({known.sum()}), so there is "
             "nothing to fit a map on: get more of the files, or set label_audio.source to clips"
         )
-    weights = audioset_features.fit_map(
+    weights = published_features.fit_map(
         published.means[both], clips.features[both], p.ridge_penalty
     )
     return Part(
@@ -224,7 +231,7 @@ def prediction_cosine(whole: np.ndarray, mean: np.ndarray, clips: pd.DataFrame) 
             cosine(scores[heard] @ whole[heard], row["features"].mean(0, dtype=float) - mean)
         )
         sources.append(source_of[row["clip_id"]])
-    return statistics.interval(np.array(values), np.array(sources)) | {"without_label": without}
+    return intervals.interval(np.array(values), np.array(sources)) | {"without_label": without}
 
 
 def measure(whole: np.ndarray, part: Part, clips: pd.DataFrame) -> dict:
@@ -242,7 +249,7 @@ def measure(whole: np.ndarray, part: Part, clips: pd.DataFrame) -> dict:
     }
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("label_audio", LabelAudioParams)
     count = params.load("generator", Folds, only=True).folds
     if (found := shards.tensor_shape(SOURCE, "label_scores")[0]) != len(LABELS):
@@ -254,13 +261,13 @@ def main(stage: run.StageRun) -> None:
     parts = [from_clips(moments, left_out, p) for left_out in (WHOLE, *range(count))]
     metrics: dict = {"source": p.source, "clips": int(moments.clips.sum())}
     if p.source == "audioset":
-        published = audioset_features.read(
+        published = published_features.read(
             p.audioset_root, len(LABELS), lambda paths: stage.progress(paths, len(paths), "file")
         )
         learned = parts[0].features
         mapped = [from_audioset(part, published, p) for part in parts]
         parts, fitted = [part for part, _ in mapped], mapped[0][1]
-        predicted = audioset_features.leave_one_out(
+        predicted = published_features.leave_one_out(
             published.means[fitted], learned[fitted], p.ridge_penalty
         )
         fit = {
@@ -277,4 +284,4 @@ def main(stage: run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "label_audio")
+    stage_run.main(main, __doc__, "label_audio")

@@ -25,10 +25,19 @@ import pyarrow as pa
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from stages.common import folds, mapping_measures, params, run, shards, text_embedding
-from stages.common.errors import UserError
-from stages.common.item_store import ItemStore, digest
-from stages.common.parallel import Failure, map_items, one_thread
+from audio_from_video.backbones import text as text_backbone
+from audio_from_video.clipset import folds
+from audio_from_video.evaluation import mapping as mapping_evaluation
+from audio_from_video.meaning import similarity
+from audio_from_video.meaning.attention import attention
+from audio_from_video.meaning.key_captions import KeyCaptions
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.item_store import ItemStore
 
 CAPTIONS, AUDIO, LABEL_AUDIO = (
     Path("data/captions"),
@@ -76,14 +85,14 @@ class Captioned:
 
 def embed_texts(task: tuple[str, list[str]]) -> dict:
     """Embeddings [n, D] of some texts (runs in a worker)."""
-    return {"embeddings": text_embedding.embed(*task)}
+    return {"embeddings": text_backbone.embed(*task)}
 
 
-def embed(stage: run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray, str]:
+def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray, str]:
     """Normalised embeddings [N, D], each text through the model once, ever: they are kept in the item store, whose version
     comes with them."""
-    version = digest("text_embeddings", text_embedding.revision(model))
-    width = text_embedding.embed(model, texts[:1]).shape[1]
+    version = digest("text_embeddings", text_backbone.revision(model))
+    width = text_backbone.embed(model, texts[:1]).shape[1]
     with ItemStore(
         "text_embeddings", version, pa.schema([("embedding", shards.tensor(pa.float32(), width))])
     ) as store:
@@ -111,70 +120,12 @@ def closest_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`labels`: for caption embeddings [U, D] and label embeddings [L, D] the top_k + 1 closest labels and their cosines
     [U, top_k + 1] (the last one is there to tell the margin)."""
-    cosine = text_embedding.cosines(captions, labels)
-    best = text_embedding.closest(cosine, min(p.top_k + 1, len(labels)))
+    cosine = similarity.cosines(captions, labels)
+    best = similarity.closest(cosine, min(p.top_k + 1, len(labels)))
     return best, np.take_along_axis(cosine, best, 1)
 
 
-class KeyCaptions:
-    """`key_captions`: distinct captions of audible training clips with the summed label scores of the clips they describe."""
-
-    def __init__(self, captions: pd.DataFrame, scores: dict[str, np.ndarray]):
-        self.labels = len(next(iter(scores.values())))
-        self.values: dict[
-            int, dict[str, tuple[np.ndarray, int]]
-        ] = {}  # text: source: sum over clips, number of clips
-        keys = captions[
-            captions.split.isin(["training", "unlabelled"]) & captions.clip_id.isin(scores)
-        ]
-        for row in keys.drop_duplicates(
-            ["row", "text"]
-        ).itertuples():  # a clip counts once, however often its frames say the same
-            total, n = self.values.setdefault(row.text, {}).get(row.source_id, (0.0, 0))
-            self.values[row.text][row.source_id] = (total + scores[row.clip_id], n + 1)
-        self.keys = np.array(sorted(self.values), int)
-
-    def attend(
-        self, embeddings: np.ndarray, captions: pd.DataFrame, p: MappingParams
-    ) -> np.ndarray:
-        """Label scores [N, L] that the captions attend to (embeddings [U, D] of all texts): softmax of the cosines with the
-        closest key captions, each valued by the mean label scores of other sources' clips."""
-        answers: dict[tuple[int, str], np.ndarray] = {}
-        for text, group in captions.groupby("text"):
-            cosine = text_embedding.cosines(embeddings[[text]], embeddings[self.keys])[0]
-            ranked = np.argsort(-cosine, kind="stable")
-            for source in group.source_id.unique():
-                answers[text, source] = self._answer(cosine, ranked, source, p)
-        return np.stack(
-            [answers[key] for key in zip(captions.text, captions.source_id, strict=True)]
-        )
-
-    def _answer(
-        self, cosine: np.ndarray, ranked: np.ndarray, source: str, p: MappingParams
-    ) -> np.ndarray:
-        cosines, values = [], []
-        for place in ranked.tolist():
-            others = [
-                value for name, value in self.values[self.keys[place]].items() if name != source
-            ]
-            if others:
-                cosines.append(cosine[place])
-                values.append(sum(total for total, _ in others) / sum(n for _, n in others))
-            if len(values) == p.key_captions:
-                break
-        if not values:
-            return np.zeros(self.labels)
-        return attention(np.array(cosines)[None], p.temperature)[0] @ np.stack(values)
-
-
-def attention(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax over the last axis; -inf takes no part (all of them: zeros)."""
-    best = np.maximum(scores.max(-1, keepdims=True), -1e30)
-    weights = np.exp((scores - best) / temperature)
-    return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)
-
-
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("mapping", MappingParams)
     found = Captioned()
     names = shards.read_table(LABEL_AUDIO / "labels.parquet")["label"].to_pylist()
@@ -186,8 +137,10 @@ def main(stage: run.StageRun) -> None:
     }
     text = found.captions.text.to_numpy()
     best, cosine = closest_labels(embeddings, label_text, p)
-    attended = KeyCaptions(found.captions, scores).attend(embeddings, found.captions, p)
-    keyed = text_embedding.closest(attended, best.shape[1])
+    attended = KeyCaptions(found.captions, scores).attend(
+        embeddings, found.captions, p.key_captions, p.temperature
+    )
+    keyed = similarity.closest(attended, best.shape[1])
     ranked = {
         "labels": (best[text], cosine[text]),
         "key_captions": (keyed, np.take_along_axis(attended, keyed, 1)),
@@ -216,19 +169,19 @@ def main(stage: run.StageRun) -> None:
     fold = folds.of_clips(found.table, params.load("generator", Generator, only=True).folds)[
         found.captions.row
     ]
-    heard, true = mapping_measures.heard_labels(scores), mapping_measures.true_labels(names)
-    real = mapping_measures.centred_features()
+    heard, true = mapping_evaluation.heard_labels(scores), mapping_evaluation.true_labels(names)
+    real = mapping_evaluation.centred_features()
     measured = {}
     for way, labels in chosen.items():
         cosines = (embeddings[text][:, None] * label_text[labels]).sum(-1)
         weights = attention(np.where(labels >= 0, cosines, -np.inf), p.temperature)
         condition = (weights[..., None] * label_audio[fold[:, None], labels]).sum(1)
-        measured[way] = mapping_measures.measure(
+        measured[way] = mapping_evaluation.measure(
             found.captions, labels, ranked[way][1], weights, heard, true, condition, real
         )
     stage.write_metrics(
         {
-            "clips": run.status_counts(shards.read_index(CAPTIONS).to_pylist()),
+            "clips": accounting.status_counts(shards.read_index(CAPTIONS).to_pylist()),
             "via": p.via,
             "captions": len(text),
             "distinct_captions": len(found.texts),
@@ -298,4 +251,4 @@ def write(
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "mapping")
+    stage_run.main(main, __doc__, "mapping")

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import media, params, run, shards
-from stages.common.clip_items import ClipItems
-from stages.common.item_store import digest
-from stages.common.parallel import map_items, time_limit_s
+from audio_from_video.media import codecs
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `draw_clip`; raise it when the output for the same input and parameters changes
@@ -69,13 +71,13 @@ def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
     import cv2
 
     jpegs, p = task
-    grey = [cv2.cvtColor(media.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    grey = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
     flows = [farneback(a, b, p) for a, b in zip(grey, grey[1:], strict=False)]
-    drawn = [media.encode_jpeg(draw(flow, p.full_scale_px), p.jpeg_quality) for flow in flows]
+    drawn = [codecs.encode_jpeg(draw(flow, p.full_scale_px), p.jpeg_quality) for flow in flows]
     return {"jpegs": [drawn[0], *drawn], "status": "ok", "reason": ""}
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("optical_flow", OpticalFlowParams)
     clips = shards.inputs(Path("data/frames"))
     version = digest("optical_flow", CODE_VERSION, p.model_dump())
@@ -88,8 +90,8 @@ def main(stage: run.StageRun) -> None:
             lambda tasks: map_items(draw_clip, tasks, stage.workers, time_limit_s()),
         )
         index = items.pack(Path("data/optical_flow"), clips)
-    stage.write_metrics({"clips": run.status_counts(index)})
+    stage.write_metrics({"clips": accounting.status_counts(index)})
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "optical_flow")
+    stage_run.main(main, __doc__, "optical_flow")

@@ -7,7 +7,7 @@ Writes
     metrics/pretrain.json   quality on held-out rendered scenes
 
 The scenes are drawn from other seeds than the sample's and before backgrounds of other hues; three actions
-(`stages.common.actions.HELD_OUT`) never occur. No model ever meets an action's name: the ViT learns to segment and to
+(`audio_from_video.world.actions.HELD_OUT`) never occur. No model ever meets an action's name: the ViT learns to segment and to
 name variants of objects, BLIP captions without words of actions or sounds, the AST audio labels. The models are kept in
 git and this stage need not run on a fresh clone.
 """
@@ -22,13 +22,15 @@ from pydantic import Field
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from stages.common import params, tiny_models
-from stages.common.parallel import Failure, map_items
-from stages.common.pretraining_material import PICTURES, VARIANTS, scenes, sounds
-from stages.common.props import CLASSES
-from stages.common.run import StageRun, main
-from stages.common.scenes import rng_of
-from stages.common.sounds import RATE_HZ
+from audio_from_video.runtime import params
+from audio_from_video.runtime.parallel import map_items
+from audio_from_video.runtime.stage_run import StageRun, main
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.world import tiny_models
+from audio_from_video.world.pretraining_data import PICTURES, VARIANTS, scenes, sounds
+from audio_from_video.world.props import CLASSES
+from audio_from_video.world.scenes import rng_of
+from audio_from_video.world.sounds import RATE_HZ
 
 ROOT = Path("models/tiny")
 FLOW_SHARE = 0.35  # of a batch

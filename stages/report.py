@@ -22,24 +22,21 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from stages.common import (
-    curves,
+from audio_from_video.evaluation import curves, intervals, read_out
+from audio_from_video.evaluation import rows as condition_evaluation
+from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, Row
+from audio_from_video.reporting import (
+    experiment_tables,
     figures,
     page,
-    pair_read_out,
-    params,
-    predictions,
-    row_measures,
     row_tables,
-    run,
-    shards,
     stage_tables,
-    statistics,
     tables,
 )
-from stages.common.errors import UserError
-from stages.common.row_measures import BASELINE, UPPER_BOUND, Row
-from stages.common.row_tables import ARCHITECTURES
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.vocabulary import ARCHITECTURES
+from audio_from_video.storage import predictions, shards
 
 FIGURES, PICTURES = (
     Path("metrics/figures/report"),
@@ -84,13 +81,13 @@ def read_test(condition: str, row: dict, seeds: int) -> Row:
             f"run `dvc repro classifier@{condition}`"
         )
     clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
-    error = statistics.calibration_error(test.probabilities, test.labels) if len(clips) else None
+    error = intervals.calibration_error(test.probabilities, test.labels) if len(clips) else None
     return Row(
         clips,
         found,
-        predictions.over_seeds(test, 1)["seed_sd"],
+        condition_evaluation.over_seeds(test, 1)["seed_sd"],
         error,
-        row_measures.confusion(test),
+        condition_evaluation.confusion(test),
     )
 
 
@@ -252,7 +249,7 @@ def draw(
     order = list(
         dict.fromkeys(
             [
-                *chain(*row_measures.look_alike(p.look_alike_pairs, difference.index)),
+                *chain(*condition_evaluation.look_alike(p.look_alike_pairs, difference.index)),
                 *difference.index,
             ]
         )
@@ -268,7 +265,7 @@ def draw(
     )
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p, root = params.load("report", ReportParams), params.load("clips", Root, only=True).root
     classifier = params.load("classifier", Classifier, only=True)
     conditions = classifier.conditions
@@ -278,19 +275,19 @@ def main(stage: run.StageRun) -> None:
     base = rows[BASELINE].clips
     actions = sorted(set(base.action))
     audio_visual = audio_visual_actions(p.audio_visual_actions, actions)
-    result = row_measures.accuracies(
+    result = condition_evaluation.accuracies(
         rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial
     )
-    checked = row_measures.checks(rows, result)
+    checked = condition_evaluation.checks(rows, result)
     asked = classifier.missing_rates
     rates = {
         name: curves.missing_rates(name, row.clips, row.seeds, asked, name in partial)
         for name, row in rows.items()
     }
-    pairs = row_measures.look_alike(p.look_alike_pairs, actions)
-    per_action = row_measures.group_accuracy(rows, {action: [action] for action in actions})
-    groups = row_measures.pair_groups(pairs, actions)
-    within = row_measures.group_accuracy(rows, groups) if pairs else {}
+    pairs = condition_evaluation.look_alike(p.look_alike_pairs, actions)
+    per_action = condition_evaluation.group_accuracy(rows, {action: [action] for action in actions})
+    groups = condition_evaluation.pair_groups(pairs, actions)
+    within = condition_evaluation.group_accuracy(rows, groups) if pairs else {}
     folders = generated_folders()
 
     made = [
@@ -304,12 +301,12 @@ def main(stage: run.StageRun) -> None:
         row_tables.subset_table(rows, result),
         row_tables.action_table(rows, per_action, audio_visual),
     ]
-    read = pair_read_out.measure(pairs)
+    read = read_out.measure(pairs)
     if pairs:
         made += [
             row_tables.pair_table(rows, result, within),
             row_tables.pair_difference_table(
-                rows, result, row_measures.group_differences(rows, groups)
+                rows, result, condition_evaluation.group_differences(rows, groups)
             ),
             *([row_tables.read_out_table(read)] if read else []),
         ]
@@ -318,7 +315,7 @@ def main(stage: run.StageRun) -> None:
     )
     if CONFIRMED.is_file():
         made.append(row_tables.confirmation_table(result, CONFIRMED))
-    made += stage_tables.of_experiments()
+    made += experiment_tables.of_experiments()
     tables.write(Path("metrics/tables"), made)
     draw(p, conditions, rows, result, rates, folders)
     text = [
@@ -333,7 +330,9 @@ def main(stage: run.StageRun) -> None:
     Path("metrics/report.html").write_text(
         page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions))
     )
-    row_measures.long_table(result).to_csv("metrics/subsets.csv", index=False, float_format="%.6f")
+    condition_evaluation.long_table(result).to_csv(
+        "metrics/subsets.csv", index=False, float_format="%.6f"
+    )
     figures_of = {
         "conditions": result,
         "checks": checked,
@@ -342,9 +341,9 @@ def main(stage: run.StageRun) -> None:
     figures_of |= {"look_alike_pairs": within, "read_out": read} if pairs else {}
     stage.write_metrics(
         {"test_clips": len(base), "test_sources": base.source_id.nunique()}
-        | row_measures.means(figures_of)
+        | condition_evaluation.means(figures_of)
     )
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "report")
+    stage_run.main(main, __doc__, "report")

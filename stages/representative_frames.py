@@ -21,10 +21,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import media, motion_measures, params, run, shards
-from stages.common.clip_items import ClipItems
-from stages.common.item_store import digest
-from stages.common.parallel import map_items, time_limit_s
+from audio_from_video.evaluation import motion as motion_evaluation
+from audio_from_video.media import codecs
+from audio_from_video.reporting import motion_figure
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
@@ -74,7 +78,7 @@ def mean_magnitudes(task: tuple[list[bytes], str]) -> dict:
     # MEDIUM takes 12 ms a clip at 96 px (FAST 3, Farneback 21) and smears small things least: what a 20 px object
     # moves comes out 1.6 times too large, with FAST 2.1 times.
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(media.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    grey = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
     height, width = grey[0].shape
     margin = ((0, max(0, SMALLEST_PX - height)), (0, max(0, SMALLEST_PX - width)))
     grey = [np.pad(image, margin, mode="edge") for image in grey]
@@ -117,20 +121,20 @@ def compare_thresholds(thresholds: set[float]) -> dict:
     clips = list(shards.iter_rows(OUTPUT, ["magnitudes"], MEASURED))
     if not clips:
         return {}
-    events = motion_measures.event_steps(
+    events = motion_evaluation.event_steps(
         {clip["clip_id"]: times_s[clip["clip_id"]] for clip in clips}
     )
     magnitudes = np.stack([clip["magnitudes"] for clip in clips])  # [N, T]
     found = {}
     for threshold in sorted(thresholds):
         chosen = choose(magnitudes, threshold)
-        exact = motion_measures.hits(chosen, list(events.values()), 0)
+        exact = motion_evaluation.hits(chosen, list(events.values()), 0)
         found[f"{threshold:g}"] = {
             "clips": len(clips),
             "sources": len({source[clip["clip_id"]] for clip in clips}),
             "frames_per_clip": float(chosen.sum(1).mean()),
             "clips_without": float(1 - above(magnitudes, threshold).any(1).mean()),
-            **motion_measures.hits(chosen, list(events.values())),
+            **motion_evaluation.hits(chosen, list(events.values())),
             **{f"{name}_exact": value for name, value in exact.items()},
         }
     return found
@@ -149,7 +153,9 @@ def draw(path: Path, index: list[dict], threshold: float) -> None:
     names = [first[action] for action in sorted(first)]
     wanted = [
         names[i]
-        for i in np.linspace(0, len(names) - 1, min(motion_measures.STRIPS, len(names))).astype(int)
+        for i in np.linspace(0, len(names) - 1, min(motion_evaluation.STRIPS, len(names))).astype(
+            int
+        )
     ]
     frames = {
         row["clip_id"]: row
@@ -161,10 +167,10 @@ def draw(path: Path, index: list[dict], threshold: float) -> None:
         for row in shards.iter_rows(OUTPUT, ["magnitudes", "chosen"], [split])
         if row["clip_id"] in wanted
     ]
-    motion_measures.draw_strips(path, [frames[row["clip_id"]] | row for row in motion], threshold)
+    motion_figure.draw_strips(path, [frames[row["clip_id"]] | row for row in motion], threshold)
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("representative_frames", RepresentativeFramesParams)
     clips = shards.inputs(FRAMES)
     stored = pa.schema(
@@ -193,11 +199,11 @@ def main(stage: run.StageRun) -> None:
     draw(Path("metrics/figures/representative_frames.png"), index, p.threshold)
     stage.write_metrics(
         {
-            "clips": run.status_counts(index),
+            "clips": accounting.status_counts(index),
             "thresholds": compare_thresholds({*THRESHOLDS, p.threshold}),
         }
     )
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "representative_frames")
+    stage_run.main(main, __doc__, "representative_frames")

@@ -18,7 +18,7 @@ truth.parquet, a row per clip
     clip_id string          '<action>/<stem>', or 'unlabelled/<stem>'
     split string            training, validation, unlabelled
     action string           the true one, for unlabelled clips too
-    variant string          the material, tool or content shown (`stages.common.actions`)
+    variant string          the material, tool or content shown (`audio_from_video.world.actions`)
     sound_kind string       see above
     audible bool            some sound is heard
     sound_belongs bool      what is heard contains the action's own sound, in time
@@ -42,15 +42,16 @@ import pyarrow.parquet as pq
 import soundfile
 from pydantic import Field, field_validator
 
-from stages.common import params
-from stages.common.actions import ACTIONS, MOSTLY_SILENT
-from stages.common.contact_sheet import Cell, draw_contact_sheet
-from stages.common.mp4 import encode
-from stages.common.parallel import Failure, map_items
-from stages.common.run import StageRun, main
-from stages.common.scenes import Look, draw_look, noise_bank, render, rng_of
-from stages.common.sounds import RATE_HZ, N, at_level, band_noise, music, own_sound, speech
-from stages.common.takes import CLIP_S, Take, draw_take
+from audio_from_video.reporting.contact_sheet import Cell, draw_contact_sheet
+from audio_from_video.runtime import params
+from audio_from_video.runtime.parallel import map_items
+from audio_from_video.runtime.stage_run import StageRun, main
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.world.actions import ACTIONS, MOSTLY_SILENT
+from audio_from_video.world.mp4 import encode
+from audio_from_video.world.scenes import Look, draw_look, noise_bank, render, rng_of
+from audio_from_video.world.sounds import RATE_HZ, N, at_level, band_noise, music, own_sound, speech
+from audio_from_video.world.takes import CLIP_S, Take, draw_take
 
 ROOT = Path("data/sample")
 SHEET = Path("metrics/figures/sample.png")

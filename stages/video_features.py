@@ -15,11 +15,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.common import media, params, run, shards
-from stages.common.backbones import VisionBackbone, device, revision, width_of
-from stages.common.clip_items import ClipItems
-from stages.common.item_store import digest
-from stages.common.parallel import Failure, map_items, one_thread
+from audio_from_video.backbones.hub import device, revision, width_of
+from audio_from_video.backbones.vision import VisionBackbone
+from audio_from_video.media import codecs
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import accounting, shards
+from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 1  # of `decode` and VisionBackbone; raise it when the output for the same input and parameters changes
 INPUTS = {"rgb": Path("data/frames"), "flow": Path("data/optical_flow")}
@@ -47,7 +51,7 @@ def load_backbone(p: VideoFeaturesParams) -> None:
 
 def decode(jpegs: list[bytes]) -> np.ndarray:
     """One clip's JPEGs as the model's input [T, 3, h, w] uint8."""
-    return _backbone.resize([media.decode_jpeg(jpeg) for jpeg in jpegs])
+    return _backbone.resize([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
 
 
 def encode_clip(jpegs: list[bytes]) -> dict:
@@ -98,7 +102,7 @@ def load_on_cpu(p: VideoFeaturesParams) -> None:
     load_backbone(p)
 
 
-def main(stage: run.StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("video_features", VideoFeaturesParams)
     source = INPUTS[stage.item]
     clips = shards.inputs(source)
@@ -112,9 +116,9 @@ def main(stage: run.StageRun) -> None:
         items.fill(stage, clips, images, lambda todo: encode(todo, p, stage.workers))
         index = items.pack(Path("data/video_features") / stage.item, clips)
     stage.write_metrics(
-        {"clips": run.status_counts(index), "shape": {"steps": steps, "width": width}}
+        {"clips": accounting.status_counts(index), "shape": {"steps": steps, "width": width}}
     )
 
 
 if __name__ == "__main__":
-    run.main(main, __doc__, "video_features", "modality", lambda: INPUTS)
+    stage_run.main(main, __doc__, "video_features", "modality", lambda: INPUTS)

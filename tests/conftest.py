@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.closure import ROOT
-from tests.media_files import sine, write_video
+from tests.support.closure import ROOT
+from tests.support.media_files import sine, write_video
 
 LONGEST = [
     f"tests.test_{name}"
@@ -112,6 +112,6 @@ def extra_media() -> Path:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> str:
     """The directory of a tiny BERT of random weights, for where the meaning of texts does not matter."""
-    from tests.test_text_embedding import tiny_bert
+    from tests.backbones.test_text import tiny_bert
 
     return tiny_bert(tmp_path_factory.mktemp("models") / "bert")

@@ -4,12 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from stages import audio
-from stages.common import media, run, shards
-from stages.common.errors import UserError
-from stages.common.item_store import digest
-from tests.media_files import ffmpeg, sine, write_video
-from tests.test_shards import index_row
+from tests.storage.test_shards import index_row
+from tests.support.media_files import ffmpeg, sine, write_video
 
 FACTS = [pa.field("duration_s", pa.float32())]
 AAC = ["-c:a", "aac", "-b:a", "128k"]
@@ -63,7 +65,7 @@ def result() -> dict:
 
 
 def test_each_clip_gets_its_status_and_level(clips):
-    audio.main(run.StageRun("audio", None, 2))
+    audio.main(stage_run.StageRun("audio", None, 2))
     rows = result()
     assert {stem: row["status"] for stem, row in rows.items()} == {
         "loud_1": "ok",
@@ -79,21 +81,21 @@ def test_each_clip_gets_its_status_and_level(clips):
     assert "below -50" in rows["quiet_1"]["reason"] and rows["broken_1"]["reason"]
     stored = shards.read_columns("data/audio", ["flac"])
     lengths = {
-        name: len(media.decode_flac(flac))
+        name: len(codecs.decode_flac(flac))
         for name, flac in zip(stored["clip_id"], stored["flac"], strict=True)
     }
     assert lengths == {"ringing/-short_1": 32_000, "ringing/loud_1": 48_000}
 
 
 def test_another_threshold_reuses_every_item(clips):
-    audio.main(stage := run.StageRun("audio", None, 1))
+    audio.main(stage := stage_run.StageRun("audio", None, 1))
     assert (stage.log["computed"], stage.log["reused"]) == (6, 0)
     for silence_db, silent in (
         (-60.0, {"silent_1"}),
         (-10.0, {"silent_1", "quiet_1", "loud_1", "-short_1"}),
     ):
         clips.set(audio={"silence_db": silence_db})
-        audio.main(stage := run.StageRun("audio", None, 1))
+        audio.main(stage := stage_run.StageRun("audio", None, 1))
         assert (stage.log["computed"], stage.log["reused"]) == (0, 6)
         assert {stem for stem, row in result().items() if row["status"] == "silent"} == silent
 
@@ -102,7 +104,7 @@ def test_one_and_two_workers_write_the_same_bytes(clips, monkeypatch):
     written = []
     for workers in (1, 2):
         monkeypatch.setenv("ITEM_STORE", str(clips.folder / f"items{workers}"))
-        audio.main(run.StageRun("audio", None, workers))
+        audio.main(stage_run.StageRun("audio", None, workers))
         written.append(
             {
                 path.name: path.read_bytes()
@@ -113,13 +115,13 @@ def test_one_and_two_workers_write_the_same_bytes(clips, monkeypatch):
 
 
 def test_too_many_failures_stop_the_stage_and_keep_the_old_output(clips):
-    audio.main(run.StageRun("audio", None, 1))
+    audio.main(stage_run.StageRun("audio", None, 1))
     before = (clips.folder / "data/audio/_index.parquet").read_bytes()
     clips.set(clips={"max_failed_fraction": 0.1})
     with pytest.raises(
         UserError, match="1 of 6 clips failed in audio.*ringing/broken_1: unreadable"
     ):
-        audio.main(run.StageRun("audio", None, 1))
+        audio.main(stage_run.StageRun("audio", None, 1))
     assert (clips.folder / "data/audio/_index.parquet").read_bytes() == before
 
 
@@ -128,7 +130,7 @@ def test_sound_survives_extraction_bit_by_bit(tmp_path):
     samples = np.random.default_rng(0).integers(-20_000, 20_000, 48_000).astype(np.int16)
     path = write_video(tmp_path / "a.mkv", 72, "24", "-c:a", "pcm_s16le", sound=samples / 32768)
     row = audio.extract((str(path), 3.0, True))
-    assert np.array_equal(media.decode_flac(row["flac"]) * 32768, samples)
+    assert np.array_equal(codecs.decode_flac(row["flac"]) * 32768, samples)
 
 
 def test_damaged_sound_in_a_good_file_is_a_row(tmp_path):
@@ -174,7 +176,7 @@ def test_output_is_that_of_code_version(tmp_path):
     facts = []
     for path in (exact, stereo):
         row = audio.extract((str(path), 3.0, True))
-        blocks = media.decode_flac(row["flac"]).reshape(-1, 1600)
+        blocks = codecs.decode_flac(row["flac"]).reshape(-1, 1600)
         facts.append(
             [
                 row["status"],

@@ -9,6 +9,11 @@ import transformers
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
+from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from stages import audio, audio_features
 from stages.audio_features import (
     AudioFeaturesParams,
@@ -18,13 +23,10 @@ from stages.audio_features import (
     pool_over_time,
     step_weights,
 )
-from stages.common import media, run, shards
-from stages.common.backbones import AudioBackbone
-from stages.common.errors import UserError
 from tests.conftest import in_process
-from tests.media_files import sine
-from tests.test_shards import index_row
-from tests.tiny_backbones import LABELS, write_ast, write_vit
+from tests.storage.test_shards import index_row
+from tests.support.media_files import sine
+from tests.support.tiny_backbones import LABELS, write_ast, write_vit
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def chirp(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def flac(wave: np.ndarray) -> bytes:
-    return media.encode_flac(np.round(wave * 32767).astype(np.int16))
+    return codecs.encode_flac(np.round(wave * 32767).astype(np.int16))
 
 
 # Geometry
@@ -168,7 +170,7 @@ def stock(models, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_one_pass_is_the_stock_model_pooled_by_hand(models, backbone):
-    wave = media.decode_flac(flac(chirp(3.0)))
+    wave = codecs.decode_flac(flac(chirp(3.0)))
     row = encode_clip((flac(chirp(3.0)), 18, parameters()))
     outputs, scores = stock(models, wave)
     assert np.allclose(row["label_scores"], scores, atol=1e-5)
@@ -328,7 +330,7 @@ def test_stage_projects_by_training_clips_only(workspace, models, monkeypatch):
     workspace.set(audio_features={"model": str(models["short"]), "components": 8})
     seeds = {"t1": 1, "t2": 2, "t3": 3, "x1": 4, "x2": 5}
     write_sounds(seeds)
-    audio_features.main(run.StageRun("audio_features", None, 1))
+    audio_features.main(stage_run.StageRun("audio_features", None, 1))
     projection = load_file("models/audio_projection.safetensors")
     found = shards.read_columns(
         "data/audio_features", ["features", "patches", "pooled", "label_scores"]
@@ -359,19 +361,19 @@ def test_stage_projects_by_training_clips_only(workspace, models, monkeypatch):
     )
 
     write_sounds(seeds | {"x1": 6, "x2": 7, "x3": 8})
-    audio_features.main(stage := run.StageRun("audio_features", None, 1))
+    audio_features.main(stage := stage_run.StageRun("audio_features", None, 1))
     assert (stage.log["computed"], stage.log["reused"]) == (3, 3)
     after = load_file("models/audio_projection.safetensors")
     assert all(np.array_equal(projection[name], after[name]) for name in projection)
 
     workspace.set(audio_features={"components": 4})
-    audio_features.main(stage := run.StageRun("audio_features", None, 1))
+    audio_features.main(stage := stage_run.StageRun("audio_features", None, 1))
     assert stage.log["computed"] == 0 and shards.tensor_shape(
         "data/audio_features", "features"
     ) == (18, 4)
     workspace.set(audio_features={"components": 100})
     with pytest.raises(UserError, match="components = 100, but '.*' gives only 24 dimensions"):
-        audio_features.main(run.StageRun("audio_features", None, 1))
+        audio_features.main(stage_run.StageRun("audio_features", None, 1))
 
 
 def test_two_workers_give_the_bytes_of_none(workspace, models, monkeypatch):
@@ -381,7 +383,7 @@ def test_two_workers_give_the_bytes_of_none(workspace, models, monkeypatch):
     for workers, map_items in ((2, audio_features.map_items), (1, in_process)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
         monkeypatch.setattr(audio_features, "map_items", map_items)
-        audio_features.main(run.StageRun("audio_features", None, workers))
+        audio_features.main(stage_run.StageRun("audio_features", None, workers))
         written.append(
             {
                 path.name: path.read_bytes()

@@ -13,30 +13,39 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from stages import captions
-from stages.common import (
-    caption_trainings,
-    caption_words,
-    captioning,
-    folds,
-    media,
-    run,
-    shards,
-    text_embedding,
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.backbones import blip
+from audio_from_video.backbones import text as text_backbone
+from audio_from_video.backbones.blip import PROMPT, Captioner
+from audio_from_video.captioning import jobs
+from audio_from_video.captioning import workers as caption_workers
+from audio_from_video.captioning.fine_tuning import (
+    GREEDY,
+    Example,
+    fine_tune,
+    mean_reward,
+    self_critical,
 )
-from stages.common.audioset import load_labels
-from stages.common.caption_tuning import GREEDY, Example, fine_tune, mean_reward, self_critical
-from stages.common.caption_words import named, spoken, tagged
-from stages.common.captioning import PROMPT, Captioner, Task
-from stages.common.errors import UserError
-from stages.common.item_store import digest
-from stages.common.label_attention import Reward, mapped_audio
-from stages.common.parallel import Failure, one_thread
-from stages.common.training import RowFile, TrainingParams
-from tests.closure import ROOT
+from audio_from_video.captioning.reward import Reward
+from audio_from_video.captioning.workers import Task
+from audio_from_video.clipset import folds
+from audio_from_video.evaluation import captions as caption_evaluation
+from audio_from_video.learning.loop import TrainingParams
+from audio_from_video.meaning.attention import mapped_audio
+from audio_from_video.meaning.label_words import named, spoken, tagged
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.parallel import one_thread
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import shards
+from audio_from_video.storage.row_file import RowFile
+from stages import captions
 from tests.conftest import in_process
-from tests.test_shards import index_row
-from tests.tiny_backbones import LABELS, _save, images, write_ast, write_vit
+from tests.storage.test_shards import index_row
+from tests.support.closure import ROOT
+from tests.support.tiny_backbones import LABELS, _save, images, write_ast, write_vit
 
 WORDS = [
     "a",
@@ -168,7 +177,7 @@ def test_a_word_counts_for_the_longest_name_only():
 def test_quality_counts():
     names = ["Drum", "Tap", "Water"]
     texts, before = ["drum, tap with a pot", "a jar"], ["a blue pot", "a jar"]
-    found = caption_words.quality(texts, before, [{0, 2}, {1}], names, [[2, 1], [0, 2]])
+    found = caption_evaluation.quality(texts, before, [{0, 2}, {1}], names, [[2, 1], [0, 2]])
     assert (
         found["named_labels"] == 1
         and found["named_precision"] == 1 / 2
@@ -208,7 +217,7 @@ def test_batched_captions_are_the_stock_models_one_by_one(models, beams):
 def test_tuned_captions_are_the_stock_models_after_the_prompt(models, captioner, tmp_path):
     tuned = stock(write_blip(tmp_path / "other", seed=8))[0].text_decoder
     file = tmp_path / "weights"
-    file.write_bytes(captioning.dump_weights(tuned))
+    file.write_bytes(blip.dump_weights(tuned))
     captioner.save(tmp_path / "saved", str(file))
     pictures = images(4, 32, 32)
     found = captioner.caption(captioner.encode(captioner.resize(pictures)), str(file))
@@ -313,7 +322,7 @@ def test_fine_tuning_is_the_same_twice(toy):
     assert (
         len(
             {
-                captioning.dump_weights(fine_tune(captioner, file, learned, learned, p)[0])
+                blip.dump_weights(fine_tune(captioner, file, learned, learned, p)[0])
                 for _ in range(2)
             }
         )
@@ -351,7 +360,7 @@ def test_training_by_reward_never_leaves_a_worse_decoder(toy):
     captioner, file, examples = toy
     learned = examples([["Knock"], ["Tap"]])
     decoder, _ = fine_tune(captioner, file, learned, learned, TrainingParams(**TRAINING))
-    weights, calls = captioning.dump_weights(decoder), iter(range(1000, 0, -1))
+    weights, calls = blip.dump_weights(decoder), iter(range(1000, 0, -1))
 
     def falling(texts: list[str], rows: list[int]) -> np.ndarray:
         return np.full(len(texts), next(calls), float)
@@ -359,7 +368,7 @@ def test_training_by_reward_never_leaves_a_worse_decoder(toy):
     rewards = self_critical(
         captioner, decoder, file, learned, learned, falling, 3, TrainingParams(**TRAINING)
     )
-    assert rewards[0] == rewards[1] and captioning.dump_weights(decoder) == weights
+    assert rewards[0] == rewards[1] and blip.dump_weights(decoder) == weights
 
 
 def test_mapped_audio_is_the_attended_mean_of_the_closest_labels():
@@ -390,23 +399,19 @@ def test_a_caption_that_names_what_is_heard_is_rewarded():
 
 def test_windows_lie_around_their_frames_and_fill_the_pass():
     wave = np.arange(3 * RATE_HZ, dtype=np.float32)
-    first, middle, last = captioning.windows(
+    first, middle, last = caption_workers.windows(
         wave, np.array([0.1, 1.5, 2.9], np.float32), 1.0, RATE_HZ, 4.0
     )
     assert all(len(window) == 4 * RATE_HZ for window in (first, middle, last))
     assert first[0] == 0 and middle[0] == RATE_HZ and last[0] == 2 * RATE_HZ
     assert (middle.reshape(4, RATE_HZ) == middle[:RATE_HZ]).all()
-    (short,) = captioning.windows(wave[:100], np.array([1.0]), 1.0, RATE_HZ, 0.0625)
+    (short,) = caption_workers.windows(wave[:100], np.array([1.0]), 1.0, RATE_HZ, 0.0625)
     assert (short == np.resize(wave[:100], 1000)).all()
 
 
 def test_steps_are_spread_evenly():
-    assert caption_trainings.some([1, 4, 6, 9], 2) == [4, 9] and caption_trainings.some([3], 2) == [
-        3
-    ]
-    assert caption_trainings.some([2, 5], 9) == [2, 5] and caption_trainings.some(
-        list(range(10)), 1
-    ) == [5]
+    assert jobs.some([1, 4, 6, 9], 2) == [4, 9] and jobs.some([3], 2) == [3]
+    assert jobs.some([2, 5], 9) == [2, 5] and jobs.some(list(range(10)), 1) == [5]
 
 
 # ---------------------------------------------------------------- the stage
@@ -427,10 +432,10 @@ def make(seed: int = 0) -> list[dict]:
                 index_row(
                     name,
                     split,
-                    jpegs=[media.encode_jpeg(picture, 95) for picture in pictures],
+                    jpegs=[codecs.encode_jpeg(picture, 95) for picture in pictures],
                     times_s=np.arange(STEPS, dtype=np.float32) / 6,
                     steps=sorted(rng.choice(STEPS, 1 + len(rows) % 4, replace=False).tolist()),
-                    flac=media.encode_flac(wave),
+                    flac=codecs.encode_flac(wave),
                     features=rng.normal(size=(STEPS, A)),
                     label_scores=rng.uniform(size=LABELS),
                     audible=len(rows) % 5 != 3,
@@ -443,7 +448,7 @@ def write(rows: list[dict]) -> None:
     jpegs = pa.schema(
         [("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), STEPS))]
     )
-    shards.write(caption_trainings.FRAMES, jpegs, rows, rows, "v")
+    shards.write(jobs.FRAMES, jpegs, rows, rows, "v")
     shards.write(captions.SELECTED, pa.schema([("steps", pa.list_(pa.int32()))]), rows, rows, "v")
     audible = [row for row in rows if row["audible"]]
     keyed = [
@@ -458,19 +463,19 @@ def write(rows: list[dict]) -> None:
             ("label_scores", shards.tensor(pa.float16(), LABELS)),
         ]
     )
-    shards.write(caption_trainings.AUDIO, columns, audible, audible, "v")
+    shards.write(jobs.AUDIO, columns, audible, audible, "v")
     rng = np.random.default_rng(1)
-    caption_trainings.LABEL_AUDIO.parent.mkdir(parents=True, exist_ok=True)
+    jobs.LABEL_AUDIO.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"whole": rng.normal(size=(LABELS, A)), "folds": rng.normal(size=(2, LABELS, A))}
     save_file(
         {name: value.astype(np.float32) for name, value in tensors.items()},
-        caption_trainings.LABEL_AUDIO,
+        jobs.LABEL_AUDIO,
     )
 
 
 @pytest.fixture
 def stage(workspace, models, monkeypatch):
-    for module in (caption_trainings, captioning):
+    for module in (jobs, caption_workers):
         monkeypatch.setattr(module, "map_items", in_process)
     workspace.set(
         generator={"folds": 2},
@@ -495,8 +500,8 @@ def stage(workspace, models, monkeypatch):
     return workspace
 
 
-def caption(workers: int = 1) -> run.StageRun:
-    captions.main(made := run.StageRun("captions", "", workers))
+def caption(workers: int = 1) -> stage_run.StageRun:
+    captions.main(made := stage_run.StageRun("captions", "", workers))
     return made
 
 
@@ -532,7 +537,7 @@ def test_off_writes_the_models_own_captions_step_by_step(stage, models):
     assert set(found) == {row["clip_id"] for row in stage.rows}
     for row in stage.rows[::4]:
         assert found[row["clip_id"]]["steps"] == row["steps"]
-        pictures = [media.decode_jpeg(row["jpegs"][step]) for step in row["steps"]]
+        pictures = [codecs.decode_jpeg(row["jpegs"][step]) for step in row["steps"]]
         assert found[row["clip_id"]]["captions"] == [
             stock_caption(models["blip"], picture, tokens=10) for picture in pictures
         ]
@@ -557,7 +562,7 @@ def test_tags_tunes_the_decoder_alone_and_its_directory_gives_the_captions(stage
     for row in [row for row in stage.rows if row["split"] in ("validation", "test")][
         ::3
     ]:  # those of the whole model
-        pictures = [media.decode_jpeg(row["jpegs"][step]) for step in row["steps"]]
+        pictures = [codecs.decode_jpeg(row["jpegs"][step]) for step in row["steps"]]
         expected = [
             stock_caption("models/captions", picture, PROMPT, tokens=10) for picture in pictures
         ]
@@ -582,7 +587,7 @@ def test_nothing_is_computed_twice(stage, monkeypatch):
     caption()
     first = outputs()
     trained = []
-    monkeypatch.setattr(caption_trainings, "train", lambda task: trained.append(task))
+    monkeypatch.setattr(jobs, "train", lambda task: trained.append(task))
     assert caption().log["computed"] == 0 and not trained and outputs() == first
     new = make(seed=7)[-1] | index_row("a/validation9_9", "validation") | {"audible": False}
     write(
@@ -612,7 +617,7 @@ def test_a_clips_own_sound_reaches_no_caption_of_its_fold(stage):
     fold = dict(zip(table.clip_id, folds.of_clips(table, 2), strict=True))
     changed = next(row for row in stage.rows if row["split"] == "training" and row["audible"])
     noise = np.random.default_rng(3).normal(size=RATE_HZ) * 9000
-    changed["flac"] = media.encode_flac(noise.astype(np.int16))
+    changed["flac"] = codecs.encode_flac(noise.astype(np.int16))
     write(stage.rows)
     caption()
     after = written()
@@ -644,17 +649,17 @@ def test_batches_of_a_device_give_the_clips_in_order(stage, models, monkeypatch)
         Task(row["steps"], [row["jpegs"][step] for step in row["steps"]]) for row in stage.rows[:9]
     ]
     blip = (str(models["blip"]), 1, 10)
-    alone = list(captioning.answers(captioning.describe, tasks, blip, 4, 1))
-    monkeypatch.setattr(captioning.backbones, "device", lambda: "cpu:0")
-    monkeypatch.setattr(captioning, "load_on_cpu", captioning.load_models)
-    assert list(captioning.answers(captioning.describe, tasks, blip, 4, 1)) == alone
+    alone = list(caption_workers.answers(caption_workers.describe, tasks, blip, 4, 1))
+    monkeypatch.setattr(caption_workers.backbones, "device", lambda: "cpu:0")
+    monkeypatch.setattr(caption_workers, "load_on_cpu", caption_workers.load_models)
+    assert list(caption_workers.answers(caption_workers.describe, tasks, blip, 4, 1)) == alone
 
     def failing(*given, **options):
         for i, found in enumerate(in_process(*given, **options)):
             yield Failure("timeout", "too slow") if i in (2, 8) else found
 
-    monkeypatch.setattr(captioning, "map_items", failing)
-    rows = list(captioning.answers(captioning.describe, tasks, blip, 4, 1))
+    monkeypatch.setattr(caption_workers, "map_items", failing)
+    rows = list(caption_workers.answers(caption_workers.describe, tasks, blip, 4, 1))
     assert [row if isinstance(row, Failure) else row["captions"] for row in rows] == [
         Failure("timeout", "too slow") if i in (2, 8) else row["captions"]
         for i, row in enumerate(alone)
@@ -666,14 +671,14 @@ def test_self_critical_runs_and_depends_on_the_label_audio(stage):
     caption()
     assert metrics()["reward"]["after"] >= metrics()["reward"]["before"]
     keys = {name: row["item_key"] for name, row in written().items()}
-    audio = load_file(caption_trainings.LABEL_AUDIO)
-    save_file(audio | {"whole": -audio["whole"]}, caption_trainings.LABEL_AUDIO)
+    audio = load_file(jobs.LABEL_AUDIO)
+    save_file(audio | {"whole": -audio["whole"]}, jobs.LABEL_AUDIO)
     caption()
     changed = {name for name, row in written().items() if row["item_key"] != keys[name]}
     assert changed <= {
         row["clip_id"] for row in stage.rows if row["split"] in ("validation", "test")
     }
-    caption_trainings.LABEL_AUDIO.unlink()
+    jobs.LABEL_AUDIO.unlink()
     with pytest.raises(UserError, match="label_audio/features.safetensors is missing"):
         caption()
 
@@ -688,12 +693,10 @@ def test_a_failed_worker_is_a_refused_clip_or_a_sentence(stage, monkeypatch):
     def failing(function, items, *given, **options):
         for i, found in enumerate(in_process(function, items, *given, **options)):
             yield (
-                Failure("worker_died", "no memory")
-                if function is caption_trainings.train and i == 1
-                else found
+                Failure("worker_died", "no memory") if function is jobs.train and i == 1 else found
             )
 
-    monkeypatch.setattr(caption_trainings, "map_items", failing)
+    monkeypatch.setattr(jobs, "map_items", failing)
     with pytest.raises(
         UserError,
         match="fine-tuning BLIP failed: no memory; the machine may lack memory, try --workers 1",
@@ -760,6 +763,6 @@ def test_other_models_are_sentences(models, tmp_path):
 def test_the_embedded_model_names_things(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = Captioner("models/tiny/blip", 1, 12).caption(torch.zeros(1, 37, 128))
-    assert found[0].startswith(("a ", "an ", "wooden ")) and text_embedding.embed(
+    assert found[0].startswith(("a ", "an ", "wooden ")) and text_backbone.embed(
         MINILM, found
     ).shape == (1, 384)

@@ -14,16 +14,25 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from audio_from_video.classification import training as condition_training
+from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.networks import (
+    ActionClassifier,
+    matched_hidden,
+    parameter_count,
+)
+from audio_from_video.classification.settings import Condition
+from audio_from_video.classification.targets import lessons
+from audio_from_video.evaluation import rows as condition_evaluation
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import predictions, shards
+from audio_from_video.storage.row_file import scratch
 from stages import classifier
 from stages.classifier import ClassifierParams, NetworkParams, Training
-from stages.common import params, predictions, run, shards
-from stages.common.action_data import ActionData, Condition, lessons
-from stages.common.errors import UserError
-from stages.common.networks.classifier import ActionClassifier, matched_hidden, parameter_count
-from stages.common.training import scratch
-from tests import synthetic
 from tests.conftest import in_process
-from tests.test_shards import index_row
+from tests.storage.test_shards import index_row
+from tests.support import synthetic
 
 # The network
 
@@ -169,7 +178,7 @@ def features(workspace):
 
 
 def train(name: str, workers: int = 1) -> dict:
-    classifier.main(run.StageRun("classifier", name, workers))
+    classifier.main(stage_run.StageRun("classifier", name, workers))
     return json.loads(Path(f"metrics/classifier/{name}.json").read_text())
 
 
@@ -407,7 +416,7 @@ def test_mapped_rows_never_fall_back_to_the_other_architectures_filter(features)
 
 
 def test_scale_is_that_of_the_training_clips(features, made):
-    model = classifier.build(
+    model = condition_training.build(
         made, Condition(**CONDITIONS["real_audio"]), network(), made.rows("training")
     )
     rows = [row for row in features.rows if row["split"] == "training"]
@@ -444,7 +453,7 @@ def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(
 
     monkeypatch.setattr(ActionClassifier, "answer", watched)
     condition = Condition(**CONDITIONS["real_audio"] | {"missing_rate": dropout})
-    classifier.train_one(task(made, condition))
+    condition_training.train_one(task(made, condition))
     heard = (made.sounds["real"].row[made.rows("training")] >= 0).float().mean().item()
     assert np.mean(shares[True]) == pytest.approx(
         heard * (1 - dropout), abs=0.03 if dropout else 1e-6
@@ -569,7 +578,7 @@ def test_figures_of_hand_made_predictions_are_scikit_learns():
     probabilities = rng.dirichlet(np.ones(7), (1, 80)).astype(np.float32)
     probabilities[0, np.arange(80), true] += 0.2
     made = predictions.Predictions(clips, [f"a{i}" for i in range(7)], probabilities)
-    figures = predictions.score(made)
+    figures = condition_evaluation.score(made)
     guessed, top = probabilities[0].argmax(1), np.argsort(-probabilities[0], 1)[:, :5]
     assert figures["accuracy"]["mean"] == pytest.approx(accuracy_score(true[:60], guessed[:60]))
     assert figures["macro_f1"]["mean"] == pytest.approx(

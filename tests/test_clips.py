@@ -8,19 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audio_from_video.clipset import discovery
+from audio_from_video.clipset.discovery import read_list
+from audio_from_video.clipset.splits import split
+from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from stages import clips
 from stages.clips import ClipsParams, choose_actions, limit
-from stages.common import clip_files, run, shards
-from stages.common.clip_files import read_list
-from stages.common.clip_splits import split
-from stages.common.errors import UserError
-from tests.media_files import ffmpeg, sine, write_video
+from tests.support.media_files import ffmpeg, sine, write_video
 
 PATTERN = r"^(.+)_\d+$"
 
 
 def find(p: ClipsParams) -> list[dict]:
-    return clip_files.find(p.root, {"training": p.training_list, "validation": p.validation_list})
+    return discovery.find(p.root, {"training": p.training_list, "validation": p.validation_list})
 
 
 def parameters(root: Path, **changes) -> ClipsParams:
@@ -313,7 +316,7 @@ def table() -> dict[str, dict]:
 
 
 def test_every_file_has_a_row_with_facts_or_a_reason(real):
-    clips.main(run.StageRun("clips", None, 2))
+    clips.main(stage_run.StageRun("clips", None, 2))
     rows = table()
     assert {name: row["status"] for name, row in rows.items() if row["status"] != "ok"} == {
         "short_1.mp4": "too_short",
@@ -343,24 +346,24 @@ def test_every_file_has_a_row_with_facts_or_a_reason(real):
 
 
 def test_only_changed_files_are_opened_again_and_bytes_stay_the_same(real):
-    clips.main(run.StageRun("clips", None, 1))
+    clips.main(stage_run.StageRun("clips", None, 1))
     before = Path("data/clips.parquet").read_bytes()
-    clips.main(stage := run.StageRun("clips", None, 2))
+    clips.main(stage := stage_run.StageRun("clips", None, 2))
     assert stage.log["computed"] == 0 and Path("data/clips.parquet").read_bytes() == before
     write_video(real.folder / "real/unlabelled/u_1.mp4", 60, "30")
-    clips.main(stage := run.StageRun("clips", None, 1))
+    clips.main(stage := stage_run.StageRun("clips", None, 1))
     assert stage.log["computed"] == 1 and table()["u_1.mp4"]["duration_s"] == pytest.approx(2)
 
 
 def test_truth_is_passed_on_or_empty(real):
-    clips.main(run.StageRun("clips", None, 1))
+    clips.main(stage_run.StageRun("clips", None, 1))
     empty = pq.read_table("data/truth.parquet")
-    assert len(empty) == 0 and empty.schema.names == clips.TRUTH.names
-    truth = [{**dict.fromkeys(clips.TRUTH.names), "clip_id": "clapping/a_1", "audible": True}]
+    assert len(empty) == 0 and empty.schema.names == TRUTH.names
+    truth = [{**dict.fromkeys(TRUTH.names), "clip_id": "clapping/a_1", "audible": True}]
     shards.write_table(
-        pa.Table.from_pylist(truth, schema=clips.TRUTH), real.folder / "real/truth.parquet"
+        pa.Table.from_pylist(truth, schema=TRUTH), real.folder / "real/truth.parquet"
     )
-    clips.main(run.StageRun("clips", None, 1))
+    clips.main(stage_run.StageRun("clips", None, 1))
     assert pq.read_table("data/truth.parquet").to_pylist() == truth
 
 

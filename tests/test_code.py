@@ -2,20 +2,21 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from stages import code
 from stages.code import imported_files
-from tests.closure import ROOT
+from tests.support.closure import ROOT
 
 
 @pytest.fixture
 def noted(tmp_path, monkeypatch):
     """A copy of the code; what is noted of it, as text by stage."""
-    shutil.copytree(
-        ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("stages", "audio_from_video"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     monkeypatch.chdir(tmp_path)
 
     def note() -> dict[str, str]:
@@ -28,9 +29,10 @@ def noted(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("stages/common/retrieval.py", {"classifier", "generator", "search"}),
-        ("stages/common/page.html", {"report"}),
-        ("stages/common/audioset_labels.csv", None),
+        ("audio_from_video/evaluation/baselines.py", {"generator"}),
+        ("audio_from_video/reporting/page.html", {"report"}),
+        ("audio_from_video/audioset/labels.csv", None),
+        ("audio_from_video/storage/__init__.py", None),
         ("stages/frames.py", {"frames"}),
         ("stages/__init__.py", None),
     ],
@@ -49,11 +51,12 @@ def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(
 
 
 def test_imports_inside_functions_and_through_others_count():
-    files = imported_files(ROOT / "stages/classifier.py", ROOT)
+    files = {str(path) for path in imported_files(Path("stages/classifier.py"), ROOT)}
     assert {
         "stages/classifier.py",
-        "stages/common/retrieval.py",
-        "stages/common/audioset_labels.csv",
-        "stages/common/errors.py",
+        "audio_from_video/__init__.py",
+        "audio_from_video/learning/features.py",
+        "audio_from_video/audioset/labels.csv",
+        "audio_from_video/runtime/errors.py",
     } <= files
     assert not [file for file in files if "sample" in file or "report" in file]

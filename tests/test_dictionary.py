@@ -11,12 +11,13 @@ import pytest
 from safetensors import safe_open
 from sklearn.metrics import ndcg_score
 
+from audio_from_video.backbones.text import embed
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from stages import dictionary
-from stages.common import params, run, shards
-from stages.common.errors import UserError
-from stages.common.text_embedding import embed
 from stages.dictionary import LABELS, TRUE_LABELS, agreement, entries, lift, spread, words
-from tests.test_text_embedding import tiny_bert
+from tests.backbones.test_text import tiny_bert
 
 OUTPUTS = [Path("data/dictionary_embeddings.safetensors"), Path("data/dictionary.parquet")]
 RNG = np.random.default_rng(0)
@@ -197,7 +198,7 @@ def test_only_the_highest_labels_count_as_true(data, monkeypatch):
 
 
 def test_the_stage(data):
-    dictionary.main(run.StageRun("dictionary", None, 1))
+    dictionary.main(stage_run.StageRun("dictionary", None, 1))
     table = pq.read_table("data/dictionary.parquet")
     assert table.schema.names == ["action", "rank", "audio_label", "mid", "similarity"]
     assert table.schema.field("similarity").type == pa.float32()
@@ -242,7 +243,7 @@ def test_the_stage(data):
             },
         ]
     )
-    dictionary.main(run.StageRun("dictionary", None, 1))
+    dictionary.main(stage_run.StageRun("dictionary", None, 1))
     truth = json.loads(Path("metrics/dictionary.json").read_text())["truth"]["top5_relevant"]
     assert (truth["n"], truth["maximum"]) == (1, 2.0)
     assert first == [path.read_bytes() for path in OUTPUTS]  # truth is for metrics alone
@@ -254,7 +255,7 @@ def test_a_set_without_actions_is_one_sentence(data):
         Path("data/clips.parquet"),
     )
     with pytest.raises(UserError, match="no clip has an action label"):
-        dictionary.main(run.StageRun("dictionary", None, 1))
+        dictionary.main(stage_run.StageRun("dictionary", None, 1))
 
 
 def test_print_for_needs_nothing_but_names(data, tmp_path, capsys):

@@ -11,15 +11,17 @@ from scipy.stats import percentileofscore
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
+from audio_from_video.classification.data import ActionData
+from audio_from_video.evaluation import filter as filter_evaluation
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import predictions, shards
+from audio_from_video.storage.row_file import scratch
 from stages import classifier, filter
-from stages.common import filter_measures, params, predictions, run, shards
-from stages.common.action_data import ActionData
-from stages.common.errors import UserError
-from stages.common.training import scratch
 from stages.filter import Embeddings, background_scores, calibrate
-from tests import synthetic
 from tests.conftest import in_process
-from tests.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
+from tests.support import synthetic
+from tests.support.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
 
 DEFAULT = {
     "threshold": "auto",
@@ -36,7 +38,7 @@ DEFAULT = {
 def data(workspace, monkeypatch):
     """All that the filter reads; labels of half of the generated audio resemble the real ones, the others are shuffled."""
     monkeypatch.setattr(classifier, "map_items", in_process)
-    monkeypatch.setattr(filter_measures, "DRAWS", 3)
+    monkeypatch.setattr(filter_evaluation, "DRAWS", 3)
     rng = np.random.default_rng(1)
     workspace.rows = rows = synthetic.make()
     synthetic.write(rows)
@@ -84,7 +86,7 @@ def write_made(
 def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     """Run the filter: its table by clip, metrics, sweep."""
     workspace.set(filter={**DEFAULT, **changes})
-    filter.main(run.StageRun("filter", None, 1))
+    filter.main(stage_run.StageRun("filter", None, 1))
     table = pd.read_parquet("data/filter.parquet").set_index("clip_id", drop=False)
     return (
         table,
@@ -172,7 +174,10 @@ def test_few_labels_count_and_by_their_scores(data):
 
 def test_centring_takes_away_what_all_labels_share(data):
     plain, centred = Embeddings("action", False, 2), Embeddings("action", True, 2)
-    share = lambda e: (e.labels @ e.labels.T)[np.triu_indices(LABELS, 1)].mean()
+
+    def share(e):
+        return (e.labels @ e.labels.T)[np.triu_indices(LABELS, 1)].mean()
+
     assert share(plain) > 0.15 > abs(share(centred))
 
 
@@ -259,7 +264,7 @@ def test_auto_is_best_on_validation_and_keeps_more_of_equals(data):
     hand = pd.DataFrame(
         {"threshold": [0.0, 0.3, 0.6, 0.9], "validation_informedness": [0.5, 0.7, 0.7 + 1e-15, 0.4]}
     )
-    assert filter_measures.best_threshold(hand) == 0.3
+    assert filter_evaluation.best_threshold(hand) == 0.3
     assert (table.keep == (table.score >= metrics["threshold"])).all()
 
 
@@ -340,15 +345,15 @@ def test_control_filters_keep_as_many_of_each_predicted_action():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"predicted_action": rng.choice(["a", "b", "c"], 60)})
     keep, confidence = rng.random(60) < 0.4, rng.random(60)
-    orders = filter_measures.orders_of(confidence)
+    orders = filter_evaluation.orders_of(confidence)
     actions = table.predicted_action.to_numpy()
 
     def by_action(order):
-        return filter_measures.place_in_action(actions, order) <= filter_measures.kept_of_action(
-            actions, keep
-        )
+        return filter_evaluation.place_in_action(
+            actions, order
+        ) <= filter_evaluation.kept_of_action(actions, keep)
 
-    assert len(orders) == 1 + filter_measures.DRAWS
+    assert len(orders) == 1 + filter_evaluation.DRAWS
     for order in orders:
         chosen = by_action(order)
         assert (
@@ -402,11 +407,11 @@ def test_the_kept_bit_alone_by_hand():
         ],
         columns=["split", "action", "keep"],
     )
-    assert filter_measures.bit_accuracy(table, "keep") == 3 / 5  # kept: a; rejected: b
-    assert filter_measures.bit_accuracy(table, None) == 3 / 5  # always b
+    assert filter_evaluation.bit_accuracy(table, "keep") == 3 / 5  # kept: a; rejected: b
+    assert filter_evaluation.bit_accuracy(table, None) == 3 / 5  # always b
     table.loc[table.split == "training", "keep"] = True
     assert (
-        filter_measures.bit_accuracy(table, "keep") == 1 / 5
+        filter_evaluation.bit_accuracy(table, "keep") == 1 / 5
     )  # of the rejected nothing is known; kept: b
 
 
@@ -456,8 +461,8 @@ def test_figures_by_hand_and_scikit_learn(data):
 
 
 def test_auroc_needs_both_kinds():
-    assert filter_measures.auroc(np.array([1, 1]), pd.Series([0.1, 0.2])) is None
-    assert filter_measures.auroc(np.array([0, 1, 0, 1]), pd.Series([0.1, 0.2, 0.3, 0.4])) == 0.75
+    assert filter_evaluation.auroc(np.array([1, 1]), pd.Series([0.1, 0.2])) is None
+    assert filter_evaluation.auroc(np.array([0, 1, 0, 1]), pd.Series([0.1, 0.2, 0.3, 0.4])) == 0.75
 
 
 def test_labels_in_another_order_than_their_index_are_an_error(data):
@@ -638,7 +643,7 @@ CONDITIONS = {
 
 
 def train(name: str) -> predictions.Predictions:
-    classifier.main(run.StageRun("classifier", name, 1))
+    classifier.main(stage_run.StageRun("classifier", name, 1))
     return predictions.read(name)
 
 

@@ -4,13 +4,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from stages import clips, frames
-from stages.common import media, run, shards
-from stages.common.errors import UserError
 from stages.frames import FramesParams, extract, on_screen, sample_times
-from tests.media_files import RATES, ffmpeg, read_number, shown_frames, write_video
-from tests.odd_media import KINDS
-from tests.test_media import VARIABLE, broken_files
+from tests.media.test_untrusted import VARIABLE, broken_files
+from tests.support.media_files import RATES, ffmpeg, read_number, shown_frames, write_video
+from tests.support.odd_media import KINDS
 
 
 def parameters(**changes) -> FramesParams:
@@ -20,7 +22,7 @@ def parameters(**changes) -> FramesParams:
 
 
 def numbers(row: dict) -> list[int]:
-    return [read_number(media.decode_jpeg(jpeg)) for jpeg in row["jpegs"]]
+    return [read_number(codecs.decode_jpeg(jpeg)) for jpeg in row["jpegs"]]
 
 
 def expected_numbers(path, at_s) -> list[int]:
@@ -142,7 +144,7 @@ def test_small_side_is_reduced_and_never_enlarged(tmp_path):
     path = str(write_video(tmp_path / "a.mp4", 72))
     for size_px, shape in ((24, (24, 32, 3)), (48, (48, 64, 3)), (256, (48, 64, 3))):
         row = extract((path, parameters(size_px=size_px)))
-        assert {media.decode_jpeg(jpeg).shape for jpeg in row["jpegs"]} == {shape}
+        assert {codecs.decode_jpeg(jpeg).shape for jpeg in row["jpegs"]} == {shape}
     assert numbers(row) == list(range(0, 72, 4))
 
 
@@ -168,8 +170,8 @@ def test_the_stage_writes_what_it_says_and_goes_on_after_a_bad_file(workspace):
     data = (root / "training" / "waving+hands" / "b_1.mp4").read_bytes()
     (root / "training" / "waving+hands" / "e_1.mp4").write_bytes(data[: data.index(b"mdat") + 900])
     workspace.set(clips={"root": str(root), "max_failed_fraction": 0.5}, frames={"keep": "exact"})
-    clips.main(run.StageRun("clips", None, 1))
-    frames.main(stage := run.StageRun("frames", None, 2))
+    clips.main(stage_run.StageRun("clips", None, 1))
+    frames.main(stage := stage_run.StageRun("frames", None, 2))
     rows = list(shards.iter_rows(workspace.folder / "data/frames", ["jpegs", "times_s"]))
     assert sorted(row["clip_id"] for row in rows) == [
         "waving+hands/-a_1",
@@ -186,7 +188,7 @@ def test_the_stage_writes_what_it_says_and_goes_on_after_a_bad_file(workspace):
     with pytest.raises(
         UserError, match="2 of 5 clips failed in clips, more than clips.max_failed_fraction = 0.1"
     ):
-        clips.main(run.StageRun("clips", None, 1))
+        clips.main(stage_run.StageRun("clips", None, 1))
 
 
 def test_real_clips_have_18_frames(extra_media):
@@ -214,14 +216,14 @@ GOLDEN = dict.fromkeys(
 
 
 def test_output_is_that_of_code_version(tmp_path):
-    from stages.common.item_store import digest
+    from audio_from_video.runtime.digests import digest
 
     facts = []
     for count, fps, keep in ((90, "30", "exact"), (50, "25", "all")):
         path = write_video(tmp_path / f"{fps}.mkv", count, fps, "-c:v", "ffv1", "-pix_fmt", "bgr0")
         row = extract((str(path), parameters(keep=keep, size_px=24)))
         images = [
-            np.rint(media.decode_jpeg(jpeg)[8:16, 2::4] / 64).astype(int).tolist()
+            np.rint(codecs.decode_jpeg(jpeg)[8:16, 2::4] / 64).astype(int).tolist()
             for jpeg in row["jpegs"]
         ]
         facts.append(

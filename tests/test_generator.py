@@ -17,20 +17,26 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
+from audio_from_video.clipset import folds
+from audio_from_video.evaluation import baselines as generation_baselines
+from audio_from_video.evaluation import generation as generation_evaluation
+from audio_from_video.evaluation.baselines import Baselines
+from audio_from_video.generation import training as generator_training
+from audio_from_video.generation.networks import AudioGenerator, generation_loss
+from audio_from_video.generation.settings import MappingNetwork
+from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.vocabulary import SPLITS
+from audio_from_video.storage import shards
+from audio_from_video.storage.row_file import scratch
 from stages import generator
-from stages.common import folds, generation_measures, shards
-from stages.common.errors import UserError
-from stages.common.features import AUDIO, Features
-from stages.common.generation import MappingNetwork
-from stages.common.generation_measures import Baselines
-from stages.common.networks.generator import AudioGenerator, generation_loss
-from stages.common.training import scratch
-from tests import synthetic
-from tests.closure import ROOT
 from tests.conftest import in_process
-from tests.synthetic import ACTIONS, COMPONENTS, NETWORK, STEPS, WIDTH
+from tests.support import synthetic
+from tests.support.closure import ROOT
+from tests.support.synthetic import ACTIONS, COMPONENTS, NETWORK, STEPS, WIDTH
 
 RNG = np.random.default_rng(0)
+
 
 # The network
 
@@ -90,7 +96,7 @@ def data(workspace, monkeypatch):
 @pytest.fixture
 def features(data):
     with scratch() as folder:
-        yield Features(folder, generator.SPLITS, AUDIO)
+        yield Features(folder, SPLITS, AUDIO)
 
 
 def training_row(rows: list[dict], nth: int = 5) -> dict:
@@ -103,8 +109,8 @@ def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(feat
     answered = []
     for number in range(3):
         learned, asked = (
-            generator.training_rows(features, fold, number, "all"),
-            generator.rows_of_fold(features, fold, number),
+            generator_training.training_rows(features, fold, number, "all"),
+            generator_training.rows_of_fold(features, fold, number),
         )
         assert len(learned) and not set(sources[learned]) & set(sources[asked])
         answered += asked.tolist()
@@ -116,7 +122,9 @@ def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(feat
 def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
     fold = folds.of_clips(features.clips, 3)
     splits = {
-        pool: features.clips.split.to_numpy()[generator.training_rows(features, fold, -1, pool)]
+        pool: features.clips.split.to_numpy()[
+            generator_training.training_rows(features, fold, -1, pool)
+        ]
         for pool in ("all", "labelled")
     }
     rows = synthetic.make()
@@ -350,7 +358,7 @@ def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch
     network = NETWORK | {"hidden": 32, "projection": 32, "epochs": 25, "patience": 25}
     workspace.set(generator={"seeds": 2, "folds": 2, "lstm": network})
     metrics = synthetic.generate()
-    assert metrics["ridge_penalty"] in generation_measures.RIDGE[:2]
+    assert metrics["ridge_penalty"] in generation_baselines.RIDGE[:2]
     for split in ("test", "out_of_fold"):
         cosine = {name: row["centred_cosine"]["mean"] for name, row in metrics[split].items()}
         assert (
@@ -390,7 +398,7 @@ def test_measures_against_brute_force():
         np.array(list("aaaabbbbbccd")),
     )
     offset = RNG.normal(size=5)
-    found = generation_measures.against_real(made, real, actions, offset)
+    found = generation_evaluation.against_real(made, real, actions, offset)
     per_step = np.array(
         [
             [cosine_similarity(made[i, t][None], real[i, t][None])[0, 0] for t in range(4)]
@@ -426,12 +434,12 @@ def test_measures_against_brute_force():
 
 def test_a_constant_answer_has_no_variance_no_correlation_and_says_the_class():
     real = RNG.normal(size=(6, 4, 5))
-    found = generation_measures.against_real(
+    found = generation_evaluation.against_real(
         np.ones((6, 4, 5)), real, np.array(list("aaabbb")), np.zeros(5)
     )
     assert (found["variance_ratio"], found["time_correlation"]) == (0, 0)
     assert found["own_minus_same_action"] == pytest.approx(0, abs=1e-12)
-    perfect = generation_measures.against_real(real, real, np.array(list("aaabbb")), np.zeros(5))
+    perfect = generation_evaluation.against_real(real, real, np.array(list("aaabbb")), np.zeros(5))
     assert (perfect["relative_mse"], perfect["variance_ratio"]) == (0, 1) and perfect[
         "time_correlation"
     ] == pytest.approx(1)
@@ -442,9 +450,9 @@ def test_a_constant_answer_has_no_variance_no_correlation_and_says_the_class():
 def test_baselines_against_scikit_learn(data, features, out_of_fold, pool):
     clips, video = features.clips, features.video.read(range(len(features.clips))).numpy()
     fold = folds.of_clips(clips, 3)
-    predicted = generation_measures.predicted_actions(features)
+    predicted = generation_evaluation.predicted_actions(features)
     baselines = Baselines(features, fold, predicted, pool)
-    rows = generation_measures.measured(features, "training" if out_of_fold else "test")
+    rows = generation_baselines.measured(features, "training" if out_of_fold else "test")
     made = baselines.answers(rows, out_of_fold)
     sound = {
         i: features.sound(torch.tensor([i]))[0][0].numpy()
@@ -490,11 +498,11 @@ def test_the_penalty_is_the_best_on_validation(data, features):
     baselines = Baselines(
         features, folds.of_clips(features.clips, 3), np.array([None] * len(features.clips)), "all"
     )
-    rows = generation_measures.measured(features, "validation")
+    rows = generation_baselines.measured(features, "validation")
     real = features.sound(rows)[0].numpy()
     errors = {
-        p: np.square(baselines._ridge(generation_measures.WHOLE, rows, p) - real).mean()
-        for p in generation_measures.RIDGE
+        p: np.square(baselines._ridge(generation_baselines.WHOLE, rows, p) - real).mean()
+        for p in generation_baselines.RIDGE
     }
     assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(
         errors
@@ -502,16 +510,16 @@ def test_the_penalty_is_the_best_on_validation(data, features):
 
 
 def test_large_splits_are_measured_on_a_draw_that_is_fixed(features, monkeypatch):
-    everything = generation_measures.measured(features, "training").tolist()
+    everything = generation_baselines.measured(features, "training").tolist()
     assert all(features.audio_row[i] >= 0 for i in everything)
-    monkeypatch.setattr(generation_measures, "MEASURED", 7)
-    few = generation_measures.measured(features, "training").tolist()
+    monkeypatch.setattr(generation_baselines, "MEASURED", 7)
+    few = generation_baselines.measured(features, "training").tolist()
     assert len(few) == 7 and set(few) < set(everything) and few == sorted(few)
-    assert few == generation_measures.measured(features, "training").tolist()
+    assert few == generation_baselines.measured(features, "training").tolist()
 
 
 def test_predicted_actions_are_the_consensus_and_none_for_unlabelled_clips(features, data):
-    predicted = generation_measures.predicted_actions(features)
+    predicted = generation_evaluation.predicted_actions(features)
     unlabelled = (features.clips.split == "unlabelled").to_numpy()
     assert all(value is None for value in predicted[unlabelled]) and set(
         predicted[~unlabelled]
@@ -524,32 +532,40 @@ MEASURE = """
 import os, sys
 import numpy as np, torch
 from pathlib import Path
-from stages import classifier, generator
-from stages.common import folds, params
-from stages.common.action_data import ActionData, Condition, lessons
-from stages.common.features import AUDIO, Features
-from stages.common.training import scratch
+from audio_from_video.classification import training as condition_training
+from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.settings import ClassifierParams, Condition
+from audio_from_video.classification.targets import lessons
+from audio_from_video.clipset import folds
+from audio_from_video.generation import training as generator_training
+from audio_from_video.generation.generator import Inputs
+from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.runtime import params
+from audio_from_video.runtime.vocabulary import SPLITS
+from audio_from_video.storage.row_file import scratch
+from stages import generator
 
 def memory(line: str) -> float:
     return next(int(text.split()[1]) for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(line)) / 1024
 
 torch.set_num_threads(1)
-p = params.load("generator", generator.GeneratorParams)
-rows = params.load("classifier", classifier.ClassifierParams)
+p = params.load("generator", GeneratorParams)
+rows = params.load("classifier", ClassifierParams)
 condition = Condition(model="lstm", train_audio="generated", test_audio="generated", audio="", made="", decided="")
 for folder in sys.argv[1:]:
     os.chdir(folder)
     start = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     with scratch() as files:
-        data = Features(files, generator.SPLITS, AUDIO)
-        inputs = generator.Inputs(data, folds.of_clips(data.clips, 2), None)
-        generator.learn_and_answer((inputs, generator.Job(seed=0, fold=-1), p, files / "answers", inputs.key()))
+        data = Features(files, SPLITS, AUDIO)
+        inputs = Inputs(data, folds.of_clips(data.clips, 2), None)
+        generator_training.learn_and_answer((inputs, generator_training.Job(seed=0, fold=-1), p, files / "answers", inputs.key()))
         generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
     with scratch() as files:
         data = ActionData(files, condition)
         learned, targets = lessons(data, condition, data.rows("training"), 0.0, rows.teaching, 0)
-        classifier.train_one(classifier.Training(data, condition, rows, 0, learned, targets, data.rows("validation", "test"), "x", []))
+        condition_training.train_one(condition_training.Training(data, condition, rows, 0, learned, targets, data.rows("validation", "test"), "x", []))  # noqa: E501
     print(memory("VmHWM") - start)
 """
 WIDTHS = {

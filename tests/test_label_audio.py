@@ -12,15 +12,17 @@ from safetensors.numpy import load_file
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.backbones.text import embed
+from audio_from_video.clipset import folds
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from stages import label_audio
-from stages.common import folds, run, shards
-from stages.common.audioset import load_labels
-from stages.common.errors import UserError
-from stages.common.text_embedding import embed
 from stages.label_audio import Moments, Part, borrow, from_clips, mean_pairwise_cosine
-from tests import synthetic
-from tests.synthetic import COMPONENTS, LABELS
-from tests.test_audioset_features import write_records
+from tests.audioset.test_published_features import write_records
+from tests.support import synthetic
+from tests.support.synthetic import COMPONENTS, LABELS
 
 FOLDS, MIN_SCORE, MIN_EVIDENCE, NEIGHBOURS = 3, 0.2, 2.0, 2
 SECTION = {
@@ -61,7 +63,7 @@ def fold_of(rows: list[dict]) -> tuple[list[str], np.ndarray]:
 
 
 def make() -> dict:
-    label_audio.main(run.StageRun("label_audio", "", 1))
+    label_audio.main(stage_run.StageRun("label_audio", "", 1))
     return json.loads(Path("metrics/label_audio.json").read_text())
 
 

@@ -13,18 +13,22 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 from sklearn.metrics.pairwise import cosine_similarity
 
+from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.evaluation import labels as label_evaluation
+from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.meaning import mel_head, pooled_head
+from audio_from_video.meaning.mel_head import MelDecoder
+from audio_from_video.meaning.pooled_head import fit_map, summarise
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run, vocabulary
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
+from audio_from_video.storage.row_file import RowFile, scratch
 from stages import label_predictor
-from stages.common import label_measures, media, run, shards
-from stages.common.backbones import AudioBackbone
-from stages.common.errors import UserError
-from stages.common.features import AUDIO, Features
-from stages.common.networks.mel_decoder import MelDecoder
-from stages.common.training import RowFile, scratch
-from stages.label_predictor import fit_map, summarise
-from tests import synthetic
 from tests.conftest import in_process
-from tests.synthetic import COMPONENTS, LABELS, POOLED, STEPS
-from tests.tiny_backbones import write_ast
+from tests.support import synthetic
+from tests.support.synthetic import COMPONENTS, LABELS, POOLED, STEPS
+from tests.support.tiny_backbones import write_ast
 
 RNG = np.random.default_rng(0)
 
@@ -55,7 +59,7 @@ def data(workspace, ast, monkeypatch):
 def features(data):
     synthetic.write(synthetic.make())
     with scratch() as folder:
-        yield Features(folder, label_predictor.SPLITS, AUDIO)
+        yield Features(folder, vocabulary.SPLITS, AUDIO)
 
 
 # The figures
@@ -66,7 +70,7 @@ def test_figures_are_scikit_learns():
     predicted = np.clip(real + 0.3 * RNG.normal(size=real.shape), 0, 1)
     real[:, 7], real[:, 8] = 0, 1  # a label that never and one that always occurs
     truth, answer = real >= 0.3, predicted >= 0.3
-    found = label_measures.compare(predicted, real, 0.3)
+    found = label_evaluation.compare(predicted, real, 0.3)
     for name, reference in (
         ("precision", precision_score),
         ("recall", recall_score),
@@ -82,8 +86,8 @@ def test_figures_are_scikit_learns():
 def test_figures_at_the_limits():
     real = (RNG.random((20, 5)) < 0.4).astype(float)
     perfect, nothing = (
-        label_measures.compare(real, real, 0.5),
-        label_measures.compare(np.zeros_like(real), real, 0.5),
+        label_evaluation.compare(real, real, 0.5),
+        label_evaluation.compare(np.zeros_like(real), real, 0.5),
     )
     assert set(perfect.values()) == {1.0} or np.allclose(
         [perfect[k] for k in ("precision", "recall", "f1", "map")], 1
@@ -97,19 +101,19 @@ def test_figures_at_the_limits():
     assert nothing["map"] == pytest.approx(
         real[:, real.any(0)].mean(0).mean()
     )  # chance: how often a label occurs
-    assert label_measures.compare(np.ones((3, 2)), np.zeros((3, 2)), 0.5)["map"] == 0
+    assert label_evaluation.compare(np.ones((3, 2)), np.zeros((3, 2)), 0.5)["map"] == 0
 
 
 def test_baselines_are_training_frequencies_and_other_clips_labels(features):
     split = features.clips.split.to_numpy()
-    rows = features.rows(*label_predictor.LABELLED)
+    rows = features.rows(*vocabulary.LABELLED)
     real = {
         i: RNG.random(LABELS).astype(np.float32)
         for i in range(len(split))
         if features.audio_row[i] >= 0
     }
     scores = {"generated_mel": RNG.random((len(rows), LABELS))}
-    found = label_measures.measure(features, rows, scores, real, 0.3)
+    found = label_evaluation.measure(features, rows, scores, real, 0.3)
     test = [i for i in real if split[i] == "test"]
     table = np.stack([real[i] for i in test])
     frequencies = np.mean([real[i] for i in real if split[i] == "training"], axis=0)
@@ -117,13 +121,15 @@ def test_baselines_are_training_frequencies_and_other_clips_labels(features):
         "labels_per_clip"
     ] == pytest.approx((table >= 0.3).sum() / len(test))
     assert found["test"]["constant_frequencies"] == pytest.approx(
-        label_measures.compare(np.tile(frequencies, (len(test), 1)), table, 0.3)
+        label_evaluation.compare(np.tile(frequencies, (len(test), 1)), table, 0.3)
     )
     assert found["test"]["constant_frequencies"]["map"] == pytest.approx(
         (table >= 0.3).mean(0).mean(), abs=0.02
     )  # ranks nothing
     made = scores["generated_mel"][[rows.tolist().index(i) for i in test]].astype(np.float32)
-    assert found["test"]["generated_mel"] == pytest.approx(label_measures.compare(made, table, 0.3))
+    assert found["test"]["generated_mel"] == pytest.approx(
+        label_evaluation.compare(made, table, 0.3)
+    )
     shuffled = found["test"]["shuffled_clips"]
     assert (
         shuffled["precision"] == pytest.approx(shuffled["recall"]) and shuffled["f1"] < 1
@@ -172,13 +178,13 @@ def test_asts_own_pooled_output_gives_asts_own_scores(data, backbone):
     synthetic.write(rows)
     expected = {}
     for row in rows:
-        _, pooled, scores = backbone.encode(backbone.log_mel([media.decode_flac(row["flac"])])[0])
+        _, pooled, scores = backbone.encode(backbone.log_mel([codecs.decode_flac(row["flac"])])[0])
         wiggle = RNG.normal(size=(STEPS, POOLED))
         row["audio"], expected[row["clip_id"]] = pooled[0] + wiggle - wiggle.mean(0), scores[0]
     heard = in_order([row | {"features": row["audio"]} for row in rows if row["audible"]])
     synthetic.write_shards(Path("data/audio_features"), {"features": (STEPS, POOLED)}, heard)
     with scratch() as folder:
-        features = Features(folder, label_predictor.SPLITS, AUDIO)
+        features = Features(folder, vocabulary.SPLITS, AUDIO)
         chosen = features.rows("test")
         two = [
             np.stack([features.sound(chosen[i : i + 1])[0][0].numpy()] * 2)
@@ -191,14 +197,10 @@ def test_asts_own_pooled_output_gives_asts_own_scores(data, backbone):
         decoder = MelDecoder(STEPS, POOLED, 4, 12, backbone.config.num_mel_bins)
         model = str(backbone.model.config._name_or_path)
         made = {"validation": generated}
-        found = label_predictor.predict_by_map(features, chosen, made, weights, model)
-        stage = run.StageRun("label_predictor", None, 1)
-        found |= label_predictor.predict_by_mel(
-            stage, features, chosen, chosen, made, decoder, model
-        )
-        few = label_predictor.predict_by_mel(
-            stage, features, chosen, chosen[[3, 8]], made, decoder, model
-        )
+        found = pooled_head.predict_by_map(features, chosen, made, weights, model)
+        stage = stage_run.StageRun("label_predictor", None, 1)
+        found |= mel_head.predict_by_mel(stage, features, chosen, chosen, made, decoder, model)
+        few = mel_head.predict_by_mel(stage, features, chosen, chosen[[3, 8]], made, decoder, model)
     asked = np.isin(np.arange(len(chosen)), [3, 8])
     for name, scores in few.items():  # in the places of the clips that were asked, zeros elsewhere
         assert (
@@ -228,11 +230,11 @@ def in_order(rows: list[dict]) -> list[dict]:
 
 def test_real_log_mel_gives_asts_own_scores(backbone, ast):
     """What a perfect decoder would write: the frames with sound; the rest is padded as AST's extractor does it."""
-    label_predictor.load_ast(str(ast))
+    mel_head.load_ast(str(ast))
     for row in synthetic.make()[:3]:
-        log_mel, (frames,) = backbone.log_mel([media.decode_flac(row["flac"])])
+        log_mel, (frames,) = backbone.log_mel([codecs.decode_flac(row["flac"])])
         assert frames < log_mel.shape[1]
-        found = label_predictor.score_log_mel(log_mel[:, :frames])
+        found = mel_head.score_log_mel(log_mel[:, :frames])
         assert np.allclose(found, backbone.encode(log_mel)[2], atol=1e-6)
 
 
@@ -278,7 +280,7 @@ def write_made(architecture: str, rows: list[dict], versions) -> list[dict]:
 
 def predict() -> dict:
     """Run the stage; its metrics."""
-    label_predictor.main(run.StageRun("label_predictor", None, 1))
+    label_predictor.main(stage_run.StageRun("label_predictor", None, 1))
     return json.loads(Path("metrics/label_predictor.json").read_text())
 
 
@@ -301,12 +303,12 @@ def test_the_stage(data, backbone, monkeypatch):
         row["clip_id"]: row["label_scores"].astype(np.float16).astype(np.float32) for row in rows
     }
     outputs, metrics, through_ast, measured = {}, {}, [], []
-    score, measure = label_predictor.score_log_mel, label_measures.measure
+    score, measure = mel_head.score_log_mel, label_evaluation.measure
     monkeypatch.setattr(
-        label_predictor, "score_log_mel", lambda mels: through_ast.append(len(mels)) or score(mels)
+        mel_head, "score_log_mel", lambda mels: through_ast.append(len(mels)) or score(mels)
     )
     monkeypatch.setattr(
-        label_measures, "measure", lambda *given: measured.append(given[2]) or measure(*given)
+        label_evaluation, "measure", lambda *given: measured.append(given[2]) or measure(*given)
     )
     for head in ("mel", "features"):
         through_ast.clear()
@@ -336,7 +338,7 @@ def test_the_stage(data, backbone, monkeypatch):
             assert figures[split]["clips"] == len(chosen)
             truth = np.stack([real[labelled[i]["clip_id"]] for i in chosen])
             for way in ways:
-                own = label_measures.compare(measured[-1][way][chosen], truth, 0.3)
+                own = label_evaluation.compare(measured[-1][way][chosen], truth, 0.3)
                 assert figures[split][way] == pytest.approx(own, abs=1e-6), way
         for what in ("generated", "real_path"):
             assert np.array_equal(found[what], measured[-1][f"{what}_{head}"].astype(np.float16))

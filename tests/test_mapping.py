@@ -11,14 +11,17 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from stages import clips, mapping
-from stages.common import folds, mapping_measures, shards
-from stages.common.audioset import load_labels
-from stages.common.text_embedding import embed
-from tests import synthetic
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.backbones.text import embed
+from audio_from_video.clipset import folds
+from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.evaluation import mapping as mapping_evaluation
+from audio_from_video.storage import shards
+from stages import mapping
+from tests.backbones.test_text import MINILM
 from tests.conftest import in_process
-from tests.synthetic import CAPTIONS, COMPONENTS, LABEL_NAMES, LABELS, STEPS
-from tests.test_text_embedding import MINILM
+from tests.support import synthetic
+from tests.support.synthetic import CAPTIONS, COMPONENTS, LABEL_NAMES, LABELS, STEPS
 
 TOP_K, KEYS, TEMPERATURE = 3, 2, 0.05
 RNG = np.random.default_rng(0)
@@ -395,7 +398,7 @@ def measured(
     similarity, weights, condition = (
         np.array(values, float) for values in (similarity, weights, condition)
     )
-    return mapping_measures.measure(
+    return mapping_evaluation.measure(
         captions, np.array(labels), similarity, weights, heard, true or {}, condition, real
     )
 
@@ -469,25 +472,26 @@ def test_splits_without_audible_captions_have_no_figures():
     )
     captions = pd.DataFrame({"clip_id": ["c"], "split": ["test"], "source_id": ["s"], "step": [0]})
     assert (
-        mapping_measures.measure(captions, *np.zeros((3, 1, 1)), {}, {}, np.zeros((1, 2)), {}) == {}
+        mapping_evaluation.measure(captions, *np.zeros((3, 1, 1)), {}, {}, np.zeros((1, 2)), {})
+        == {}
     )
 
 
 def test_what_is_heard_and_what_is_true(workspace):
     scores = {"loud": np.array([0.1, 0.3, 0.9]), "faint": np.array([0.1, 0.2, 0.05])}
-    assert mapping_measures.heard_labels(scores) == {"loud": {1, 2}, "faint": {1}}
+    assert mapping_evaluation.heard_labels(scores) == {"loud": {1, 2}, "faint": {1}}
     rows = [("a", True, ["Rain", "Dog"]), ("b", False, ["Rain"]), ("c", True, ["Music"])]
     known = [
-        dict.fromkeys(clips.TRUTH.names)
+        dict.fromkeys(TRUTH.names)
         | dict(zip(("clip_id", "audible", "audio_labels"), row, strict=True))
         for row in rows
     ]
-    shards.write_table(pa.Table.from_pylist(known, schema=clips.TRUTH), Path("data/truth.parquet"))
-    assert mapping_measures.true_labels(["Dog", "Wind", "Rain"]) == {"a": {0, 2}, "c": set()}
+    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH), Path("data/truth.parquet"))
+    assert mapping_evaluation.true_labels(["Dog", "Wind", "Rain"]) == {"a": {0, 2}, "c": set()}
 
 
 def test_real_features_are_centred_by_the_training_clips(data):
-    found = mapping_measures.centred_features()
+    found = mapping_evaluation.centred_features()
     audible = {row["clip_id"]: row for row in data.rows if row["audible"]}
     assert found.keys() == audible.keys()
     learned = [

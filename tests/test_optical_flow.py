@@ -6,11 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.storage import shards
 from stages import optical_flow
-from stages.common import media, run, shards
-from stages.common.item_store import digest
 from stages.optical_flow import OpticalFlowParams, draw, draw_clip, farneback
-from tests.test_shards import index_row
+from tests.storage.test_shards import index_row
 
 
 def parameters(**changes) -> OpticalFlowParams:
@@ -79,7 +81,7 @@ def test_scale_is_fixed_and_clipped():
 
 def moving_clip(px_per_frame: float, count: int = 6) -> list[bytes]:
     return [
-        media.encode_jpeg(np.repeat(texture(k * px_per_frame, 0)[..., None], 3, 2), 100)
+        codecs.encode_jpeg(np.repeat(texture(k * px_per_frame, 0)[..., None], 3, 2), 100)
         for k in range(count)
     ]
 
@@ -89,7 +91,7 @@ def test_images_of_a_clip():
     assert len(slow) == len(fast) == 6
     assert slow[0] == slow[1] and slow[1] != slow[2]
     inner = [
-        np.median(media.decode_jpeg(jpeg)[16:-16, 16:-16], axis=(0, 1))
+        np.median(codecs.decode_jpeg(jpeg)[16:-16, 16:-16], axis=(0, 1))
         for jpeg in (slow[3], fast[3])
     ]
     assert np.allclose(inner[0], [0, 0, 1.5 / 8 * 255], atol=6)  # to the right: hue 0, red
@@ -99,7 +101,7 @@ def test_images_of_a_clip():
 def test_still_clip_is_black():
     assert (
         max(
-            media.decode_jpeg(jpeg).max()
+            codecs.decode_jpeg(jpeg).max()
             for jpeg in draw_clip((moving_clip(0), parameters()))["jpegs"]
         )
         <= 8
@@ -115,7 +117,7 @@ def test_stage_writes_a_row_per_clip_with_frames(workspace):
     index.sort(key=lambda row: (row["split"], row["clip_id"]))
     rows.sort(key=lambda row: (row["split"], row["clip_id"]))
     shards.write(workspace.folder / "data/frames", optical_flow.COLUMNS, rows, index, "v")
-    optical_flow.main(run.StageRun("optical_flow", None, 1))
+    optical_flow.main(stage_run.StageRun("optical_flow", None, 1))
     written = shards.read_columns(workspace.folder / "data/optical_flow", ["jpegs"])
     assert written["clip_id"] == ["a/y_1", "a/x_1"]
     assert written["jpegs"] == [
@@ -137,7 +139,7 @@ def test_output_is_that_of_code_version():
         + draw_clip((moving_clip(-3.25), parameters(full_scale_px=5.0)))["jpegs"]
     )
     middle = [
-        np.median(cv2.resize(media.decode_jpeg(jpeg), (48, 48))[8:-8, 8:-8], axis=(0, 1))
+        np.median(cv2.resize(codecs.decode_jpeg(jpeg), (48, 48))[8:-8, 8:-8], axis=(0, 1))
         for jpeg in jpegs
     ]
     facts = np.rint(np.array(middle) / 32).astype(int).tolist()

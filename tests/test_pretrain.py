@@ -15,11 +15,11 @@ from transformers import (
     BlipForConditionalGeneration,
 )
 
-from stages.common import tiny_models
-from stages.common.actions import ACTIONS
-from stages.common.audioset import load_labels
-from stages.common.pretraining_material import PICTURES, SEEN, flow_image, scenes, sounds
-from stages.common.sounds import RATE_HZ
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.world import tiny_models
+from audio_from_video.world.actions import ACTIONS
+from audio_from_video.world.pretraining_data import PICTURES, SEEN, flow_image, scenes, sounds
+from audio_from_video.world.sounds import RATE_HZ
 from stages.pretrain import pixels
 
 TINY = Path(__file__).parents[1] / "models" / "tiny"

@@ -9,20 +9,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from stages import clips, report
-from stages.common import (
-    curves,
-    predictions,
-    row_measures,
-    row_tables,
-    run,
-    shards,
-    stage_tables,
-    statistics,
-)
-from stages.common import figures as figures_module
-from stages.common.errors import UserError
-from tests.test_shards import index_row
+from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.evaluation import curves, intervals
+from audio_from_video.evaluation import rows as condition_evaluation
+from audio_from_video.reporting import figures, row_tables, stage_tables
+from audio_from_video.runtime import atomic, stage_run, vocabulary
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import predictions, shards
+from stages import report
+from tests.storage.test_shards import index_row
 
 ACTIONS = ["knocking", "hammering", "waving"]
 # clip: action, source, has audible sound, sound belongs, then for each condition how many of the two seeds are right
@@ -74,9 +69,9 @@ def write(condition: str, seeds: int = 2, drop: int = 0) -> None:
     predictions.write(
         condition, predictions.Predictions(table, ACTIONS, probabilities[:, : len(table)])
     )
-    run.write_json(
+    atomic.write_json(
         Path(f"metrics/classifier/{condition}.json"),
-        predictions.score(predictions.read(condition)) | {"parameters": 12_345},
+        condition_evaluation.score(predictions.read(condition)) | {"parameters": 12_345},
     )
     write_rates(condition)
 
@@ -117,7 +112,7 @@ MADE = {  # generated ones [seeds, T, A]
 
 @pytest.fixture(autouse=True)
 def results(workspace, monkeypatch):
-    monkeypatch.setattr(predictions, "score", score)
+    monkeypatch.setattr(condition_evaluation, "score", score)
     pairs = [["knocking", "hammering"]]
     workspace.set(
         classifier={"seeds": 2, "conditions": CONDITIONS},
@@ -161,12 +156,12 @@ def results(workspace, monkeypatch):
     keep({"k1", "h2"})
     Path("metrics/experiments").mkdir(parents=True)
     monkeypatch.setattr(stage_tables, "of_stages", lambda seeds: [])  # of other stages' metrics
-    monkeypatch.setattr(figures_module, "write", lambda *_: None)  # most tests look at tables only
+    monkeypatch.setattr(figures, "write", lambda *_: None)  # most tests look at tables only
     monkeypatch.setattr(report.page, "build", lambda *_: "")  # tests/test_page.py
     monkeypatch.setattr(
         report.pair_read_out, "measure", lambda pairs: {}
     )  # tests/test_pair_read_out.py
-    run.write_json(Path("metrics/filter.json"), {"threshold": 0.5})
+    atomic.write_json(Path("metrics/filter.json"), {"threshold": 0.5})
     Path("metrics/plots/filter").mkdir(parents=True)
     columns = [
         "kept_fraction",
@@ -183,8 +178,8 @@ def results(workspace, monkeypatch):
     return workspace
 
 
-REAL_SCORE = predictions.score
-REAL_WRITE = figures_module.write
+REAL_SCORE = condition_evaluation.score
+REAL_WRITE = figures.write
 
 
 def score(made: predictions.Predictions) -> dict:
@@ -199,9 +194,7 @@ def score(made: predictions.Predictions) -> dict:
 
 def truth(rows: list[dict]) -> None:
     shards.write_table(
-        pa.Table.from_pylist(
-            [dict.fromkeys(clips.TRUTH.names) | row for row in rows], schema=clips.TRUTH
-        ),
+        pa.Table.from_pylist([dict.fromkeys(TRUTH.names) | row for row in rows], schema=TRUTH),
         Path("data/truth.parquet"),
     )
 
@@ -215,7 +208,7 @@ def keep(names: set[str]) -> None:
 
 
 def make() -> tuple[dict, str]:
-    report.main(run.StageRun("report", None, 1))
+    report.main(stage_run.StageRun("report", None, 1))
     return json.loads(Path("metrics/report.json").read_text()), Path(
         "metrics/tables.md"
     ).read_text()
@@ -333,7 +326,7 @@ def test_tables_show_the_same_figures_and_are_well_formed():
 
 
 def test_architectures_are_compared_on_the_same_clips(results, monkeypatch):
-    kinds = [name for kind in row_tables.ARCHITECTURES.values() for name in kind]
+    kinds = [name for kind in vocabulary.ARCHITECTURES.values() for name in kind]
     results.set(classifier={"conditions": {**CONDITIONS, **{name: ROW for name in kinds}}})
     for name in kinds:
         write(name)
@@ -419,12 +412,12 @@ def test_experiments_are_shown_as_they_stand(results):
     Path("metrics/experiments/rates.csv").write_text(
         "condition,accuracy\nreal|audio,0.10\nvideo,007\n"
     )
-    Path("metrics/experiments/statistics.csv").write_text("simulated\nours\n")
+    Path("metrics/experiments/interval_coverage.csv").write_text("simulated\nours\n")
     _, text = make()
     assert "| real\\|audio | 0.10 |" in text and "| video | 007 |" in text
     assert (
-        "`python -m stages.experiments rates`" in text
-        and "`python -m benchmarks.statistics`" in text
+        "`python -m tools.experiments rates`" in text
+        and "`python -m benchmarks.interval_coverage`" in text
     )
 
 
@@ -483,7 +476,7 @@ def test_differences_are_adjusted_for_the_number_of_comparisons(results, monkeyp
     for name in ("zero_fill", "mapped"):
         write(name)
     asked = {}
-    monkeypatch.setattr(statistics, "holm", lambda p: asked.update(p) or {name: 0.5 for name in p})
+    monkeypatch.setattr(intervals, "holm", lambda p: asked.update(p) or {name: 0.5 for name in p})
     checks = table_after(make()[1], "Main table: tests and calibration")
     assert set(asked) == {"real_audio", "zero_fill", "mapped"} and checks[0][4] == "p, Holm"
     assert [row[4] for row in checks[2:]] == ["", "0.5", "0.5", "0.5"]
@@ -499,7 +492,7 @@ def test_differences_are_shown_with_the_luck_of_trainings_too(results):
         for cell in checks[3][1:3]
     )
     deviations = [
-        predictions.over_seeds(predictions.read(name).of("test"), 1)["seed_sd"]
+        condition_evaluation.over_seeds(predictions.read(name).of("test"), 1)["seed_sd"]
         for name in CONDITIONS
     ]
     extra = 196.0 * np.sqrt(sum(deviation**2 / 2 for deviation in deviations))
@@ -554,7 +547,7 @@ def test_missing_rates_are_those_of_the_files():
     assert metrics["missing_rates"]["video_only"]["100"] == pytest.approx(0.1)
     sources = np.array([source for _, source, *_ in CLIPS.values()])
     hits = np.array([right["real_audio"] / 2 for *_, right in CLIPS.values()])
-    expected = statistics.interval(hits, sources)
+    expected = intervals.interval(hits, sources)
     assert (
         rates[3][1] == f"70.0 [{100 * expected['ci95_low']:.1f}, {100 * expected['ci95_high']:.1f}]"
     )
@@ -593,7 +586,7 @@ def test_a_row_of_kept_clips_only_may_be_without_missing_rates(results):
 
 
 def test_a_row_that_answers_no_clip_says_so(results, monkeypatch):
-    monkeypatch.setattr(figures_module, "write", REAL_WRITE)
+    monkeypatch.setattr(figures, "write", REAL_WRITE)
     results.set(classifier={"conditions": {**CONDITIONS, "published": ROW | {"kept_only": True}}})
     write("published", drop=5)
     _, text = make()
@@ -644,7 +637,7 @@ BUDGET = "setting,condition,accuracy,accuracy_low,accuracy_high\n5,video_only,0.
 
 
 def test_figures_are_the_same_bytes_every_time(monkeypatch):
-    monkeypatch.setattr(figures_module, "write", REAL_WRITE)
+    monkeypatch.setattr(figures, "write", REAL_WRITE)
     Path("metrics/experiments/label_budget.csv").write_text(BUDGET)
     folder = Path("metrics/figures/report")
     folder.mkdir(parents=True)
@@ -667,7 +660,7 @@ def test_figures_are_the_same_bytes_every_time(monkeypatch):
 
 
 def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
-    monkeypatch.setattr(figures_module, "write", REAL_WRITE)
+    monkeypatch.setattr(figures, "write", REAL_WRITE)
     make()
     assert not Path("metrics/figures/report/label_budget.png").exists()
     path = Path("metrics/experiments/label_budget.csv")
@@ -686,7 +679,7 @@ def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
 
 
 def test_confusion_is_counted_by_hand():
-    shares = row_measures.confusion(predictions.read("video_only"))
+    shares = condition_evaluation.confusion(predictions.read("video_only"))
     assert shares.loc["knocking"].to_dict() == {
         "knocking": 0.25,
         "hammering": 0.75,

@@ -9,14 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages import clips, representative_frames
-from stages.common import media, motion_measures, parallel, run, shards
-from stages.common.errors import UserError
-from stages.common.item_store import digest
+from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.evaluation import motion as motion_evaluation
+from audio_from_video.media import codecs
+from audio_from_video.reporting import motion_figure
+from audio_from_video.runtime import parallel, stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
+from stages import representative_frames
 from stages.representative_frames import above, camera_motion, choose, mean_magnitudes
 from tests.conftest import in_process
+from tests.storage.test_shards import index_row
 from tests.test_optical_flow import moving_clip, texture
-from tests.test_shards import index_row
 
 STEPS = 6
 FRAMES = pa.schema(
@@ -26,7 +31,7 @@ TIMES_S = np.arange(STEPS) / 2  # a clip of 3 s
 
 
 def jpegs(images: list[np.ndarray]) -> list[bytes]:
-    return [media.encode_jpeg(np.repeat(image[..., None], 3, 2), 100) for image in images]
+    return [codecs.encode_jpeg(np.repeat(image[..., None], 3, 2), 100) for image in images]
 
 
 def magnitudes(clip: list[bytes], camera: str = "keep") -> np.ndarray:
@@ -187,7 +192,7 @@ def test_a_failed_row_stays_as_it_is():
 
 def test_the_frame_on_screen_at_an_event():
     events_s = np.array([-0.1, 0.0, 0.49, 0.5, 2.6, 2.99, 3.0, 7.0])
-    assert motion_measures.shown_at(events_s, TIMES_S).tolist() == [0, 0, 1, 5, 5]
+    assert motion_evaluation.shown_at(events_s, TIMES_S).tolist() == [0, 0, 1, 5, 5]
 
 
 def brute_force(chosen: list[list[bool]], events: list[list[int]]) -> tuple[float, float]:
@@ -218,7 +223,7 @@ def random_case(clips_n: int = 40, steps: int = 18) -> tuple[np.ndarray, list[np
 
 def test_recall_and_precision_against_brute_force():
     chosen, events = random_case()
-    found = motion_measures.hits(chosen, events)
+    found = motion_evaluation.hits(chosen, events)
     recall, precision = brute_force(chosen.tolist(), [shown.tolist() for shown in events])
     assert found["event_recall"] == pytest.approx(recall) and found[
         "chosen_near_event"
@@ -230,15 +235,15 @@ def test_random_frames_against_every_draw_and_simulation():
     chosen = np.array([[True, True, False, False, False, False]])
     draws = [[t in pair for t in range(6)] for pair in combinations(range(6), 2)]
     every = [brute_force([draw], [[0, 3, 3]]) for draw in draws]
-    found = motion_measures.hits(chosen, [np.array([0, 3, 3])])
+    found = motion_evaluation.hits(chosen, [np.array([0, 3, 3])])
     assert found["event_recall_random"] == pytest.approx(np.mean([recall for recall, _ in every]))
     assert found["chosen_near_event_random"] == pytest.approx(
         np.mean([precision for _, precision in every])
     )
     chosen, events = random_case()
     rng = np.random.default_rng(0)
-    drawn = [motion_measures.hits(rng.permuted(chosen, axis=1), events) for _ in range(400)]
-    found = motion_measures.hits(chosen, events)
+    drawn = [motion_evaluation.hits(rng.permuted(chosen, axis=1), events) for _ in range(400)]
+    found = motion_evaluation.hits(chosen, events)
     for name in ("event_recall", "chosen_near_event"):
         assert found[f"{name}_random"] == pytest.approx(
             np.mean([draw[name] for draw in drawn]), abs=0.01
@@ -246,7 +251,7 @@ def test_random_frames_against_every_draw_and_simulation():
 
 
 def test_without_events_there_is_no_recall():
-    assert motion_measures.hits(np.ones((2, 5), bool), [np.array([]), np.array([])]) == {}
+    assert motion_evaluation.hits(np.ones((2, 5), bool), [np.array([]), np.array([])]) == {}
 
 
 # The stage
@@ -278,14 +283,14 @@ def stage_input(workspace, monkeypatch):
 
 def write_truth(events_s: dict[str, list[float] | None]) -> None:
     known = [
-        dict.fromkeys(clips.TRUTH.names) | {"clip_id": name, "event_times_s": found}
+        dict.fromkeys(TRUTH.names) | {"clip_id": name, "event_times_s": found}
         for name, found in events_s.items()
     ]
-    shards.write_table(pa.Table.from_pylist(known, schema=clips.TRUTH), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH), Path("data/truth.parquet"))
 
 
-def execute(workers: int = 1) -> run.StageRun:
-    stage = run.StageRun("representative_frames", "", workers)
+def execute(workers: int = 1) -> stage_run.StageRun:
+    stage = stage_run.StageRun("representative_frames", "", workers)
     representative_frames.main(stage)
     return stage
 
@@ -395,12 +400,12 @@ def test_another_threshold_computes_no_flow_but_changes_the_keys(stage_input):
 
 
 def test_keys_of_stages_without_such_a_parameter_are_as_ever(stage_input):
-    from stages.common.clip_items import ClipItems
+    from audio_from_video.storage.clip_items import ClipItems
 
     clips_in = shards.inputs(Path("data/frames"))
     with ClipItems("some", "version", pa.schema([("x", pa.int32())])) as items:
         items.fill(
-            run.StageRun("some", "", 1),
+            stage_run.StageRun("some", "", 1),
             clips_in,
             range(13),
             lambda tasks: ({"x": x, "status": "ok", "reason": ""} for x in tasks),
@@ -431,7 +436,7 @@ def test_one_and_two_workers_write_the_same_bytes(stage_input, monkeypatch):
 def test_figure_shows_validation_clips_else_training_clips(stage_input, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        motion_measures,
+        motion_figure,
         "draw_strips",
         lambda path, clips, threshold: drawn.append([clip["clip_id"] for clip in clips]),
     )

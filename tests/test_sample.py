@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from audio_from_video.runtime.parallel import map_items
+from audio_from_video.runtime.params import Section
+from audio_from_video.world.actions import ACTIONS, MOSTLY_SILENT
+from audio_from_video.world.sounds import RATE_HZ
 from stages import sample
-from stages.common.actions import ACTIONS, MOSTLY_SILENT
-from stages.common.parallel import map_items
-from stages.common.params import Section
-from stages.common.sounds import RATE_HZ
 from stages.sample import ClipPlan, SampleParams, draw_sound, plan, render_clip, stage_scene
 
 OWN_ONLY = {

@@ -8,15 +8,19 @@ import pytest
 import torch
 import transformers
 
+from audio_from_video.backbones import hub
+from audio_from_video.backbones.hub import revision, width_of
+from audio_from_video.backbones.vision import VisionBackbone, temporal_positions
+from audio_from_video.media import codecs
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import shards
 from stages import optical_flow, video_features
-from stages.common import backbones, media, run, shards
-from stages.common.backbones import VisionBackbone, revision, temporal_positions, width_of
-from stages.common.errors import UserError
-from stages.common.parallel import Failure
 from stages.video_features import VideoFeaturesParams, encode_on_cpu, encode_on_gpu
 from tests.conftest import in_process
-from tests.test_shards import index_row
-from tests.tiny_backbones import images, write_ast, write_dinov2, write_resnet, write_vit
+from tests.storage.test_shards import index_row
+from tests.support.tiny_backbones import images, write_ast, write_dinov2, write_resnet, write_vit
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +228,7 @@ def parameters(model, **changes) -> VideoFeaturesParams:
 
 
 def jpegs(seed: int, count: int = 6) -> list[bytes]:
-    return [media.encode_jpeg(picture, 95) for picture in images(count, 40, 56, seed)]
+    return [codecs.encode_jpeg(picture, 95) for picture in images(count, 40, 56, seed)]
 
 
 def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
@@ -263,7 +267,7 @@ def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, 
     for workers, map_items in ((2, video_features.map_items), (1, in_process)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
         monkeypatch.setattr(video_features, "map_items", map_items)
-        video_features.main(run.StageRun("video_features", "flow", workers))
+        video_features.main(stage_run.StageRun("video_features", "flow", workers))
         written.append(
             {
                 path.name: path.read_bytes()
@@ -273,21 +277,21 @@ def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, 
     assert written[0] == written[1]
     found = shards.read_columns("data/video_features/flow", ["features"])
     assert found["features"].shape == (4, 18, 32) and found["features"].dtype == np.float16
-    expected = plain(models["vit"], [media.decode_jpeg(jpeg) for jpeg in clips[0]["jpegs"]])
+    expected = plain(models["vit"], [codecs.decode_jpeg(jpeg) for jpeg in clips[0]["jpegs"]])
     assert np.allclose(found["features"][0], expected, atol=4e-3)
     assert json.loads((workspace.folder / "metrics/video_features/flow.json").read_text())[
         "shape"
     ] == {"steps": 18, "width": 32}
     workspace.set(video_features={"temporal_scale": 0.5})
-    video_features.main(stage := run.StageRun("video_features", "flow", 1))
+    video_features.main(stage := stage_run.StageRun("video_features", "flow", 1))
     assert stage.log["computed"] == 4  # another parameter, other items
     workspace.set(video_features={"temporal_scale": 0.0, "clips_per_batch": 7})
-    video_features.main(stage := run.StageRun("video_features", "flow", 1))
+    video_features.main(stage := stage_run.StageRun("video_features", "flow", 1))
     assert stage.log["computed"] == 0
 
 
 def test_device_is_the_environments(monkeypatch):
     monkeypatch.setenv("DEVICE", "cuda:3")
-    assert backbones.device() == "cuda:3"
+    assert hub.device() == "cuda:3"
     monkeypatch.delenv("DEVICE")
-    assert backbones.device() == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert hub.device() == ("cuda" if torch.cuda.is_available() else "cpu")

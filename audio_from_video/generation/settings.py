@@ -1,0 +1,42 @@
+"""Settings of the generators, as they stand in params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from audio_from_video.learning.loop import TrainingParams
+from audio_from_video.runtime import params
+
+
+class GeneratorNetwork(TrainingParams):
+    hidden: int = Field(ge=1, le=4096)
+    projection: int = Field(ge=1, le=4096)
+    dropout: float = Field(ge=0, lt=1)
+    bidirectional: bool
+    mse_weight: float = Field(ge=0)
+    cosine_weight: float = Field(ge=0)
+    target_scale: Literal["dimension", "global"]
+
+
+class MappingNetwork(params.Section):
+    """What architecture 2 adds."""
+
+    noise: int = Field(ge=0, le=1024)
+    propagation: float = Field(ge=0)
+    anchors: bool
+    condition: Literal["mapped", "none"]
+    visual: Literal["step", "representative"]
+    temperature: float = Field(gt=0)
+    finetune_text: Literal["off", "embeddings", "all"]
+    text_learning_rate: float = Field(gt=0, le=1)
+
+
+class GeneratorParams(params.Section):
+    seeds: int = Field(ge=1, le=100)
+    folds: int = Field(ge=2, le=20)
+    pool: Literal["all", "labelled"]
+    lstm: GeneratorNetwork
+    validation: dict[str, str] = {}
+    mapping: MappingNetwork
+    shuffled: dict[str, str] = {}
+    architectures: dict[Literal["validation", "mapping", "shuffled"], str]

@@ -1,0 +1,176 @@
+"""What every stage does around its algorithm: command line, lock, progress bar, metrics file, log file, clear errors.
+
+`metrics/<stage>.json` holds only what is deterministic (clips in, ok, refused by status; figures); seconds, rates,
+computed and reused counts and peak memory go to the git-ignored `logs/<stage>.json`.
+"""
+
+import argparse
+import errno
+import sqlite3
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from audio_from_video.runtime.atomic import write_json
+from audio_from_video.runtime.errors import UserError, printable
+from audio_from_video.runtime.parallel import default_workers, one_thread
+from audio_from_video.runtime.peak_memory import PeakMemory
+
+
+class StageRun:
+    """One run of a stage or of one of its items ("": it has none); use `main` below to make one."""
+
+    def __init__(self, stage: str, item: str, workers: int):
+        self.stage, self.item, self.workers = stage, item, workers
+        self.name = f"{stage}/{item}" if item else stage
+        self.log: dict[str, Any] = {"workers": workers}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._start = time.perf_counter()
+
+    def progress(
+        self,
+        items: Iterable[Any],
+        total: int | None = None,
+        unit: str = "clip",
+        timing: str = "reading_s",
+    ) -> Iterator[Any]:
+        """Show a bar with items/s and ETA while `items` pass; the time spent in making them goes to the log's `timing`."""
+        with tqdm(total=total, desc=self.name, unit=unit, mininterval=1.0, file=sys.stderr) as bar:
+            for item in self.timed(timing, items):
+                yield item
+                bar.update()
+
+    def timed(self, key: str, items: Iterable[Any]) -> Iterator[Any]:
+        """Pass `items` on and add the time spent in making them to the log's `key`."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._seconds[key] += time.perf_counter() - start
+            yield item
+
+    def fill(self, store, tasks: list | Iterable, total: int, compute: Callable) -> dict:
+        """`ItemStore.fill` with progress bar; logs how many items were computed and how many were reused."""
+        computed = 0
+
+        def counted(payloads):
+            nonlocal computed
+            for row in compute(payloads):
+                computed += 1
+                yield row
+
+        start = time.perf_counter()
+        failures = store.fill(tasks, counted, lambda items: self.progress(items, total))
+        self._seconds["computing_s"] += time.perf_counter() - start - self._seconds["reading_s"]
+        self.log.update(computed=computed, reused=total - computed, damaged_items=store.damaged)
+        if store.damaged:
+            print(
+                f"{self.name}: {store.damaged} stored items were damaged (wrong checksum); they were computed anew",
+                file=sys.stderr,
+            )
+        return failures
+
+    def write_metrics(self, metrics: dict) -> None:
+        """Write the metrics file; keys sorted, numbers rounded to 6 places so that a diff shows changes only."""
+        write_json(Path("metrics") / f"{self.name}.json", metrics)
+
+    def write_log(self, peak_memory_mib: int) -> None:
+        seconds = time.perf_counter() - self._start
+        items = self.log.get("computed", 0) + self.log.get("reused", 0)
+        self.log.update({key: round(value, 3) for key, value in self._seconds.items()})
+        self.log.update(
+            seconds=round(seconds, 3),
+            items_per_s=round(items / seconds, 2),
+            peak_memory_mib=peak_memory_mib,
+        )
+        write_json(Path("logs") / f"{self.name}.json", self.log)
+
+
+def main(
+    function: Callable[[StageRun], None],
+    doc: str,
+    stage: str,
+    item_name: str | None = None,
+    items: Callable[[], Iterable[str]] | None = None,
+) -> None:
+    """Run a stage from the command line: `--help`, `--workers`, and for a foreach stage its item.
+
+    A UserError ends in one sentence and exit status 1; two runs of the same item wait for each other.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if item_name:
+        parser.add_argument(item_name, help="which item of the stage to run (see dvc.yaml)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes (default: $WORKERS, else all cores); results do not depend on it",
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.workers is not None and arguments.workers < 1:
+            raise UserError(f"--workers {arguments.workers}: it must be at least 1")
+        item = getattr(arguments, item_name) if item_name else ""
+        if items and item not in (known := list(items())):
+            raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
+        run = StageRun(stage, item, arguments.workers or default_workers())
+        one_thread()
+        with _lock(run.name), PeakMemory() as memory:
+            function(run)
+            run.write_log(memory.mib())
+    except UserError as error:
+        sys.exit(f"{stage}: error: " + "\n".join(map(printable, str(error).splitlines())))
+    except (OSError, sqlite3.OperationalError) as error:
+        if (sentence := _storage_trouble(error)) is None:
+            raise
+        sys.exit(f"{stage}: error: {sentence}")
+    except KeyboardInterrupt:
+        sys.exit(
+            f"{stage}: interrupted; finished items are stored: the same command goes on from there"
+        )
+
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, "SQLITE_FULL"}
+NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM, "SQLITE_READONLY", "SQLITE_CANTOPEN"}
+
+
+def _storage_trouble(error: OSError | sqlite3.OperationalError) -> str | None:
+    """What to do about a disk that is full or cannot be written; None where the error means something else."""
+    code = error.errno if isinstance(error, OSError) else error.sqlite_errorname
+    place = str(error.filename) if isinstance(error, OSError) and error.filename else str(error)
+    rest = "finished items are stored, and `git checkout metrics; dvc checkout` brings the earlier results back"
+    if code in NO_SPACE or "errno 28" in str(error):
+        return f"no space left ({place}): make room, then run the same command again; {rest}"
+    if isinstance(code, str) and code.startswith("SQLITE_IOERR"):
+        return f"the item store cannot be written ({place}): see to the disk of ITEM_STORE, then run the same command again; {rest}"
+    if code in NO_WRITING:
+        return f"it may not be written ({place}): see to its permissions, then run the same command again; {rest}"
+    return None
+
+
+def _lock(name: str):
+    """Hold a lock on what this item writes: a stage whose DVC was killed may still be running."""
+    path = Path("logs") / f".{name.replace('/', '-')}.lock"
+    path.parent.mkdir(exist_ok=True)
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(
+            f"{name}: another run of this stage is still writing; waiting for it to end",
+            file=sys.stderr,
+        )
+        return lock.acquire()

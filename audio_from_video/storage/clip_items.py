@@ -1,0 +1,111 @@
+"""From clips to a stage's output directory, by way of the item store: fill what is missing, then pack.
+
+    with ClipItems("frames", version, columns, facts) as items:
+        items.fill(stage, clips, payloads, compute)      # computes only what the store lacks
+        index = items.pack(Path("data/frames"), clips)   # writes shards and index
+
+`clips` are dicts with clip_id, split, action, source_id and input_key, in the order of the output; input_key is the key
+of what the item is computed from: the content hash of the file, or the `item_key` of the stage before.  The output's own
+item_key = digest(input_key, version), so that keys chain and a change upstream reaches everything after it.  A parameter
+that only `pack`'s last step uses is no part of the version; later stages that key their items by its result need it in
+the item_key: `finished_by`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import shards
+from audio_from_video.storage.item_store import ItemStore
+
+IDENTITY = ("clip_id", "split", "action", "source_id")
+
+
+class ClipItems:
+    """A stage's per-clip items of one version.
+
+    columns: what stands in the shards.  facts: what stands in the index beside status and reason.
+    """
+
+    def __init__(
+        self, stage: str, version: str, columns: pa.Schema, facts: Iterable[pa.Field] = ()
+    ):
+        self.version, self.columns, self.facts = version, columns, list(facts)
+        status = [pa.field("status", pa.string()), pa.field("reason", pa.string())]
+        self._store = ItemStore(stage, version, pa.schema([*columns, *self.facts, *status]))
+        self._failures: dict[str, Failure] = {}
+
+    def __enter__(self) -> "ClipItems":
+        self._store.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._store.__exit__(*error)
+
+    def fill(
+        self,
+        stage: stage_run.StageRun,
+        clips: list[dict],
+        payloads: Iterable[Any],
+        compute: Callable[[Iterator[Any]], Iterator[dict | Failure]],
+    ) -> None:
+        """Compute and store the items that are missing; `payloads` are in the order of `clips`."""
+        tasks = (
+            (clip["input_key"], payload) for clip, payload in zip(clips, payloads, strict=True)
+        )
+        self._failures = stage.fill(self._store, tasks, len(clips), compute)
+
+    def row(self, clip: dict) -> dict:
+        """The item of a clip: columns, facts, status and reason; only the latter two where its worker failed."""
+        failure = self._failures.get(clip["input_key"])
+        if failure:
+            return {"status": failure.kind, "reason": failure.reason}
+        return self._store[clip["input_key"]]
+
+    def pack(
+        self,
+        directory: Path,
+        clips: list[dict],
+        columns: pa.Schema | None = None,
+        finish: Callable[[dict], dict] = lambda row: row,
+        finished_by: tuple = (),
+        check: Callable[[list[dict]], None] = lambda index: None,
+    ) -> list[dict]:
+        """Write the output directory and return its index rows.
+
+        finish: last, cheap step on a stored row (it may refuse the clip or add `columns`).  finished_by: the parameters of
+        `finish` that the item_key is to depend on.  check: called with the whole index before the output appears; it
+        raises where too much failed.
+        """
+        index: list[dict] = []
+
+        def rows() -> Iterator[dict]:
+            for clip in clips:
+                row = finish(self.row(clip))
+                key = (
+                    digest(clip["input_key"], self.version, *finished_by)
+                    if row["status"] == "ok"
+                    else None
+                )
+                identity = {name: clip[name] for name in IDENTITY}
+                facts = {field.name: row.get(field.name) for field in self.facts}
+                index.append(
+                    {
+                        **identity,
+                        "item_key": key,
+                        "status": row["status"],
+                        "reason": row["reason"],
+                        **facts,
+                    }
+                )
+                if row["status"] == "ok":
+                    yield {**row, **identity}
+            check(index)
+
+        shards.write(directory, columns or self.columns, rows(), index, self.version, self.facts)
+        return index

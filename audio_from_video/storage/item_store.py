@@ -1,0 +1,165 @@
+"""Expensive per-clip results, kept outside the repository so that only what changed is computed.
+
+DVC reruns a whole stage when its input grows; the stage then finds all unchanged items here.  One SQLite file per stage
+and version (`version` hashes the stage's parameters, its code version and its models' revisions): an old version is
+dropped by deleting a file.  The key of an item is the key of what it was computed from; values are one-row Arrow tables
+with a checksum.  Only the parent process writes.
+"""
+
+import hashlib
+import os
+import sqlite3
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import pyarrow as pa
+
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import shards
+
+BATCH = 64  # items per transaction
+
+
+def folder() -> Path:
+    """The store's folder: the environment's ITEM_STORE, else `audio-from-video/items` under the user's cache directory."""
+    return Path(
+        os.environ.get("ITEM_STORE") or platformdirs.user_cache_dir("audio-from-video") + "/items"
+    )
+
+
+class ItemStore:
+    """The stored items of one stage and version, as a context manager; rows are as in `shards.to_rows`."""
+
+    def __init__(self, stage: str, version: str, schema: pa.Schema):
+        self.path = folder() / stage / f"{version}.sqlite"
+        self.schema = schema
+        self.damaged = 0  # entries whose checksum did not fit; they are computed anew
+
+    def __enter__(self) -> "ItemStore":
+        try:
+            self._connect()
+        except (
+            sqlite3.OperationalError
+        ):  # full, read-only, locked: nothing that another file would mend
+            raise
+        except sqlite3.DatabaseError as error:
+            print(f"{self._set_aside(error)}: its items are computed anew", file=sys.stderr)
+            self._connect()
+        return self
+
+    def _connect(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self.path, timeout=60)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB, checksum BLOB)"
+        )
+
+    def _set_aside(self, error: Exception) -> str:
+        """Rename the store's damaged file, so that a new one takes its place; says so."""
+        self._database.close()
+        aside = self.path.with_suffix(".damaged")
+        os.replace(self.path, aside)
+        for rest in self.path.parent.glob(
+            f"{self.path.name}-*"
+        ):  # its write-ahead log belongs to the old file
+            rest.unlink()
+        return f"the item store {self.path} was damaged ({error}) and is set aside as {aside.name}"
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self._set_aside(error)}; run the same command again: it computes these items anew"
+            ) from None
+
+    def __exit__(self, *_):
+        self._database.close()
+
+    def get(self, key: str) -> dict | None:
+        """The stored row, or None where there is none or its checksum does not fit."""
+        value = self._value(key)
+        return None if value is None else shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
+
+    def _value(self, key: str) -> bytes | None:
+        with self._noticing_damage():
+            found = self._database.execute(
+                "SELECT value, checksum FROM items WHERE key = ?", (key,)
+            ).fetchone()
+        if found is None:
+            return None
+        value, checksum = found
+        if _checksum(value) != checksum:
+            self.damaged += 1
+            return None
+        return value
+
+    def __getitem__(self, key: str) -> dict:
+        """The stored row; for after `fill`, when it must be there."""
+        row = self.get(key)
+        if row is None:
+            raise RuntimeError(f"{self.path}: the item {key} vanished while the stage ran")
+        return row
+
+    def put(self, rows: list[tuple[str, dict]]) -> None:
+        """Store (key, row) pairs in one transaction."""
+        values = [(key, self._encode(row)) for key, row in rows]
+        with self._noticing_damage(), self._database:
+            self._database.executemany(
+                "INSERT OR REPLACE INTO items VALUES (?, ?, ?)",
+                [(key, v, _checksum(v)) for key, v in values],
+            )
+
+    def fill(
+        self,
+        tasks: Iterable[tuple[str, Any]],
+        compute: Callable[[Iterator[Any]], Iterator[dict | Failure]],
+        progress: Callable[[Iterable[Any]], Iterator[Any]] = iter,
+    ) -> dict[str, Failure]:
+        """Compute and store what is missing of `tasks`, pairs of (key, payload).
+
+        `compute` maps an iterator of payloads to their rows, in order.  Returns the failures by key: a time-out or a
+        dead worker may be the machine's fault, so they are not stored and are tried again by the next run.
+        """
+        waiting: deque[str] = deque()
+        failures: dict[str, Failure] = {}
+        batch: list[tuple[str, dict]] = []
+
+        def missing() -> Iterator[Any]:
+            for key, payload in progress(tasks):
+                if self._value(key) is None:
+                    waiting.append(key)
+                    yield payload
+
+        for row in compute(missing()):
+            key = waiting.popleft()
+            if isinstance(row, Failure):
+                failures[key] = row
+                continue
+            batch.append((key, row))
+            if len(batch) == BATCH:
+                self.put(batch)
+                batch = []
+        self.put(batch)
+        return failures
+
+    def _encode(self, row: dict) -> bytes:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            writer.write_table(shards.to_table([row], self.schema))
+        return sink.getvalue().to_pybytes()
+
+
+def _checksum(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=8).digest()

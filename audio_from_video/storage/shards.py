@@ -1,0 +1,290 @@
+"""Per-clip data as Parquet: a directory with `_index.parquet` and, per split and action, shards of rows.
+
+    data/<stage>/split=<split>/action=<action>/part-00000.parquet     a row per clip with status `ok`
+    data/<stage>/_index.parquet                                       a row per clip with status and reason, written last
+
+Arrays are columns of Arrow's fixed-shape tensor type (`column.combine_chunks().to_numpy_ndarray()`), media are bytes.
+Rows pass through here as dicts of Python values, with NumPy arrays for tensors.  `pyarrow.dataset` reads the shards
+(names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.  The
+index holds the digests of the shards, so that whoever reads through this module notices damage.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audio_from_video.runtime.errors import UserError
+
+SCHEMA_VERSION = "1"
+INDEX = "_index.parquet"
+ROWS_PER_GROUP = 64  # bounds what a reader holds: 64 clips of [18, 768] float16 are 1.7 MB
+ROWS_PER_SHARD = 2048
+INDEX_FIELDS = [
+    pa.field("clip_id", pa.string()),
+    pa.field("split", pa.string()),  # training, validation, test, unlabelled
+    pa.field("action", pa.string()),  # null for unlabelled clips
+    pa.field("source_id", pa.string()),  # the video the clip was cut from
+    pa.field(
+        "item_key", pa.string()
+    ),  # what the clip's result was computed from and how; null where refused
+    pa.field("status", pa.string()),  # ok, or why the clip was refused
+    pa.field("reason", pa.string()),  # detail for people, '' where ok
+]
+
+
+def tensor(dtype: pa.DataType, *shape: int) -> pa.DataType:
+    """The column type of an array of fixed shape."""
+    return pa.fixed_shape_tensor(dtype, shape)
+
+
+def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
+    """Rows (dicts; NumPy arrays for tensor columns) as a table of `schema`."""
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        if (
+            isinstance(field.type, pa.FixedShapeTensorType) and values
+        ):  # from_numpy_ndarray refuses empty arrays
+            stacked = np.ascontiguousarray(
+                np.stack(values), dtype=field.type.value_type.to_pandas_dtype()
+            )
+            columns.append(pa.FixedShapeTensorArray.from_numpy_ndarray(stacked))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.table(columns, schema=schema)
+
+
+def to_rows(table: pa.Table) -> list[dict]:
+    """The inverse of `to_table`."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if isinstance(column.type, pa.FixedShapeTensorType):
+            columns[name] = list(as_array(column))
+        else:
+            columns[name] = column.to_pylist()
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def as_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A tensor column as an array [rows, *shape]."""
+    combined = column.combine_chunks()
+    if isinstance(combined, pa.ChunkedArray):  # what combine_chunks gives for an empty column
+        return np.empty((0, *column.type.shape), column.type.value_type.to_pandas_dtype())
+    return combined.to_numpy_ndarray()
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write one Parquet file atomically, with the schema version in its metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {**(table.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        temporary,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    os.replace(temporary, path)
+
+
+def write(
+    directory: Path,
+    schema: pa.Schema,
+    rows: Iterable[dict],
+    index: list[dict],
+    version: str,
+    index_fields: Iterable[pa.Field] = (),
+    extras: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write a stage's output directory.
+
+    rows: the `ok` clips in the order of `index` (sorted by split, action, clip_id): clip_id, split, action and the
+    columns of `schema`.  index: a dict per clip with INDEX_FIELDS and the stage's own `index_fields`.  extras: writes what
+    else belongs into the directory, under names that begin with `_`.
+    """
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
+    for (split, action), group in groupby(rows, key=lambda row: (row["split"], row["action"])):
+        folder = temporary / partition(split, action)
+        folder.mkdir(parents=True)
+        for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
+            _write_shard(folder / f"part-{number:05d}.parquet", stored, shard)
+    extras(temporary)
+    digests = {
+        str(path.relative_to(temporary)): _digest(path)
+        for path in sorted(temporary.rglob("part-*.parquet"))
+    }
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "item_version": version,
+        "digests": json.dumps(digests),
+    }
+    index_schema = pa.schema([*INDEX_FIELDS, *index_fields], metadata)
+    write_table(pa.Table.from_pylist(index, schema=index_schema), temporary / INDEX)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(temporary, directory)
+
+
+def partition(split: str, action: str | None) -> str:
+    """The folder of a split and action inside an output, with every character of their names that is special encoded."""
+    value = "__HIVE_DEFAULT_PARTITION__" if action is None else quote(action, safe="")
+    return f"split={split}/action={value}"
+
+
+def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in _chunks(rows, ROWS_PER_GROUP):
+            writer.write_table(to_table(list(group), schema))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
+    """Consecutive runs of at most `size` rows, each consumed before the next is asked for."""
+    iterator = iter(rows)
+    for first in iterator:
+        chunk = chain([first], islice(iterator, size - 1))
+        yield chunk
+        for _ in chunk:  # what the consumer left
+            pass
+
+
+@contextmanager
+def undamaged(path: Path | str) -> Iterator[None]:
+    """Turn what Parquet says of a damaged file into a sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        output = "/".join(Path(path).parts[:2])
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): delete {output}; `dvc repro` then brings it back or makes it anew"
+        ) from None
+
+
+def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file whose checksums are right."""
+    with undamaged(path):
+        return pq.read_table(
+            path, columns=columns, partitioning=None, page_checksum_verification=True
+        )
+
+
+def read_index(directory: Path) -> pa.Table:
+    """The index of a stage's output: every clip that reached the stage, with status and reason."""
+    path = Path(directory) / INDEX
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: run `dvc repro` so that the stage before this one writes it"
+        )
+    table = read_table(path)
+    found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: rerun the stage that wrote it"
+        )
+    return table
+
+
+def item_version(directory: Path) -> str:
+    """The item version that an output was packed from (see item_store)."""
+    return read_index(directory).schema.metadata[b"item_version"].decode()
+
+
+def ok_rows(directory: Path) -> list[dict]:
+    """Index rows of the clips with status `ok`, in the order of the shards."""
+    return [row for row in read_index(directory).to_pylist() if row["status"] == "ok"]
+
+
+def inputs(directory: Path) -> list[dict]:
+    """The `ok` clips of a stage's output as the input of the next one: its item_key becomes their input_key."""
+    return [row | {"input_key": row["item_key"]} for row in ok_rows(directory)]
+
+
+def iter_rows(
+    directory: Path, columns: list[str], splits: Iterable[str] | None = None
+) -> Iterator[dict]:
+    """Stream the rows of a stage's shards in the index's order, a row group at a time; clip_id comes with `columns`."""
+    for path in sound_paths(directory, splits):
+        for batch in pq.ParquetFile(path).iter_batches(
+            ROWS_PER_GROUP, columns=["clip_id", *columns]
+        ):
+            yield from to_rows(pa.Table.from_batches([batch]))
+
+
+def shard_paths(directory: Path, splits: Iterable[str] | None = None) -> list[Path]:
+    """The shard files in the order in which `write` filled them."""
+    wanted = None if splits is None else set(splits)
+    folders = dict.fromkeys((row["split"], row["action"]) for row in ok_rows(directory))
+    found = []
+    for split, action in folders:
+        if wanted is None or split in wanted:
+            found += sorted((Path(directory) / partition(split, action)).glob("part-*.parquet"))
+    return found
+
+
+def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterator[Path]:
+    """The shard files, each after a look at its digest (Parquet's own checksums leave its headers out)."""
+    if paths := shard_paths(directory, splits):
+        digests = json.loads(read_index(directory).schema.metadata[b"digests"])
+    for path in paths:
+        with undamaged(path):
+            if digests.get(str(path.relative_to(directory))) != _digest(path):
+                raise OSError("its bytes are not those that were written")
+        yield path
+
+
+def iter_joined(
+    directories: list[Path], columns: list[str], splits: Iterable[str] | None = None
+) -> Iterator[tuple[dict, ...]]:
+    """Stream the clips that stand in all `directories`, one row of each, in the shared order."""
+    common = set.intersection(*({row["clip_id"] for row in ok_rows(path)} for path in directories))
+    streams = [
+        (row for row in iter_rows(path, columns, splits) if row["clip_id"] in common)
+        for path in directories
+    ]
+    yield from zip(*streams, strict=True)
+
+
+def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
+    """Shape of a tensor column, from the first shard's schema."""
+    paths = shard_paths(directory)
+    if not paths:
+        raise UserError(
+            f"{directory} holds no clip: see the metrics file of the stage that wrote it for why clips were refused"
+        )
+    return tuple(pq.read_schema(paths[0]).field(column).type.shape)
+
+
+def read_columns(
+    directory: Path, columns: list[str], splits: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Whole columns in memory, keyed by name (arrays for tensors, lists else): for what is small, or for tests."""
+    table = pa.concat_tables(
+        [read_table(path, ["clip_id", *columns]) for path in sound_paths(directory, splits)]
+    )
+    return {
+        name: as_array(table[name])
+        if isinstance(table[name].type, pa.FixedShapeTensorType)
+        else table[name].to_pylist()
+        for name in ["clip_id", *columns]
+    }

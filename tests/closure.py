@@ -1,5 +1,0 @@
-"""Where the repository under test lies."""
-
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent

@@ -1,0 +1,615 @@
+"""Architecture 2: its network against plain loops, what it is conditioned on, and the stage that trains it."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audio_from_video.clipset import folds
+from audio_from_video.generation.conditioning import Conditions
+from audio_from_video.generation.networks import (
+    Anchors,
+    LabelAttention,
+    MappedAudioGenerator,
+    nearest_anchor,
+    propagate,
+)
+from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.runtime import params
+from audio_from_video.storage import shards
+from audio_from_video.storage.row_file import scratch
+from stages import generator, mapping
+from tests.conftest import in_process
+from tests.support import synthetic
+from tests.support.synthetic import COMPONENTS, LABEL_NAMES, LABELS, NETWORK, STEPS, WIDTH
+
+RNG = np.random.default_rng(0)
+
+
+# How label audio is carried to neighbouring steps
+
+
+def carried(values: np.ndarray, anchors: np.ndarray, length: float) -> np.ndarray:
+    """The reference: of each step the mean over its nearest anchors, weakened by the distance."""
+    made = np.zeros_like(values)
+    for b, clip in enumerate(anchors):
+        for t in range(len(clip)):
+            distance = {s: abs(s - t) for s in range(len(clip)) if clip[s]}
+            if distance:
+                d = min(distance.values())
+                strength = math.exp(-d / length) if length else float(d == 0)
+                made[b, t] = strength * np.mean(
+                    [values[b, s] for s in distance if distance[s] == d], axis=0
+                )
+    return made
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 2.0])
+def test_propagation_against_a_double_loop(length):
+    values, anchors = RNG.normal(size=(40, 9, 4)).astype(np.float32), RNG.random((40, 9)) < 0.2
+    assert not anchors.any(1).all()  # a clip without anchors gets zeros
+    made = propagate(torch.tensor(values), torch.tensor(anchors), length).numpy()
+    np.testing.assert_allclose(made, carried(values, anchors, length), atol=1e-6)
+    assert np.array_equal(made[anchors], values[anchors])  # full strength, to the bit
+    assert (made[~anchors] == 0).all() if length == 0 else (made[anchors.any(1)] != 0).all()
+    assert np.isfinite(made).all() and (made[~anchors.any(1)] == 0).all()
+
+
+def test_propagation_gives_the_values_in_its_docstring():
+    steps = "..A....A."
+    anchors = torch.tensor([[step == "A" for step in steps]])
+    made = propagate(torch.ones(1, len(steps), 1), anchors, 2.0)[0, :, 0].tolist()
+    printed = " ".join(f"{value:.2f}".lstrip("0").replace("1.00", "1") for value in made)
+    first, second = propagate.__doc__.rstrip().splitlines()[-2:]
+    assert first.endswith(f"steps      {' '.join(steps)}") and second.endswith(
+        f"strength   {printed}"
+    )
+    decay = " ".join(f"{math.exp(-d / 2):.2f}".lstrip("0").replace("1.00", "1") for d in range(5))
+    assert " ".join(second.split("strength")[0].split()) == decay
+
+
+def test_two_anchors_at_the_same_distance_are_averaged():
+    anchors = torch.tensor([[True, False, True, False, False]])
+    values = torch.tensor([[[2.0], [50.0], [6.0], [50.0], [50.0]]])
+    made = propagate(values, anchors, 1.0)[0, :, 0]
+    assert torch.allclose(made, torch.tensor([2, 4 / math.e, 6, 6 / math.e, 6 / math.e**2]))
+
+
+def test_nearest_anchors():
+    share, distance = nearest_anchor(
+        torch.tensor([[False, True, False, True, False, False], [False] * 6])
+    )
+    expected = [
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0.5, 0, 0.5, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+    ]
+    assert share[0].tolist() == expected and distance[0].tolist() == [1, 0, 1, 0, 1, 2]
+    assert (share[1] == 0).all() and distance[1].isinf().all()
+
+
+# Attention over the labels
+
+B, T, K, D, V, A = 3, 6, 4, 16, 5, 7
+
+
+def anchors_of(valid: torch.Tensor | None = None) -> Anchors:
+    """Random anchors; the text embeddings are normalised, as the mapping's are."""
+    made = torch.Generator().manual_seed(0)
+
+    def unit(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, generator=made), dim=-1)
+
+    valid = torch.rand(B, T, K, generator=made) < 0.35 if valid is None else valid
+    return Anchors(
+        valid.any(-1),
+        unit(B, T, D),
+        unit(B, T, K, D),
+        torch.randn(B, T, K, A, generator=made),
+        valid,
+    )
+
+
+def test_attention_begins_as_the_softmax_of_the_cosines():
+    anchors, frame = anchors_of(), torch.randn(B, T, V)
+    weights = LabelAttention(D, V, 0.05).weights(anchors, frame).detach().numpy()
+    some = 0
+    for b, t in np.ndindex(B, T):
+        valid = anchors.valid[b, t].numpy()
+        cosine = (anchors.text[b, t] @ anchors.caption[b, t]).numpy()[valid]
+        expected = np.exp(cosine / 0.05) / np.exp(cosine / 0.05).sum() if len(cosine) else []
+        np.testing.assert_allclose(weights[b, t][valid], expected, atol=1e-5)
+        assert (weights[b, t][~valid] == 0).all()
+        some += len(cosine) > 1
+    assert some > 5
+    value = LabelAttention(D, V, 0.05)(anchors, frame).detach().numpy()
+    np.testing.assert_allclose(
+        value, np.einsum("btk,btka->bta", weights, anchors.audio.numpy()), atol=1e-5
+    )
+
+
+def test_at_temperature_one_all_labels_weigh_nearly_the_same():
+    torch.manual_seed(0)
+    caption = torch.randn(B, T, D)
+    text = torch.nn.functional.normalize(
+        caption[..., None, :] + 0.5 * torch.randn(B, T, K, D), dim=-1
+    )  # related, as chosen labels are
+    anchors = replace(anchors_of(torch.ones(B, T, K, dtype=torch.bool)), caption=caption, text=text)
+    frame = torch.randn(B, T, V)
+    spread = {
+        t: LabelAttention(D, V, t).weights(anchors, frame).std(-1).mean().item()
+        for t in (0.05, 1.0)
+    }
+    assert spread[1.0] < 0.03 and spread[0.05] > 4 * spread[1.0]
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_without_labels_there_is_zero_and_no_nan_in_values_or_gradients(anchored):
+    valid = torch.zeros(B, T, K, dtype=torch.bool)
+    valid[0, 1, :2] = True
+    for mask in (valid, torch.zeros_like(valid)):
+        anchors = anchors_of(mask)
+        model = network(anchored=anchored)
+        made = model.condition(torch.randn(B, T, V), anchors)
+        assert (made[1:] == 0).all() and (made[0] != 0).any() == mask.any()
+        model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).square().mean().backward()
+        assert all(
+            parameter.grad is None or parameter.grad.isfinite().all()
+            for parameter in model.parameters()
+        )
+        assert (model.attention.query.weight.grad != 0).any() == mask.any()
+
+
+def test_attention_learns_which_label_sounds_right():
+    torch.manual_seed(0)
+    anchors = anchors_of(torch.ones(B, T, K, dtype=torch.bool))
+    attention, frame = LabelAttention(D, V, 0.5), torch.randn(B, T, V)
+    target = anchors.audio[:, :, 2]
+    optimizer = torch.optim.Adam(attention.parameters(), lr=0.02)
+    losses = []
+    for _ in range(150):
+        loss = (attention(anchors, frame) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0] and attention.weights(anchors, frame)[..., 2].mean() > 0.7
+
+
+# The network
+
+
+def network(
+    length: float = 2.0,
+    anchored: bool = True,
+    visual: str = "step",
+    noise: int = 2,
+    bidirectional: bool = True,
+):
+    torch.manual_seed(0)
+    return MappedAudioGenerator(
+        V, A, D, 8, 8, 0.0, bidirectional, noise, length, anchored, visual, 0.05
+    ).eval()
+
+
+def silenced(model: MappedAudioGenerator) -> MappedAudioGenerator:
+    """Nothing but the label audio reaches the output."""
+    for part in (model.lstm, model.head):
+        for parameter in part.parameters():
+            torch.nn.init.zeros_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_shapes(noise, bidirectional):
+    model = network(noise=noise, bidirectional=bidirectional)
+    assert model(torch.randn(B, T, V), anchors_of(), torch.randn(B, T, noise)).shape == (B, T, A)
+    assert (
+        model.project[1].in_features == V + A + noise
+        and model.video_mean.shape == (V,) == model.video_std.shape
+    )
+
+
+def test_at_the_start_the_label_audio_enters_the_output_in_full_strength():
+    model, anchors = silenced(network()), anchors_of()
+    model.set_scale("audio", torch.randn(A), 3 * torch.ones(A))
+    made = model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).detach()
+    known = anchors.valid.any(-1).numpy()
+    value = (
+        model.attention(anchors, torch.randn(B, T, V)).detach().numpy() / 3
+    )  # in the units of the targets
+    np.testing.assert_allclose(made.numpy(), carried(value, known, 2.0), atol=1e-5)
+    assert (
+        np.allclose(made.numpy()[known], value[known], atol=1e-6)
+        and known.any()
+        and not known.all()
+    )
+    single = replace(
+        anchors,
+        present=torch.ones(B, T, dtype=torch.bool),
+        valid=torch.arange(K).expand(B, T, K) == 1,
+    )
+    sound = model.unscale(model(torch.randn(B, T, V), single, torch.randn(B, T, 2)))
+    assert torch.allclose(sound, single.audio[:, :, 1] + model.audio_mean, atol=1e-5)
+    with torch.no_grad():
+        model.injection.fill_(0.25)
+    assert torch.allclose(
+        model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)), 0.25 * made, atol=1e-6
+    )
+
+
+def test_not_anchored_the_clips_mean_stands_at_every_step():
+    model, anchors = silenced(network(anchored=False)), anchors_of()
+    made = model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).detach().numpy()
+    value, known = (
+        model.attention(anchors, torch.randn(B, T, V)).detach().numpy(),
+        anchors.valid.any(-1).numpy(),
+    )
+    for b in range(B):
+        np.testing.assert_allclose(
+            made[b], np.repeat(value[b][known[b]].mean(0)[None], T, 0), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("visual", ["step", "representative"])
+def test_representative_frames_are_all_that_is_seen_of_the_picture(visual):
+    model = network(visual=visual)
+    valid = torch.zeros(B, T, K, dtype=torch.bool)
+    valid[:, [1, 4]] = True
+    anchors, video, noise = anchors_of(valid), torch.randn(B, T, V), torch.randn(B, T, 2)
+    before = model(video, anchors, noise)
+    for frame, seen in ((0, False), (1, True), (2, False), (3, False), (4, True), (5, False)):
+        changed = video.clone()
+        changed[:, frame] += 1
+        assert torch.equal(before, model(changed, anchors, noise)) == (
+            visual == "representative" and not seen
+        )
+
+
+def test_a_step_sees_the_frame_of_its_own_nearest_anchor():
+    model = network(visual="representative", length=0.0, bidirectional=False)
+    valid = torch.zeros(B, T, K, dtype=torch.bool)
+    valid[:, [1, 4]] = True
+    anchors, video, noise = anchors_of(valid), torch.randn(B, T, V), torch.randn(B, T, 2)
+    changed = video.clone()
+    changed[:, 4] += 1
+    same = (model(video, anchors, noise) == model(changed, anchors, noise)).all(-1).all(0)
+    assert same.tolist() == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]  # steps 3 to 5 are nearer to 4 than to 1
+
+
+def test_noise_caption_and_label_audio_all_reach_the_answer():
+    model, anchors, video, noise = (
+        network(),
+        anchors_of(),
+        torch.randn(B, T, V),
+        torch.randn(B, T, 2),
+    )
+    before = model(video, anchors, noise)
+    others = {
+        "noise": (anchors, noise + 1),
+        "caption": (replace(anchors, caption=anchors.caption.roll(1, 0)), noise),
+        "text": (replace(anchors, text=anchors.text.roll(1, 0)), noise),
+        "audio": (replace(anchors, audio=anchors.audio + 1), noise),
+    }
+    for name, inputs in others.items():
+        assert not torch.allclose(before, model(video, *inputs), atol=1e-4), name
+
+
+# What it is conditioned on
+
+
+@pytest.fixture
+def data(workspace, bert, monkeypatch):
+    """Everything that architecture 2 reads; `rows`, and the labels' audio `whole` and `by_fold`."""
+    for stage in (mapping, generator):
+        monkeypatch.setattr(stage, "map_items", in_process)
+    workspace.set(
+        frames={"count": STEPS},
+        mapping={"model": bert, "min_similarity": 0.9},
+        generator={"seeds": 1, "folds": 3, "lstm": NETWORK | {"epochs": 2}},
+    )
+    workspace.rows = synthetic.make()
+    synthetic.write(workspace.rows)
+    synthetic.write_captions(workspace.rows)
+    workspace.whole, workspace.by_fold = synthetic.write_label_audio()
+    synthetic.write_predictions("video_only", workspace.rows)
+    synthetic.map_captions()
+    return workspace
+
+
+@pytest.fixture
+def inputs(data):
+    with scratch() as folder:
+        yield read_inputs(folder)
+
+
+def read_inputs(folder: Path, mapped: bool = True) -> generator.Inputs:
+    features = Features(folder, generator.SPLITS, AUDIO)
+    fold = folds.of_clips(features.clips, 3)
+    return generator.Inputs(features, fold, Conditions(folder, features, fold, mapped))
+
+
+def network_params() -> generator.GeneratorParams:
+    return params.load("generator", generator.GeneratorParams)
+
+
+def test_conditions_line_up_with_the_features(data, tmp_path):
+    synthetic.write(
+        [row for i, row in enumerate(data.rows) if i % 6]
+    )  # the mapping knows clips whose video could not be read
+    inputs = read_inputs(tmp_path)
+    clips, conditions = inputs.data.clips, inputs.conditions
+    assert len(clips) < len(data.rows)
+    drawn = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))
+    caption, labels = conditions.numbers(drawn)
+    anchors = conditions.read(drawn)
+    by_name = {row["clip_id"]: row for row in data.rows}
+    stored = {
+        row["clip_id"]: row["labels"] for row in shards.iter_rows(Path("data/mapping"), ["labels"])
+    }
+    assert (
+        conditions.labels == list(LABEL_NAMES)
+        and conditions.settings["top_k"] == labels.shape[-1] == 3
+    )
+    learned = 0
+    for i, row in enumerate(drawn.tolist()):
+        clip, fold = clips.iloc[row], inputs.fold[row]
+        said = by_name[clip.clip_id]["captions"]
+        texts = [
+            conditions.captions[number] if number >= 0 else None for number in caption[i].tolist()
+        ]
+        assert texts == [said.get(t) for t in range(STEPS)]
+        assert np.array_equal(labels[i].numpy(), stored[clip.clip_id])
+        assert anchors.present[i].tolist() == [t in said for t in range(STEPS)]
+        assert torch.equal(anchors.valid[i], labels[i] >= 0)
+        own = data.whole if clip.split in ("validation", "test") else data.by_fold[fold]
+        for t in said:
+            assert torch.equal(
+                anchors.caption[i, t], conditions.embedding[conditions.captions.index(said[t])]
+            )
+            for k, label in enumerate(labels[i, t].tolist()):
+                if label >= 0:
+                    assert np.array_equal(anchors.audio[i, t, k].numpy(), own[label])
+                    assert torch.equal(anchors.text[i, t, k], conditions.label_text[label])
+                    learned += clip.split in ("training", "unlabelled")
+    assert learned > 20 and (labels >= 0).any() and (labels[anchors.present] < 0).any()
+
+
+def test_not_mapped_there_is_no_label_but_the_anchors_remain(data, inputs, tmp_path):
+    bare = read_inputs(tmp_path, mapped=False).conditions
+    rows = torch.arange(len(inputs.data.clips))
+    assert not bare.read(rows).valid.any() and (bare.numbers(rows)[1] == -1).all()
+    assert torch.equal(bare.read(rows).present, inputs.conditions.read(rows).present)
+    assert torch.equal(bare.numbers(rows)[0], inputs.conditions.numbers(rows)[0])
+
+
+# The noise
+
+
+def test_noise_is_the_clips_and_the_seeds_own(data, inputs):
+    rows, shape, drawn = torch.tensor([4, 0, 9]), (STEPS, 8), inputs.data.noise
+    noise = drawn(rows, shape, 0, 0)
+    torch.manual_seed(99)
+    assert noise.shape == (3, *shape) and torch.equal(noise, drawn(rows, shape, 0, 0))
+    assert torch.equal(noise[[1]], drawn(torch.tensor([0]), shape, 0, 0))
+    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise, drawn(rows, shape, 1, 0))
+    assert not torch.equal(noise, drawn(rows, shape, 0, 1))
+    large = drawn(torch.arange(len(inputs.data.clips)), (STEPS, 60), 0, 0)
+    assert abs(large.mean()) < 0.02 and abs(large.std() - 1) < 0.02
+
+
+def test_noise_is_drawn_anew_in_training_alone(data, inputs):
+    made = generator.Generator(inputs, 0, network_params())
+    rows = torch.arange(10)
+    made.model.train()
+    assert not torch.equal(made(rows), made(rows))
+    made.model.eval()
+    assert torch.equal(made(rows), made(rows))
+    assert torch.allclose(
+        made(rows)[[7]], made(torch.tensor([7])), atol=1e-6
+    )  # whatever stands beside it
+
+
+# The stage
+
+
+def bytes_of_outputs() -> dict[str, bytes]:
+    folders = ("data/generated", "models/generator", "metrics")
+    return {
+        str(path): path.read_bytes() for folder in folders for path in Path(folder).rglob("*.*")
+    }
+
+
+def test_every_labelled_clip_has_features_and_the_metrics_say_what_was_learned(data):
+    data.set(generator={"seeds": 2})
+    metrics = synthetic.generate(architecture="mapping")
+    labelled = [row["clip_id"] for row in data.rows if row["action"]]
+    found = shards.read_columns(Path("data/generated/mapping"), ["features"])
+    assert set(found["clip_id"]) == set(labelled) and found["features"].shape == (
+        len(labelled),
+        2,
+        STEPS,
+        COMPONENTS,
+    )
+    assert found["features"].dtype == np.float16 and np.isfinite(found["features"]).all()
+    assert not np.array_equal(found["features"][:, 0], found["features"][:, 1])
+    assert 0 < metrics["attention_entropy"] < math.log(3) and 0.03 < metrics["temperature"] < 0.08
+    assert metrics["injection"] != 1 and metrics["spread_over_noise"] > 0
+    plain = synthetic.generate()
+    assert metrics.keys() - plain.keys() == {
+        "attention_entropy",
+        "temperature",
+        "injection",
+        "spread_over_noise",
+    }
+    wider = (
+        NETWORK["projection"] * (COMPONENTS + 8) + 2 * 32 * 32 + 32 * 2 * WIDTH + 2
+    )  # input; query and key; temperature and injection
+    assert metrics["parameters"] - plain["parameters"] == wider
+    assert not any(
+        key.startswith("text.") for key in load_file("models/generator/mapping/seed-0.safetensors")
+    )
+
+
+@pytest.mark.parametrize("visual", ["step", "representative"])
+def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visual):
+    data.set(generator={"mapping": {"visual": visual}})
+    synthetic.generate(architecture="mapping")
+    config = json.loads(Path("models/generator/mapping/config.json").read_text())
+    sizes = (
+        "video_width",
+        "audio_width",
+        "text_width",
+        "hidden",
+        "projection",
+        "dropout",
+        "bidirectional",
+        "noise",
+        "propagation",
+        "anchors",
+        "visual",
+        "temperature",
+    )
+    model = MappedAudioGenerator(*(config[key] for key in sizes)).eval()
+    model.load_state_dict(load_file("models/generator/mapping/seed-0.safetensors"))
+    rows = inputs.data.rows("test")
+    noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
+    with torch.inference_mode():
+        made = model.unscale(
+            model(inputs.data.video.read(rows.tolist()), inputs.conditions.read(rows), noise)
+        ).numpy()
+    found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])
+    assert found["clip_id"] == inputs.data.clips.clip_id[rows.numpy()].tolist()
+    assert np.allclose(found["features"][:, 0], made, atol=5e-3)
+
+
+def test_a_training_clips_own_sound_reaches_its_features_by_no_model(data):
+    synthetic.generate(architecture="mapping")
+    before = synthetic.generated("mapping")
+    row = [row for row in data.rows if row["split"] == "training" and row["audible"]][5]
+    row["audio"] = 3 * RNG.normal(size=row["audio"].shape)
+    synthetic.write(data.rows)
+    synthetic.generate(architecture="mapping")
+    after = synthetic.generated("mapping")
+    with scratch() as folder:
+        features = Features(folder, generator.SPLITS, AUDIO)
+        fold = dict(zip(features.clips.clip_id, folds.of_clips(features.clips, 3), strict=True))
+    same = {
+        r["clip_id"]
+        for r in data.rows
+        if r["split"] == "training" and fold[r["clip_id"]] == fold[row["clip_id"]]
+    }
+    assert (
+        row["clip_id"] in same and {name for name in before if before[name] == after[name]} == same
+    )
+
+
+def test_label_audio_of_a_fold_answers_its_own_clips(data, inputs):
+    """An untrained generator answers by what it is conditioned on alone."""
+    made = generator.Generator(inputs, 0, network_params())
+    rows = inputs.data.rows("training", "validation")
+    made.model.eval()
+    before = made(rows)
+    inputs.conditions.label_audio[1] += 1  # fold 1's
+    changed = (made(rows) != before).any(-1).any(-1)
+    known = inputs.conditions.read(rows).valid.any(-1).any(-1)
+    assert torch.equal(changed, known & torch.from_numpy(inputs.fold[rows] == 1)) and changed.any()
+
+
+def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
+    data.set(generator={"folds": 2, "lstm": {"epochs": 1}})
+    synthetic.write_label_audio(folds=2)
+    synthetic.map_captions()
+    synthetic.generate(1, "mapping")
+    first = bytes_of_outputs()
+    monkeypatch.undo()
+    monkeypatch.chdir(data.folder)
+    monkeypatch.setenv("ITEM_STORE", str(data.folder / "items"))
+    synthetic.generate(2, "mapping")
+    assert bytes_of_outputs() == first and len(first) > 8
+
+
+def test_each_switch_runs_and_changes_the_answer(data):
+    data.set(generator={"folds": 2, "lstm": {"epochs": 1}})
+    synthetic.write_label_audio(folds=2)
+    synthetic.map_captions()
+    switches = (
+        {},
+        {"anchors": False},
+        {"propagation": 0.0},
+        {"noise": 0},
+        {"visual": "representative"},
+        {"condition": "none"},
+    )
+    made, metrics = [], {}
+    for switch in switches:
+        default = {
+            "anchors": True,
+            "propagation": 2.0,
+            "noise": 8,
+            "visual": "step",
+            "condition": "mapped",
+        }
+        data.set(generator={"mapping": default | switch})
+        metrics[str(switch)] = synthetic.generate(architecture="mapping")
+        made.append(synthetic.generated("mapping"))
+    assert all(
+        made[i][name] != made[j][name]
+        for i in range(len(made))
+        for j in range(i)
+        for name in made[0]
+    )
+    assert [name for name, found in metrics.items() if found["spread_over_noise"] == 0] == [
+        "{'noise': 0}"
+    ]
+    assert [name for name, found in metrics.items() if found["attention_entropy"] == 0] == [
+        "{'condition': 'none'}"
+    ]
+
+
+def test_only_label_audio_can_say_what_a_picture_does_not(data):
+    """A positive control: the video is noise, the captions name the sound."""
+    rows = synthetic.make(sizes={"training": 24, "validation": 8, "test": 12}, unlabelled=24)
+    data.whole, _ = synthetic.write_label_audio(spread=0.1, folds=2)
+    sounds = data.whole - data.whole.mean(0)
+    for row in rows:
+        label = RNG.integers(LABELS)
+        row |= {name: RNG.normal(size=(STEPS, WIDTH)) for name in ("rgb", "flow")}
+        row["audio"] = sounds[label] + 0.3 * RNG.normal(size=(STEPS, COMPONENTS))
+        row["captions"] = {
+            int(step): LABEL_NAMES[label] for step in RNG.choice(STEPS, 2, replace=False)
+        }
+    synthetic.write(rows)
+    synthetic.write_captions(rows)
+    synthetic.write_predictions("video_only", rows)
+    data.set(mapping={"top_k": 1}, generator={"folds": 2, "lstm": {"epochs": 6}})
+    metrics = synthetic.map_captions()["labels"]
+    assert metrics["test"]["condition_cosine"]["mean"] > 0.8
+    cosine = {"plain": synthetic.generate(), "mapped": synthetic.generate(architecture="mapping")}
+    data.set(generator={"mapping": {"condition": "none"}})
+    cosine["none"] = synthetic.generate(architecture="mapping")
+    for split in ("test", "out_of_fold"):
+        found = {
+            name: metrics[split]["generated"]["centred_cosine"]["mean"]
+            for name, metrics in cosine.items()
+        }
+        assert found["mapped"] > 0.8 and found["plain"] < 0.3 and found["none"] < 0.3, found
+    assert (
+        cosine["mapped"]["test"]["untrained"]["centred_cosine"]["mean"] > 0.3
+    )  # injected from the first step on

@@ -1,0 +1,154 @@
+"""What tables look like in Markdown, CSV and LaTeX, whatever stands in them."""
+
+import csv
+import io
+
+import pytest
+
+from audio_from_video.reporting import tables
+from audio_from_video.reporting.tables import (
+    Cell,
+    Table,
+    figure,
+    interval,
+    latex_text,
+    number,
+    percent,
+    plain,
+)
+
+FIGURE = {"mean": 0.12345, "ci95_low": -0.01, "ci95_high": 0.5}
+
+
+def parsed(table: Table) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(tables.csv_text(table))))
+
+
+def test_cells_show_what_people_read():
+    assert (
+        str(percent(FIGURE)) == "12.3 [-1.0, 50.0]"
+        and str(percent(FIGURE, True)) == "+12.3 [-1.0, +50.0]"
+    )
+    assert (
+        str(interval(FIGURE)) == "0.123 [-0.010, 0.500]"
+        and str(figure(FIGURE, "{:.2f}", 10)) == "1.23 [-0.10, 5.00]"
+    )
+    empty = dict.fromkeys(FIGURE)
+    assert (
+        str(percent(empty)) == "no clips"
+        and str(number(None)) == ""
+        and str(number(12_345, "{:,}")) == "12,345"
+    )
+
+
+def test_markdown_has_title_note_table_and_what_stands_below():
+    table = Table("t", "Title", ["a", "b|c"], [["x", percent(FIGURE)]], "Note.", "Below.")
+    assert (
+        tables.markdown(table)
+        == "## Title\n\nNote.\n\n| a | b\\|c |\n| --- | --- |\n| x | 12.3 [-1.0, 50.0] |\n\nBelow."
+    )
+    assert (
+        tables.markdown(Table("t", "Title", ["a"], [["x"]])) == "## Title\n\n| a |\n| --- |\n| x |"
+    )
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("a|b", "a\\|b"),
+        ("a\\|b", "a\\\\\\|b"),
+        ("a\nb", "a b"),
+        ("a \r\n b", "a b"),
+        ("a\\b", "a\\b"),
+    ],
+)
+def test_no_text_breaks_out_of_a_markdown_cell(text, shown):
+    assert tables.markdown_text(text) == shown
+
+
+def test_csv_gives_plain_numbers_and_three_columns_for_an_interval():
+    rows = [
+        ["`real`", percent(FIGURE, True), number(1_234_567, "{:,}"), 3],
+        ["none", "", number(None), 4],
+    ]
+    assert parsed(Table("t", "T", ["row", "minus `x`", "*n*", "seeds"], rows)) == [
+        ["row", "minus x", "minus x_low", "minus x_high", "n", "seeds"],
+        ["real", "12.345", "-1", "50", "1234567", "3"],
+        ["none", "", "", "", "", "4"],
+    ]
+
+
+def test_csv_of_a_figure_without_clips_is_empty_not_a_word():
+    rows = [["a", percent(dict.fromkeys(FIGURE))], ["b", percent(FIGURE)]]
+    assert parsed(Table("t", "T", ["row", "x"], rows))[1] == ["a", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "`=1+1`",
+        "*=1*",
+        "-1.0 [-2, 3]",
+    ],
+)
+def test_no_text_is_a_formula_for_a_spreadsheet(text):
+    cell = parsed(Table("t", "T", ["x"], [[text]]))[1][0]
+    assert cell.startswith("'") and cell.endswith(text.strip("`*")[-1])
+    assert plain(f"a{text}")[0] == "a"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+3", "1e-3", "-.5", "-2E+4"])
+def test_numbers_are_no_formulas(text):
+    assert plain(text) == text
+
+
+def test_commas_and_quotes_survive_csv_and_line_breaks_become_spaces():
+    assert parsed(Table("t", "T", ["x", "y"], [['a,"b"', "c\r\nd"]]))[1] == ['a,"b"', "c d"]
+
+
+def test_latex_escapes_every_special_character():
+    assert latex_text("_%&#${}") == r"\_\%\&\#\$\{\}"
+    assert latex_text("~^\\") == r"\textasciitilde{}\textasciicircum{}\textbackslash{}"
+    assert latex_text("a<b|c>\n[d]") == r"a\textless{}b\textbar{}c\textgreater{} {[}d]"
+    assert latex_text("`video_only` and *reported*") == r"\texttt{video\_only} and \emph{reported}"
+
+
+def test_latex_numbers_have_minus_signs():
+    assert latex_text(percent(FIGURE)) == r"12.3 {\scriptsize [$-$1.0, 50.0]}"
+    assert latex_text(number(-0.5)) == "$-$0.500" and latex_text("a-b") == "a-b"
+    assert latex_text(Cell((None,), "{}", "no clips")) == "no clips"
+
+
+def test_latex_table_is_booktabs_with_balanced_rows():
+    table = Table(
+        "my_table",
+        "A_title.",
+        ["row", "x %"],
+        [["a & b", number(1.0)], ["c", ""]],
+        "First.\n\nSecond 5 %.",
+        "Below_.",
+    )
+    lines = tables.latex(table).splitlines()
+    assert r"\caption{A\_title. First. Second 5 \%.}" in lines and r"\label{tab:my_table}" in lines
+    assert r"\begin{tabular}{lr}" in lines and r"row & x \% \\" in lines
+    start, end = lines.index(r"\midrule"), lines.index(r"\bottomrule")
+    assert lines[start + 1 : end] == [r"a \& b & 1.000 \\", r"c &  \\"]
+    assert r"\par\smallskip\footnotesize Below\_." in lines and lines[-1] == r"\end{table*}"
+    text = "\n".join(lines).replace(r"\{", "").replace(r"\}", "")
+    assert text.count("{") == text.count("}")
+
+
+def test_write_leaves_the_tables_given_and_nothing_else(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/old.tex").write_text("x")
+    tables.write(tmp_path / "tables", [Table("a", "A", ["x"], [["1"]])])
+    assert {path.name: path.read_text() for path in (tmp_path / "tables").glob("*.csv")} == {
+        "a.csv": "x\n1\n"
+    }
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["a.csv", "a.tex"]

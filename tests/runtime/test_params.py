@@ -1,0 +1,154 @@
+"""Every mistake in params.yaml is one clear sentence."""
+
+import importlib
+
+import pytest
+import yaml
+
+from audio_from_video.runtime import params
+from audio_from_video.runtime.errors import UserError
+from stages.frames import FramesParams
+from tests.support.closure import ROOT
+
+MODELS = {
+    "clips": "ClipsParams",
+    "frames": "FramesParams",
+    "optical_flow": "OpticalFlowParams",
+    "audio": "AudioParams",
+    "video_features": "VideoFeaturesParams",
+    "audio_features": "AudioFeaturesParams",
+    "classifier": "ClassifierParams",
+    "report": "ReportParams",
+    "representative_frames": "RepresentativeFramesParams",
+    "mapping": "MappingParams",
+    "generator": "GeneratorParams",
+    "label_predictor": "LabelPredictorParams",
+    "filter": "FilterParams",
+}
+
+
+@pytest.mark.parametrize("section", MODELS)
+def test_the_shipped_file_is_valid(section, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    loaded = params.load(
+        section, getattr(importlib.import_module(f"stages.{section}"), MODELS[section])
+    )
+    assert (
+        loaded.model_dump(exclude_unset=True)
+        == yaml.safe_load((ROOT / "params.yaml").read_text())[section]
+    )
+
+
+WRONG = [
+    (
+        {"frames": {"fpss": 6.0}},
+        "frames.fpss is not a parameter; did you mean 'fps'? allowed are count, fps, jpeg_quality, keep, size_px",
+    ),
+    ({"frames": {"zebra": 1}}, "frames.zebra is not a parameter; allowed are count, fps"),
+    ({"frames": {"fps": -1.0}}, "frames.fps = -1.0: input should be greater than 0"),
+    (
+        {"frames": {"jpeg_quality": 101}},
+        "frames.jpeg_quality = 101: input should be less than or equal to 100",
+    ),
+    (
+        {"frames": {"count": "eighteen"}},
+        "frames.count = 'eighteen': input should be a valid integer",
+    ),
+    ({"frames": {"count": 18.5}}, "frames.count = 18.5: input should be a valid integer"),
+    ({"frames": {"count": True}}, "frames.count = True: input should be a valid integer"),
+    ({"frames": {"keep": "some"}}, "frames.keep = 'some': input should be 'exact' or 'all'"),
+    ({"frames": {"keep": None}}, "frames.keep is missing"),
+    (
+        {"clips": {"source_pattern": "yt-.*"}},
+        "clips.source_pattern = 'yt-.*': must have exactly one group, which is the source id",
+    ),
+    (
+        {"clips": {"source_pattern": "(a"}},
+        "clips.source_pattern = '(a': must be a regular expression",
+    ),
+    ({"clips": {"actions": True}}, "clips.actions = True: "),
+    (
+        {"clips": {"actions": "some"}},
+        "clips.actions = 'some': input should be 'all', or input should be a valid integer, or",
+    ),
+    ({"clips": {"actions": ["a", 3]}}, "clips.actions"),
+    (
+        {"optical_flow": {"full_scale_px": float("inf")}},
+        "optical_flow.full_scale_px = inf: input should be a finite number",
+    ),
+    (
+        {"optical_flow": {"polynomial_sigma": float("nan")}},
+        "optical_flow.polynomial_sigma = nan: input should be",
+    ),
+    (
+        {"classifier": {"lstm": {"hiden": 3}}},
+        "classifier.lstm.hiden is not a parameter; did you mean 'hidden'?",
+    ),
+    (
+        {"classifier": {"lstm": {"dropout": 1.0}}},
+        "classifier.lstm.dropout = 1.0: input should be less than 1",
+    ),
+    (
+        {"classifier": {"conditions": {"x": {"model": "svm"}}}},
+        "classifier.conditions.x.model = 'svm': input should be 'lstm' or",
+    ),
+    (
+        {"audio": {"silence_db": 5.0}},
+        "audio.silence_db = 5.0: input should be less than or equal to 0",
+    ),
+    ({"audio": None}, "params.yaml has no section 'audio'"),
+]
+
+
+@pytest.mark.parametrize("change, sentence", WRONG, ids=lambda value: str(value)[:50])
+def test_mistakes_are_sentences(workspace, change, sentence):
+    workspace.set(**change)
+    section = next(iter(change))
+    with pytest.raises(UserError) as caught:
+        params.load(section, getattr(importlib.import_module(f"stages.{section}"), MODELS[section]))
+    message = str(caught.value)
+    assert sentence in message and "\n" not in message and message.startswith("params.yaml")
+    assert (
+        "literal" not in message and "list[" not in message
+    )  # pydantic's names for the types of a union
+
+
+def test_all_mistakes_are_named_at_once(workspace):
+    workspace.set(frames={"fps": -1.0, "keep": "some"})
+    with pytest.raises(UserError, match="frames.fps.*; .*frames.keep"):
+        params.load("frames", FramesParams)
+
+
+def test_whole_numbers_serve_as_real_ones(workspace):
+    workspace.set(frames={"fps": 6})
+    assert params.load("frames", FramesParams).fps == 6.0
+
+
+def test_only_reads_the_declared_keys(workspace):
+    class Count(params.Section):
+        count: int
+
+    assert params.load("frames", Count, only=True).count == 18
+    with pytest.raises(UserError, match="is not a parameter"):
+        params.load("frames", Count)
+
+
+def test_file_problems_are_sentences(workspace):
+    path = workspace.folder / "params.yaml"
+    for text, sentence in (
+        ("frames: [", "is not valid YAML"),
+        ("", "has no section 'frames'"),
+        ("- a\n", "has no section 'frames'"),
+        ("frames: 3", "has no section"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            params.load("frames", FramesParams)
+    path.unlink()
+    with pytest.raises(UserError, match="run stages from the repository root"):
+        params.load("frames", FramesParams)
+
+
+def test_parameters_cannot_be_changed(workspace):
+    with pytest.raises(ValueError, match="frozen"):
+        params.load("frames", FramesParams).fps = 8.0

@@ -1,0 +1,76 @@
+"""A root that grows: new clips alone are computed, and the outputs are those of a run from scratch."""
+
+from pathlib import Path
+
+import pytest
+
+from audio_from_video.media import untrusted
+from audio_from_video.runtime import stage_run
+from audio_from_video.storage import shards
+from stages import audio, audio_features, clips, frames, optical_flow, video_features
+from tests.conftest import Workspace, in_process, write_clip_set
+from tests.support.closure import ROOT
+
+STAGES = (
+    (clips, ""),
+    (frames, ""),
+    (optical_flow, ""),
+    (audio, ""),
+    (video_features, "rgb"),
+    (video_features, "flow"),
+    (audio_features, ""),
+)
+
+
+@pytest.fixture
+def root(workspace, monkeypatch) -> Path:
+    """A folder of clips that params.yaml names."""
+    for module, _ in STAGES:
+        monkeypatch.setattr(module, "map_items", in_process)
+    monkeypatch.setattr(
+        untrusted, "decoding_process", lambda: None
+    )  # its limit of memory would be this process's for good
+    write_clip_set(workspace.folder / "root", training=8, validation=4)
+    tiny = ROOT / "models/tiny"
+    workspace.set(
+        clips={"root": "root"},
+        video_features={"model": str(tiny / "vit")},
+        audio_features={"model": str(tiny / "ast"), "components": 16},
+    )
+    return workspace.folder / "root"
+
+
+def run_all(
+    monkeypatch: pytest.MonkeyPatch, store: str
+) -> tuple[dict[str, int], dict[Path, bytes]]:
+    """The stages that work clip by clip: how many items each computed, and what they wrote."""
+    monkeypatch.setenv("ITEM_STORE", str(Path(store).absolute()))
+    computed = {}
+    for module, item in STAGES:
+        stage = stage_run.StageRun(module.__name__.split(".")[1], item, 1)
+        module.main(stage)
+        computed[stage.name] = stage.log["computed"]
+    return computed, {path: path.read_bytes() for path in Path("data").rglob("*.parquet")}
+
+
+def test_five_new_clips_compute_five_items_and_equal_a_run_from_scratch(
+    root, workspace: Workspace, monkeypatch
+):
+    added = {
+        path: workspace.folder / path.name
+        for path in sorted((root / "training").rglob("*.mp4"))[::3][:5]
+    }
+    for path, aside in added.items():
+        path.rename(aside)
+    run_all(monkeypatch, "grown")
+    for path, aside in added.items():
+        aside.rename(path)
+    computed, grown = run_all(monkeypatch, "grown")
+    audible = {row["clip_id"] for row in shards.ok_rows(Path("data/audio"))}
+    new = {f"{path.parent.name}/{path.stem}" for path in added}
+    assert len(new & audible) > 0
+    assert computed == {name: 5 for name in computed if name != "audio_features"} | {
+        "audio_features": len(new & audible)
+    }
+    everything, scratch = run_all(monkeypatch, "scratch")
+    assert everything["frames"] == 24 and len(grown) > len(STAGES) and scratch == grown

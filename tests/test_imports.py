@@ -1,0 +1,106 @@
+"""Rooms import only what their row of the table allows; circles between files do not occur."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.closure import ROOT
+
+LEARNING = {"runtime", "storage", "learning"}
+MEANING = LEARNING | {"meaning", "backbones", "audioset", "media"}
+ALLOWED = {  # a room: the rooms that its files may import, beside itself
+    "runtime": set(),
+    "storage": {"runtime"},
+    "media": {"runtime"},
+    "audioset": {"runtime"},
+    "backbones": {"runtime"},
+    "clipset": {"runtime", "storage"},
+    "world": {"runtime", "audioset"},
+    "learning": LEARNING,
+    "meaning": MEANING,
+    "classification": LEARNING | {"clipset", "audioset", "backbones"},
+    "generation": LEARNING | {"clipset", "audioset", "backbones"},
+    "captioning": MEANING | {"clipset"},
+    "evaluation": MEANING | {"clipset"},
+    "reporting": {"runtime", "storage", "evaluation", "media", "audioset"},
+}
+LIBRARY = "audio_from_video"
+FILES = [
+    path.relative_to(ROOT)
+    for folder in (LIBRARY, "stages", "tools", "benchmarks", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {dotted(path): path for path in FILES}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The project's modules that a file imports, at its top or within functions."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            module = name if name in MODULES else name.rpartition(".")[0]
+            if module in MODULES:
+                yield module
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_what_lies_below_it(room):
+    upward = []
+    for path in FILES:
+        if path.parts[:2] != (LIBRARY, room):
+            continue
+        for module in imports(path):
+            parts = module.split(".")
+            allowed = parts[0] == LIBRARY and parts[1] in ALLOWED[room] | {room}
+            if not allowed:
+                upward.append(f"{path} imports {module}")
+    assert not upward
+
+
+def test_every_room_has_its_row():
+    rooms = {path.parts[1] for path in FILES if path.parts[0] == LIBRARY and len(path.parts) > 2}
+    assert rooms == set(ALLOWED)
+
+
+def test_stages_do_not_import_each_other_and_nobody_imports_them_but_tests():
+    wrong = []
+    for path in FILES:
+        for module in imports(path):
+            if module.startswith("stages.") and path.parts[0] not in ("tools", "tests"):
+                wrong.append(f"{path} imports {module}")
+    assert not wrong
+
+
+def test_only_tests_and_benchmarks_import_tests():
+    wrong = []
+    for path in FILES:
+        for module in imports(path):
+            allowed = path.parts[0] == "tests" or module.startswith("tests.support")
+            if module.startswith("tests.") and not (
+                path.parts[0] == "tests" or path.parts[0] == "benchmarks" and allowed
+            ):
+                wrong.append(f"{path} imports {module}")
+    assert not wrong
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    below: dict[str, set[str]] = {
+        name: set(imports(path)) - {name} for name, path in MODULES.items()
+    }
+    while leaves := {name for name, modules in below.items() if not modules & set(below)}:
+        for name in leaves:
+            del below[name]
+    assert not below, f"in a circle, or above one: {sorted(below)}"

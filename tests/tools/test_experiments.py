@@ -1,0 +1,98 @@
+"""Experiments: what is run again, what is kept, and the figures that are read."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from audio_from_video.runtime.errors import UserError
+from tools import experiments
+
+BUDGET = {"conditions": ["video_only", "mapped"], "settings": {"5": {"a.b": 5}, "all": {"a.b": 0}}}
+
+
+@pytest.fixture
+def ran(workspace, monkeypatch) -> list[tuple]:
+    """Settings that the pipeline was run with; it answers its own number of runs."""
+    workspace.set(experiments={"named": {"budget": BUDGET}})
+    found: list[tuple] = []
+    monkeypatch.setattr(
+        experiments,
+        "run_pipeline",
+        lambda revision, changes, targets: found.append((revision, changes, targets)),
+    )
+    monkeypatch.setattr(
+        experiments,
+        "read_figures",
+        lambda revision, condition, experiment: {"accuracy": len(found), "seeds": 3},
+    )
+    return found
+
+
+def table() -> pd.DataFrame:
+    return pd.read_csv("metrics/experiments/budget.csv", dtype={"setting": str})
+
+
+def test_a_row_per_setting_and_condition(ran):
+    experiments.run("budget", False)
+    targets = ["classifier@video_only", "classifier@mapped"]
+    assert ran == [("budget-0", {"a.b": 5}, targets), ("budget-1", {"a.b": 0}, targets)]
+    found = table()
+    assert list(zip(found.setting, found.condition, found.accuracy, strict=True)) == [
+        ("5", "video_only", 1),
+        ("5", "mapped", 1),
+        ("all", "video_only", 2),
+        ("all", "mapped", 2),
+    ]
+    assert found.machine.str.contains("torch").all()
+
+
+def test_settings_with_rows_are_not_run_again_unless_asked(ran):
+    experiments.run("budget", False)
+    pd.concat([table().iloc[2:]]).to_csv("metrics/experiments/budget.csv", index=False)
+    experiments.run("budget", False)
+    assert [revision for revision, _, _ in ran] == ["budget-0", "budget-1", "budget-0"]
+    assert table().setting.tolist() == ["5", "5", "all", "all"]  # in the order of params.yaml
+    experiments.run("budget", True)
+    assert len(ran) == 5
+
+
+def test_an_unknown_name_is_a_sentence(ran):
+    with pytest.raises(
+        UserError, match="'bugdet' is not an experiment of params.yaml; there are .*budget"
+    ):
+        experiments.run("bugdet", False)
+
+
+def test_a_failed_run_is_a_sentence(workspace, monkeypatch):
+    workspace.set(experiments={"named": {"budget": BUDGET}})
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    with pytest.raises(
+        UserError,
+        match="dvc exp run --temp --name budget-0 -S a.b=5 classifier@video_only .* failed; its message",
+    ):
+        experiments.run("budget", False)
+
+
+def test_a_confirmation_keeps_its_own_tables_only(ran, monkeypatch):
+    import dvc.api
+
+    texts = {
+        "metrics/tables.md": "# Results\n\n## Main\n\n| a |\n\n## Experiment: search\n\n| of other data |\n",
+        "metrics/f.json": "{}\n",
+    }
+    monkeypatch.setattr(dvc.api, "read", lambda file, rev: texts[file])
+    experiments.confirm(
+        "fresh", experiments.Confirmation(setting={"sample.seed": 3}, files=list(texts))
+    )
+    kept = Path("metrics/experiments/fresh")
+    assert (kept / "tables.md").read_text() == "# Results\n\n## Main\n\n| a |\n" and (
+        kept / "f.json"
+    ).read_text() == "{}\n"
+    assert json.loads((kept / "setting.json").read_text())["sample.seed"] == 3 and ran[-1] == (
+        "fresh-0",
+        {"sample.seed": 3},
+        [],
+    )

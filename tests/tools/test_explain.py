@@ -1,0 +1,104 @@
+"""One clip's way: every stage has a line, with the decoder's own words, and nothing a name holds reaches the terminal raw."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from audio_from_video.runtime import stage_run
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
+from stages import audio, clips, frames
+from tests.support.closure import ROOT
+from tests.support.media_files import sine, write_video
+from tools import explain
+
+
+@pytest.fixture
+def made(workspace):
+    """Clips that end in different stages, through the stages that open files."""
+    place = workspace.folder / "media/training/ringing"
+    place.mkdir(parents=True)
+    write_video(place / "loud_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -6))
+    write_video(place / "faint_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -80))
+    write_video(place / "mute\x1b[31m_1.mp4", 60)
+    (place / "text_1.mp4").write_text("no video")
+    cut = write_video(
+        workspace.folder / "whole.mp4", 72, "24", "-movflags", "faststart"
+    ).read_bytes()
+    (place / "cut_1.mp4").write_bytes(cut[: len(cut) * 2 // 3])
+    workspace.set(clips={"root": "media", "max_failed_fraction": 1.0})
+    for stage in (clips, frames, audio):
+        stage.main(stage_run.StageRun(stage.__name__.split(".")[1], "", 1))
+    answers = [
+        {
+            "clip_id": "ringing/loud_1",
+            "split": "training",
+            "kept": True,
+            "score": 0.51234,
+            "scores": [1.0],
+        }
+    ]
+    shards.write_table(pa.Table.from_pylist(answers), Path("data/filter.parquet"))
+    shutil.copy(ROOT / "dvc.yaml", workspace.folder)
+    return workspace
+
+
+def told(clip: str) -> dict[str, str]:
+    head, *rest = explain.lines(explain.find(clip))
+    return {"": head} | {line.split()[0]: " ".join(line.split()[1:]) for line in rest}
+
+
+def test_each_clip_ends_where_it_was_refused(made):
+    assert (
+        told("ringing/text_1")["clips"]
+        == "unreadable Invalid data found when processing input (moov atom not found)"
+    )
+    assert (
+        told("ringing/text_1")["frames"] == told("ringing/text_1")["audio"] == "- did not get here"
+    )
+    cut = told("ringing/cut_1")
+    assert (
+        cut["clips"] == "ok"
+        and cut["frames"].startswith("unreadable the file breaks off: ")
+        and cut["audio"] == "- did not get here"
+    )
+    assert told("faint")["audio"].startswith("silent -83.") and told("faint")["audio"].endswith(
+        " dBFS, below -50"
+    )
+    loud = told("training/ringing/loud_1.mp4")
+    assert loud[""].startswith("ringing/loud_1: path training/ringing/loud_1.mp4, split ")
+    assert loud["frames"] == "ok frame_count 18, duration_s 3" and loud["audio"].startswith(
+        "ok rms_dbfs -9.0"
+    )
+    assert loud["filter"] == "kept True, score 0.512"
+
+
+def test_names_and_reasons_cannot_command_the_terminal(made):
+    lines = explain.lines(explain.find("mute"))
+    assert all(line.isprintable() for line in lines) and "mute\\x1b[31m_1" in lines[0]
+
+
+def test_what_names_no_clip_or_several_is_a_sentence(made):
+    with pytest.raises(UserError, match="no clip among 5 has 'nobody' in its id or path"):
+        explain.find("nobody")
+    with pytest.raises(
+        UserError, match="5 clips have 'ringing' in their id or path: ringing/.+_1, "
+    ):
+        explain.find("ringing")
+    Path("data/clips.parquet").unlink()
+    with pytest.raises(UserError, match="run `dvc repro` first"):
+        explain.find("loud")
+
+
+def test_the_command(made):
+    command = [sys.executable, "-m", "tools.explain", "faint"]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=made.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "silent" in done.stdout
+    command[-1] = "nobody"
+    done = subprocess.run(command, cwd=made.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("explain: error: no clip among 5")

@@ -1,0 +1,78 @@
+"""Exports hold what the shards hold, without pickle."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from audio_from_video.storage import shards
+from tests.storage.test_shards import index_row
+from tests.support.closure import ROOT
+
+ROWS = [
+    index_row("a/training-0_1", "training"),
+    index_row("b/training-1_1", "training"),
+    index_row("b/test-2_1", "test"),
+]
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    schema = pa.schema(
+        [
+            ("features", shards.tensor(pa.float16(), 3, 2)),
+            ("jpegs", pa.list_(pa.binary())),
+            ("flac", pa.binary()),
+        ]
+    )
+    rows = sorted(ROWS, key=lambda row: (row["split"], row["action"], row["clip_id"]))
+    content = [
+        row
+        | {
+            "features": np.full((3, 2), i, np.float16),
+            "jpegs": [b"one", b"two"],
+            "flac": bytes([i]),
+        }
+        for i, row in enumerate(rows)
+    ]
+    shards.write(tmp_path / "source", schema, content, rows, "v")
+    return tmp_path / "source"
+
+
+def export(*arguments, fails: bool = False) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.export", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_arrays_by_clip(source, tmp_path):
+    export(source, tmp_path / "out.npz", "--column", "features")
+    found = np.load(tmp_path / "out.npz", allow_pickle=False)
+    stored = {row["clip_id"]: row["features"] for row in shards.iter_rows(source, ["features"])}
+    assert set(found.files) == set(stored) == {row["clip_id"] for row in ROWS}
+    assert all(np.array_equal(found[name], value) for name, value in stored.items())
+
+
+def test_images_of_one_split(source, tmp_path):
+    export(source, tmp_path / "frames", "--column", "jpegs", "--split", "training")
+    files = {
+        str(path.relative_to(tmp_path / "frames")): path.read_bytes()
+        for path in (tmp_path / "frames").rglob("*.jpg")
+    }
+    names = ("a/training-0_1", "b/training-1_1")
+    assert files == {
+        f"{name}/{i:02d}.jpg": data for name in names for i, data in enumerate([b"one", b"two"])
+    }
+
+
+def test_an_unknown_column_is_a_sentence(source, tmp_path):
+    text = export(source, tmp_path / "out", "--column", "nothing", fails=True)
+    assert "nothing" in text and "features" in text and "Traceback" not in text

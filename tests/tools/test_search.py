@@ -1,0 +1,99 @@
+"""The search of hyper-parameters: the same budget for every row, and validation decides."""
+
+import pandas as pd
+import pytest
+
+from audio_from_video.classification.settings import ClassifierParams
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.storage import predictions
+from stages import classifier
+from tests.conftest import in_process
+from tests.test_classifier import CONDITIONS, write_features
+from tools import search
+
+NETWORK = {
+    "hidden": 12,
+    "projection": 12,
+    "dropout": 0.1,
+    "learning_rate": 0.02,
+    "epochs": 6,
+    "patience": 6,
+    "batch_size": 16,
+    "averaging": 0.0,
+    "label_smoothing": 0.0,
+}
+ROWS = ["video_only", "real_audio"]
+ALL = ["logistic", *ROWS]
+
+
+@pytest.fixture
+def searched(workspace, monkeypatch) -> ClassifierParams:
+    """The rows trained as params.yaml says."""
+    for module in (classifier, search):
+        monkeypatch.setattr(module, "map_items", in_process)
+    workspace.set(
+        classifier={
+            "seeds": 2,
+            "lstm": NETWORK,
+            "conditions": {name: CONDITIONS[name] for name in ALL},
+        }
+    )
+    write_features()
+    for name in ALL:
+        classifier.main(stage_run.StageRun("classifier", name, 1))
+    return params.load("classifier", ClassifierParams)
+
+
+def test_draws_begin_with_params_yamls_own_and_come_from_the_space():
+    p = search.SearchParams(
+        draws=9,
+        seed=4,
+        space={"hidden": [32, 64], "dropout": [0.1, 0.2, 0.3]},
+        inverse_regularisation=[],
+    )
+    drawn = search.draw(p)
+    assert len(drawn) == 9 and drawn[0] == {} and drawn == search.draw(p)
+    assert all(
+        setting["hidden"] in (32, 64) and setting["dropout"] in (0.1, 0.2, 0.3)
+        for setting in drawn[1:]
+    )
+
+
+def test_the_best_on_validation_is_trained_with_all_seeds_and_compared(searched):
+    still = {"learning_rate": 1e-9}  # learns nothing
+    table = pd.DataFrame(search.search(ROWS, searched, [still, {}])).set_index("condition")
+    for name in ROWS:
+        row, own = table.loc[name], predictions.read(name).of("test")
+        assert row.draws == 2 and row.seeds == 2 and row["chosen setting"] == "params.yaml's own"
+        assert (
+            row.accuracy == pytest.approx(own.hits().mean()) and row.gain == 0
+        )  # the same trainings again
+        assert float(row["validation, chosen %"]) > float(
+            row["validation, params.yaml's own %"]
+        )  # here: that of the first draw
+
+
+def test_a_setting_that_validation_prefers_replaces_params_yamls(searched):
+    weak = searched.model_copy(
+        update={"lstm": searched.lstm.model_copy(update={"learning_rate": 1e-9})}
+    )
+    (row,) = search.search(["real_audio"], weak, [{}, {"learning_rate": 0.02}])
+    assert row["chosen setting"] == "learning_rate 0.02" and row["clips"] > 0
+
+
+def test_logistic_rows_try_as_many_candidates(searched, workspace):
+    own = searched.logistic.inverse_regularisation
+    row = search.search_logistic("logistic", searched, [1e-12, 5.0, 7.0], len(own) + 1)
+    assert (
+        row["draws"] == len(own) + 1
+        and row["chosen setting"] == "params.yaml's own"
+        and row["gain"] == 0
+    )  # 1e-12 learns nothing
+    weak = searched.model_copy(
+        update={
+            "logistic": searched.logistic.model_copy(update={"inverse_regularisation": [1e-12]})
+        }
+    )
+    row = search.search_logistic("logistic", weak, [0.01, 5.0], 2)
+    assert row["draws"] == 2 and row["chosen setting"] == "inverse_regularisation 0.01"
+    assert float(row["validation, chosen %"]) > float(row["validation, params.yaml's own %"])

@@ -1,0 +1,92 @@
+"""Export a stage's output for other tools: arrays as pickle-free .npz, images and sound as a folder of files.
+
+    python -m tools.export data/video_features/rgb rgb.npz     one array per clip, keyed <action>/<video id>
+    python -m tools.export data/frames frames/                 <action>/<video id>/00.jpg, 01.jpg, ...
+    python -m tools.export data/audio sound/                   <action>/<video id>.flac
+
+Clips without action label stand under `unlabelled`.  `--split` and `--column` choose; nothing is held in memory.
+"""
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
+
+MEDIA = {"jpegs": "jpg", "flac": "flac"}
+
+
+def export_arrays(source: Path, target: Path, column: str, splits: list[str] | None) -> int:
+    """Write a tensor column as .npz (numpy.load reads it with allow_pickle=False); the number of clips."""
+    count = 0
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for row in shards.iter_rows(source, [column], splits):
+            with archive.open(f"{row['clip_id']}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(
+                    entry, np.ascontiguousarray(row[column]), allow_pickle=False
+                )
+            count += 1
+    return count
+
+
+def export_media(source: Path, target: Path, column: str, splits: list[str] | None) -> int:
+    """Write JPEG frames or FLAC sound as files; the number of clips."""
+    count = 0
+    for row in shards.iter_rows(source, [column], splits):
+        path = target / row["clip_id"]
+        if column == "jpegs":
+            path.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(row[column]):
+                (path / f"{number:02d}.jpg").write_bytes(image)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f"{path.name}.{MEDIA[column]}").write_bytes(row[column])
+        count += 1
+    return count
+
+
+def choose_column(source: Path, wanted: str | None) -> tuple[str, bool]:
+    """The column to export and whether it holds arrays."""
+    paths = shards.shard_paths(source)
+    if not paths:
+        raise UserError(f"{source} holds no clip")
+    schema = pq.read_schema(paths[0])
+    arrays = [field.name for field in schema if isinstance(field.type, pa.FixedShapeTensorType)]
+    usable = [name for name in schema.names if name in MEDIA] + arrays
+    column = wanted or usable[0]
+    if column not in usable:
+        raise UserError(f"{source} has no column '{column}' to export; it has {', '.join(usable)}")
+    return column, column in arrays
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="output of a per-clip stage, such as data/frames")
+    parser.add_argument("target", type=Path, help="an .npz file, or a folder for images and sound")
+    parser.add_argument("--column", help="which column (default: images or sound, else `features`)")
+    splits = ["training", "validation", "test", "unlabelled"]
+    parser.add_argument(
+        "--split", action="append", choices=splits, help="only this split; may be repeated"
+    )
+    arguments = parser.parse_args()
+    try:
+        column, arrays = choose_column(arguments.source, arguments.column)
+        write = export_arrays if arrays else export_media
+        count = write(arguments.source, arguments.target, column, arguments.split)
+    except (UserError, OSError) as error:
+        sys.exit(f"export: error: {error}")
+    print(f"{count} clips, column {column}, to {arguments.target}")
+
+
+if __name__ == "__main__":
+    main()
