@@ -16,7 +16,7 @@ from audio_from_video.media import codecs, untrusted
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import map_items, time_limit_s
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 2  # of `extract`; raise it when the output for the same input changes
@@ -65,12 +65,10 @@ def drop_silent(row: dict, silence_db: float) -> dict:
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("audio", AudioParams)
     source = params.load("clips", Source, only=True)
-    found = {
-        clip["clip_id"]: clip for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()
-    }
+    found = {clip["clip_id"]: clip for clip in shards.read_table(layout.CLIPS).to_pylist()}
     clips = [
         row | {"input_key": found[row["clip_id"]]["content_hash"]}
-        for row in shards.ok_rows(Path("data/frames"))
+        for row in shards.ok_rows(layout.FRAMES)
     ]
     with ClipItems("audio", digest("audio", CODE_VERSION), COLUMNS, FACTS) as items:
         files = (
@@ -90,7 +88,7 @@ def main(stage: stage_run.StageRun) -> None:
             ),
         )
         index = items.pack(
-            Path("data/audio"),
+            layout.AUDIO,
             clips,
             finish=lambda row: drop_silent(row, p.silence_db),
             check=lambda index: accounting.check_failed_fraction(

@@ -29,13 +29,13 @@ from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items, one_thread
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `encode_clip` and AudioBackbone; raise it when the output for the same input changes
 )
-SOURCE = Path("data/audio")
+SOURCE = layout.AUDIO
 
 
 class AudioFeaturesParams(params.Section):
@@ -196,7 +196,7 @@ def main(stage: stage_run.StageRun) -> None:
         )
         pca = fit_projection((row["patches"] for row in training), width, p.components)
         index = items.pack(
-            Path("data/audio_features"),
+            layout.AUDIO_FEATURES,
             clips,
             columns,
             finish=lambda row: (
@@ -210,7 +210,7 @@ def main(stage: stage_run.StageRun) -> None:
     Path("models").mkdir(exist_ok=True)
     save_file(
         {name: pca[name].astype(np.float32) for name in ("mean", "components")},
-        "models/audio_projection.safetensors",
+        layout.AUDIO_PROJECTION,
     )
     explained = pca["explained"].cumsum()
     stage.write_metrics(

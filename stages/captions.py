@@ -46,15 +46,15 @@ from audio_from_video.evaluation.captions import measure
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import scratch
 
 CODE_VERSION = 1  # of captions, of what is heard and of trained weights; raise it when one of them changes for the same input
 SELECTED, SOUND, OUTPUT = (
-    Path("data/representative_frames"),
-    Path("data/audio"),
-    Path("data/captions"),
+    layout.REPRESENTATIVE_FRAMES,
+    layout.AUDIO,
+    layout.CAPTIONS,
 )
 CAPTIONS = pa.schema([("steps", pa.list_(pa.int32())), ("captions", pa.list_(pa.string()))])
 HEARD = pa.schema([*CAPTIONS, ("labels", pa.list_(pa.list_(pa.int32())))])
@@ -203,7 +203,7 @@ def store_weights(weights: bytes, folder: Path) -> str:
 
 def save_model(p: CaptionsParams, weights: str) -> None:
     """models/captions, which appears at once."""
-    folder, temporary = Path("models/captions"), Path("models/.captions.tmp")
+    folder, temporary = layout.CAPTION_MODEL, Path("models/.captions.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     Captioner(*p.blip).save(temporary, weights)

@@ -14,8 +14,6 @@ the action.  Early stopping and all choices on validation; test is scored once. 
 regression on mean and standard deviation over time instead: a weak LSTM would make any gain meaningless.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -25,7 +23,7 @@ from safetensors.torch import save_file
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.logistic import logistic_regression
 from audio_from_video.classification.networks import parameter_count
-from audio_from_video.classification.settings import POOL, SPLITS, ClassifierParams, Condition
+from audio_from_video.classification.settings import ClassifierParams, Condition
 from audio_from_video.classification.targets import lessons
 from audio_from_video.classification.training import Training, answered, build, train_one
 from audio_from_video.clipset import folds
@@ -35,8 +33,9 @@ from audio_from_video.reporting import tables
 from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items, start_server
+from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import predictions, shards
+from audio_from_video.storage import layout, predictions, shards
 from audio_from_video.storage.predictions import Predictions
 from audio_from_video.storage.row_file import scratch
 
@@ -57,7 +56,7 @@ def train_seeds(
     """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the probabilities of all clips
     that were asked, and the seeds' results."""
     if not all(
-        len(data.rows(split)) for split in SPLITS
+        len(data.rows(split)) for split in LABELLED
     ):  # with `kept_only`: the filter leaves nothing to train or score on
         return answered(
             data,
@@ -66,7 +65,7 @@ def train_seeds(
         ), []
     training, asked = (
         data.rows("training"),
-        data.rows("validation", "test", *([POOL] if condition.answers_pool else [])),
+        data.rows("validation", "test", *([UNLABELLED] if condition.answers_pool else [])),
     )
     parts, fold = (
         [(training, asked)],
@@ -122,7 +121,7 @@ def write_missing_rates(
     ]
     shards.write_table(
         pa.concat_tables(parts) if parts else MISSING_RATES.empty_table(),
-        Path("data/missing_rates") / f"{name}.parquet",
+        layout.missing_rates(name),
     )
     right = np.array([result["right"] for result in results], float)  # [seeds, rates, test clips]
     return {
@@ -143,7 +142,7 @@ def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
         {"actual": np.tile(test.clips.action, len(predicted)), "predicted": predicted.ravel()}
     ).map(tables.plain)
     for kind, table in (("loss", loss), ("confusion", confusion)):
-        path = Path("metrics/plots") / kind / f"{name}.csv"
+        path = layout.classifier_plot(kind, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False, float_format="%.6f")
 
@@ -152,7 +151,7 @@ def main(stage: stage_run.StageRun) -> None:
     start_server("stages.classifier", "torch._dynamo")  # an optimiser's first step imports it
     p = params.load("classifier", ClassifierParams)
     name, condition = stage.item, p.conditions[stage.item]
-    folder = Path("models/classifier") / name
+    folder = layout.classifier_model(name)
     folder.mkdir(parents=True, exist_ok=True)
     with scratch() as files:
         data = ActionData(files, condition, p.labels_per_action)
@@ -187,7 +186,7 @@ def main(stage: stage_run.StageRun) -> None:
                 **condition_evaluation.score(found),
                 "accuracy_at_missing_rate": at_rates,
                 "parameters": parameters,
-                "clips": {split: len(data.rows(split)) for split in SPLITS},
+                "clips": {split: len(data.rows(split)) for split in LABELLED},
             }
         )
 

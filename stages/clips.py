@@ -39,7 +39,7 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items, time_limit_s
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
 CODE_VERSION = 2  # of `examine`
@@ -190,9 +190,9 @@ def main(stage: stage_run.StageRun) -> None:
     split(clips, p)
     clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
     accounting.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
-    shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), Path("data/clips.parquet"))
-    shards.write_table(draw_missing(clips, p.seed), Path("data/missing_audio.parquet"))
-    pass_truth_on(Path(p.root) / "truth.parquet", Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), layout.CLIPS)
+    shards.write_table(draw_missing(clips, p.seed), layout.MISSING_AUDIO)
+    pass_truth_on(Path(p.root) / "truth.parquet", layout.TRUTH)
     ok = [clip for clip in clips if clip["status"] == "ok"]
     splits = ("training", "validation", "test", "unlabelled")
     stage.write_metrics(

@@ -29,9 +29,9 @@ from audio_from_video.meaning.similarity import closest, cosines
 from audio_from_video.reporting import tables
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
-FEATURES = Path("data/audio_features")
+FEATURES = layout.AUDIO_FEATURES
 JUDGED = (
     5  # entries per action behind the metrics, whatever `top_k`: the research description's number
 )
@@ -160,7 +160,7 @@ def main(stage: stage_run.StageRun) -> None:
     from safetensors.numpy import save_file
 
     p = params.load("dictionary", DictionaryParams)
-    clips = shards.read_table("data/clips.parquet", ["action", "status"]).to_pylist()
+    clips = shards.read_table(layout.CLIPS, ["action", "status"]).to_pylist()
     actions = sorted(
         {clip["action"] for clip in clips if clip["status"] == "ok" and clip["action"] is not None}
     )
@@ -173,10 +173,10 @@ def main(stage: stage_run.StageRun) -> None:
         embed(p.model, LABELS),
     )
     similarity = cosines(action_vectors, label_vectors)
-    shards.write_table(entries(actions, similarity, p.top_k), Path("data/dictionary.parquet"))
+    shards.write_table(entries(actions, similarity, p.top_k), layout.DICTIONARY)
     save_file(
         {"actions": action_vectors, "labels": label_vectors},
-        "data/dictionary_embeddings.safetensors",
+        layout.DICTIONARY_EMBEDDINGS,
         {
             "names": json.dumps({"actions": actions, "labels": LABELS})
         },  # one key: several would be written in any order

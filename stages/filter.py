@@ -2,7 +2,7 @@
 
 Reads    data/predicted_labels/<architecture>, data/dictionary.parquet and its embeddings, data/audio_features, data/frames,
          data/predictions/{video_only,generated,mapped}.parquet; for metrics alone data/truth.parquet, data/generated
-Writes   data/filter.parquet (what `validation` generated) and data/filter_mapping.parquet (`mapping`), a row per labelled clip:
+Writes   data/filter/semantic_validation.parquet (what `semantic_validation` generated) and data/filter/caption_mapping.parquet (`caption_mapping`), a row per labelled clip:
              clip_id, split, action    string
              predicted_action  string  by `video_only`, seeds averaged; out of fold on training clips
              score             float32 of the generated audio, against `filter.action` (the predicted one by default)
@@ -11,7 +11,7 @@ Writes   data/filter.parquet (what `validation` generated) and data/filter_mappi
              score_real, keep_real            of the real audio's labels (null and false where it is inaudible)
              score_published, keep_published  the research description's way: true action, dictionary entry, 0.72, and
                                               only clips with exactly `frames.count` frames and audible sound
-         metrics/filter.json (that of `mapping` below its name) and, as DVC plots, metrics/plots/filter/{sweep,mapping}.csv (see
+         metrics/filter.json (by architecture) and, as DVC plots, metrics/plots/filter/{sweep,mapping}.csv (see
          common/filter_measures.py); `auto` chooses a threshold for each architecture
 Score (research description): the embeddings of the clip's predicted labels, weighted by their scores, give one vector v;
 score = cos(v, r), where r is the action's embedding (`reference: action`) or the mean of its dictionary labels weighted
@@ -20,7 +20,6 @@ percentile among training clips of other actions, because one threshold for all 
 """
 
 import json
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -32,11 +31,10 @@ from safetensors import safe_open
 from audio_from_video.evaluation import filter as filter_evaluation
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import predictions, shards
-from audio_from_video.storage.layout import OUTPUTS
+from audio_from_video.runtime.vocabulary import ARCHITECTURES
+from audio_from_video.storage import layout, predictions, shards
 
-LABELS = Path("data/predicted_labels")
-AUDIO = Path("data/audio_features")
+AUDIO = layout.AUDIO_FEATURES
 PUBLISHED_THRESHOLD = 0.72  # the research description's N
 SCHEMA = pa.schema(
     [
@@ -64,7 +62,7 @@ class Embeddings:
     """Unit vectors of labels [L, D] and of each action's reference [D], centred or not."""
 
     def __init__(self, reference: str, centre: bool, entry_size: int):
-        with safe_open("data/dictionary_embeddings.safetensors", "numpy") as file:
+        with safe_open(layout.DICTIONARY_EMBEDDINGS, "numpy") as file:
             names = json.loads(file.metadata()["names"])
             actions, labels = file.get_tensor("actions"), file.get_tensor("labels")
         if reference == "entry":
@@ -76,7 +74,7 @@ class Embeddings:
     @staticmethod
     def _entries(names: dict, labels: np.ndarray, size: int) -> np.ndarray:
         """Each action's dictionary labels, averaged by similarity [A, D]."""
-        table = shards.read_table("data/dictionary.parquet").to_pandas()
+        table = shards.read_table(layout.DICTIONARY).to_pandas()
         table = table[table["rank"] <= size]
         position = {label: i for i, label in enumerate(names["labels"])}
         groups = dict(tuple(table.groupby("action")))
@@ -159,7 +157,7 @@ def score_clips(table: pd.DataFrame, scores: dict[str, np.ndarray], p: FilterPar
 
 def read_clips(architecture: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The labelled clips in the order of data/predicted_labels, and their label scores [N, L]."""
-    source = LABELS / architecture
+    source = layout.predicted_labels(architecture)
     table = pd.DataFrame(shards.ok_rows(source))[["clip_id", "split", "action", "source_id"]]
     columns = shards.read_columns(source, ["generated"])
     if columns["clip_id"] != table.clip_id.tolist():
@@ -183,17 +181,15 @@ def read_clips(architecture: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
 
 def judge(architecture: str, p: FilterParams) -> dict:
     """Score and decide the clips of one architecture; its metrics."""
-    condition, output, plot = OUTPUTS[architecture]
+    output, plot = layout.decisions(architecture), layout.filter_sweep(architecture)
     table, scores = read_clips(architecture)
     score_clips(table, scores, p)
-    sweep = filter_evaluation.sweep(table, scores, condition)
+    sweep = filter_evaluation.sweep(table, scores, ARCHITECTURES[architecture].generated)
     threshold = filter_evaluation.best_threshold(sweep) if p.threshold == "auto" else p.threshold
     for way in ("", "_oracle", "_real"):
         table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
     count = params.load("frames", Frames, only=True).count
-    exact = {
-        row["clip_id"] for row in shards.ok_rows(Path("data/frames")) if row["frame_count"] == count
-    }
+    exact = {row["clip_id"] for row in shards.ok_rows(layout.FRAMES) if row["frame_count"] == count}
     table["keep_published"] = (
         (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
     )
@@ -204,20 +200,15 @@ def judge(architecture: str, p: FilterParams) -> dict:
     sweep.to_csv(plot, index=False, float_format="%.6f")
     return {
         "threshold": threshold,
-        **filter_evaluation.measure(table, scores, Path("data/generated") / architecture),
+        **filter_evaluation.measure(table, scores, layout.generated(architecture)),
     }
 
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("filter", FilterParams)
     architectures = params.load("generator", Architectures, only=True).architectures
-    found = {name: judge(name, p) for name in OUTPUTS if name in architectures}
-    stage.write_metrics(
-        {
-            **found["validation"],
-            **{name: figures for name, figures in found.items() if name != "validation"},
-        }
-    )
+    found = {name: judge(name, p) for name in ARCHITECTURES if name in architectures}
+    stage.write_metrics(found)
 
 
 class Architectures(params.Section):

@@ -22,7 +22,7 @@ from audio_from_video.media import codecs, untrusted
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import map_items, time_limit_s
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
@@ -123,11 +123,7 @@ def drop_long(row: dict, max_duration_s: float) -> dict:
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("frames", FramesParams)
     source = params.load("clips", Source, only=True)
-    clips = [
-        clip
-        for clip in shards.read_table(Path("data/clips.parquet")).to_pylist()
-        if clip["status"] == "ok"
-    ]
+    clips = [clip for clip in shards.read_table(layout.CLIPS).to_pylist() if clip["status"] == "ok"]
     for clip in clips:
         clip["input_key"] = clip["content_hash"]
     columns = pa.schema(
@@ -146,7 +142,7 @@ def main(stage: stage_run.StageRun) -> None:
             ),
         )
         index = items.pack(
-            Path("data/frames"),
+            layout.FRAMES,
             clips,
             finish=lambda row: drop_long(row, source.max_duration_s),
             check=lambda index: accounting.check_failed_fraction(

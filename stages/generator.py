@@ -5,7 +5,7 @@ Architecture `validation` sees the video alone: its output is checked afterwards
 `shuffled` is a control: `validation` that learns from the sound of other clips, drawn at random, so that it knows no more
 than what sound is like in general.
 Reads    data/video_features/{rgb,flow}, data/audio_features, data/predictions/video_only.parquet (for a baseline); for
-         `mapping` data/mapping
+         `caption_mapping` data/mapping
 Writes   data/generated/<architecture>, a row per labelled clip, audible or not:
              features   tensor float16 [seeds, T, A]   generated audio features, in the space of data/audio_features
          models/generator/<architecture>/seed-<n>.safetensors (the models fitted on all training clips) and config.json
@@ -40,16 +40,10 @@ from audio_from_video.learning.features import AUDIO, Features
 from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items, start_server
+from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, LABELLED, SHUFFLED, SPLITS
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile, scratch
-
-SPLITS = ("training", "unlabelled", "validation", "test")
-LABELLED = ("training", "validation", "test")
-MAPPED, SHUFFLED = (
-    "mapping",
-    "shuffled",
-)  # the architecture that is conditioned on data/mapping; the control
 
 
 def train_all(
@@ -105,7 +99,7 @@ def main(stage: stage_run.StageRun) -> None:
     start_server("stages.generator", "torch._dynamo")  # an optimiser's first step imports it
     p = params.load("generator", GeneratorParams)
     name = stage.item
-    folder = Path("models/generator") / name
+    folder = layout.generator_model(name)
     folder.mkdir(parents=True, exist_ok=True)
     with scratch() as files:
         data = Features(files, SPLITS, AUDIO)
@@ -117,8 +111,8 @@ def main(stage: stage_run.StageRun) -> None:
                 "the generator needs audible training and validation clips; metrics/audio.json says what became of the sound"
             )
         conditions = (
-            Conditions(files, data, fold, p.mapping.condition == "mapped")
-            if name == MAPPED
+            Conditions(files, data, fold, p.caption_mapping.condition == "mapped")
+            if name == CAPTION_MAPPING
             else None
         )
         runs = train_all(stage, Inputs(data, fold, conditions, name == SHUFFLED), p, files)
@@ -129,7 +123,7 @@ def main(stage: stage_run.StageRun) -> None:
                 [file.read([position])[0].numpy() for file, position in answers[row]]
             )  # [seeds, T, A]
 
-        write_generated(Path("data/generated") / name, data, generated, p.seeds)
+        write_generated(layout.generated(name), data, generated, p.seeds)
         trained = [(job, result["curve"]) for job, result, _ in runs if job.control == "none"]
         curves = pd.DataFrame(
             [
@@ -138,7 +132,7 @@ def main(stage: stage_run.StageRun) -> None:
                 for epoch in curve
             ]
         )
-        plot = Path("metrics/plots/generator") / f"{name}.csv"
+        plot = layout.generator_curves(name)
         plot.parent.mkdir(parents=True, exist_ok=True)
         curves.to_csv(plot, index=False, float_format="%.6f")
         for job, result, _ in runs:
@@ -146,7 +140,7 @@ def main(stage: stage_run.StageRun) -> None:
                 save_file(result["weights"], folder / f"seed-{job.seed}.safetensors")
         widths = {"video_width": data.video.shape[-1], "audio_width": data.audio.shape[-1]}
         own = (
-            p.mapping.model_dump() | {"text_width": conditions.embedding.shape[-1]}
+            p.caption_mapping.model_dump() | {"text_width": conditions.embedding.shape[-1]}
             if conditions
             else {}
         )

@@ -22,7 +22,6 @@ for DVC: after a change there, `dvc repro --force label_audio`.
 
 import os
 import shutil
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,11 +37,11 @@ from audio_from_video.evaluation import intervals
 from audio_from_video.meaning.similarity import closest, cosines
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
-SOURCE = Path("data/audio_features")
-RGB, FLOW = Path("data/video_features/rgb"), Path("data/video_features/flow")
-OUTPUT = Path("data/label_audio")
+SOURCE = layout.AUDIO_FEATURES
+RGB, FLOW = layout.RGB_FEATURES, layout.FLOW_FEATURES
+OUTPUT = layout.LABEL_AUDIO
 LEARNED = ("training", "unlabelled")
 WHOLE = -1  # instead of a fold that is left out: none
 PRESENT = 0.3  # AST score from which on a validation clip has a label, in the metrics

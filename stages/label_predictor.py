@@ -33,12 +33,9 @@ from audio_from_video.meaning.pooled_head import fit_map, predict_by_map
 from audio_from_video.reporting import mel_figure
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.vocabulary import ARCHITECTURES, LABELLED, SPLITS
-from audio_from_video.storage import shards
+from audio_from_video.runtime.vocabulary import ARCHITECTURES, LABELLED, SEMANTIC_VALIDATION, SPLITS
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile, scratch
-
-GENERATED = Path("data/generated")
-JUDGED = ("validation", "mapping")  # architectures whose features are given labels
 
 
 class LabelPredictorParams(params.Section):
@@ -60,7 +57,7 @@ def main(stage: stage_run.StageRun) -> None:
     p = params.load("label_predictor", LabelPredictorParams)
     model = params.load("audio_features", AudioModel, only=True).model
     trained = params.load("generator", Architectures, only=True).architectures
-    architectures = [name for name in JUDGED if name in trained]
+    architectures = [name for name in ARCHITECTURES if name in trained]
     with scratch() as files:
         data = Features(files, SPLITS, AUDIO)
         learned, held_out = (
@@ -88,14 +85,14 @@ def main(stage: stage_run.StageRun) -> None:
                 name,
                 data,
                 rows,
-                scores[f"{ARCHITECTURES[name][0]}_{p.head}"],
+                scores[f"{ARCHITECTURES[name].generated}_{p.head}"],
                 scores[f"real_path_{p.head}"],
             )
         mel_figure.draw_mels(
-            Path("metrics/figures/mel.png"),
+            layout.MEL_FIGURE,
             data,
             rows,
-            generated["validation"],
+            generated[SEMANTIC_VALIDATION],
             decoder,
             mel,
             mel_row,
@@ -108,7 +105,7 @@ def main(stage: stage_run.StageRun) -> None:
 
 def read_generated(folder: Path, architecture: str, data: Features, rows: torch.Tensor) -> RowFile:
     """What an architecture generated [seeds, T, A] for the clips `rows`, in a file."""
-    source, names = GENERATED / architecture, list[str]()
+    source, names = layout.generated(architecture), list[str]()
     file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
     file.write(noted(names, shards.iter_rows(source, ["features"], LABELLED), "features"))
     if names != data.clips.clip_id[rows.numpy()].tolist():
@@ -130,7 +127,7 @@ def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.nda
 
 
 def save_models(decoder: MelDecoder, weights: torch.Tensor) -> None:
-    folder = Path("models/label_predictor")
+    folder = layout.LABEL_PREDICTOR
     folder.mkdir(parents=True, exist_ok=True)
     save_file(decoder.state_dict(), folder / "decoder.safetensors")
     save_file({"weights": weights}, folder / "map.safetensors")
@@ -151,7 +148,7 @@ def write_labels(
     table = (
         {**clip, "generated": generated[i], "real_path": real[i]} for i, clip in enumerate(clips)
     )
-    shards.write(Path("data/predicted_labels") / architecture, schema, table, index, "")
+    shards.write(layout.predicted_labels(architecture), schema, table, index, "")
 
 
 if __name__ == "__main__":

@@ -36,13 +36,13 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items, one_thread
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
 CAPTIONS, AUDIO, LABEL_AUDIO = (
-    Path("data/captions"),
-    Path("data/audio_features"),
-    Path("data/label_audio"),
+    layout.CAPTIONS,
+    layout.AUDIO_FEATURES,
+    layout.LABEL_AUDIO,
 )
 TEXTS_PER_TASK = 32
 
@@ -247,7 +247,7 @@ def write(
         ]
     )
     index = [{**clip, "item_key": None} for clip in found.clips]
-    shards.write(Path("data/mapping"), schema, rows(), index, version, extras=extras)
+    shards.write(layout.MAPPING, schema, rows(), index, version, extras=extras)
 
 
 if __name__ == "__main__":

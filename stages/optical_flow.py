@@ -7,8 +7,6 @@ Farneback's polynomial expansion (Farneback 2003; cv2.calcOpticalFlowFarneback) 
 a fixed scale (`optical_flow.full_scale_px`): normalising each frame, as is often done, would erase how much moves.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
@@ -17,7 +15,7 @@ from audio_from_video.media import codecs
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import map_items, time_limit_s
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
@@ -79,17 +77,17 @@ def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("optical_flow", OpticalFlowParams)
-    clips = shards.inputs(Path("data/frames"))
+    clips = shards.inputs(layout.FRAMES)
     version = digest("optical_flow", CODE_VERSION, p.model_dump())
     with ClipItems("optical_flow", version, COLUMNS) as items:
-        frames = ((row["jpegs"], p) for row in shards.iter_rows(Path("data/frames"), ["jpegs"]))
+        frames = ((row["jpegs"], p) for row in shards.iter_rows(layout.FRAMES, ["jpegs"]))
         items.fill(
             stage,
             clips,
             frames,
             lambda tasks: map_items(draw_clip, tasks, stage.workers, time_limit_s()),
         )
-        index = items.pack(Path("data/optical_flow"), clips)
+        index = items.pack(layout.OPTICAL_FLOW, clips)
     stage.write_metrics({"clips": accounting.status_counts(index)})
 
 

@@ -14,7 +14,6 @@ git and this stage need not run on a fresh clone.
 
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,13 +25,14 @@ from audio_from_video.runtime import params
 from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.stage_run import StageRun, main
 from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import layout
 from audio_from_video.world import tiny_models
 from audio_from_video.world.pretraining_data import PICTURES, VARIANTS, scenes, sounds
 from audio_from_video.world.props import CLASSES
 from audio_from_video.world.scenes import rng_of
 from audio_from_video.world.sounds import RATE_HZ
 
-ROOT = Path("models/tiny")
+ROOT = layout.TINY_MODELS
 FLOW_SHARE = 0.35  # of a batch
 
 

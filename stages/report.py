@@ -2,7 +2,7 @@
 
 Reads    data/predictions/<condition>.parquet and data/missing_rates/<condition>.parquet of every condition in params.yaml,
          data/audio_features and data/generated (which clips have audible sound, and how like it the generated one is),
-         data/filter.parquet (which are kept), data/truth.parquet (rendered clips only), `report.audio_visual_actions` and the
+         data/filter/semantic_validation.parquet (which are kept), data/truth.parquet (rendered clips only), `report.audio_visual_actions` and the
          metrics files of the stages before
 Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each; metrics/figures/report/<name>.png and .svg;
          metrics/report.html (common/page.py: tables, figures, thresholds and test clips in one file);
@@ -35,14 +35,14 @@ from audio_from_video.reporting import (
 )
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.vocabulary import ARCHITECTURES
-from audio_from_video.storage import predictions, shards
+from audio_from_video.runtime.vocabulary import ARCHITECTURES, SEMANTIC_VALIDATION
+from audio_from_video.storage import layout, predictions, shards
 
 FIGURES, PICTURES = (
-    Path("metrics/figures/report"),
-    (Path("metrics/figures/representative_frames.png"), Path("metrics/figures/mel.png")),
+    layout.REPORT_FIGURES,
+    (layout.REPRESENTATIVE_FRAMES_FIGURE, layout.MEL_FIGURE),
 )
-CONFIRMED = Path("metrics/experiments/confirmation/subsets.csv")
+CONFIRMED = layout.CONFIRMATION / "subsets.csv"
 LEAKY = ("keep_oracle", "keep_published")  # gates that know the true action
 FILLED = ("none", "zeros", "mean", "noise", "token")  # audio at test that says nothing of the clip
 
@@ -94,8 +94,10 @@ def read_test(condition: str, row: dict, seeds: int) -> Row:
 def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
     """Test subsets as masks over `clips`: by audible sound, by the filter's decision, and on rendered clips by whether the
     sound belongs to the action."""
-    heard = {row["clip_id"] for row in shards.ok_rows(Path("data/audio_features"))}
-    decisions = shards.read_table("data/filter.parquet", ["clip_id", "keep"]).to_pandas()
+    heard = {row["clip_id"] for row in shards.ok_rows(layout.AUDIO_FEATURES)}
+    decisions = shards.read_table(
+        "data/filter/semantic_validation.parquet", ["clip_id", "keep"]
+    ).to_pandas()
     kept = set(decisions.clip_id[decisions.keep])
     masks = {
         "with_audio": clips.isin(heard),
@@ -164,7 +166,7 @@ def lines(
     missing = {name: list(rates[name].values()) for name in shown if rates.get(name)}
     ticks = list(rates[BASELINE])
     found = {"missing_rates": (ticks, missing, "test clips without audio (%)")}
-    path = Path("metrics/experiments/label_budget.csv")
+    path = layout.LABEL_BUDGET
     if path.is_file():
         found["label_budget"] = (*curves.label_budget(path, shown), "labelled clips per action")
     return found
@@ -191,7 +193,7 @@ def gallery() -> str:
 def generated_folders() -> dict[str, Path]:
     """Where the features of each architecture of params.yaml lie."""
     made = params.load("generator", Architectures, only=True).architectures
-    return {name: Path("data/generated") / name for name in ARCHITECTURES if name in made}
+    return {name: layout.generated(name) for name in ARCHITECTURES if name in made}
 
 
 def kind(test_audio: str) -> str:
@@ -233,8 +235,8 @@ def draw(
             figures.write(
                 FIGURES, name, (figures.COLUMN, 2.6), figures.curves, ticks, found, label, p.curves
             )
-    chosen = stage_tables.metrics_of("filter")["threshold"]
-    sweep = pd.read_csv("metrics/plots/filter/sweep.csv")
+    chosen = stage_tables.metrics_of("filter")[SEMANTIC_VALIDATION]["threshold"]
+    sweep = pd.read_csv(layout.filter_sweep(SEMANTIC_VALIDATION))
     figures.write(FIGURES, "threshold", (figures.COLUMN, 3.2), figures.threshold, sweep, chosen)
     similar = {name: curves.similarity_over_time(folder) for name, folder in folders.items()}
     if similar and all(similar.values()):
@@ -295,7 +297,9 @@ def main(stage: stage_run.StageRun) -> None:
         row_tables.check_table(rows, result, checked),
         row_tables.missing_rate_table(rows, rates),
     ]
-    if all(name in rows for kinds in ARCHITECTURES.values() for name in kinds):
+    if all(
+        name in rows for kind in ARCHITECTURES.values() for name in (kind.generated, kind.filtered)
+    ):
         made.append(row_tables.architecture_table(rows, result))
     made += [
         row_tables.subset_table(rows, result),
@@ -316,7 +320,7 @@ def main(stage: stage_run.StageRun) -> None:
     if CONFIRMED.is_file():
         made.append(row_tables.confirmation_table(result, CONFIRMED))
     made += experiment_tables.of_experiments()
-    tables.write(Path("metrics/tables"), made)
+    tables.write(layout.TABLES, made)
     draw(p, conditions, rows, result, rates, folders)
     text = [
         "# Results",
@@ -324,15 +328,13 @@ def main(stage: stage_run.StageRun) -> None:
         *(tables.markdown(table) for table in made),
         gallery(),
     ]
-    Path("metrics/tables.md").write_text("\n\n".join(text) + "\n")
+    layout.TABLES_PAGE.write_text("\n\n".join(text) + "\n")
     paths = {path.stem: path for path in [*FIGURES.glob("*.svg"), *PICTURES] if path.is_file()}
     shown = {caption: paths[name] for name, caption in figures.CAPTIONS.items() if name in paths}
-    Path("metrics/report.html").write_text(
+    layout.REPORT_PAGE.write_text(
         page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions))
     )
-    condition_evaluation.long_table(result).to_csv(
-        "metrics/subsets.csv", index=False, float_format="%.6f"
-    )
+    condition_evaluation.long_table(result).to_csv(layout.SUBSETS, index=False, float_format="%.6f")
     figures_of = {
         "conditions": result,
         "checks": checked,

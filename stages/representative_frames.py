@@ -27,13 +27,13 @@ from audio_from_video.reporting import motion_figure
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import map_items, time_limit_s
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
 )
-FRAMES, OUTPUT = Path("data/frames"), Path("data/representative_frames")
+FRAMES, OUTPUT = layout.FRAMES, layout.REPRESENTATIVE_FRAMES
 THRESHOLDS = (1.1, 1.2, 1.3)  # of the table, beside the current one
 MEASURED = ("training", "validation", "unlabelled")  # the threshold is a choice: no test clips
 SMALLEST_PX = 16  # DISOpticalFlow fails on smaller images
@@ -196,7 +196,7 @@ def main(stage: stage_run.StageRun) -> None:
             finish=lambda row: decide(row, p.threshold),
             finished_by=(p.threshold,),
         )
-    draw(Path("metrics/figures/representative_frames.png"), index, p.threshold)
+    draw(layout.REPRESENTATIVE_FRAMES_FIGURE, index, p.threshold)
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),

@@ -47,14 +47,15 @@ from audio_from_video.runtime import params
 from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.stage_run import StageRun, main
 from audio_from_video.runtime.worker import Failure
+from audio_from_video.storage import layout
 from audio_from_video.world.actions import ACTIONS, MOSTLY_SILENT
 from audio_from_video.world.mp4 import encode
 from audio_from_video.world.scenes import Look, draw_look, noise_bank, render, rng_of
 from audio_from_video.world.sounds import RATE_HZ, N, at_level, band_noise, music, own_sound, speech
 from audio_from_video.world.takes import CLIP_S, Take, draw_take
 
-ROOT = Path("data/sample")
-SHEET = Path("metrics/figures/sample.png")
+ROOT = layout.SAMPLE
+SHEET = layout.SAMPLE_FIGURE
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30_000, 1001), Fraction(30))
 ID_CHARACTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"))
 MIX_KINDS = ("own", "mixed", "other_action", "music", "silent", "shifted")

@@ -8,7 +8,6 @@ ViT: Dosovitskiy et al. 2021.  Tokens -> encoder -> patch outputs: see common/ba
 
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,11 +21,11 @@ from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import map_items, one_thread
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, shards
+from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 1  # of `decode` and VisionBackbone; raise it when the output for the same input and parameters changes
-INPUTS = {"rgb": Path("data/frames"), "flow": Path("data/optical_flow")}
+INPUTS = {"rgb": layout.FRAMES, "flow": layout.OPTICAL_FLOW}
 
 
 class VideoFeaturesParams(params.Section):
@@ -114,7 +113,7 @@ def main(stage: stage_run.StageRun) -> None:
     with ClipItems(f"video_features_{stage.item}", version, columns) as items:
         images = (row["jpegs"] for row in shards.iter_rows(source, ["jpegs"]))
         items.fill(stage, clips, images, lambda todo: encode(todo, p, stage.workers))
-        index = items.pack(Path("data/video_features") / stage.item, clips)
+        index = items.pack(layout.DATA / "video_features" / stage.item, clips)
     stage.write_metrics(
         {"clips": accounting.status_counts(index), "shape": {"steps": steps, "width": width}}
     )

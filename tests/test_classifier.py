@@ -323,8 +323,8 @@ def test_data_joins_features_with_labels(features, made):
 
 SOUNDS = {
     "real": "data/audio_features",
-    "generated": "data/generated/validation",
-    "mapped": "data/generated/mapping",
+    "generated": "data/generated/semantic_validation",
+    "mapped": "data/generated/caption_mapping",
 }
 
 
@@ -352,8 +352,8 @@ def test_a_kind_of_audio_has_its_own_features_and_its_own_gate(features, kind, g
     number = np.arange(len(features.rows))
     filters = {}
     for path, share in (
-        ("data/filter.parquet", 2),
-        ("data/filter_mapping.parquet", 3),
+        ("data/filter/semantic_validation.parquet", 2),
+        ("data/filter/caption_mapping.parquet", 3),
     ):  # which keep different clips
         filters[path] = {
             "none": number >= 0,
@@ -371,9 +371,11 @@ def test_a_kind_of_audio_has_its_own_features_and_its_own_gate(features, kind, g
             ),
             Path(path),
         )
-    kept = filters["data/filter_mapping.parquet" if kind == "mapped" else "data/filter.parquet"][
-        gate
-    ]
+    kept = filters[
+        "data/filter/caption_mapping.parquet"
+        if kind == "mapped"
+        else "data/filter/semantic_validation.parquet"
+    ][gate]
     with scratch() as folder:
         made = ActionData(
             folder,
@@ -398,9 +400,13 @@ def test_mapped_rows_never_fall_back_to_the_other_architectures_filter(features)
     write_marked("mapped", features.rows, 0)
     names = [row["clip_id"] for row in features.rows]
     shards.write_table(
-        pa.table({"clip_id": names, "keep": [True] * len(names)}), Path("data/filter.parquet")
+        pa.table({"clip_id": names, "keep": [True] * len(names)}),
+        Path("data/filter/semantic_validation.parquet"),
     )
-    with scratch() as folder, pytest.raises(FileNotFoundError, match="data/filter_mapping.parquet"):
+    with (
+        scratch() as folder,
+        pytest.raises(FileNotFoundError, match="data/filter/caption_mapping.parquet"),
+    ):
         ActionData(
             folder,
             Condition(

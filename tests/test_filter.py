@@ -55,14 +55,16 @@ def data(workspace, monkeypatch):
     synthetic.write_predictions("video_only", rows, seed=1)
     synthetic.write_predictions("generated", rows, seed=2, skill=1.5)
     workspace.set(
-        filter=DEFAULT, frames={"count": STEPS}, generator={"architectures": {"mapping": None}}
+        filter=DEFAULT,
+        frames={"count": STEPS},
+        generator={"architectures": {"caption_mapping": None}},
     )
     return workspace
 
 
 def write_made(
     rows: list[dict],
-    architecture: str = "validation",
+    architecture: str = "semantic_validation",
     made: str = "made",
     scores: str = "generated_scores",
 ) -> None:
@@ -87,11 +89,13 @@ def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     """Run the filter: its table by clip, metrics, sweep."""
     workspace.set(filter={**DEFAULT, **changes})
     filter.main(stage_run.StageRun("filter", None, 1))
-    table = pd.read_parquet("data/filter.parquet").set_index("clip_id", drop=False)
+    table = pd.read_parquet("data/filter/semantic_validation.parquet").set_index(
+        "clip_id", drop=False
+    )
     return (
         table,
         json.loads(Path("metrics/filter.json").read_text()),
-        pd.read_csv("metrics/plots/filter/sweep.csv"),
+        pd.read_csv("metrics/plots/filter/semantic_validation.csv"),
     )
 
 
@@ -469,14 +473,15 @@ def test_labels_in_another_order_than_their_index_are_an_error(data):
     labelled = [row | {"generated": row["generated_scores"]} for row in data.rows if row["action"]]
     labelled.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
     shards.write(
-        Path("data/predicted_labels/validation"),
+        Path("data/predicted_labels/semantic_validation"),
         filter.pa.schema([("generated", shards.tensor(filter.pa.float16(), LABELS))]),
         labelled,
         labelled[::-1],
         "v",
     )
     with pytest.raises(
-        UserError, match="data/predicted_labels/validation is not in the order of its index"
+        UserError,
+        match="data/predicted_labels/semantic_validation is not in the order of its index",
     ):
         decide(data)
 
@@ -505,12 +510,18 @@ def both(data):
         )
     write_made(data.rows, "mapping", "mapped", "mapped_scores")
     synthetic.write_predictions("mapped", data.rows, seed=6, skill=2.0)
-    data.set(generator={"architectures": {"mapping": "data/mapping"}})
+    data.set(generator={"architectures": {"caption_mapping": "data/mapping"}})
     return data
 
 
-FIRST = (Path("data/filter.parquet"), Path("metrics/plots/filter/sweep.csv"))
-SECOND = (Path("data/filter_mapping.parquet"), Path("metrics/plots/filter/mapping.csv"))
+FIRST = (
+    Path("data/filter/semantic_validation.parquet"),
+    Path("metrics/plots/filter/semantic_validation.csv"),
+)
+SECOND = (
+    Path("data/filter/caption_mapping.parquet"),
+    Path("metrics/plots/filter/caption_mapping.csv"),
+)
 
 
 def contents(paths: tuple[Path, ...]) -> list[bytes]:
@@ -526,7 +537,7 @@ def test_architecture_2_is_judged_as_architecture_1_would_be(both, changes):
     _, together, _ = decide(both, **changes)
     first, second, nested = contents(FIRST), contents(SECOND), together.pop("mapping")
     assert first != second and nested != together and nested.keys() == together.keys()
-    both.set(generator={"architectures": {"mapping": None}})
+    both.set(generator={"architectures": {"caption_mapping": None}})
     for path in (*FIRST, *SECOND):
         path.unlink()
     _, alone, _ = decide(both, **changes)
@@ -690,7 +701,7 @@ def test_kept_only_leaves_rejected_clips_out_of_training_and_scoring(decided):
     # by hand, so that every split keeps some of every action
     kept = {row["clip_id"]: i % 3 > 0 for i, row in enumerate(decided.rows)}
     decided.table["keep_published"] = decided.table.clip_id.map(kept)
-    decided.table.to_parquet("data/filter.parquet", index=False)
+    decided.table.to_parquet("data/filter/semantic_validation.parquet", index=False)
     made = train("published")
     answered = [
         row["clip_id"]

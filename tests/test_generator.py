@@ -209,12 +209,12 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
     data.set(generator={"seeds": 1, "folds": 2, "lstm": {"epochs": 2}})
     synthetic.generate()
     outputs = [
-        Path("data/generated/validation"),
-        Path("models/generator/validation"),
+        Path("data/generated/semantic_validation"),
+        Path("models/generator/semantic_validation"),
         Path("metrics/generator"),
     ]
     before = {path: path.read_bytes() for folder in outputs for path in folder.rglob("*.*")}
-    assert not Path("data/mapping").exists() and not Path("data/generated/mapping").exists()
+    assert not Path("data/mapping").exists() and not Path("data/generated/caption_mapping").exists()
     data.set(
         generator={
             "mapping": {"noise": 3, "propagation": 0.5, "anchors": False, "condition": "none"}
@@ -224,7 +224,7 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
     assert {
         path: path.read_bytes() for folder in outputs for path in folder.rglob("*.*")
     } == before and len(before) > 4
-    data.set(generator={"mapping": {"condition": "always"}})
+    data.set(generator={"caption_mapping": {"condition": "always"}})
     with pytest.raises(
         UserError,
         match="generator.mapping.condition = 'always': input should be 'mapped' or 'none'",
@@ -238,7 +238,7 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
 def test_every_labelled_clip_has_features_audible_or_not(data):
     synthetic.generate()
     labelled = [row for row in data.rows if row["action"]]
-    found = shards.read_columns(Path("data/generated/validation"), ["features"])
+    found = shards.read_columns(Path("data/generated/semantic_validation"), ["features"])
     assert set(found["clip_id"]) == {row["clip_id"] for row in labelled} and not all(
         row["audible"] for row in labelled
     )
@@ -247,7 +247,7 @@ def test_every_labelled_clip_has_features_audible_or_not(data):
         and found["features"].dtype == np.float16
     )
     assert np.isfinite(found["features"]).all()
-    index = shards.read_index(Path("data/generated/validation")).to_pylist()
+    index = shards.read_index(Path("data/generated/semantic_validation")).to_pylist()
     assert [row["clip_id"] for row in index] == found["clip_id"] and {
         row["status"] for row in index
     } == {"ok"}
@@ -258,7 +258,7 @@ def test_every_labelled_clip_has_features_audible_or_not(data):
 def test_the_saved_model_gives_the_test_clips_their_features(data, features, scale):
     data.set(generator={"lstm": {"target_scale": scale, "bidirectional": False}})
     synthetic.generate()
-    config = json.loads(Path("models/generator/validation/config.json").read_text())
+    config = json.loads(Path("models/generator/semantic_validation/config.json").read_text())
     sizes = (
         config[key]
         for key in (
@@ -271,12 +271,12 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, features, sca
         )
     )
     model = AudioGenerator(*sizes)
-    model.load_state_dict(load_file("models/generator/validation/seed-1.safetensors"))
+    model.load_state_dict(load_file("models/generator/semantic_validation/seed-1.safetensors"))
     model.eval()
     rows = features.rows("test")
     with torch.inference_mode():
         made = model.unscale(model(features.video.read(rows.tolist()))).numpy()
-    found = shards.read_columns(Path("data/generated/validation"), ["features"], ["test"])
+    found = shards.read_columns(Path("data/generated/semantic_validation"), ["features"], ["test"])
     assert found["clip_id"] == features.clips.clip_id[rows.numpy()].tolist()
     assert np.allclose(found["features"][:, 1], made, atol=5e-3)
     learned = [
@@ -295,7 +295,7 @@ def test_the_metrics_count_the_parameters_that_learn_and_hold_nothing_of_the_oth
     data,
 ):
     metrics = synthetic.generate()
-    config = json.loads(Path("models/generator/validation/config.json").read_text())
+    config = json.loads(Path("models/generator/semantic_validation/config.json").read_text())
     learned = AudioGenerator(
         2 * WIDTH,
         COMPONENTS,
@@ -312,7 +312,7 @@ def test_the_metrics_count_the_parameters_that_learn_and_hold_nothing_of_the_oth
 
 def test_curves_stand_for_every_seed_and_fold(data):
     synthetic.generate()
-    curves = pd.read_csv("metrics/plots/generator/validation.csv")
+    curves = pd.read_csv("metrics/plots/generator/semantic_validation.csv")
     assert list(curves) == ["seed", "fold", "epoch", "training_loss", "validation_loss"]
     assert {tuple(pair) for pair in curves[["seed", "fold"]].to_numpy()} == {
         (seed, fold) for seed in (0, 1) for fold in (-1, 0, 1, 2)
@@ -561,7 +561,7 @@ for folder in sys.argv[1:]:
         data = Features(files, SPLITS, AUDIO)
         inputs = Inputs(data, folds.of_clips(data.clips, 2), None)
         generator_training.learn_and_answer((inputs, generator_training.Job(seed=0, fold=-1), p, files / "answers", inputs.key()))
-        generator.write_generated(Path("data/generated/validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
+        generator.write_generated(Path("data/generated/semantic_validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
     with scratch() as files:
         data = ActionData(files, condition)
         learned, targets = lessons(data, condition, data.rows("training"), 0.0, rows.teaching, 0)

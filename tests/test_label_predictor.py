@@ -50,7 +50,7 @@ def data(workspace, ast, monkeypatch):
     workspace.set(
         audio_features={"model": str(ast)},
         label_predictor={"decoder": {"hidden": 16, "epochs": 2}},
-        generator={"architectures": {"mapping": None}},
+        generator={"architectures": {"caption_mapping": None}},
     )
     return workspace
 
@@ -196,7 +196,7 @@ def test_asts_own_pooled_output_gives_asts_own_scores(data, backbone):
         weights = torch.cat([torch.eye(POOLED), torch.zeros(POOLED + 1, POOLED)])
         decoder = MelDecoder(STEPS, POOLED, 4, 12, backbone.config.num_mel_bins)
         model = str(backbone.model.config._name_or_path)
-        made = {"validation": generated}
+        made = {"semantic_validation": generated}
         found = pooled_head.predict_by_map(features, chosen, made, weights, model)
         stage = stage_run.StageRun("label_predictor", None, 1)
         found |= mel_head.predict_by_mel(stage, features, chosen, chosen, made, decoder, model)
@@ -284,7 +284,7 @@ def predict() -> dict:
     return json.loads(Path("metrics/label_predictor.json").read_text())
 
 
-def predicted(architecture: str = "validation") -> dict:
+def predicted(architecture: str = "semantic_validation") -> dict:
     return shards.read_columns(
         Path("data/predicted_labels") / architecture, ["generated", "real_path"]
     )
@@ -298,7 +298,7 @@ def test_the_stage(data, backbone, monkeypatch):
     rows = synthetic.make(noise=0.0)
     silent = {row["clip_id"] for row in rows if not row["audible"]}
     synthetic.write(rows)
-    labelled = write_made("validation", rows, lambda row: [row["audio"], -row["audio"]])
+    labelled = write_made("semantic_validation", rows, lambda row: [row["audio"], -row["audio"]])
     real = {
         row["clip_id"]: row["label_scores"].astype(np.float16).astype(np.float32) for row in rows
     }
@@ -316,9 +316,9 @@ def test_the_stage(data, backbone, monkeypatch):
         figures = metrics[head] = predict()
         found = outputs[head] = predicted()
         assert found["clip_id"] == [row["clip_id"] for row in labelled]
-        for path in shards.shard_paths(Path("data/predicted_labels/validation")):
+        for path in shards.shard_paths(Path("data/predicted_labels/semantic_validation")):
             assert pq.read_schema(path).names == ["clip_id", "generated", "real_path"]
-        assert not Path("data/predicted_labels/mapping").exists()
+        assert not Path("data/predicted_labels/caption_mapping").exists()
         assert (figures["head"], figures["threshold"]) == (head, 0.3)
         ways = {
             f"{what}_{way}" for what in ("generated", "real_path") for way in ("mel", "features")
@@ -392,12 +392,12 @@ def test_the_stage(data, backbone, monkeypatch):
 def both(data):
     """What two architectures generated for the same clips: other features, and another number of seeds."""
     data.set(
-        generator={"architectures": {"mapping": "data/mapping"}},
+        generator={"architectures": {"caption_mapping": "data/mapping"}},
         label_predictor={"ridge_penalties": [0.001]},
     )
     data.rows = synthetic.make()
     synthetic.write(data.rows)
-    write_made("validation", data.rows, lambda row: [row["audio"], -row["audio"]])
+    write_made("semantic_validation", data.rows, lambda row: [row["audio"], -row["audio"]])
     write_made(
         "mapping", data.rows, lambda row: [0.5 * row["audio"], row["audio"] + 1, 2 * row["audio"]]
     )
@@ -408,7 +408,11 @@ def both(data):
 def test_each_architectures_labels_are_those_it_would_have_alone(both, head):
     both.set(label_predictor={"head": head})
     metrics = predict()
-    together, first, second = files("data/predicted_labels"), predicted(), predicted("mapping")
+    together, first, second = (
+        files("data/predicted_labels"),
+        predicted(),
+        predicted("caption_mapping"),
+    )
     assert {path.parts[2] for path in together} == {"validation", "mapping"} and first[
         "clip_id"
     ] == second["clip_id"]
@@ -432,9 +436,9 @@ def test_each_architectures_labels_are_those_it_would_have_alone(both, head):
         assert metrics[split][f"generated_{head}"] != metrics[split][f"mapped_{head}"]
     figure = Path("metrics/figures/mel.png").read_bytes()
     # alone
-    both.set(generator={"architectures": {"mapping": None}})
+    both.set(generator={"architectures": {"caption_mapping": None}})
     alone = predict()
-    assert files("data/predicted_labels/validation") == files_of(together, "validation")
+    assert files("data/predicted_labels/semantic_validation") == files_of(together, "validation")
     assert Path("metrics/figures/mel.png").read_bytes() == figure  # it shows architecture 1
     for split in ("validation", "test"):
         assert alone[split] == {
@@ -478,10 +482,10 @@ def test_what_one_architecture_generated_reaches_no_output_of_the_other(both):
 def test_what_was_generated_for_other_clips_is_a_sentence(both):
     fewer = [row for row in both.rows if row["clip_id"] != "set/test-060"]
     assert len(fewer) == len(both.rows) - 1
-    write_made("mapping", fewer, lambda row: [row["audio"]])
+    write_made("caption_mapping", fewer, lambda row: [row["audio"]])
     with pytest.raises(
         UserError,
-        match="generated/mapping holds other clips than data/video_features: run `dvc repro generator@mapping`",
+        match="generated/mapping holds other clips than data/video_features: run `dvc repro generator@caption_mapping`",
     ):
         predict()
 
@@ -495,7 +499,7 @@ def test_models_are_fitted_on_training_clips_alone(data):
             if row["split"] == change:
                 row["audio"], row["pooled"] = row["audio"] + 1, row["pooled"] - 1
         synthetic.write(rows)
-        write_made("validation", rows, lambda row: [row["audio"]])
+        write_made("semantic_validation", rows, lambda row: [row["audio"]])
         predict()
         weights.append(
             [path.read_bytes() for path in sorted(Path("models/label_predictor").iterdir())]

@@ -262,7 +262,7 @@ def test_same_bytes_whatever_the_number_of_workers_and_a_second_run_computes_not
     data, monkeypatch
 ):
     def run_once(workers: int) -> tuple[dict, dict]:
-        stage = mapping.run.StageRun("mapping", "", workers)
+        stage = mapping.stage_run.StageRun("mapping", "", workers)
         mapping.main(stage)
         return output() | {"metrics": Path("metrics/mapping.json").read_bytes()}, stage.log
 

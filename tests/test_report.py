@@ -118,7 +118,7 @@ def results(workspace, monkeypatch):
         classifier={"seeds": 2, "conditions": CONDITIONS},
         report={"look_alike_pairs": pairs},
         clips={"root": "my|media"},
-        generator={"architectures": {"mapping": None, "shuffled": None}},
+        generator={"architectures": {"caption_mapping": None, "shuffled": None}},
     )
     for condition in CONDITIONS:
         write(condition)
@@ -141,7 +141,7 @@ def results(workspace, monkeypatch):
     ]
     schema = pa.schema([("features", shards.tensor(pa.float16(), 2, 2, 3))])
     shards.write(
-        Path("data/generated/validation"),
+        Path("data/generated/semantic_validation"),
         schema,
         generated,
         [row | {"status": "ok"} for row in index],
@@ -174,7 +174,7 @@ def results(workspace, monkeypatch):
     sweep = pd.DataFrame(
         [[0.0, *[1.0] * 6], [1.0, 0.0, np.nan, *[0.5] * 4]], columns=["threshold", *columns]
     )
-    sweep.to_csv("metrics/plots/filter/sweep.csv", index=False)
+    sweep.to_csv("metrics/plots/filter/semantic_validation.csv", index=False)
     return workspace
 
 
@@ -204,7 +204,7 @@ def keep(names: set[str]) -> None:
         {"clip_id": f"{action}/{name}", "keep": name in names}
         for name, (action, *_) in CLIPS.items()
     ]
-    shards.write_table(pa.Table.from_pylist(rows), Path("data/filter.parquet"))
+    shards.write_table(pa.Table.from_pylist(rows), Path("data/filter/semantic_validation.parquet"))
 
 
 def make() -> tuple[dict, str]:
@@ -689,7 +689,7 @@ def test_confusion_is_counted_by_hand():
 
 
 def test_similarity_over_time_is_that_computed_by_hand():
-    found = curves.similarity_over_time(Path("data/generated/validation"))
+    found = curves.similarity_over_time(Path("data/generated/semantic_validation"))
     means = {key: [figure["mean"] for figure in curve] for key, curve in found.items()}
     # k1: seeds 1, 1 then 0, 1; k2: 1, 0 then 0, 0.  Of the other clip: k1's sound with k2's 0, 1 then 1, 1; k2's with k1's 0, 0 then 1, 0
     assert means["own"] == pytest.approx([(1 + 0.5) / 2, (0.5 + 0) / 2]) and means[

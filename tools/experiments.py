@@ -30,7 +30,8 @@ from pydantic import Field
 from audio_from_video.evaluation import intervals
 from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import predictions
+from audio_from_video.runtime.vocabulary import SEMANTIC_VALIDATION
+from audio_from_video.storage import layout, predictions
 
 Value = str | int | float | bool
 BASELINE = "video_only"
@@ -118,8 +119,8 @@ def read_figures(revision: str, condition: str, experiment: Experiment) -> dict:
         )
     if experiment.filter:
         figures["kept_fraction"] = dvc.api.metrics_show("metrics/filter.json", rev=revision)[
-            "kept_fraction"
-        ]
+            SEMANTIC_VALIDATION
+        ]["kept_fraction"]
     row = {
         f"{name}{end}": figure[key] for name, figure in figures.items() for end, key in ENDS.items()
     }
@@ -174,7 +175,7 @@ def confirm(name: str, experiment: Confirmation) -> None:
     import dvc.api
 
     run_pipeline(f"{name}-0", experiment.setting, [])
-    folder = Path("metrics/experiments") / name
+    folder = layout.EXPERIMENTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in experiment.files:
         text = dvc.api.read(file, rev=f"{name}-0")
@@ -210,7 +211,7 @@ def run(name: str, again: bool) -> None:
         raise UserError(
             f"'{name}' is not an experiment of params.yaml; there are {', '.join(named)}"
         )
-    path = Path("metrics/experiments") / f"{name}.csv"
+    path = layout.EXPERIMENTS / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     experiment = named[name]
     if isinstance(experiment, Timing):

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from audio_from_video.runtime.errors import UserError, printable
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
-DATA = Path("data")
+DATA = layout.DATA
 FACTS = ("path", "split", "source_id", "duration_s", "fps", "width_px", "height_px", "has_audio")
 
 

@@ -11,13 +11,13 @@ import shutil
 import time
 from pathlib import Path
 
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.item_store import folder
 
 LEFT_S = 86_400.0  # what nobody has touched for so long belongs to no run
 
 
-def versions_in_use(data: Path = Path("data")) -> set[str]:
+def versions_in_use(data: Path = layout.DATA) -> set[str]:
     """The item versions that the outputs below `data` were packed from."""
     return {shards.item_version(index.parent) for index in data.rglob(shards.INDEX)}
 

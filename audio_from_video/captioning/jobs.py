@@ -27,14 +27,14 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import RowFile
 
 FRAMES, AUDIO, LABEL_AUDIO = (
-    Path("data/frames"),
-    Path("data/audio_features"),
-    Path("data/label_audio/features.safetensors"),
+    layout.FRAMES,
+    layout.AUDIO_FEATURES,
+    layout.LABEL_AUDIO_FEATURES,
 )
 WHOLE = -1  # instead of a fold: the model fitted on all training clips
 TOP_K, TEMPERATURE = (

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 
 from audio_from_video.audioset.labels import load_labels
-from audio_from_video.classification.settings import POOL, SOURCES, SPLITS, Condition
+from audio_from_video.classification.settings import SOURCES, Condition
 from audio_from_video.learning import features
 from audio_from_video.learning.features import AUDIO, Features, Sound
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import shards
+from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
+from audio_from_video.storage import layout, shards
 
 HEARD = 0.1  # AST score from which on a dictionary label counts as heard in a clip's sound (learned_dropout)
 
@@ -26,7 +27,7 @@ class ActionData(Features):
     """
 
     def __init__(self, folder: Path, condition: Condition, labels_per_action: int = 0):
-        super().__init__(folder, (*SPLITS, POOL) if condition.reads_pool else SPLITS)
+        super().__init__(folder, (*LABELLED, UNLABELLED) if condition.reads_pool else LABELLED)
         self.sounds = {
             kind: self.load_sound(folder / kind, SOURCES[kind]) for kind in sorted(condition.kinds)
         }
@@ -40,7 +41,11 @@ class ActionData(Features):
             gated = (
                 condition.test_audio if condition.test_audio in SOURCES else condition.train_audio
             )
-            decided = "data/filter_mapping.parquet" if gated == "mapped" else "data/filter.parquet"
+            decided = (
+                "data/filter/caption_mapping.parquet"
+                if gated == "mapped"
+                else "data/filter/semantic_validation.parquet"
+            )
             decisions = (
                 shards.read_table(decided, ["clip_id", condition.gate])
                 .to_pandas()
@@ -61,7 +66,7 @@ class ActionData(Features):
             raise UserError(
                 f"the classifier needs training clips of at least two actions; there are: {self.actions}"
             )
-        for split in SPLITS:
+        for split in LABELLED:
             if not len(super().rows(split)):
                 raise UserError(
                     f"no {split} clip is left for the classifier; metrics/clips.json, frames.json and filter.json say why"
@@ -91,7 +96,7 @@ class ActionData(Features):
 
     def pool(self) -> torch.Tensor:
         """Indices of training clips whose label is not used, and of unlabelled clips."""
-        rows = super().rows("training", POOL)
+        rows = super().rows("training", UNLABELLED)
         return rows[~self.taught[rows]]
 
     def key(self) -> str:
@@ -112,7 +117,7 @@ class ActionData(Features):
     def lent(self, real: Sound) -> torch.Tensor:
         """Retrieval: for each clip [N] the place of the real audio of the training or unlabelled clip that looks most alike,
         never one of its own source."""
-        donors = super().rows("training", POOL)
+        donors = super().rows("training", UNLABELLED)
         donors = donors[real.row[donors] >= 0]
         if not len(donors):
             raise UserError(
@@ -128,9 +133,9 @@ class ActionData(Features):
     def named_by_dictionary(self) -> torch.Tensor:
         """Whether AST hears in a clip's real sound one of the labels that the dictionary has for its action [N]."""
         number = {label.display_name: i for i, label in enumerate(load_labels())}
-        table = shards.read_table("data/dictionary.parquet", ["action", "audio_label"]).to_pandas()
+        table = shards.read_table(layout.DICTIONARY, ["action", "audio_label"]).to_pandas()
         entries = table.audio_label.map(number).groupby(table.action).apply(list).to_dict()
-        scores = shards.read_columns(AUDIO, ["label_scores"], SPLITS)
+        scores = shards.read_columns(AUDIO, ["label_scores"], LABELLED)
         heard = dict(zip(scores["clip_id"], scores["label_scores"], strict=True))
         clips = zip(self.clips.clip_id, self.clips.action, strict=True)
         return torch.tensor(
@@ -147,7 +152,7 @@ class ActionData(Features):
         conditions."""
         if not rates:
             return {}
-        table = shards.read_table("data/missing_audio.parquet").to_pandas()
+        table = shards.read_table(layout.MISSING_AUDIO).to_pandas()
         draws = table.draw.nunique()
         order = table[table.draw == seed % draws].set_index("clip_id").order
         wanted = torch.tensor(order.reindex(self.clips.clip_id.to_numpy()[rows]).to_numpy())

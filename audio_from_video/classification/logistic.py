@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.settings import SPLITS, ClassifierParams, Condition
+from audio_from_video.classification.settings import ClassifierParams, Condition
 from audio_from_video.classification.training import Training, answered, hear
+from audio_from_video.runtime.vocabulary import LABELLED
 from audio_from_video.storage.predictions import Predictions
 
 
@@ -18,7 +19,7 @@ def logistic_regression(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    training, validation, test = (data.rows(split) for split in SPLITS)
+    training, validation, test = (data.rows(split) for split in LABELLED)
     training = training[data.taught[training]]
     asked = data.rows("validation", "test")
     seeds = p.seeds if data.sounds else 1

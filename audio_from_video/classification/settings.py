@@ -1,6 +1,5 @@
 """Settings of the classifiers, as they stand in params.yaml."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -8,15 +7,15 @@ from pydantic import Field
 from audio_from_video.learning.features import AUDIO
 from audio_from_video.learning.loop import TrainingParams
 from audio_from_video.runtime import params
+from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, SEMANTIC_VALIDATION, SHUFFLED
+from audio_from_video.storage import layout
 
-SPLITS = ("training", "validation", "test")
-POOL = "unlabelled"
 Made = Literal["generated", "shuffled", "mapped", "retrieved"]
 SOURCES = {
     "real": AUDIO,
-    "generated": Path("data/generated/validation"),
-    "shuffled": Path("data/generated/shuffled"),
-    "mapped": Path("data/generated/mapping"),
+    "generated": layout.generated(SEMANTIC_VALIDATION),
+    "shuffled": layout.generated(SHUFFLED),
+    "mapped": layout.generated(CAPTION_MAPPING),
     "retrieved": AUDIO,
 }
 

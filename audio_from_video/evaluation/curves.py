@@ -12,10 +12,10 @@ import pandas as pd
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
 MISSING = Path("data/missing_rates")
-AUDIO = Path("data/audio_features")
+AUDIO = layout.AUDIO_FEATURES
 
 
 def column_intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from audio_from_video.evaluation import intervals
-from audio_from_video.storage import predictions, shards
+from audio_from_video.storage import layout, predictions, shards
 
 GRID = np.round(np.concatenate([[-1.0], np.arange(0, 1.0001, 0.04)]), 2)  # -1 keeps all; holds 0.72
 FOUND = 0.3  # AST score from which on a label counts as found in the real waveform
@@ -183,7 +183,7 @@ def probe(table: pd.DataFrame, belongs: pd.Series, generated: Path) -> np.ndarra
     the answer does not depend on AST's labels.  Dimensions keep their scale: generated features hardly vary in the small
     ones, which a standardised probe would take for the most telling.
     """
-    real = shards.read_columns(Path("data/audio_features"), ["features"], ["training"])
+    real = shards.read_columns(layout.AUDIO_FEATURES, ["features"], ["training"])
     action = table.set_index("clip_id").action
     good = [i for i, name in enumerate(real["clip_id"]) if belongs.get(name, False)]
     model = LogisticRegression(C=0.1, max_iter=2000)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.baselines import Baselines, measured
 from audio_from_video.learning.features import Features
-from audio_from_video.storage import predictions
+from audio_from_video.storage import layout, predictions
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def time_correlation(made: np.ndarray, real: np.ndarray) -> float:
 
 def measure(data: Features, fold: np.ndarray, generated, extra: dict[str, list], pool: str) -> dict:
     """The metrics of a generator; see generator.py for what the arguments hold."""
-    projection = load_file("models/audio_projection.safetensors")
+    projection = load_file(layout.AUDIO_PROJECTION)
     offset = projection["mean"] @ projection["components"].T
     predicted = predicted_actions(data)
     baselines = Baselines(data, fold, predicted, pool)

@@ -1,15 +1,14 @@
 """How well do the labels that captions were mapped to meet those that are heard?"""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
-AUDIO = Path("data/audio_features")
+AUDIO = layout.AUDIO_FEATURES
 HEARD = 0.3  # AST score from which on a label counts as heard in the clip's real sound
 SPLITS = {"validation": "validation", "test": "test", "out_of_fold": "training"}
 

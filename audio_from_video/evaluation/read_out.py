@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
 INPUTS = {  # what is read: directories of features, joined
-    "video features": (Path("data/video_features/rgb"), Path("data/video_features/flow")),
-    "real audio features (audible clips)": (Path("data/audio_features"),),
+    "video features": (layout.RGB_FEATURES, layout.FLOW_FEATURES),
+    "real audio features (audible clips)": (layout.AUDIO_FEATURES,),
 }
 LEARNED = {  # what a read-out learns from: splits
     "labelled training clips": ("training",),

@@ -16,10 +16,10 @@ from audio_from_video.backbones import text as text_backbone
 from audio_from_video.generation.networks import Anchors
 from audio_from_video.learning.features import Features, noted
 from audio_from_video.runtime.digests import digest
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
 
-MAPPING = Path("data/mapping")
+MAPPING = layout.MAPPING
 
 
 class Conditions:

@@ -35,7 +35,7 @@ class Generator:
 
     def __init__(self, inputs: Inputs, seed: int, p: GeneratorParams):
         self.data, self.read, self.seed, net = inputs.data, None, seed, p.lstm
-        self.noise, self.device = p.mapping.noise, hub.device()
+        self.noise, self.device = p.caption_mapping.noise, hub.device()
         self.drawn = torch.Generator().manual_seed(seed)
         video, audio = self.data.video.shape[-1], self.data.audio.shape[-1]
         sizes = net.hidden, net.projection, net.dropout, net.bidirectional
@@ -45,7 +45,7 @@ class Generator:
         if inputs.conditions is None:
             self.model = AudioGenerator(video, audio, *sizes)
         else:
-            m, text = p.mapping, inputs.conditions.embedding.shape[-1]
+            m, text = p.caption_mapping, inputs.conditions.embedding.shape[-1]
             self.model = MappedAudioGenerator(
                 video,
                 audio,

@@ -36,7 +36,7 @@ class GeneratorParams(params.Section):
     folds: int = Field(ge=2, le=20)
     pool: Literal["all", "labelled"]
     lstm: GeneratorNetwork
-    validation: dict[str, str] = {}
-    mapping: MappingNetwork
+    semantic_validation: dict[str, str] = {}
+    caption_mapping: MappingNetwork
     shuffled: dict[str, str] = {}
-    architectures: dict[Literal["validation", "mapping", "shuffled"], str]
+    architectures: dict[Literal["semantic_validation", "caption_mapping", "shuffled"], str]

@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 
 from audio_from_video.runtime.digests import digest
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
 
-VIDEO = (Path("data/video_features/rgb"), Path("data/video_features/flow"))
-AUDIO = Path("data/audio_features")
+VIDEO = (layout.RGB_FEATURES, layout.FLOW_FEATURES)
+AUDIO = layout.AUDIO_FEATURES
 
 
 @dataclass

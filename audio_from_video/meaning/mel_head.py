@@ -18,7 +18,7 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items, one_thread
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SPLITS
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
 
 
@@ -51,7 +51,7 @@ class MelDecoder(nn.Module):
         ).transpose(1, 2)
 
 
-SOUND = Path("data/audio")
+SOUND = layout.AUDIO
 
 
 class DecoderParams(TrainingParams):
@@ -172,7 +172,10 @@ def predict_by_mel(
     )
     found, start = {}, 0
     for name, size in [
-        *((f"{ARCHITECTURES[name][0]}_mel", file.shape[0]) for name, file in generated.items()),
+        *(
+            (f"{ARCHITECTURES[name].generated}_mel", file.shape[0])
+            for name, file in generated.items()
+        ),
         ("real_path_mel", 1),
     ]:
         found[name] = np.zeros((len(rows), answers.shape[-1]), np.float32)

@@ -71,7 +71,7 @@ def predict_by_map(
             )
 
     found = {
-        f"{ARCHITECTURES[name][0]}_features": np.concatenate(
+        f"{ARCHITECTURES[name].generated}_features": np.concatenate(
             [
                 scores(file.read(part.tolist()).flatten(0, 1))
                 .reshape(len(part), file.shape[0], -1)

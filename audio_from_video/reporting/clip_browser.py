@@ -1,7 +1,7 @@
 """What the report's clip browser shows of a test clip: pictures, sound, captions, labels, decisions, answers, truth.
 
 Reads, of the drawn clips alone, data/{frames,optical_flow,audio,audio_features,representative_frames,captions,mapping},
-data/predicted_labels, data/filter.parquet, data/filter_mapping.parquet, data/predictions and, to stand beside the answers,
+data/predicted_labels, data/filter/semantic_validation.parquet, data/filter/caption_mapping.parquet, data/predictions and, to stand beside the answers,
 data/truth.parquet.  Whatever but frames and predictions is absent is left out: not every run has both architectures.
 """
 
@@ -22,8 +22,9 @@ from audio_from_video.audioset import labels as audioset_labels
 from audio_from_video.evaluation.motion import shown_at
 from audio_from_video.media import codecs
 from audio_from_video.runtime.digests import digest
-from audio_from_video.storage import predictions, shards
-from audio_from_video.storage.layout import DATA, FILTERS
+from audio_from_video.runtime.vocabulary import ARCHITECTURES
+from audio_from_video.storage import layout, predictions, shards
+from audio_from_video.storage.layout import DATA
 
 FRAME_PX, FLOW_PX, QUALITY = 96, 64, 70  # heights on the page
 TOP = 3  # labels shown of each kind
@@ -235,9 +236,11 @@ def heard(names: list[str]) -> dict[str, list[list]]:
 def architectures(names: list[str]) -> dict[str, dict]:
     """Per clip and architecture the labels its generated audio sounds like, and the filter's score and decision."""
     found: dict[str, dict] = {name: {} for name in names}
-    for architecture, path in FILTERS.items():
+    for architecture in ARCHITECTURES:
         labels = stored(f"predicted_labels/{architecture}", ["generated"], names)
-        decisions = rows_of(path, ["predicted_action", "score", "keep"], names)
+        decisions = rows_of(
+            layout.decisions(architecture), ["predicted_action", "score", "keep"], names
+        )
         for name in labels.keys() | decisions.keys():
             entry: dict = {"labels": best(labels[name]["generated"])} if name in labels else {}
             if row := decisions.get(name):

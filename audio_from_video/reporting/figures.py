@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from audio_from_video.runtime.vocabulary import ARCHITECTURES
+
 COLUMN, TWO_COLUMNS, LINE = 3.4, 7.0, 9 / 72  # in; a line of text
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -47,7 +49,6 @@ STYLE = {
 }
 DASHES = (0, (3, 2))
 CLIPS = {"own": "of its own clip", "other": "of other clips of the action"}
-ARCHITECTURES = {"validation": "architecture 1 (validation)", "mapping": "architecture 2 (mapping)"}
 CAPTIONS = {  # by name, in the order in which they are read
     "main_comparison": "Accuracy of every row, and its paired difference to video_only; lines: 95 % intervals over sources.",
     "missing_rates": "Accuracy where some test clips lack their audio: clips that have it give every row their real audio, also those "
@@ -231,7 +232,7 @@ def similarity_over_time(figure: Figure, found: dict[str, dict[str, list[dict]]]
             )
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         lower.axhline(0, color=BLACK, linewidth=0.6)
-        upper.set_title(ARCHITECTURES.get(architecture, architecture))
+        upper.set_title(ARCHITECTURES[architecture].title)
         lower.set_xlabel("time step")
     axes[0, 0].set_ylabel("centred cosine")
     axes[1, 0].set_ylabel("difference")

@@ -16,7 +16,8 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from audio_from_video.reporting import clip_browser
-from audio_from_video.storage.layout import METRICS, SWEEPS
+from audio_from_video.runtime.vocabulary import ARCHITECTURES
+from audio_from_video.storage import layout
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PUBLISHED = 0.72  # the research description's threshold
@@ -79,16 +80,16 @@ def island(data: dict) -> str:
 
 def sweeps() -> dict:
     """By architecture that has one, the sweep over the filter's threshold: its row, the chosen threshold, a dict per step."""
-    path = METRICS / "filter.json"
+    path = layout.metrics("filter")
     chosen = json.loads(path.read_text()) if path.is_file() else {}
     found = {}
-    for architecture, (table, row) in SWEEPS.items():
+    for name, architecture in ARCHITECTURES.items():
+        table = layout.filter_sweep(name)
         if table.is_file():
             steps = pd.read_csv(table)
-            known = chosen if architecture == "validation" else chosen.get(architecture, {})
-            found[architecture] = {
-                "row": row,
-                "chosen": known.get("threshold"),
+            found[name] = {
+                "row": architecture.generated,
+                "chosen": chosen.get(name, {}).get("threshold"),
                 "steps": [
                     {key: clip_browser.rounded(value, 6) for key, value in step.items()}
                     for step in steps.to_dict("records")

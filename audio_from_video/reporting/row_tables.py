@@ -238,26 +238,32 @@ def pair_difference_table(rows: dict[str, Row], result: dict, differences: dict)
 def architecture_table(rows: dict[str, Row], result: dict) -> Table:
     """The two architectures side by side, on the same clips and folds."""
     lines, columns = architecture_figures(ARCHITECTURES), list(ARCHITECTURES)
-    for name, kind in (("accuracy %, every clip", 0), ("accuracy %, filtered", 1)):
+    for name, kind in (
+        ("accuracy %, every clip", "generated"),
+        ("accuracy %, filtered", "filtered"),
+    ):
         lines.append(
             [
                 name,
-                *(percent(result[ARCHITECTURES[column][kind]]["accuracy"]) for column in columns),
+                *(
+                    percent(result[getattr(ARCHITECTURES[column], kind)]["accuracy"])
+                    for column in columns
+                ),
             ]
         )
-    first, second = (rows[ARCHITECTURES[column][0]].clips for column in columns)
+    first, second = (rows[ARCHITECTURES[column].generated].clips for column in columns)
     difference = intervals.paired_difference(
         second.hit, first.hit.loc[second.index], second.source_id
     )
     lines.append(
         [f"`{columns[1]}` minus `{columns[0]}`, every clip, points", "", percent(difference, True)]
     )
-    shown = [ARCHITECTURES[column][0] for column in columns]
+    shown = [ARCHITECTURES[column].generated for column in columns]
     lines.append(
         [STANDS_ON, *(stands_on(result[name]["accuracy"], rows[name].seeds) for name in shown)]
     )
     note = (
-        "`validation` generates and then checks; `mapping` builds the meaning in. Same clips, folds and seeds; cosines and labels are of "
+        "`semantic_validation` generates and then checks; `caption_mapping` builds the meaning in. Same clips, folds and seeds; cosines and labels are of "
         "audible clips. Seconds of training stand in the experiment `training` below."
     )
     return Table(

@@ -8,6 +8,7 @@ import pandas as pd
 
 from audio_from_video.reporting.tables import Cell, Content, Table, interval, number, percent
 from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.vocabulary import ARCHITECTURES, CAPTION_MAPPING, SEMANTIC_VALIDATION
 
 METRICS = Path("metrics")
 FRAME_KEYS = (
@@ -79,7 +80,10 @@ def architecture_figures(architectures: Iterable[str]) -> list[list[Content]]:
     """Rows of a comparison: the generators' measures on test, and the labels their features sound like."""
     generators = [metrics_of(f"generator/{name}") for name in architectures]
     labels = metrics_of("label_predictor")
-    ways = [f"{way}_{labels['head']}" for way in ("generated", "mapped")]
+    ways = [
+        f"{way}_{labels['head']}"
+        for way in (ARCHITECTURES[name].generated for name in architectures)
+    ]
     rows: list[list[Content]] = []
     for split in ("test", "out_of_fold"):
         centred = [found[split]["generated"]["centred_cosine"] for found in generators]
@@ -222,7 +226,7 @@ def dictionary_table() -> Table:
 
 def threshold_table() -> Table:
     """The sweep over the filter's threshold (common/filter_measures.py)."""
-    table = pd.read_csv(METRICS / "plots/filter/sweep.csv")
+    table = pd.read_csv(METRICS / "plots/filter/semantic_validation.csv")
     header = [
         "threshold",
         "kept",
@@ -237,7 +241,7 @@ def threshold_table() -> Table:
         f"{CLIPS_SOURCES} / seeds",
     ]
     kept, seeds = (
-        metrics_of("filter")["kept_fraction"],
+        metrics_of("filter")[SEMANTIC_VALIDATION]["kept_fraction"],
         metrics_of("classifier/generated")["accuracy"]["seeds"],
     )
     on = f"{kept['n']} / {kept['sources']} / {seeds}"
@@ -260,7 +264,7 @@ def threshold_table() -> Table:
 
 def filter_sentence() -> str:
     """What the filter decided, and how well its score ranks."""
-    found = metrics_of("filter")
+    found = metrics_of("filter")[SEMANTIC_VALIDATION]
     kept, alone = found["kept_fraction"], found["kept_bit_alone"]
     text = (
         f"At the threshold {found['threshold']:g} (chosen on validation unless params.yaml names one) the filter keeps "
@@ -285,10 +289,10 @@ def filter_sentence() -> str:
 
 def of_stages(seeds: dict[str, int]) -> list[Table]:
     """What the stages before the classifier measured; architecture 2's where it ran.  seeds: of each architecture."""
-    tables = [generator_table("validation", 1, seeds["validation"])]
-    if "mapping" in seeds:
+    tables = [generator_table(SEMANTIC_VALIDATION, 1, seeds[SEMANTIC_VALIDATION])]
+    if CAPTION_MAPPING in seeds:
         tables += [
-            generator_table("mapping", 2, seeds["mapping"]),
+            generator_table(CAPTION_MAPPING, 2, seeds[CAPTION_MAPPING]),
             frames_table(),
             caption_table(),
             mapping_table(),

@@ -2,7 +2,7 @@
 
     with ClipItems("frames", version, columns, facts) as items:
         items.fill(stage, clips, payloads, compute)      # computes only what the store lacks
-        index = items.pack(Path("data/frames"), clips)   # writes shards and index
+        index = items.pack(layout.FRAMES, clips)   # writes shards and index
 
 `clips` are dicts with clip_id, split, action, source_id and input_key, in the order of the output; input_key is the key
 of what the item is computed from: the content hash of the file, or the `item_key` of the stage before.  The output's own

@@ -350,7 +350,9 @@ def test_logistic_hears_generated_audio_of_each_seed(rows, workspace):
     for row in labelled:  # which seed's generator knows the action differs
         level = synthetic.ACTIONS.index(row["action"])
         row["features"] = np.stack([np.full((6, 5), 4.0 * level), rng.normal(size=(6, 5))])
-    synthetic.write_shards(Path("data/generated/validation"), {"features": (2, 6, 5)}, labelled)
+    synthetic.write_shards(
+        Path("data/generated/semantic_validation"), {"features": (2, 6, 5)}, labelled
+    )
     row = ROW | {"model": "logistic", "train_audio": "generated", "test_audio": "generated"}
     workspace.set(
         classifier={

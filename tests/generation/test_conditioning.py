@@ -15,7 +15,7 @@ from audio_from_video.generation.conditioning import Conditions, TextEncoder, Tu
 from audio_from_video.generation.networks import MappedAudioGenerator
 from audio_from_video.learning.features import AUDIO, Features
 from audio_from_video.learning.loop import fit
-from audio_from_video.runtime import params
+from audio_from_video.runtime import params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
 from stages import generator, mapping
@@ -35,7 +35,7 @@ def data(workspace, bert, monkeypatch):
     workspace.set(
         frames={"count": STEPS},
         mapping={"model": bert, "min_similarity": LOWEST},
-        generator={"seeds": 1, "folds": 2, "lstm": NETWORK, "mapping": own},
+        generator={"seeds": 1, "folds": 2, "lstm": NETWORK, "caption_mapping": own},
     )
     workspace.rows = synthetic.make(sizes={"training": 6, "validation": 4, "test": 4}, unlabelled=6)
     synthetic.write(workspace.rows)
@@ -49,7 +49,7 @@ def data(workspace, bert, monkeypatch):
 @pytest.fixture
 def inputs(data):
     with scratch() as folder:
-        features = Features(folder, generator.SPLITS, AUDIO)
+        features = Features(folder, vocabulary.SPLITS, AUDIO)
         fold = folds.of_clips(features.clips, 2)
         yield generator.Inputs(features, fold, Conditions(folder, features, fold))
 
@@ -76,8 +76,8 @@ def trained(
     """A generator after some epochs, and its parameters before and after."""
     p = params.load("generator", generator.GeneratorParams)
     torch.manual_seed(0)
-    m = p.mapping.model_copy(update={"finetune_text": how})
-    made = generator.Generator(inputs, 0, p.model_copy(update={"mapping": m}))
+    m = p.caption_mapping.model_copy(update={"finetune_text": how})
+    made = generator.Generator(inputs, 0, p.model_copy(update={"caption_mapping": m}))
     before = {key: value.clone() for key, value in made.model.named_parameters()}
     rows = inputs.data.rows("training")
     rows = rows[inputs.data.audio_row[rows] >= 0]
@@ -267,7 +267,7 @@ def test_after_training_the_conditions_are_those_of_the_encoder_as_it_is(inputs)
 def test_a_frozen_encoder_is_no_part_of_the_model(data, inputs, switch):
     p = params.load("generator", generator.GeneratorParams)
     made = generator.Generator(
-        inputs, 0, p.model_copy(update={"mapping": p.mapping.model_copy(update=switch)})
+        inputs, 0, p.model_copy(update={"mapping": p.caption_mapping.model_copy(update=switch)})
     )
     assert not any("text" in key for key, _ in made.model.named_parameters())
     assert made.read == inputs.conditions.read and made.groups == {}
@@ -280,19 +280,22 @@ def test_a_frozen_encoder_is_no_part_of_the_model(data, inputs, switch):
 def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
     rates = {"learning_rate": 0.1, "averaging": 0.0, "epochs": 4, "patience": 4}
     data.set(
-        generator={"mapping": {"finetune_text": how, "text_learning_rate": 0.05}, "lstm": rates}
+        generator={
+            "caption_mapping": {"finetune_text": how, "text_learning_rate": 0.05},
+            "lstm": rates,
+        }
     )
-    metrics = synthetic.generate(architecture="mapping")
+    metrics = synthetic.generate(architecture="caption_mapping")
     assert metrics["attention_entropy"] > 0
-    curve = pd.read_csv("metrics/plots/generator/mapping.csv").query("fold == -1")
+    curve = pd.read_csv("metrics/plots/generator/caption_mapping.csv").query("fold == -1")
     assert (
         curve.validation_loss.argmin() < len(curve) - 1
     )  # texts must be embedded again by the weights that are taken back
-    state = load_file("models/generator/mapping/seed-0.safetensors")
+    state = load_file("models/generator/caption_mapping/seed-0.safetensors")
     name = "text.model.0.model.embeddings.word_embeddings.weight"
     plain = TextEncoder(bert, ["rain"], how).state_dict()
     assert not torch.equal(state[name], plain[name.removeprefix("text.")])
-    config = json.loads(Path("models/generator/mapping/config.json").read_text())
+    config = json.loads(Path("models/generator/caption_mapping/config.json").read_text())
     sizes = (
         "video_width",
         "audio_width",
@@ -319,17 +322,17 @@ def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
         made = model.unscale(
             model(inputs.data.video.read(rows.tolist()), tuned.read(rows), noise)
         ).numpy()
-    found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])
+    found = shards.read_columns(Path("data/generated/caption_mapping"), ["features"], ["test"])
     assert found["clip_id"] == inputs.data.clips.clip_id[rows.numpy()].tolist()
     assert np.allclose(found["features"][:, 0], made, atol=5e-3)
 
 
 def test_without_fine_tuning_the_answer_is_another(data):
     data.set(generator={"lstm": {"epochs": 2}})
-    synthetic.generate(architecture="mapping")
-    tuned = synthetic.generated("mapping")
-    synthetic.generate(architecture="mapping")
-    assert synthetic.generated("mapping") == tuned
-    data.set(generator={"mapping": {"finetune_text": "off"}})
-    synthetic.generate(architecture="mapping")
-    assert synthetic.generated("mapping") != tuned
+    synthetic.generate(architecture="caption_mapping")
+    tuned = synthetic.generated("caption_mapping")
+    synthetic.generate(architecture="caption_mapping")
+    assert synthetic.generated("caption_mapping") == tuned
+    data.set(generator={"caption_mapping": {"finetune_text": "off"}})
+    synthetic.generate(architecture="caption_mapping")
+    assert synthetic.generated("caption_mapping") != tuned

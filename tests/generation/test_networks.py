@@ -20,7 +20,7 @@ from audio_from_video.generation.networks import (
     propagate,
 )
 from audio_from_video.learning.features import AUDIO, Features
-from audio_from_video.runtime import params
+from audio_from_video.runtime import params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
 from stages import generator, mapping
@@ -340,7 +340,7 @@ def inputs(data):
 
 
 def read_inputs(folder: Path, mapped: bool = True) -> generator.Inputs:
-    features = Features(folder, generator.SPLITS, AUDIO)
+    features = Features(folder, vocabulary.SPLITS, AUDIO)
     fold = folds.of_clips(features.clips, 3)
     return generator.Inputs(features, fold, Conditions(folder, features, fold, mapped))
 
@@ -438,9 +438,9 @@ def bytes_of_outputs() -> dict[str, bytes]:
 
 def test_every_labelled_clip_has_features_and_the_metrics_say_what_was_learned(data):
     data.set(generator={"seeds": 2})
-    metrics = synthetic.generate(architecture="mapping")
+    metrics = synthetic.generate(architecture="caption_mapping")
     labelled = [row["clip_id"] for row in data.rows if row["action"]]
-    found = shards.read_columns(Path("data/generated/mapping"), ["features"])
+    found = shards.read_columns(Path("data/generated/caption_mapping"), ["features"])
     assert set(found["clip_id"]) == set(labelled) and found["features"].shape == (
         len(labelled),
         2,
@@ -463,15 +463,16 @@ def test_every_labelled_clip_has_features_and_the_metrics_say_what_was_learned(d
     )  # input; query and key; temperature and injection
     assert metrics["parameters"] - plain["parameters"] == wider
     assert not any(
-        key.startswith("text.") for key in load_file("models/generator/mapping/seed-0.safetensors")
+        key.startswith("text.")
+        for key in load_file("models/generator/caption_mapping/seed-0.safetensors")
     )
 
 
 @pytest.mark.parametrize("visual", ["step", "representative"])
 def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visual):
-    data.set(generator={"mapping": {"visual": visual}})
-    synthetic.generate(architecture="mapping")
-    config = json.loads(Path("models/generator/mapping/config.json").read_text())
+    data.set(generator={"caption_mapping": {"visual": visual}})
+    synthetic.generate(architecture="caption_mapping")
+    config = json.loads(Path("models/generator/caption_mapping/config.json").read_text())
     sizes = (
         "video_width",
         "audio_width",
@@ -487,28 +488,28 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visua
         "temperature",
     )
     model = MappedAudioGenerator(*(config[key] for key in sizes)).eval()
-    model.load_state_dict(load_file("models/generator/mapping/seed-0.safetensors"))
+    model.load_state_dict(load_file("models/generator/caption_mapping/seed-0.safetensors"))
     rows = inputs.data.rows("test")
     noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
         made = model.unscale(
             model(inputs.data.video.read(rows.tolist()), inputs.conditions.read(rows), noise)
         ).numpy()
-    found = shards.read_columns(Path("data/generated/mapping"), ["features"], ["test"])
+    found = shards.read_columns(Path("data/generated/caption_mapping"), ["features"], ["test"])
     assert found["clip_id"] == inputs.data.clips.clip_id[rows.numpy()].tolist()
     assert np.allclose(found["features"][:, 0], made, atol=5e-3)
 
 
 def test_a_training_clips_own_sound_reaches_its_features_by_no_model(data):
-    synthetic.generate(architecture="mapping")
-    before = synthetic.generated("mapping")
+    synthetic.generate(architecture="caption_mapping")
+    before = synthetic.generated("caption_mapping")
     row = [row for row in data.rows if row["split"] == "training" and row["audible"]][5]
     row["audio"] = 3 * RNG.normal(size=row["audio"].shape)
     synthetic.write(data.rows)
-    synthetic.generate(architecture="mapping")
-    after = synthetic.generated("mapping")
+    synthetic.generate(architecture="caption_mapping")
+    after = synthetic.generated("caption_mapping")
     with scratch() as folder:
-        features = Features(folder, generator.SPLITS, AUDIO)
+        features = Features(folder, vocabulary.SPLITS, AUDIO)
         fold = dict(zip(features.clips.clip_id, folds.of_clips(features.clips, 3), strict=True))
     same = {
         r["clip_id"]
@@ -536,12 +537,12 @@ def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
     data.set(generator={"folds": 2, "lstm": {"epochs": 1}})
     synthetic.write_label_audio(folds=2)
     synthetic.map_captions()
-    synthetic.generate(1, "mapping")
+    synthetic.generate(1, "caption_mapping")
     first = bytes_of_outputs()
     monkeypatch.undo()
     monkeypatch.chdir(data.folder)
     monkeypatch.setenv("ITEM_STORE", str(data.folder / "items"))
-    synthetic.generate(2, "mapping")
+    synthetic.generate(2, "caption_mapping")
     assert bytes_of_outputs() == first and len(first) > 8
 
 
@@ -566,9 +567,9 @@ def test_each_switch_runs_and_changes_the_answer(data):
             "visual": "step",
             "condition": "mapped",
         }
-        data.set(generator={"mapping": default | switch})
-        metrics[str(switch)] = synthetic.generate(architecture="mapping")
-        made.append(synthetic.generated("mapping"))
+        data.set(generator={"caption_mapping": default | switch})
+        metrics[str(switch)] = synthetic.generate(architecture="caption_mapping")
+        made.append(synthetic.generated("caption_mapping"))
     assert all(
         made[i][name] != made[j][name]
         for i in range(len(made))
@@ -601,9 +602,12 @@ def test_only_label_audio_can_say_what_a_picture_does_not(data):
     data.set(mapping={"top_k": 1}, generator={"folds": 2, "lstm": {"epochs": 6}})
     metrics = synthetic.map_captions()["labels"]
     assert metrics["test"]["condition_cosine"]["mean"] > 0.8
-    cosine = {"plain": synthetic.generate(), "mapped": synthetic.generate(architecture="mapping")}
-    data.set(generator={"mapping": {"condition": "none"}})
-    cosine["none"] = synthetic.generate(architecture="mapping")
+    cosine = {
+        "plain": synthetic.generate(),
+        "mapped": synthetic.generate(architecture="caption_mapping"),
+    }
+    data.set(generator={"caption_mapping": {"condition": "none"}})
+    cosine["none"] = synthetic.generate(architecture="caption_mapping")
     for split in ("test", "out_of_fold"):
         found = {
             name: metrics[split]["generated"]["centred_cosine"]["mean"]

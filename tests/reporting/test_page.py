@@ -128,9 +128,9 @@ def write(rows: list[dict]) -> None:
         Path("metrics/filter.json"), {"threshold": 0.4, "mapping": {"threshold": 0.0}}
     )
     Path("metrics/plots/filter").mkdir(parents=True)
-    SWEEP.to_csv("metrics/plots/filter/sweep.csv", index=False)
+    SWEEP.to_csv("metrics/plots/filter/semantic_validation.csv", index=False)
     SWEEP.assign(kept_fraction=SWEEP.kept_fraction / 2).to_csv(
-        "metrics/plots/filter/mapping.csv", index=False
+        "metrics/plots/filter/caption_mapping.csv", index=False
     )
     cv2.imwrite("figure.png", np.zeros((4, 6, 3), np.uint8))
     Path("figure.svg").write_text(
@@ -398,10 +398,10 @@ def sparse(tmp_path, monkeypatch):
     ):
         shutil.rmtree(f"data/{name}")
     for name in (
-        "data/filter.parquet",
-        "data/filter_mapping.parquet",
+        "data/filter/semantic_validation.parquet",
+        "data/filter/caption_mapping.parquet",
         "metrics/filter.json",
-        "metrics/plots/filter/mapping.csv",
+        "metrics/plots/filter/caption_mapping.csv",
     ):
         Path(name).unlink()
     shards.write_table(pa.Table.from_pylist([], schema=TRUTH), Path("data/truth.parquet"))
@@ -680,7 +680,7 @@ def test_playing_moves_through_the_steps(shown, data, status):
 )
 def test_a_page_with_little_to_show_works(sparse, browser, clips_shown, conditions, swept):
     if not swept:
-        Path("metrics/plots/filter/sweep.csv").unlink()
+        Path("metrics/plots/filter/semantic_validation.csv").unlink()
     Path("report.html").write_text(build(clips_shown, conditions))
     complaints: list[str] = []
     opened = browser.new_page()

@@ -274,13 +274,13 @@ def map_captions(workers: int = 1) -> dict:
     return json.loads(Path("metrics/mapping.json").read_text())
 
 
-def generate(workers: int = 1, architecture: str = "validation") -> dict:
+def generate(workers: int = 1, architecture: str = "semantic_validation") -> dict:
     """Run the generator; its metrics."""
     generator.main(stage_run.StageRun("generator", architecture, workers))
     return json.loads(Path(f"metrics/generator/{architecture}.json").read_text())
 
 
-def generated(architecture: str = "validation") -> dict[str, bytes]:
+def generated(architecture: str = "semantic_validation") -> dict[str, bytes]:
     """The bytes of each clip's generated features."""
     found = shards.read_columns(Path("data/generated") / architecture, ["features"])
     return {

@@ -99,8 +99,8 @@ def test_nothing_but_clips_and_metrics_code_reads_truth():
 def test_every_condition_names_what_it_reads():
     nothing, real = "data/video_features/rgb", "data/audio_features"
     made_for = {
-        "generated": "data/generated/validation",
-        "mapped": "data/generated/mapping",
+        "generated": "data/generated/semantic_validation",
+        "mapped": "data/generated/caption_mapping",
         "shuffled": "data/generated/shuffled",
     }
     for name, condition in PARAMS["classifier"]["conditions"].items():
@@ -118,8 +118,8 @@ def test_every_condition_names_what_it_reads():
         if condition.get("teacher"):
             made = [f"data/predictions/{condition['teacher']}.parquet"]
         assert [condition["made"]] == (made or [nothing]), name
-        filters = {"mapped": "data/filter_mapping.parquet"}.get(
-            condition["train_audio"], "data/filter.parquet"
+        filters = {"mapped": "data/filter/caption_mapping.parquet"}.get(
+            condition["train_audio"], "data/filter/semantic_validation.parquet"
         )
         assert condition["decided"] == {
             "none": nothing,

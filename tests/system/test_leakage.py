@@ -45,7 +45,7 @@ HONEST = [
     "score_real",
     "keep_real",
     "predicted_action",
-]  # columns of data/filter.parquet that know no test label
+]  # columns of data/filter/semantic_validation.parquet that know no test label
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,12 @@ def pipeline(workspace, ast_model, monkeypatch):
         frames={"count": STEPS},
         audio_features={"model": str(ast_model)},
         label_predictor={"decoder": {"hidden": 16, "epochs": 2}},
-        generator={"seeds": 2, "folds": 2, "lstm": NETWORK, "architectures": {"mapping": None}},
+        generator={
+            "seeds": 2,
+            "folds": 2,
+            "lstm": NETWORK,
+            "architectures": {"caption_mapping": None},
+        },
         classifier={"seeds": 2, "lstm": NETWORK, "conditions": CONDITIONS},
         filter={"labels": 3, "entry_size": 2, "threshold": "auto", "calibration": "none"},
     )
@@ -94,11 +99,13 @@ def run_all() -> None:
 
 
 def decisions() -> pd.DataFrame:
-    return pd.read_parquet("data/filter.parquet").set_index("clip_id").sort_index()
+    return (
+        pd.read_parquet("data/filter/semantic_validation.parquet").set_index("clip_id").sort_index()
+    )
 
 
 def labels() -> dict[str, bytes]:
-    found = shards.read_columns(Path("data/predicted_labels/validation"), ["generated"])
+    found = shards.read_columns(Path("data/predicted_labels/semantic_validation"), ["generated"])
     return {
         name: scores.tobytes()
         for name, scores in zip(found["clip_id"], found["generated"], strict=True)
@@ -274,7 +281,7 @@ def test_an_action_that_nobody_hears_runs_to_the_decisions(pipeline):
         and np.isfinite(own.score).all()
     )
     assert own.score_real.isna().all() and not own.keep_real.any() and table.keep_real.any()
-    measured = json.loads(Path("metrics/generator/validation.json").read_text())["test"][
+    measured = json.loads(Path("metrics/generator/semantic_validation.json").read_text())["test"][
         "generated"
     ]["centred_cosine"]
     assert measured["n"] == sum(row["audible"] for row in pipeline.rows if row["split"] == "test")

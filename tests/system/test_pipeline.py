@@ -77,11 +77,11 @@ def test_more_labels_per_caption_rerun_the_mapping_and_what_follows(repository):
             "run",
             "-S",
             "mapping.top_k=5",
-            "generator@mapping",
-            "generator@validation",
+            "generator@caption_mapping",
+            "generator@semantic_validation",
         )
     )
-    assert set(ran) == {"clips", "mapping", "generator@mapping"}
+    assert set(ran) == {"clips", "mapping", "generator@caption_mapping"}
     repository.run("git", "checkout", "-q", "params.yaml")
 
 

@@ -42,7 +42,9 @@ def made(workspace):
             "scores": [1.0],
         }
     ]
-    shards.write_table(pa.Table.from_pylist(answers), Path("data/filter.parquet"))
+    shards.write_table(
+        pa.Table.from_pylist(answers), Path("data/filter/semantic_validation.parquet")
+    )
     shutil.copy(ROOT / "dvc.yaml", workspace.folder)
     return workspace
 
