@@ -51,7 +51,11 @@ def docstring_lines(tree: ast.AST) -> set[int]:
         if not isinstance(body, list) or not body:
             continue
         first = body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             lines.update(range(first.lineno, first.end_lineno + 1))
     return lines
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import psutil
 
 from audio_from_video.media import untrusted
-from audio_from_video.runtime.parallel import default_workers, map_items
+from audio_from_video.runtime import parallel
+from audio_from_video.runtime.parallel import default_workers
 from audio_from_video.runtime.worker import Failure
 from stages import audio, clips, frames
 from tests.support.odd_media import KINDS
@@ -124,7 +125,7 @@ def main() -> None:
                 yield str(path)
 
         found = list(
-            map_items(
+            parallel.map_items(
                 pass_through, files(), default_workers(), TIMEOUT_S, untrusted.decoding_process
             )
         )

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from audio_from_video.media import codecs
-from audio_from_video.runtime.parallel import default_workers, map_items, one_thread
+from audio_from_video.runtime import parallel
+from audio_from_video.runtime.parallel import default_workers, one_thread
 from audio_from_video.storage import shards
 
 _grey: np.ndarray  # these three: one per worker process
@@ -90,7 +91,7 @@ def infer(clip: int) -> int:
 
 def seconds(function, items, **options) -> float:
     start = time.perf_counter()
-    for _ in map_items(function, items, **options):
+    for _ in parallel.map_items(function, items, **options):
         pass
     return time.perf_counter() - start
 

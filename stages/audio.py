@@ -13,9 +13,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_from_video.media import codecs, untrusted
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
@@ -83,7 +83,7 @@ def main(stage: stage_run.StageRun) -> None:
             stage,
             clips,
             files,
-            lambda tasks: map_items(
+            lambda tasks: parallel.map_items(
                 extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
             ),
         )

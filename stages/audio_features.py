@@ -25,10 +25,10 @@ from pydantic import Field
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.backbones.hub import label_count_of, revision, width_of
 from audio_from_video.media import codecs
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
@@ -185,7 +185,7 @@ def main(stage: stage_run.StageRun) -> None:
             stage,
             clips,
             sounds,
-            lambda todo: map_items(
+            lambda todo: parallel.map_items(
                 encode_clip, todo, stage.workers, initializer=load_backbone, initargs=(p.model,)
             ),
         )

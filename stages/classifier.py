@@ -30,9 +30,8 @@ from audio_from_video.clipset import folds
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.reporting import tables
-from audio_from_video.runtime import atomic, params, stage_run
+from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items, start_server
 from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout, predictions, shards
@@ -93,7 +92,9 @@ def train_seeds(
         stage.workers if len(tasks) > 2 * stage.workers else len(tasks)
     )  # few: shared cores beat a last round on one of them
     results = list(
-        stage.progress(map_items(train_one, tasks, workers), len(tasks), "training", "computing_s")
+        stage.progress(
+            parallel.map_items(train_one, tasks, workers), len(tasks), "training", "computing_s"
+        )
     )
     if failed := [result for result in results if isinstance(result, Failure)]:
         raise UserError(
@@ -148,7 +149,9 @@ def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
 
 
 def main(stage: stage_run.StageRun) -> None:
-    start_server("stages.classifier", "torch._dynamo")  # an optimiser's first step imports it
+    parallel.start_server(
+        "stages.classifier", "torch._dynamo"
+    )  # an optimiser's first step imports it
     p = params.load("classifier", ClassifierParams)
     name, condition = stage.item, p.conditions[stage.item]
     folder = layout.classifier_model(name)

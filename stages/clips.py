@@ -34,10 +34,10 @@ from audio_from_video.clipset import discovery
 from audio_from_video.clipset.splits import SplitParams, draw_missing, refuse, split
 from audio_from_video.clipset.truth import pass_truth_on
 from audio_from_video.media import untrusted
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.item_store import ItemStore
@@ -126,7 +126,7 @@ def describe(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> No
             store,
             tasks,
             len(tasks),
-            lambda paths: map_items(
+            lambda paths: parallel.map_items(
                 examine, paths, stage.workers, time_limit_s(), untrusted.decoding_process
             ),
         )

@@ -37,9 +37,8 @@ from audio_from_video.generation.training import (
     training_rows,
 )
 from audio_from_video.learning.features import AUDIO, Features
-from audio_from_video.runtime import atomic, params, stage_run
+from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items, start_server
 from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, LABELLED, SHUFFLED, SPLITS
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout, shards
@@ -63,7 +62,10 @@ def train_all(
     tasks = [(inputs, job, p, folder / f"answers-{i}", key) for i, job in enumerate(jobs)]
     results = list(
         stage.progress(
-            map_items(learn_and_answer, tasks, stage.workers), len(tasks), "training", "computing_s"
+            parallel.map_items(learn_and_answer, tasks, stage.workers),
+            len(tasks),
+            "training",
+            "computing_s",
         )
     )
     if failed := [result for result in results if isinstance(result, Failure)]:
@@ -96,7 +98,9 @@ def collect(
 
 
 def main(stage: stage_run.StageRun) -> None:
-    start_server("stages.generator", "torch._dynamo")  # an optimiser's first step imports it
+    parallel.start_server(
+        "stages.generator", "torch._dynamo"
+    )  # an optimiser's first step imports it
     p = params.load("generator", GeneratorParams)
     name = stage.item
     folder = layout.generator_model(name)

@@ -31,10 +31,10 @@ from audio_from_video.evaluation import mapping as mapping_evaluation
 from audio_from_video.meaning import similarity
 from audio_from_video.meaning.attention import attention
 from audio_from_video.meaning.key_captions import KeyCaptions
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.item_store import ItemStore
@@ -103,7 +103,9 @@ def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.n
                 (model, payloads[i : i + TEXTS_PER_TASK])
                 for i in range(0, len(payloads), TEXTS_PER_TASK)
             ]
-            for found in map_items(embed_texts, parts, stage.workers, initializer=one_thread):
+            for found in parallel.map_items(
+                embed_texts, parts, stage.workers, initializer=one_thread
+            ):
                 if isinstance(found, Failure):
                     raise UserError(
                         f"embedding the captions failed: {found.reason}; the machine may lack memory, try --workers 1"

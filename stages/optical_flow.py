@@ -12,9 +12,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_from_video.media import codecs
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.parallel import map_items, time_limit_s
+from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
@@ -85,7 +85,7 @@ def main(stage: stage_run.StageRun) -> None:
             stage,
             clips,
             frames,
-            lambda tasks: map_items(draw_clip, tasks, stage.workers, time_limit_s()),
+            lambda tasks: parallel.map_items(draw_clip, tasks, stage.workers, time_limit_s()),
         )
         index = items.pack(layout.OPTICAL_FLOW, clips)
     stage.write_metrics({"clips": accounting.status_counts(index)})

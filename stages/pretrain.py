@@ -21,8 +21,7 @@ from pydantic import Field
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from audio_from_video.runtime import params
-from audio_from_video.runtime.parallel import map_items
+from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.stage_run import StageRun, main
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout
@@ -230,7 +229,9 @@ def pretrain(run: StageRun) -> None:
     ROOT.mkdir(parents=True, exist_ok=True)
     figures: dict = {}
     tasks = [("sight", p), ("hearing", p)]
-    for found in run.progress(map_items(train, tasks, min(2, run.workers)), total=2, unit="sense"):
+    for found in run.progress(
+        parallel.map_items(train, tasks, min(2, run.workers)), total=2, unit="sense"
+    ):
         if isinstance(found, Failure):
             raise RuntimeError(f"training did not finish: {found.reason}")
         figures |= found

@@ -43,8 +43,7 @@ import soundfile
 from pydantic import Field, field_validator
 
 from audio_from_video.reporting.contact_sheet import Cell, draw_contact_sheet
-from audio_from_video.runtime import params
-from audio_from_video.runtime.parallel import map_items
+from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.stage_run import StageRun, main
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout
@@ -293,7 +292,7 @@ def sample(run: StageRun) -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
     ROOT.mkdir(parents=True)
     tasks = [(clip, p, ROOT) for clip in plan(p)]
-    rows = list(run.progress(map_items(render_clip, tasks, run.workers), total=len(tasks)))
+    rows = list(run.progress(parallel.map_items(render_clip, tasks, run.workers), total=len(tasks)))
     for row in rows:
         if isinstance(row, Failure):
             raise RuntimeError(f"a clip could not be rendered: {row.reason}")

@@ -17,9 +17,9 @@ from pydantic import Field
 from audio_from_video.backbones.hub import device, revision, width_of
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
@@ -66,7 +66,7 @@ def encode_on_cpu(
     clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
 ) -> Iterator[dict | Failure]:
     """A clip at a time in each worker: the composition of a batch, and so every bit, does not depend on the others."""
-    return map_items(encode_clip, clips, workers, initializer=load_backbone, initargs=(p,))
+    return parallel.map_items(encode_clip, clips, workers, initializer=load_backbone, initargs=(p,))
 
 
 def encode_on_gpu(
@@ -84,7 +84,7 @@ def encode_on_gpu(
         yield from (clip if isinstance(clip, Failure) else _row(next(encoded)) for clip in batch)
         batch.clear()
 
-    for clip in map_items(
+    for clip in parallel.map_items(
         decode, chain([first], clips), workers, initializer=load_on_cpu, initargs=(p,)
     ):
         batch.append(clip)

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.media import codecs
-from audio_from_video.runtime import stage_run
+from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import audio, audio_features
@@ -326,7 +326,7 @@ def write_sounds(seeds: dict[str, int]) -> list[dict]:
 
 
 def test_stage_projects_by_training_clips_only(workspace, models, monkeypatch):
-    monkeypatch.setattr(audio_features, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(audio_features={"model": str(models["short"]), "components": 8})
     seeds = {"t1": 1, "t2": 2, "t3": 3, "x1": 4, "x2": 5}
     write_sounds(seeds)
@@ -382,7 +382,7 @@ def test_two_workers_give_the_bytes_of_none(workspace, models, monkeypatch):
     written = []
     for workers, map_items in ((2, audio_features.map_items), (1, in_process)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
-        monkeypatch.setattr(audio_features, "map_items", map_items)
+        monkeypatch.setattr(parallel, "map_items", map_items)
         audio_features.main(stage_run.StageRun("audio_features", None, workers))
         written.append(
             {

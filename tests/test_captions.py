@@ -34,7 +34,7 @@ from audio_from_video.learning.loop import TrainingParams
 from audio_from_video.meaning.attention import mapped_audio
 from audio_from_video.meaning.label_words import named, spoken, tagged
 from audio_from_video.media import codecs
-from audio_from_video.runtime import stage_run
+from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
@@ -476,7 +476,7 @@ def write(rows: list[dict]) -> None:
 @pytest.fixture
 def stage(workspace, models, monkeypatch):
     for module in (jobs, caption_workers):
-        monkeypatch.setattr(module, "map_items", in_process)
+        monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(
         generator={"folds": 2},
         audio_features={"model": str(models["ast"])},
@@ -658,7 +658,7 @@ def test_batches_of_a_device_give_the_clips_in_order(stage, models, monkeypatch)
         for i, found in enumerate(in_process(*given, **options)):
             yield Failure("timeout", "too slow") if i in (2, 8) else found
 
-    monkeypatch.setattr(caption_workers, "map_items", failing)
+    monkeypatch.setattr(parallel, "map_items", failing)
     rows = list(caption_workers.answers(caption_workers.describe, tasks, blip, 4, 1))
     assert [row if isinstance(row, Failure) else row["captions"] for row in rows] == [
         Failure("timeout", "too slow") if i in (2, 8) else row["captions"]
@@ -696,7 +696,7 @@ def test_a_failed_worker_is_a_refused_clip_or_a_sentence(stage, monkeypatch):
                 Failure("worker_died", "no memory") if function is jobs.train and i == 1 else found
             )
 
-    monkeypatch.setattr(jobs, "map_items", failing)
+    monkeypatch.setattr(parallel, "map_items", failing)
     with pytest.raises(
         UserError,
         match="fine-tuning BLIP failed: no memory; the machine may lack memory, try --workers 1",

@@ -24,7 +24,7 @@ from audio_from_video.classification.networks import (
 from audio_from_video.classification.settings import Condition
 from audio_from_video.classification.targets import lessons
 from audio_from_video.evaluation import rows as condition_evaluation
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
@@ -184,7 +184,7 @@ def train(name: str, workers: int = 1) -> dict:
 
 @pytest.fixture
 def quick(features, monkeypatch):
-    monkeypatch.setattr(classifier, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     return features
 
 
@@ -258,7 +258,7 @@ def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
     features.set(classifier={"lstm": {"epochs": 3}})
     train("real_audio", 2)
     one = outputs()
-    monkeypatch.setattr(classifier, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     train("real_audio", 1)
     assert outputs() == one and len(one) == 7
     assert (
@@ -506,7 +506,7 @@ def test_logistic_is_a_plain_scikit_learn_pipeline(quick):
 def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quick, monkeypatch):
     tasks = []
     monkeypatch.setattr(
-        classifier,
+        parallel,
         "map_items",
         lambda function, todo, workers: map(
             function, (tasks.append(task) or task for task in todo)

@@ -25,11 +25,11 @@ from audio_from_video.generation import training as generator_training
 from audio_from_video.generation.networks import AudioGenerator, generation_loss
 from audio_from_video.generation.settings import MappingNetwork
 from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SPLITS
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
-from stages import generator
 from tests.conftest import in_process
 from tests.support import synthetic
 from tests.support.closure import ROOT
@@ -85,7 +85,7 @@ def test_only_the_bidirectional_generator_sees_what_follows(bidirectional):
 
 @pytest.fixture
 def data(workspace, monkeypatch):
-    monkeypatch.setattr(generator, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.rows = synthetic.make()
     synthetic.write(workspace.rows)
     synthetic.write_predictions("video_only", workspace.rows)
@@ -324,7 +324,7 @@ def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
     outputs = []
     for workers in (2, 1):
         if workers == 1:
-            monkeypatch.setattr(generator, "map_items", in_process)
+            monkeypatch.setattr(parallel, "map_items", in_process)
         else:
             monkeypatch.undo()
             monkeypatch.chdir(data.folder)
@@ -351,7 +351,7 @@ def test_without_sound_it_is_a_sentence(data):
 
 
 def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch):
-    monkeypatch.setattr(generator, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     rows = synthetic.make(sizes={"training": 40, "validation": 10, "test": 10}, unlabelled=40)
     synthetic.write(rows)
     synthetic.write_predictions("video_only", rows)

@@ -20,7 +20,7 @@ from audio_from_video.meaning import mel_head, pooled_head
 from audio_from_video.meaning.mel_head import MelDecoder
 from audio_from_video.meaning.pooled_head import fit_map, summarise
 from audio_from_video.media import codecs
-from audio_from_video.runtime import stage_run, vocabulary
+from audio_from_video.runtime import parallel, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import RowFile, scratch
@@ -46,7 +46,7 @@ def backbone(ast, monkeypatch) -> AudioBackbone:
 
 @pytest.fixture
 def data(workspace, ast, monkeypatch):
-    monkeypatch.setattr(label_predictor, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(
         audio_features={"model": str(ast)},
         label_predictor={"decoder": {"hidden": 16, "epochs": 2}},

@@ -16,6 +16,7 @@ from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import folds
 from audio_from_video.clipset.truth import TRUTH
 from audio_from_video.evaluation import mapping as mapping_evaluation
+from audio_from_video.runtime import parallel
 from audio_from_video.storage import shards
 from stages import mapping
 from tests.backbones.test_text import MINILM
@@ -30,7 +31,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def data(workspace, bert, monkeypatch):
     """`rows` with their captions; `whole` and `by_fold`, the labels' audio."""
-    monkeypatch.setattr(mapping, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     section = {
         "via": "labels",
         "model": bert,
@@ -77,7 +78,7 @@ def softmax(scores: list[float]) -> np.ndarray:
 
 
 def test_the_published_example(workspace, monkeypatch):
-    monkeypatch.setattr(mapping, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(frames={"count": STEPS})
     rows = synthetic.make(sizes={"training": 2, "validation": 1, "test": 1}, unlabelled=2)
     rows[0]["captions"] = {4: "a group of people in a crowd with their hands up"}

@@ -261,7 +261,7 @@ def test_without_events_there_is_no_recall():
 def stage_input(workspace, monkeypatch):
     """Clips of all splits: x of constant speed, y with two jumps."""
     workspace.set(representative_frames={"threshold": 1.2, "camera": "keep"})
-    monkeypatch.setattr(representative_frames, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     jumping = jpegs([texture(x, 0) for x in (0, 1, 2, 6, 7, 12)])
     rows = [
         {**index_row(f"{action}/{name}-{split}_1", split), "jpegs": clip, "times_s": TIMES_S}
@@ -417,7 +417,7 @@ def test_keys_of_stages_without_such_a_parameter_are_as_ever(stage_input):
 
 
 def test_one_and_two_workers_write_the_same_bytes(stage_input, monkeypatch):
-    monkeypatch.setattr(representative_frames, "map_items", parallel.map_items)
+    monkeypatch.setattr(parallel, "map_items", parallel.map_items)
     stage_input.set(representative_frames={"camera": "subtract"})
     outputs = []
     for workers in (1, 2):
@@ -449,9 +449,7 @@ def test_figure_shows_validation_clips_else_training_clips(stage_input, monkeypa
 
 def test_failed_clips_are_recorded(stage_input, monkeypatch):
     slow = parallel.Failure("timeout", "slow")
-    monkeypatch.setattr(
-        representative_frames, "map_items", lambda function, tasks, *_: (slow for _ in tasks)
-    )
+    monkeypatch.setattr(parallel, "map_items", lambda function, tasks, *_: (slow for _ in tasks))
     execute()
     assert metrics() == {"clips": {"in": 13, "ok": 0, "refused": {"timeout": 13}}, "thresholds": {}}
     assert Path("metrics/figures/representative_frames.png").is_file()

@@ -12,7 +12,7 @@ from audio_from_video.backbones import hub
 from audio_from_video.backbones.hub import revision, width_of
 from audio_from_video.backbones.vision import VisionBackbone, temporal_positions
 from audio_from_video.media import codecs
-from audio_from_video.runtime import stage_run
+from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
@@ -233,7 +233,7 @@ def jpegs(seed: int, count: int = 6) -> list[bytes]:
 
 def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
     """encode_on_gpu's batching, run on the CPU: 10 clips in batches of 4, of which one fails."""
-    monkeypatch.setattr(video_features, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     clips, p = [jpegs(seed) for seed in range(10)], parameters(models["vit"])
     alone = [row["features"] for row in encode_on_cpu(iter(clips), p, 1)]
     assert np.allclose(
@@ -244,7 +244,7 @@ def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
         for i, row in enumerate(in_process(*words, **named)):
             yield Failure("timeout", "too slow") if i in (5, 9) else row
 
-    monkeypatch.setattr(video_features, "map_items", failing)
+    monkeypatch.setattr(parallel, "map_items", failing)
     rows = list(encode_on_gpu(iter(clips), p, 1))
     assert [i for i, row in enumerate(rows) if isinstance(row, Failure)] == [5, 9]
     assert all(
@@ -266,7 +266,7 @@ def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, 
     written = []
     for workers, map_items in ((2, video_features.map_items), (1, in_process)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
-        monkeypatch.setattr(video_features, "map_items", map_items)
+        monkeypatch.setattr(parallel, "map_items", map_items)
         video_features.main(stage_run.StageRun("video_features", "flow", workers))
         written.append(
             {

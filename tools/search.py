@@ -25,9 +25,9 @@ from audio_from_video.classification.settings import ClassifierParams, Condition
 from audio_from_video.classification.targets import lessons
 from audio_from_video.classification.training import Training, train_one
 from audio_from_video.evaluation import intervals
-from audio_from_video.runtime import params
+from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import default_workers, map_items, one_thread
+from audio_from_video.runtime.parallel import default_workers, one_thread
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import predictions
 from audio_from_video.storage.predictions import Predictions
@@ -69,7 +69,9 @@ def train_all(tasks: list[Training], what: str) -> list[Predictions]:
     """What each training answers."""
     answers = []
     for task, result in zip(
-        tasks, tqdm(map_items(train_one, tasks, default_workers()), what, len(tasks)), strict=True
+        tasks,
+        tqdm(parallel.map_items(train_one, tasks, default_workers()), what, len(tasks)),
+        strict=True,
     ):
         if isinstance(result, Failure):
             raise UserError(

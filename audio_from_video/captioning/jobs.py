@@ -22,10 +22,9 @@ from audio_from_video.captioning.reward import Reward
 from audio_from_video.captioning.workers import Task
 from audio_from_video.learning.loop import TrainingParams
 from audio_from_video.meaning import label_words
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.clip_items import ClipItems
@@ -222,7 +221,7 @@ def train_all(
             outputs = store_outputs(stage, p, heard, files / "outputs")
             tasks = [(job, outputs) for job in missing]
             yield from (
-                map_items(train, tasks, stage.workers)
+                parallel.map_items(train, tasks, stage.workers)
                 if hub.device() == "cpu"
                 else map(train, tasks)
             )

@@ -17,7 +17,8 @@ from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.backbones.blip import AS_IT_IS, Captioner
 from audio_from_video.media import codecs
-from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime import parallel
+from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
 
 
@@ -127,7 +128,7 @@ def answers(
     """
     if hub.device() == "cpu":
         jobs = ((answer, task) for task in tasks)
-        yield from map_items(
+        yield from parallel.map_items(
             decode_and_answer, jobs, workers, initializer=load_models, initargs=(blip, ast)
         )
         return
@@ -140,7 +141,9 @@ def answers(
         yield from (task if isinstance(task, Failure) else next(found) for task in batch)
         batch.clear()
 
-    for task in map_items(decode, tasks, workers, initializer=load_on_cpu, initargs=(blip, ast)):
+    for task in parallel.map_items(
+        decode, tasks, workers, initializer=load_on_cpu, initargs=(blip, ast)
+    ):
         batch.append(task)
         if (
             sum(len(task.steps) for task in batch if not isinstance(task, Failure))

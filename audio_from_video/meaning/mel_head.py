@@ -12,10 +12,10 @@ from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.features import Features, noted
 from audio_from_video.learning.loop import TrainingParams, fit
 from audio_from_video.media import codecs
-from audio_from_video.runtime import stage_run
+from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import map_items, one_thread
+from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SPLITS
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout, shards
@@ -134,7 +134,9 @@ def real_mels(
     frames = ast.log_mel([np.zeros(longest, np.float32)])[1][0]
     file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
     mels = stage.progress(
-        map_items(real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)),
+        parallel.map_items(
+            real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)
+        ),
         timing="computing_s",
     )
     file.write(_checked(mel)[:frames] for mel in mels)
@@ -161,7 +163,7 @@ def predict_by_mel(
             with torch.inference_mode():
                 yield decoder(torch.cat([*made, data.sound(torch.tensor([row]))[0]])).numpy()
 
-    through_ast = map_items(
+    through_ast = parallel.map_items(
         score_log_mel, mels(), stage.workers, initializer=load_ast, initargs=(model,)
     )
     answers = np.stack(

@@ -21,7 +21,7 @@ from audio_from_video.classification.settings import Condition
 from audio_from_video.classification.targets import lessons
 from audio_from_video.clipset import splits
 from audio_from_video.learning import features
-from audio_from_video.runtime import params
+from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
@@ -38,7 +38,7 @@ TEACHING = {"weight": 0.5, "confidence": 0.5}
 @pytest.fixture
 def rows(workspace, monkeypatch):
     """Labelled and unlabelled clips of three actions; every fifth without sound."""
-    monkeypatch.setattr(classifier, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", in_process)
     network = {
         "hidden": 8,
         "projection": 8,

@@ -20,7 +20,7 @@ from audio_from_video.generation.networks import (
     propagate,
 )
 from audio_from_video.learning.features import AUDIO, Features
-from audio_from_video.runtime import params, vocabulary
+from audio_from_video.runtime import parallel, params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
 from stages import generator, mapping
@@ -318,7 +318,7 @@ def test_noise_caption_and_label_audio_all_reach_the_answer():
 def data(workspace, bert, monkeypatch):
     """Everything that architecture 2 reads; `rows`, and the labels' audio `whole` and `by_fold`."""
     for stage in (mapping, generator):
-        monkeypatch.setattr(stage, "map_items", in_process)
+        monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(
         frames={"count": STEPS},
         mapping={"model": bert, "min_similarity": 0.9},

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from audio_from_video.classification.settings import ClassifierParams
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.storage import predictions
 from stages import classifier
 from tests.conftest import in_process
@@ -30,7 +30,7 @@ ALL = ["logistic", *ROWS]
 def searched(workspace, monkeypatch) -> ClassifierParams:
     """The rows trained as params.yaml says."""
     for module in (classifier, search):
-        monkeypatch.setattr(module, "map_items", in_process)
+        monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(
         classifier={
             "seeds": 2,
