@@ -1,86 +1,32 @@
-"""Fixtures: a workspace like a checkout's, and folders of real media where the environment names them."""
+"""Fixtures: a workspace like a checkout's, no processes, a tiny BERT, and a user's own media."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.support.closure import ROOT
-from tests.support.media_files import sine, write_video
+from audio_from_video.runtime import parallel
+from tests.support.map_items import without_processes
+from tests.support.workspace import Workspace
 
+# The longest modules go first: begun last, one would run on beside an idle process.
 LONGEST = [
-    f"tests.test_{name}"
-    for name in (
-        "pipeline",
-        "interruptions",
-        "captions",
-        "generator",
-        "full_size",
-        "odd_media",
-        "leakage",
-    )
+    "tests.system.test_pipeline",
+    "tests.system.test_interruptions",
+    "tests.test_captions",
+    "tests.test_generator",
+    "tests.system.test_full_size",
+    "tests.system.test_odd_media",
+    "tests.system.test_leakage",
 ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules go first: begun last, one would run on beside an idle process."""
-    items.sort(
-        key=lambda item: (
-            LONGEST.index(item.module.__name__) if item.module.__name__ in LONGEST else len(LONGEST)
-        )
-    )
+    def rank(item: pytest.Item) -> int:
+        name = item.module.__name__
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
-
-class Workspace:
-    """A folder with a params.yaml of its own, in which a test runs stages."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
-
-    def set(self, **sections) -> None:
-        """Change parameters: `set(frames={"fps": 8.0})`; nested dicts are merged, None deletes a key."""
-        path = self.folder / "params.yaml"
-        document = yaml.safe_load(path.read_text())
-        _merge(document, sections)
-        path.write_text(yaml.safe_dump(document, sort_keys=False))
-
-
-def _merge(document: dict, changes: dict) -> None:
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(document.get(key), dict) and key != "conditions":
-            _merge(document[key], value)
-        elif value is None:
-            document.pop(key, None)
-        else:
-            document[key] = value
-
-
-def write_clip_set(
-    root: Path,
-    actions: tuple[str, ...] = ("clapping", "knocking"),
-    training: int = 4,
-    validation: int = 2,
-) -> None:
-    """Video files with sound in Moments in Time layout: so many clips per action and folder, each of a source of its own."""
-    for folder, count in (("training", training), ("validation", validation)):
-        for a, action in enumerate(actions):
-            (root / folder / action).mkdir(parents=True)
-            for i in range(count):
-                name = f"{folder[0]}{a}{i}"
-                tone = sine(300 + 200 * a + 7 * i, 3, -12)
-                write_video(
-                    root / folder / action / f"{name}_1.mp4",
-                    72,
-                    "24",
-                    "-c:a",
-                    "aac",
-                    "-metadata",
-                    f"title={name}",
-                    sound=tone,
-                )
+    items.sort(key=rank)
 
 
 @pytest.fixture
@@ -92,26 +38,25 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     return Workspace(tmp_path)
 
 
-def in_process(
-    function, items, workers=None, timeout_s=None, initializer=lambda: None, initargs=()
-):
-    """`parallel.map_items` without processes, which take seconds to import PyTorch."""
-    initializer(*initargs)
-    return map(function, items)
+@pytest.fixture
+def in_process(monkeypatch) -> None:
+    """`parallel.map_items` starts no processes, which take seconds to import PyTorch."""
+    monkeypatch.setattr(parallel, "map_items", without_processes)
 
 
 @pytest.fixture(scope="session")
 def extra_media() -> Path:
-    """A folder with more media, `clips/` (Moments in Time layout) and `odd/` (broken and exotic files)."""
+    """A folder of more media: `clips/` (Moments in Time layout) and `odd/` (broken and exotic)."""
     folder = os.environ.get("EXTRA_MEDIA")
     if not folder:
         pytest.skip("EXTRA_MEDIA names no folder")
     return Path(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bert(tmp_path_factory) -> str:
-    """The directory of a tiny BERT of random weights, for where the meaning of texts does not matter."""
-    from tests.backbones.test_text import tiny_bert
+    """The folder of a tiny BERT of random weights, for where the meaning of texts does not matter."""
+    # Imported here, as transformers takes seconds and most files of tests do without a BERT.
+    from tests.support.text_models import write_bert
 
-    return tiny_bert(tmp_path_factory.mktemp("models") / "bert")
+    return write_bert(tmp_path_factory.mktemp("models") / "bert")

@@ -10,8 +10,8 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import audio
-from tests.storage.test_shards import index_row
 from tests.support.media_files import ffmpeg, sine, write_video
+from tests.support.shard_rows import index_row
 
 FACTS = [pa.field("duration_s", pa.float32())]
 AAC = ["-c:a", "aac", "-b:a", "128k"]

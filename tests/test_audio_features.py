@@ -23,9 +23,9 @@ from stages.audio_features import (
     pool_over_time,
     step_weights,
 )
-from tests.conftest import in_process
-from tests.storage.test_shards import index_row
+from tests.support.map_items import with_processes, without_processes
 from tests.support.media_files import sine
+from tests.support.shard_rows import index_row
 from tests.support.tiny_backbones import LABELS, write_ast, write_vit
 
 
@@ -325,8 +325,7 @@ def write_sounds(seeds: dict[str, int]) -> list[dict]:
     return rows
 
 
-def test_stage_projects_by_training_clips_only(workspace, models, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", in_process)
+def test_stage_projects_by_training_clips_only(workspace, models, in_process):
     workspace.set(audio_features={"model": str(models["short"]), "components": 8})
     seeds = {"t1": 1, "t2": 2, "t3": 3, "x1": 4, "x2": 5}
     write_sounds(seeds)
@@ -380,7 +379,7 @@ def test_two_workers_give_the_bytes_of_none(workspace, models, monkeypatch):
     workspace.set(audio_features={"model": str(models["short"]), "components": 4})
     write_sounds({"t1": 1, "t2": 2, "x1": 4})
     written = []
-    for workers, map_items in ((2, audio_features.map_items), (1, in_process)):
+    for workers, map_items in ((2, with_processes), (1, without_processes)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
         monkeypatch.setattr(parallel, "map_items", map_items)
         audio_features.main(stage_run.StageRun("audio_features", None, workers))

@@ -42,9 +42,9 @@ from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import RowFile
 from stages import captions
-from tests.conftest import in_process
-from tests.storage.test_shards import index_row
 from tests.support.closure import ROOT
+from tests.support.map_items import without_processes
+from tests.support.shard_rows import index_row
 from tests.support.tiny_backbones import LABELS, _save, images, write_ast, write_vit
 
 WORDS = [
@@ -474,9 +474,7 @@ def write(rows: list[dict]) -> None:
 
 
 @pytest.fixture
-def stage(workspace, models, monkeypatch):
-    for module in (jobs, caption_workers):
-        monkeypatch.setattr(parallel, "map_items", in_process)
+def stage(workspace, models, in_process):
     workspace.set(
         generator={"folds": 2},
         audio_features={"model": str(models["ast"])},
@@ -655,7 +653,7 @@ def test_batches_of_a_device_give_the_clips_in_order(stage, models, monkeypatch)
     assert list(caption_workers.answers(caption_workers.describe, tasks, blip, 4, 1)) == alone
 
     def failing(*given, **options):
-        for i, found in enumerate(in_process(*given, **options)):
+        for i, found in enumerate(without_processes(*given, **options)):
             yield Failure("timeout", "too slow") if i in (2, 8) else found
 
     monkeypatch.setattr(parallel, "map_items", failing)
@@ -691,7 +689,7 @@ def test_a_failed_worker_is_a_refused_clip_or_a_sentence(stage, monkeypatch):
     stage.set(captions={"beams": 2})
 
     def failing(function, items, *given, **options):
-        for i, found in enumerate(in_process(function, items, *given, **options)):
+        for i, found in enumerate(without_processes(function, items, *given, **options)):
             yield (
                 Failure("worker_died", "no memory") if function is jobs.train and i == 1 else found
             )

@@ -24,15 +24,21 @@ from audio_from_video.classification.networks import (
 from audio_from_video.classification.settings import Condition
 from audio_from_video.classification.targets import lessons
 from audio_from_video.evaluation import rows as condition_evaluation
-from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier
 from stages.classifier import ClassifierParams, NetworkParams, Training
-from tests.conftest import in_process
-from tests.storage.test_shards import index_row
-from tests.support import synthetic
+from tests.support.map_items import without_processes
+from tests.support.separable_features import (
+    ACTIONS,
+    CONDITIONS,
+    PLAIN,
+    STEPS,
+    train,
+    write_features,
+)
 
 # The network
 
@@ -97,68 +103,6 @@ def test_matched_size_has_the_closest_parameter_count(projection):
 
 # The stage, on features whose truth is known
 
-ACTIONS = ["a", "b", "c", "d"]
-STEPS = 6
-
-
-def write_features(
-    video_gain: float = 0.25,
-    audio_gain: float = 2.0,
-    per_action: int = 16,
-    actions=ACTIONS,
-    without_audio: int = 4,
-) -> list[dict]:
-    """Noise plus a direction per action, weak in video and strong in audio; every `without_audio`-th clip has no sound."""
-    rng = np.random.default_rng(0)
-    way_video, way_audio = rng.normal(size=(4, 8)), rng.normal(size=(4, 5))
-    rows = []
-    for split, count in (("training", per_action), ("validation", 6), ("test", 9)):
-        for a, action in enumerate(actions):
-            for i in range(count):
-                row = index_row(f"{action}/{split}{i // 2}{action}_{i}", split)
-                for name in ("rgb", "flow"):
-                    row[name] = rng.normal(size=(STEPS, 8)) + video_gain * way_video[a]
-                row["audio"] = rng.normal(size=(STEPS, 5)) + audio_gain * way_audio[a]
-                rows.append(row)
-    rows.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
-    synthetic.write_missing(rows)
-    for name, path, width in (
-        ("rgb", Path("data/video_features/rgb"), 8),
-        ("flow", Path("data/video_features/flow"), 8),
-        ("audio", Path("data/audio_features"), 5),
-    ):
-        chosen = [
-            row | {"features": row[name]}
-            for i, row in enumerate(rows)
-            if name != "audio" or i % without_audio
-        ]
-        shards.write(
-            path,
-            pa.schema([("features", shards.tensor(pa.float16(), STEPS, width))]),
-            chosen,
-            chosen,
-            "v",
-        )
-    return rows
-
-
-ROW = {
-    "model": "lstm",
-    "train_audio": "none",
-    "test_audio": "none",
-    "audio": "",
-    "made": "",
-    "decided": "",
-}
-CONDITIONS = {
-    "logistic": ROW | {"model": "logistic"},
-    "video_only": ROW,
-    "matched": ROW | {"match_parameters": True},
-    "real_audio": ROW | {"train_audio": "real", "test_audio": "real"},
-    "zero_fill": ROW | {"train_audio": "real", "test_audio": "zeros"},
-    "missing_token": ROW | {"train_audio": "real", "test_audio": "token", "missing_rate": 0.5},
-}
-
 
 @pytest.fixture
 def features(workspace):
@@ -177,14 +121,8 @@ def features(workspace):
     return workspace
 
 
-def train(name: str, workers: int = 1) -> dict:
-    classifier.main(stage_run.StageRun("classifier", name, workers))
-    return json.loads(Path(f"metrics/classifier/{name}.json").read_text())
-
-
 @pytest.fixture
-def quick(features, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", in_process)
+def quick(features, in_process):
     return features
 
 
@@ -258,7 +196,7 @@ def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
     features.set(classifier={"lstm": {"epochs": 3}})
     train("real_audio", 2)
     one = outputs()
-    monkeypatch.setattr(parallel, "map_items", in_process)
+    monkeypatch.setattr(parallel, "map_items", without_processes)
     train("real_audio", 1)
     assert outputs() == one and len(one) == 7
     assert (
@@ -516,7 +454,7 @@ def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quic
         classifier={
             "seeds": 1,
             "lstm": {"epochs": 2},
-            "conditions": {"folded": ROW | {"out_of_fold": 3}},
+            "conditions": {"folded": PLAIN | {"out_of_fold": 3}},
         }
     )
     train("folded")

@@ -12,12 +12,13 @@ from safetensors import safe_open
 from sklearn.metrics import ndcg_score
 
 from audio_from_video.backbones.text import embed
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import dictionary
 from stages.dictionary import LABELS, TRUE_LABELS, agreement, entries, lift, spread, words
-from tests.backbones.test_text import tiny_bert
+from tests.support.text_models import write_bert
 
 OUTPUTS = [Path("data/dictionary_embeddings.safetensors"), Path("data/dictionary.parquet")]
 RNG = np.random.default_rng(0)
@@ -131,9 +132,8 @@ def test_spread():
 def data(tmp_path, monkeypatch):
     """Two actions with sound, one without, a refused and an unlabelled clip; the random tiny BERT as text model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(params, "PARAMS_FILE", tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text(
-        f"dictionary: {{model: {tiny_bert(tmp_path / 'bert')}, top_k: 3}}"
+        f"dictionary: {{model: {write_bert(tmp_path / 'bert')}, top_k: 3}}"
     )
     clips = [
         ("boiling", "test", "ok"),
@@ -174,11 +174,8 @@ def data(tmp_path, monkeypatch):
 
 
 def write_truth(rows: list[dict]) -> None:
-    schema = pa.schema(
-        [(name, pa.string()) for name in ("split", "action", "sound_kind")]
-        + [("audio_labels", pa.list_(pa.string()))]
-    )
-    pq.write_table(pa.Table.from_pylist(rows, schema), "data/truth.parquet")
+    numbered = [row | {"clip_id": f"clip_{number}"} for number, row in enumerate(rows)]
+    pq.write_table(pa.Table.from_pylist(numbered, TRUTH_SCHEMA), "data/truth.parquet")
 
 
 def test_lift_is_of_training_clips_alone_and_relative_to_all_actions(data):

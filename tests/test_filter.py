@@ -13,13 +13,12 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from audio_from_video.classification.data import ActionData
 from audio_from_video.evaluation import filter as filter_evaluation
-from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier, filter
 from stages.filter import Embeddings, background_scores, calibrate
-from tests.conftest import in_process
 from tests.support import synthetic
 from tests.support.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
 
@@ -35,9 +34,8 @@ DEFAULT = {
 
 
 @pytest.fixture
-def data(workspace, monkeypatch):
+def data(workspace, in_process, monkeypatch):
     """All that the filter reads; labels of half of the generated audio resemble the real ones, the others are shuffled."""
-    monkeypatch.setattr(parallel, "map_items", in_process)
     monkeypatch.setattr(filter_evaluation, "DRAWS", 3)
     rng = np.random.default_rng(1)
     workspace.rows = rows = synthetic.make()

@@ -10,8 +10,15 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import clips, frames
 from stages.frames import FramesParams, extract, on_screen, sample_times
-from tests.media.test_untrusted import VARIABLE, broken_files
-from tests.support.media_files import RATES, ffmpeg, read_number, shown_frames, write_video
+from tests.support.media_files import (
+    RATES,
+    VARIABLE_RATE,
+    broken_files,
+    ffmpeg,
+    read_number,
+    shown_frames,
+    write_video,
+)
 from tests.support.odd_media import KINDS
 
 
@@ -50,7 +57,7 @@ def test_variable_rate(tmp_path):
         54,
         "30",
         "-vf",
-        VARIABLE,
+        VARIABLE_RATE,
         "-fps_mode",
         "vfr",
         "-enc_time_base",

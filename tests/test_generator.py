@@ -30,9 +30,9 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SPLITS
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
-from tests.conftest import in_process
 from tests.support import synthetic
 from tests.support.closure import ROOT
+from tests.support.map_items import with_processes, without_processes
 from tests.support.synthetic import ACTIONS, COMPONENTS, NETWORK, STEPS, WIDTH
 
 RNG = np.random.default_rng(0)
@@ -84,8 +84,7 @@ def test_only_the_bidirectional_generator_sees_what_follows(bidirectional):
 
 
 @pytest.fixture
-def data(workspace, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", in_process)
+def data(workspace, in_process):
     workspace.rows = synthetic.make()
     synthetic.write(workspace.rows)
     synthetic.write_predictions("video_only", workspace.rows)
@@ -322,13 +321,8 @@ def test_curves_stand_for_every_seed_and_fold(data):
 def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
     data.set(generator={"seeds": 1, "folds": 2, "lstm": {"epochs": 2}})
     outputs = []
-    for workers in (2, 1):
-        if workers == 1:
-            monkeypatch.setattr(parallel, "map_items", in_process)
-        else:
-            monkeypatch.undo()
-            monkeypatch.chdir(data.folder)
-            monkeypatch.setenv("ITEM_STORE", str(data.folder / "items"))
+    for workers, map_items in ((2, with_processes), (1, without_processes)):
+        monkeypatch.setattr(parallel, "map_items", map_items)
         synthetic.generate(workers)
         folders = ("data/generated", "models/generator", "metrics")
         outputs.append(
@@ -350,8 +344,7 @@ def test_without_sound_it_is_a_sentence(data):
 # What the measures say
 
 
-def test_sound_that_follows_from_the_picture_is_generated(workspace, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", in_process)
+def test_sound_that_follows_from_the_picture_is_generated(workspace, in_process):
     rows = synthetic.make(sizes={"training": 40, "validation": 10, "test": 10}, unlabelled=40)
     synthetic.write(rows)
     synthetic.write_predictions("video_only", rows)

@@ -20,8 +20,8 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import label_audio
 from stages.label_audio import Moments, Part, borrow, from_clips, mean_pairwise_cosine
-from tests.audioset.test_published_features import write_records
 from tests.support import synthetic
+from tests.support.published_records import write_records
 from tests.support.synthetic import COMPONENTS, LABELS
 
 FOLDS, MIN_SCORE, MIN_EVIDENCE, NEIGHBOURS = 3, 0.2, 2.0, 2

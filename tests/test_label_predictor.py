@@ -20,12 +20,11 @@ from audio_from_video.meaning import mel_head, pooled_head
 from audio_from_video.meaning.mel_head import MelDecoder
 from audio_from_video.meaning.pooled_head import fit_map, summarise
 from audio_from_video.media import codecs
-from audio_from_video.runtime import parallel, stage_run, vocabulary
+from audio_from_video.runtime import stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import RowFile, scratch
 from stages import label_predictor
-from tests.conftest import in_process
 from tests.support import synthetic
 from tests.support.synthetic import COMPONENTS, LABELS, POOLED, STEPS
 from tests.support.tiny_backbones import write_ast
@@ -45,8 +44,7 @@ def backbone(ast, monkeypatch) -> AudioBackbone:
 
 
 @pytest.fixture
-def data(workspace, ast, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", in_process)
+def data(workspace, ast, in_process):
     workspace.set(
         audio_features={"model": str(ast)},
         label_predictor={"decoder": {"hidden": 16, "epochs": 2}},

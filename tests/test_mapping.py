@@ -14,24 +14,21 @@ from safetensors.numpy import load_file
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import folds
-from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.evaluation import mapping as mapping_evaluation
-from audio_from_video.runtime import parallel
 from audio_from_video.storage import shards
 from stages import mapping
-from tests.backbones.test_text import MINILM
-from tests.conftest import in_process
 from tests.support import synthetic
 from tests.support.synthetic import CAPTIONS, COMPONENTS, LABEL_NAMES, LABELS, STEPS
+from tests.support.text_models import MINILM
 
 TOP_K, KEYS, TEMPERATURE = 3, 2, 0.05
 RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
-def data(workspace, bert, monkeypatch):
+def data(workspace, bert, in_process):
     """`rows` with their captions; `whole` and `by_fold`, the labels' audio."""
-    monkeypatch.setattr(parallel, "map_items", in_process)
     section = {
         "via": "labels",
         "model": bert,
@@ -77,8 +74,7 @@ def softmax(scores: list[float]) -> np.ndarray:
 # By way of the labels' names
 
 
-def test_the_published_example(workspace, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", in_process)
+def test_the_published_example(workspace, in_process):
     workspace.set(frames={"count": STEPS})
     rows = synthetic.make(sizes={"training": 2, "validation": 1, "test": 1}, unlabelled=2)
     rows[0]["captions"] = {4: "a group of people in a crowd with their hands up"}
@@ -483,11 +479,11 @@ def test_what_is_heard_and_what_is_true(workspace):
     assert mapping_evaluation.heard_labels(scores) == {"loud": {1, 2}, "faint": {1}}
     rows = [("a", True, ["Rain", "Dog"]), ("b", False, ["Rain"]), ("c", True, ["Music"])]
     known = [
-        dict.fromkeys(TRUTH.names)
+        dict.fromkeys(TRUTH_SCHEMA.names)
         | dict(zip(("clip_id", "audible", "audio_labels"), row, strict=True))
         for row in rows
     ]
-    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH_SCHEMA), Path("data/truth.parquet"))
     assert mapping_evaluation.true_labels(["Dog", "Wind", "Rain"]) == {"a": {0, 2}, "c": set()}
 
 

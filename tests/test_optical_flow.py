@@ -12,7 +12,8 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import shards
 from stages import optical_flow
 from stages.optical_flow import OpticalFlowParams, draw, draw_clip, farneback
-from tests.storage.test_shards import index_row
+from tests.support.moving_pictures import moving_clip, texture
+from tests.support.shard_rows import index_row
 
 
 def parameters(**changes) -> OpticalFlowParams:
@@ -29,18 +30,6 @@ def parameters(**changes) -> OpticalFlowParams:
             **changes,
         }
     )
-
-
-def texture(dx: float, dy: float, size: int = 96) -> np.ndarray:
-    """A smooth grey pattern [size, size] uint8, moved by (dx, dy) px; a formula, so that half pixels are exact."""
-    y, x = np.mgrid[:size, :size].astype(float)
-    x, y = x - dx, y - dy
-    waves = (
-        np.sin(x / 3.1 + 1) * np.cos(y / 4.3)
-        + np.sin((x + y) / 6.7)
-        + np.cos((x - 2 * y) / 9.1 + 2)
-    )
-    return np.rint(127.5 + 40 * waves).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +66,6 @@ def test_scale_is_fixed_and_clipped():
         32,
         64,
     ]  # what else moves in the image changes nothing
-
-
-def moving_clip(px_per_frame: float, count: int = 6) -> list[bytes]:
-    return [
-        codecs.encode_jpeg(np.repeat(texture(k * px_per_frame, 0)[..., None], 3, 2), 100)
-        for k in range(count)
-    ]
 
 
 def test_images_of_a_clip():

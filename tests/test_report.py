@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.evaluation import curves, intervals
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.reporting import figures, row_tables, stage_tables
@@ -17,7 +17,7 @@ from audio_from_video.runtime import atomic, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from stages import report
-from tests.storage.test_shards import index_row
+from tests.support.shard_rows import index_row
 
 ACTIONS = ["knocking", "hammering", "waving"]
 # clip: action, source, has audible sound, sound belongs, then for each condition how many of the two seeds are right
@@ -194,7 +194,9 @@ def score(made: predictions.Predictions) -> dict:
 
 def truth(rows: list[dict]) -> None:
     shards.write_table(
-        pa.Table.from_pylist([dict.fromkeys(TRUTH.names) | row for row in rows], schema=TRUTH),
+        pa.Table.from_pylist(
+            [dict.fromkeys(TRUTH_SCHEMA.names) | row for row in rows], schema=TRUTH_SCHEMA
+        ),
         Path("data/truth.parquet"),
     )
 

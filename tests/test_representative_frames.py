@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.evaluation import motion as motion_evaluation
 from audio_from_video.media import codecs
 from audio_from_video.reporting import motion_figure
@@ -19,9 +19,9 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import representative_frames
 from stages.representative_frames import above, camera_motion, choose, mean_magnitudes
-from tests.conftest import in_process
-from tests.storage.test_shards import index_row
-from tests.test_optical_flow import moving_clip, texture
+from tests.support.map_items import with_processes
+from tests.support.moving_pictures import moving_clip, texture
+from tests.support.shard_rows import index_row
 
 STEPS = 6
 FRAMES = pa.schema(
@@ -258,10 +258,9 @@ def test_without_events_there_is_no_recall():
 
 
 @pytest.fixture
-def stage_input(workspace, monkeypatch):
+def stage_input(workspace, in_process):
     """Clips of all splits: x of constant speed, y with two jumps."""
     workspace.set(representative_frames={"threshold": 1.2, "camera": "keep"})
-    monkeypatch.setattr(parallel, "map_items", in_process)
     jumping = jpegs([texture(x, 0) for x in (0, 1, 2, 6, 7, 12)])
     rows = [
         {**index_row(f"{action}/{name}-{split}_1", split), "jpegs": clip, "times_s": TIMES_S}
@@ -283,10 +282,10 @@ def stage_input(workspace, monkeypatch):
 
 def write_truth(events_s: dict[str, list[float] | None]) -> None:
     known = [
-        dict.fromkeys(TRUTH.names) | {"clip_id": name, "event_times_s": found}
+        dict.fromkeys(TRUTH_SCHEMA.names) | {"clip_id": name, "event_times_s": found}
         for name, found in events_s.items()
     ]
-    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH_SCHEMA), Path("data/truth.parquet"))
 
 
 def execute(workers: int = 1) -> stage_run.StageRun:
@@ -407,7 +406,7 @@ def test_keys_of_stages_without_such_a_parameter_are_as_ever(stage_input):
         items.fill(
             stage_run.StageRun("some", "", 1),
             clips_in,
-            range(13),
+            ((clip["clip_id"], i) for i, clip in enumerate(clips_in)),
             lambda tasks: ({"x": x, "status": "ok", "reason": ""} for x in tasks),
         )
         index = items.pack(Path("data/some"), clips_in)
@@ -417,7 +416,7 @@ def test_keys_of_stages_without_such_a_parameter_are_as_ever(stage_input):
 
 
 def test_one_and_two_workers_write_the_same_bytes(stage_input, monkeypatch):
-    monkeypatch.setattr(parallel, "map_items", parallel.map_items)
+    monkeypatch.setattr(parallel, "map_items", with_processes)
     stage_input.set(representative_frames={"camera": "subtract"})
     outputs = []
     for workers in (1, 2):

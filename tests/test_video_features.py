@@ -18,8 +18,8 @@ from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
 from stages import optical_flow, video_features
 from stages.video_features import VideoFeaturesParams, encode_on_cpu, encode_on_gpu
-from tests.conftest import in_process
-from tests.storage.test_shards import index_row
+from tests.support.map_items import with_processes, without_processes
+from tests.support.shard_rows import index_row
 from tests.support.tiny_backbones import images, write_ast, write_dinov2, write_resnet, write_vit
 
 
@@ -231,9 +231,8 @@ def jpegs(seed: int, count: int = 6) -> list[bytes]:
     return [codecs.encode_jpeg(picture, 95) for picture in images(count, 40, 56, seed)]
 
 
-def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
+def test_batches_of_a_device_give_the_clips_in_order(models, in_process, monkeypatch):
     """encode_on_gpu's batching, run on the CPU: 10 clips in batches of 4, of which one fails."""
-    monkeypatch.setattr(parallel, "map_items", in_process)
     clips, p = [jpegs(seed) for seed in range(10)], parameters(models["vit"])
     alone = [row["features"] for row in encode_on_cpu(iter(clips), p, 1)]
     assert np.allclose(
@@ -241,7 +240,7 @@ def test_batches_of_a_device_give_the_clips_in_order(models, monkeypatch):
     )
 
     def failing(*words, **named):
-        for i, row in enumerate(in_process(*words, **named)):
+        for i, row in enumerate(without_processes(*words, **named)):
             yield Failure("timeout", "too slow") if i in (5, 9) else row
 
     monkeypatch.setattr(parallel, "map_items", failing)
@@ -264,7 +263,7 @@ def test_stage_writes_features_per_clip_whatever_the_workers(workspace, models, 
         shards.write(source, optical_flow.COLUMNS, clips, clips, "v")
     workspace.set(video_features={"model": str(models["vit"])})
     written = []
-    for workers, map_items in ((2, video_features.map_items), (1, in_process)):
+    for workers, map_items in ((2, with_processes), (1, without_processes)):
         monkeypatch.setenv("ITEM_STORE", str(workspace.folder / f"items{workers}"))
         monkeypatch.setattr(parallel, "map_items", map_items)
         video_features.main(stage_run.StageRun("video_features", "flow", workers))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
-from tfrecord.writer import TFRecordWriter
 
 from audio_from_video.audioset.published_features import (
     dequantise,
@@ -16,23 +15,9 @@ from audio_from_video.audioset.published_features import (
     records,
 )
 from audio_from_video.runtime.errors import UserError
+from tests.support.published_records import write_records
 
 RNG = np.random.default_rng(0)
-
-
-def write_records(path: Path, clips: list[tuple[list[int], np.ndarray]], **changes) -> None:
-    """Clips (labels, uint8 [seconds, 128]) as AudioSet publishes them; `changes` replaces context features."""
-    writer = TFRecordWriter(str(path))
-    for i, (labels, seconds) in enumerate(clips):
-        context = {
-            "video_id": (f"video {i}".encode(), "byte"),
-            "start_time_seconds": (30.0, "float"),
-            "end_time_seconds": (40.0, "float"),
-            "labels": (labels, "int"),
-        }
-        kept = {name: value for name, value in (context | changes).items() if value}
-        writer.write(kept, {"audio_embedding": ([second.tobytes() for second in seconds], "byte")})
-    writer.close()
 
 
 def seconds(count: int) -> np.ndarray:

@@ -9,9 +9,6 @@ import torch
 from transformers import (
     AutoModel,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
-    BertTokenizer,
     ViTConfig,
     ViTModel,
 )
@@ -21,40 +18,14 @@ from audio_from_video.backbones import hub
 from audio_from_video.backbones.text import embed, locate, revision
 from audio_from_video.meaning.similarity import closest, cosines
 from audio_from_video.runtime.errors import UserError
+from tests.support.text_models import MINILM, TEXTS, write_bert
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 LABELS = [label.display_name for label in load_labels()]
-TEXTS = ["a dog barks", "rain", "", "a dog barks", "two people clap their hands in a large hall"]
-
-
-def tiny_bert(directory, weights: str = "safetensors") -> str:
-    """A plain Hugging Face BERT with random weights that knows the words of TEXTS and of the labels."""
-    known = sorted(
-        {word for text in [*TEXTS, *LABELS] for word in text.lower().replace(",", " ").split()}
-    )
-    directory.mkdir(exist_ok=True)
-    (directory / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known])
-    )
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    model = BertModel(BertConfig(vocab_size=len(known) + 5, **sizes))
-    BertTokenizer(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
-    model.save_pretrained(directory)
-    if weights == "pickle":
-        (directory / "model.safetensors").unlink()
-        torch.save(model.state_dict(), directory / "pytorch_model.bin")
-    return str(directory)
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> str:
-    return tiny_bert(tmp_path_factory.mktemp("models") / "bert")
+    return write_bert(tmp_path_factory.mktemp("models") / "bert")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +104,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch):
         image_size=16,
     )
     ViTModel(vision).save_pretrained(tmp_path / "vit")
-    for directory in (str(tmp_path / "vit"), tiny_bert(tmp_path / "pickle", "pickle")):
+    for directory in (str(tmp_path / "vit"), write_bert(tmp_path / "pickle", "pickle")):
         with pytest.raises(UserError, match="cannot be loaded as a text model") as raised:
             embed(directory, ["rain"])
         assert "\n" not in str(raised.value)

@@ -21,24 +21,22 @@ from audio_from_video.classification.settings import Condition
 from audio_from_video.classification.targets import lessons
 from audio_from_video.clipset import splits
 from audio_from_video.learning import features
-from audio_from_video.runtime import parallel, params
+from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier
 from stages.classifier import ClassifierParams
-from tests.conftest import in_process
 from tests.support import synthetic
+from tests.support.separable_features import PLAIN, train
 from tests.support.synthetic import write_missing
-from tests.test_classifier import ROW, train
 
 TEACHING = {"weight": 0.5, "confidence": 0.5}
 
 
 @pytest.fixture
-def rows(workspace, monkeypatch):
+def rows(workspace, in_process):
     """Labelled and unlabelled clips of three actions; every fifth without sound."""
-    monkeypatch.setattr(parallel, "map_items", in_process)
     network = {
         "hidden": 8,
         "projection": 8,
@@ -56,7 +54,7 @@ def rows(workspace, monkeypatch):
 
 
 def condition(**keys) -> Condition:
-    return Condition(**ROW | keys)
+    return Condition(**PLAIN | keys)
 
 
 @pytest.fixture
@@ -312,7 +310,7 @@ EXTRA = {
 
 
 def test_every_row_trains_answers_test_and_is_asked_at_every_missing_rate(rows, workspace):
-    workspace.set(classifier={"conditions": {name: ROW | keys for name, keys in EXTRA.items()}})
+    workspace.set(classifier={"conditions": {name: PLAIN | keys for name, keys in EXTRA.items()}})
     table = [{"action": action, "audio_label": "Speech"} for action in synthetic.ACTIONS]
     shards.write_table(pa.Table.from_pylist(table), Path("data/dictionary.parquet"))
     order = ["real_audio", *(name for name in EXTRA if name != "real_audio")]  # teachers first
@@ -353,7 +351,7 @@ def test_logistic_hears_generated_audio_of_each_seed(rows, workspace):
     synthetic.write_shards(
         Path("data/generated/semantic_validation"), {"features": (2, 6, 5)}, labelled
     )
-    row = ROW | {"model": "logistic", "train_audio": "generated", "test_audio": "generated"}
+    row = PLAIN | {"model": "logistic", "train_audio": "generated", "test_audio": "generated"}
     workspace.set(
         classifier={
             "conditions": {"logistic_generated": row},

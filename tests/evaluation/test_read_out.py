@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from audio_from_video.evaluation import read_out
 from audio_from_video.storage import shards
-from tests.storage.test_shards import index_row
+from tests.support.shard_rows import index_row
 
 
 def write(path: Path, gap: dict[str, float], rng: np.random.Generator, clips: int = 30) -> None:

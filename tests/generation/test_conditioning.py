@@ -15,11 +15,10 @@ from audio_from_video.generation.conditioning import Conditions, TextEncoder, Tu
 from audio_from_video.generation.networks import MappedAudioGenerator
 from audio_from_video.learning.features import AUDIO, Features
 from audio_from_video.learning.loop import fit
-from audio_from_video.runtime import parallel, params, vocabulary
+from audio_from_video.runtime import params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
-from stages import generator, mapping
-from tests.conftest import in_process
+from stages import generator
 from tests.support import synthetic
 from tests.support.synthetic import LABEL_NAMES, NETWORK, STEPS
 
@@ -28,9 +27,7 @@ LOWEST = 0.9  # of min_similarity: a random model finds all texts alike
 
 
 @pytest.fixture
-def data(workspace, bert, monkeypatch):
-    for stage in (mapping, generator):
-        monkeypatch.setattr(parallel, "map_items", in_process)
+def data(workspace, bert, in_process):
     own = {"finetune_text": "embeddings", "text_learning_rate": RATE}
     workspace.set(
         frames={"count": STEPS},

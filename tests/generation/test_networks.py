@@ -20,11 +20,10 @@ from audio_from_video.generation.networks import (
     propagate,
 )
 from audio_from_video.learning.features import AUDIO, Features
-from audio_from_video.runtime import parallel, params, vocabulary
+from audio_from_video.runtime import params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
-from stages import generator, mapping
-from tests.conftest import in_process
+from stages import generator
 from tests.support import synthetic
 from tests.support.synthetic import COMPONENTS, LABEL_NAMES, LABELS, NETWORK, STEPS, WIDTH
 
@@ -315,10 +314,8 @@ def test_noise_caption_and_label_audio_all_reach_the_answer():
 
 
 @pytest.fixture
-def data(workspace, bert, monkeypatch):
+def data(workspace, bert, in_process):
     """Everything that architecture 2 reads; `rows`, and the labels' audio `whole` and `by_fold`."""
-    for stage in (mapping, generator):
-        monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(
         frames={"count": STEPS},
         mapping={"model": bert, "min_similarity": 0.9},

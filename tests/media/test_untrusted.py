@@ -16,6 +16,8 @@ from audio_from_video.media import codecs, untrusted
 from audio_from_video.runtime import parallel
 from tests.support.media_files import (
     RATES,
+    VARIABLE_RATE,
+    broken_files,
     ffmpeg,
     numbered_images,
     read_number,
@@ -24,9 +26,6 @@ from tests.support.media_files import (
     write_video,
 )
 
-VARIABLE = (
-    "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 fps for a second, then 12 fps
-)
 KINDS = {  # name: (frames, fps, file suffix, ffmpeg's output options)
     **{f"{name} fps": (round(3 * eval(rate)), rate, ".mp4", []) for name, rate in RATES.items()},
     "interlaced": (72, "24", ".mp4", ["-x264-params", "interlaced=1"]),
@@ -44,7 +43,7 @@ KINDS = {  # name: (frames, fps, file suffix, ffmpeg's output options)
         ".mp4",
         [
             "-vf",
-            VARIABLE,
+            VARIABLE_RATE,
             "-fps_mode",
             "vfr",
             "-enc_time_base",
@@ -145,26 +144,6 @@ def test_any_name_is_just_a_name(tmp_path, monkeypatch, name):
         assert np.array_equal(
             untrusted.decode_audio(path, 2.0), untrusted.decode_audio(original, 2.0)
         )
-
-
-def broken_files(folder) -> dict:
-    good = write_video(folder / "good.mp4", 72, "24", "-movflags", "faststart").read_bytes()
-    late_index = write_video(folder / "late.mp4", 72).read_bytes()
-    contents = {
-        "empty": b"",
-        "text": b"this is no video\n" * 50,
-        "random": np.random.default_rng(0).bytes(5000),
-        "truncated": good[: len(good) * 3 // 5],
-        "truncated before its index": late_index[: len(late_index) * 3 // 5],
-        "list of other files": b"ffconcat version 1.0\nfile good.mp4\nduration 3\n",
-    }
-    paths = {name: folder / f"{name}.mp4" for name in contents}
-    for name, content in contents.items():
-        paths[name].write_bytes(content)
-    paths["missing"] = folder / "nowhere.mp4"
-    paths["folder"] = folder / "folder.mp4"
-    paths["folder"].mkdir()
-    return paths
 
 
 def test_broken_files_are_media_errors_with_a_reason_that_names_no_path(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import item_store, shards
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.item_store import BATCH, ItemStore
-from tests.storage.test_shards import index_row
+from tests.support.shard_rows import index_row
 from tools import stored_items
 
 SCHEMA = pa.schema(
@@ -145,7 +146,7 @@ class Stage:
             items.fill(
                 self.run,
                 clips,
-                [clip["number"] for clip in clips],
+                [(clip["clip_id"], clip["number"]) for clip in clips],
                 lambda todo: ({**row, "level": 1.5} for row in function(todo)),
             )
             self.index = items.pack(stage_run.Path("data/stage"), clips)
@@ -173,6 +174,66 @@ def test_growth_equals_a_run_from_scratch(workspace, monkeypatch):
         path.name: path.read_bytes()
         for path in (workspace.folder / "data/stage").rglob("*.parquet")
     }
+
+
+def test_payloads_of_other_clips_are_refused_and_nothing_is_stored_under_their_keys(workspace):
+    run = stage_run.StageRun("stage", "", 1)
+    swapped = [(clip["clip_id"], clip["number"]) for clip in clips(3)]
+    swapped[1], swapped[2] = swapped[2], swapped[1]
+    for payloads, there in ((swapped, "the clip a/s_02"), (swapped[:1], "no more clips")):
+        with (
+            ClipItems("stage", "v1", Stage.COLUMNS) as items,
+            pytest.raises(UserError) as caught,
+        ):
+            items.fill(run, clips(3), payloads, compute)
+        assert (
+            "the clips of stage and what is read for them do not hold the same clips in the same "
+            f"order: where the first has the clip a/s_01, the second has {there}"
+        ) in str(caught.value)
+    assert fill()[0] == list(range(10))
+
+
+def test_a_stage_that_fills_twice_logs_the_sums(workspace):
+    run = stage_run.StageRun("stage", "", 1)
+
+    def slowly(payloads):
+        for row in compute(payloads):
+            time.sleep(0.05)
+            yield row
+
+    def read_slowly(some):
+        for i in some:
+            time.sleep(0.1)
+            yield f"key {i}", i
+
+    with ItemStore("stage", "v1", SCHEMA) as store:
+        run.fill(store, read_slowly(range(2)), 2, slowly)
+        run.fill(store, read_slowly(range(4)), 4, slowly)
+    damage(store.path, "key 1", "value")
+    with ItemStore("stage", "v1", SCHEMA) as store:
+        run.fill(store, read_slowly(range(1, 2)), 1, slowly)
+    run.write_log(0)
+    assert (run.log["computed"], run.log["reused"], run.log["damaged_items"]) == (5, 2, 1)
+    assert 0.7 <= run.log["reading_s"] < 0.9
+    assert 0.25 <= run.log["computing_s"] < 0.6
+
+
+def test_the_version_of_items_names_the_libraries_that_make_them(monkeypatch):
+    releases = {"av": "18.1.0", "torch": "2.13.0"}
+    monkeypatch.setattr(item_store.metadata, "version", releases.__getitem__)
+
+    def version() -> str:
+        return item_store.version("frames", 1, {"fps": 6.0}, libraries=("torch", "av"))
+
+    before = version()
+    assert before == item_store.version("frames", 1, {"fps": 6.0}, libraries=("av", "torch"))
+    releases["torch"] = "2.13.0+cpu"
+    assert version() == before
+    releases["av"] = "18.2.0"
+    assert version() != before
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="the library none-such is not installed: run `pip"):
+        item_store.version("frames", 1, libraries=("none-such",))
 
 
 def test_keys_chain_from_content_and_version():

@@ -10,15 +10,8 @@ import pytest
 
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
+from tests.support.shard_rows import SCHEMA, full_row, index_row
 
-SCHEMA = pa.schema(
-    [
-        ("features", shards.tensor(pa.float16(), 3, 4)),
-        ("jpegs", pa.list_(pa.binary())),
-        ("note", pa.string()),
-        ("level", pa.float32()),
-    ]
-)
 PARTITIONS = ds.partitioning(
     pa.schema([("split", pa.string()), ("action", pa.string())]), flavor="hive"
 )
@@ -35,34 +28,6 @@ ACTIONS = [
     ".dot",
     "null",
 ]
-
-
-def index_row(clip_id: str, split: str, status: str = "ok", **more) -> dict:
-    action = None if split == "unlabelled" else clip_id.rsplit("/", 1)[0]
-    reason = "" if status == "ok" else "because"
-    source = clip_id.rsplit("/", 1)[1].rsplit("_", 1)[0]
-    key = f"key of {clip_id}" if status == "ok" else None
-    return {
-        "clip_id": clip_id,
-        "split": split,
-        "action": action,
-        "source_id": source,
-        "item_key": key,
-        "status": status,
-        "reason": reason,
-        **more,
-    }
-
-
-def full_row(clip_id: str, split: str, seed: int = 0) -> dict:
-    rng = np.random.default_rng([seed, *clip_id.encode()])
-    return {
-        **index_row(clip_id, split),
-        "features": rng.normal(size=(3, 4)).astype(np.float16),
-        "jpegs": [rng.bytes(20), b"", rng.bytes(3)],
-        "note": "ünï",
-        "level": 0.5,
-    }
 
 
 def some_rows(actions=ACTIONS) -> list[dict]:
@@ -283,6 +248,16 @@ def test_joined_streams_keep_what_all_have(tmp_path):
         one["clip_id"] == two["clip_id"] and np.array_equal(one["features"], two["features"])
         for one, two in pairs
     )
+
+
+def test_directories_in_different_orders_are_not_joined(tmp_path):
+    rows = some_rows(["a"])
+    shards.write(tmp_path / "one", SCHEMA, rows, rows, "v")
+    shards.write(tmp_path / "two", SCHEMA, rows[:1] + rows[:0:-1], rows, "v")
+    with pytest.raises(UserError) as caught:
+        list(shards.iter_joined([tmp_path / "one", tmp_path / "two"], ["features"]))
+    for part in (f"{tmp_path}/one and {tmp_path}/two", rows[1]["clip_id"], "dvc repro"):
+        assert part in str(caught.value)
 
 
 def test_table_and_rows_are_inverse():

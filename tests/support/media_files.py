@@ -9,6 +9,7 @@ import numpy as np
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 RATES = {"24": "24", "25": "25", "29.97": "30000/1001", "30": "30", "50": "50", "60": "60"}
+VARIABLE_RATE = "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 fps for 1 s, then 12
 BITS = 8  # vertical bars, one per bit of the frame's number
 
 
@@ -107,3 +108,24 @@ def sine(
     return 10 ** (level_db / 20) * np.sin(
         2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz
     )
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    """Write files that cannot be decoded; their paths by what is wrong with them."""
+    good = write_video(folder / "good.mp4", 72, "24", "-movflags", "faststart").read_bytes()
+    late_index = write_video(folder / "late.mp4", 72).read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"this is no video\n" * 50,
+        "random": np.random.default_rng(0).bytes(5000),
+        "truncated": good[: len(good) * 3 // 5],
+        "truncated before its index": late_index[: len(late_index) * 3 // 5],
+        "list of other files": b"ffconcat version 1.0\nfile good.mp4\nduration 3\n",
+    }
+    paths = {name: folder / f"{name}.mp4" for name in contents}
+    for name, content in contents.items():
+        paths[name].write_bytes(content)
+    paths["missing"] = folder / "nowhere.mp4"
+    paths["folder"] = folder / "folder.mp4"
+    paths["folder"].mkdir()
+    return paths

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.media import codecs
 from audio_from_video.runtime import stage_run
 from audio_from_video.storage import predictions, shards
@@ -156,9 +156,11 @@ def write(rows: list[dict], truth: bool = True) -> None:
     write_missing(rows)
     columns = ("clip_id", "split", "action", "sound_belongs")
     known = [
-        dict.fromkeys(TRUTH.names) | {key: row[key] for key in columns} for row in rows if truth
+        dict.fromkeys(TRUTH_SCHEMA.names) | {key: row[key] for key in columns}
+        for row in rows
+        if truth
     ]
-    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH_SCHEMA), Path("data/truth.parquet"))
 
 
 def write_missing(rows: list[dict], draws: int = 2) -> None:

@@ -2,8 +2,8 @@
 
 from audio_from_video.storage import shards
 from benchmarks import full_size
-from tests.conftest import write_clip_set
 from tests.support.closure import ROOT
+from tests.support.workspace import write_clip_set
 
 
 def test_vit_base_and_ast_base_give_the_published_shapes(tmp_path, monkeypatch):

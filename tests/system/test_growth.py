@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from audio_from_video.media import untrusted
-from audio_from_video.runtime import parallel, stage_run
+from audio_from_video.runtime import stage_run
 from audio_from_video.storage import shards
 from stages import audio, audio_features, clips, frames, optical_flow, video_features
-from tests.conftest import Workspace, in_process, write_clip_set
 from tests.support.closure import ROOT
+from tests.support.workspace import Workspace, write_clip_set
 
 STAGES = (
     (clips, ""),
@@ -23,10 +23,8 @@ STAGES = (
 
 
 @pytest.fixture
-def root(workspace, monkeypatch) -> Path:
+def root(workspace, in_process, monkeypatch) -> Path:
     """A folder of clips that params.yaml names."""
-    for module, _ in STAGES:
-        monkeypatch.setattr(parallel, "map_items", in_process)
     monkeypatch.setattr(
         untrusted, "decoding_process", lambda: None
     )  # its limit of memory would be this process's for good

@@ -18,11 +18,11 @@ import yaml
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from benchmarks.kills import candidates, mended, processes, stage_of
-from tests.conftest import write_clip_set
-from tests.storage.test_shards import SCHEMA, full_row
 from tests.support.closure import ROOT
 from tests.support.privileges import drop_overrides
 from tests.support.repository import Repository, hear_ctrl_c
+from tests.support.shard_rows import SCHEMA, full_row
+from tests.support.workspace import write_clip_set
 
 STAGES = ("code", "clips", "frames", "optical_flow", "audio")
 SENTENCE = "run the same command again; finished items are stored, and `git checkout metrics; dvc checkout` brings the earlier results back"

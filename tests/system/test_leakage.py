@@ -12,10 +12,9 @@ import torch
 
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.clipset import folds
-from audio_from_video.runtime import parallel, stage_run
+from audio_from_video.runtime import stage_run
 from audio_from_video.storage import predictions, shards
 from stages import classifier, filter, generator, label_predictor
-from tests.conftest import in_process
 from tests.support import synthetic
 from tests.support.closure import ROOT
 from tests.support.synthetic import ACTIONS, NETWORK, STEPS
@@ -54,9 +53,7 @@ def ast_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pipeline(workspace, ast_model, monkeypatch):
-    for stage in (classifier, generator, label_predictor):
-        monkeypatch.setattr(parallel, "map_items", in_process)
+def pipeline(workspace, ast_model, in_process):
     backbone = AudioBackbone(str(ast_model))
 
     def head(pooled: np.ndarray) -> np.ndarray:

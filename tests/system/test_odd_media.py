@@ -87,7 +87,7 @@ def kinds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITEM_STORE", str(folder / "items"))
         patch.chdir(folder)
-        from tests.conftest import Workspace
+        from tests.support.workspace import Workspace
 
         Workspace(folder).set(
             clips={"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"}

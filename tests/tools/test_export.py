@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from audio_from_video.storage import shards
-from tests.storage.test_shards import index_row
 from tests.support.closure import ROOT
+from tests.support.shard_rows import index_row
 
 ROWS = [
     index_row("a/training-0_1", "training"),

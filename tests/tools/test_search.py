@@ -4,11 +4,10 @@ import pandas as pd
 import pytest
 
 from audio_from_video.classification.settings import ClassifierParams
-from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime import params, stage_run
 from audio_from_video.storage import predictions
 from stages import classifier
-from tests.conftest import in_process
-from tests.test_classifier import CONDITIONS, write_features
+from tests.support.separable_features import CONDITIONS, write_features
 from tools import search
 
 NETWORK = {
@@ -27,10 +26,8 @@ ALL = ["logistic", *ROWS]
 
 
 @pytest.fixture
-def searched(workspace, monkeypatch) -> ClassifierParams:
+def searched(workspace, in_process) -> ClassifierParams:
     """The rows trained as params.yaml says."""
-    for module in (classifier, search):
-        monkeypatch.setattr(parallel, "map_items", in_process)
     workspace.set(
         classifier={
             "seeds": 2,

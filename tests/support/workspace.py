@@ -1,0 +1,59 @@
+"""A folder like a checkout, and a folder of clips, for tests that run stages."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from tests.support.closure import ROOT
+from tests.support.media_files import sine, write_video
+
+
+class Workspace:
+    """A folder with a params.yaml of its own, in which a test runs stages."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
+
+    def set(self, **sections) -> None:
+        """Change parameters: `set(frames={"fps": 8.0})`.
+
+        Nested dicts are merged, but conditions replaced as a whole; None deletes a key.
+        """
+        path = self.folder / "params.yaml"
+        document = yaml.safe_load(path.read_text())
+        _merge(document, sections)
+        path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def _merge(document: dict, changes: dict) -> None:
+    for key, value in changes.items():
+        both_are_dicts = isinstance(value, dict) and isinstance(document.get(key), dict)
+        if both_are_dicts and key != "conditions":
+            _merge(document[key], value)
+        elif value is None:
+            document.pop(key, None)
+        else:
+            document[key] = value
+
+
+def write_clip_set(
+    root: Path,
+    actions: tuple[str, ...] = ("clapping", "knocking"),
+    training: int = 4,
+    validation: int = 2,
+) -> None:
+    """Write video files with sound in the layout of Moments in Time.
+
+    `training` and `validation` are numbers of clips per action; each clip is a source of its own.
+    """
+    for split, count in (("training", training), ("validation", validation)):
+        for a, action in enumerate(actions):
+            folder = root / split / action
+            folder.mkdir(parents=True)
+            for i in range(count):
+                name = f"{split[0]}{a}{i}"
+                tone = sine(300 + 200 * a + 7 * i, 3, -12)
+                options = ("-c:a", "aac", "-metadata", f"title={name}")
+                write_video(folder / f"{name}_1.mp4", 72, "24", *options, sound=tone)
