@@ -1,12 +1,16 @@
-"""Extract the sound of the clips that have frames: 16 kHz, mono, 16 bit; silent clips are recorded and left out.
+"""Extract the sound of the clips that have frames: 16 kHz, mono, 16 bit; silent clips are recorded
+and left out.
 
 Reads    data/frames (which clips, how long), data/clips.parquet and the clip files
 Writes   data/audio, a row per audible clip:
-             flac       binary    16 kHz mono PCM-16 as FLAC, from the first video frame on, as long as the video
+             flac       binary    16 kHz mono PCM-16 as FLAC, from the first video frame on, as long
+             as the video
          and in its index rms_dbfs float32 for every clip that has a track.
-Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable, timeout, worker_died.
+Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable, timeout,
+worker_died.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,12 +18,13 @@ from pydantic import Field
 
 from audio_from_video.media import codecs, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 2  # of `extract`; raise it when the output for the same input changes
+# imageio-ffmpeg's binary decodes and resamples, ffmpeg-python words its command.
+LIBRARIES = ("ffmpeg-python", "imageio-ffmpeg", "numpy", "soundfile")
 FAILED = {"unreadable", "timeout", "worker_died"}
 COLUMNS = pa.schema([("flac", pa.binary())])
 FACTS = [pa.field("rms_dbfs", pa.float32())]
@@ -27,11 +32,6 @@ FACTS = [pa.field("rms_dbfs", pa.float32())]
 
 class AudioParams(params.Section):
     silence_db: float = Field(ge=-120, le=0)
-
-
-class Source(params.Section):
-    root: str
-    max_failed_fraction: float = Field(ge=0, le=1)
 
 
 def extract(task: tuple[str, float, bool]) -> dict:
@@ -64,25 +64,26 @@ def drop_silent(row: dict, silence_db: float) -> dict:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("audio", AudioParams)
-    source = params.load("clips", Source, only=True)
+    root = params.read("clips", "root", str)
+    max_failed_fraction = params.read("clips", "max_failed_fraction", float)
     found = {clip["clip_id"]: clip for clip in shards.read_table(layout.CLIPS).to_pylist()}
     clips = [
         row | {"input_key": found[row["clip_id"]]["content_hash"]}
         for row in shards.ok_rows(layout.FRAMES)
     ]
-    with ClipItems("audio", digest("audio", CODE_VERSION), COLUMNS, FACTS) as items:
-        files = (
-            (
-                str(Path(source.root) / found[clip["clip_id"]]["path"]),
-                clip["duration_s"],
-                found[clip["clip_id"]]["has_audio"],
-            )
-            for clip in clips
-        )
+
+    def files() -> Iterator[tuple[str, tuple[str, float, bool]]]:
+        for clip in clips:
+            facts = found[clip["clip_id"]]
+            path = str(Path(root) / facts["path"])
+            yield clip["clip_id"], (path, clip["duration_s"], facts["has_audio"])
+
+    version = item_store.version("audio", CODE_VERSION, libraries=LIBRARIES)
+    with ClipItems("audio", version, COLUMNS, FACTS) as items:
         items.fill(
             stage,
             clips,
-            files,
+            files(),
             lambda tasks: parallel.map_items(
                 extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
             ),
@@ -92,7 +93,7 @@ def main(stage: stage_run.StageRun) -> None:
             clips,
             finish=lambda row: drop_silent(row, p.silence_db),
             check=lambda index: accounting.check_failed_fraction(
-                index, FAILED, source.max_failed_fraction, "audio"
+                index, FAILED, max_failed_fraction, "audio"
             ),
         )
     stage.write_metrics({"clips": accounting.status_counts(index)})

@@ -26,15 +26,15 @@ from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.backbones.hub import label_count_of, revision, width_of
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `encode_clip` and AudioBackbone; raise it when the output for the same input changes
 )
+LIBRARIES = ("numpy", "soundfile", "torch", "transformers")
 SOURCE = layout.AUDIO
 
 
@@ -43,10 +43,6 @@ class AudioFeaturesParams(params.Section):
     segments: Literal["pooled", "windows", "eighteenth"]
     window_s: float = Field(gt=0, le=10)
     components: int = Field(ge=1, le=1024)
-
-
-class Frames(params.Section):
-    count: int
 
 
 _backbone: AudioBackbone  # one per worker process
@@ -158,18 +154,19 @@ def main(stage: stage_run.StageRun) -> None:
     from safetensors.numpy import save_file
 
     p = params.load("audio_features", AudioFeaturesParams)
-    count, width = params.load("frames", Frames, only=True).count, width_of(p.model)
+    count, width = params.read("frames", "count", int), width_of(p.model)
     if p.components > width:
         raise UserError(
             f"params.yaml: audio_features.components = {p.components}, but '{p.model}' gives only {width} dimensions"
         )
     clips = shards.inputs(SOURCE)
-    version = digest(
+    version = item_store.version(
         "audio_features",
         CODE_VERSION,
         revision(p.model),
         count,
         p.model_dump(exclude={"model", "components"}),
+        libraries=LIBRARIES,
     )
     stored = pa.schema(
         [
@@ -180,7 +177,8 @@ def main(stage: stage_run.StageRun) -> None:
     )
     columns = pa.schema([("features", shards.tensor(pa.float16(), count, p.components)), *stored])
     with ClipItems("audio_features", version, stored) as items:
-        sounds = ((row["flac"], count, p) for row in shards.iter_rows(SOURCE, ["flac"]))
+        rows = shards.iter_rows(SOURCE, ["flac"])
+        sounds = ((row["clip_id"], (row["flac"], count, p)) for row in rows)
         items.fill(
             stage,
             clips,

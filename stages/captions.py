@@ -20,6 +20,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.blip import AS_IT_IS, Captioner
+from audio_from_video.backbones.blip import PUBLISHED_WEIGHTS, Captioner
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
     FRAMES,
@@ -46,11 +47,21 @@ from audio_from_video.evaluation.captions import measure
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
+from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import scratch
 
 CODE_VERSION = 1  # of captions, of what is heard and of trained weights; raise it when one of them changes for the same input
+# Of captions, and of the fine-tuned weights that make them (their reward reads text and sound).
+LIBRARIES = (
+    "numpy",
+    "opencv-contrib-python-headless",
+    "sentence-transformers",
+    "soundfile",
+    "torch",
+    "transformers",
+)
 SELECTED, SOUND, OUTPUT = (
     layout.REPRESENTATIVE_FRAMES,
     layout.AUDIO,
@@ -66,17 +77,12 @@ class CaptionsParams(TuningParams):
     tag_score: float = Field(gt=0, lt=1)
 
 
-class Folds(params.Section):
-    folds: int
+@dataclass(frozen=True)
+class Hearing:
+    """How the sound around a frame is heard: the AST model and the length of the window in s."""
 
-
-class Hearing(params.Section):
     model: str
     window_s: float
-
-
-class Text(params.Section):
-    model: str
 
 
 def listen(
@@ -104,13 +110,14 @@ def listen(
         if clip["clip_id"] in sounds
     ]
     wanted = {clip["clip_id"]: clip["steps"] for clip in audible}
-    flacs = (row["flac"] for row in shards.iter_rows(SOUND, ["flac"]) if row["clip_id"] in wanted)
-    tasks = (
-        Task(steps, jpegs, sound=(flac, times_s, hearing.window_s))
-        for steps, (jpegs, times_s), flac in zip(
-            wanted.values(), frames_of(wanted), flacs, strict=True
-        )
-    )
+
+    def tasks() -> Iterator[tuple[str, Task]]:
+        sound_rows = shards.iter_rows(SOUND, ["flac"])
+        flacs = ((row["clip_id"], row["flac"]) for row in sound_rows if row["clip_id"] in wanted)
+        names = (str(SELECTED), str(FRAMES), str(SOUND))
+        streams = (wanted.items(), frames_of(wanted), flacs)
+        for clip_id, (steps, (jpegs, times_s), flac) in aligned(names, streams):
+            yield clip_id, Task(steps, jpegs, sound=(flac, times_s, hearing.window_s))
 
     def compute(todo: Iterator[Task]) -> Iterator[dict | Failure]:
         for row in caption_workers.answers(
@@ -128,21 +135,31 @@ def listen(
             yield row
 
     with ClipItems("captions_heard", version, HEARD) as items:
-        items.fill(stage, audible, tasks, compute)
+        items.fill(stage, audible, tasks(), compute)
         return [found for clip in audible if (found := clip | items.row(clip))["status"] == "ok"]
 
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("captions", CaptionsParams)
-    hearing = params.load("audio_features", Hearing, only=True)
-    reader = params.load("label_audio", Text, only=True).model
-    count = params.load("generator", Folds, only=True).folds
+    hearing = Hearing(
+        model=params.read("audio_features", "model", str),
+        window_s=params.read("audio_features", "window_s", float),
+    )
+    reader = params.read("label_audio", "model", str)
+    count = params.read("generator", "folds", int)
     names = hub.labels_of(hearing.model)
     steps = {row["clip_id"]: row["steps"] for row in shards.iter_rows(SELECTED, ["steps"])}
     clips = [clip | {"steps": steps[clip["clip_id"]]} for clip in shards.inputs(SELECTED)]
     table = pd.DataFrame(shards.ok_rows(FRAMES))
     fold = dict(zip(table.clip_id, folds.of_clips(table, count).tolist(), strict=True))
-    version = digest("captions", CODE_VERSION, hub.revision(p.model), p.beams, p.max_tokens)
+    version = item_store.version(
+        "captions",
+        CODE_VERSION,
+        hub.revision(p.model),
+        p.beams,
+        p.max_tokens,
+        libraries=LIBRARIES,
+    )
     heard: list[dict] = []
     tuned: dict[int, dict] = {}
     with scratch() as files, ClipItems("captions", version, CAPTIONS) as items:
@@ -152,14 +169,15 @@ def main(stage: stage_run.StageRun) -> None:
                 stage, p, heard, trainings(p, heard, fold, count, names, reader), version, files
             )
         weights = {number: store_weights(row["weights"], files) for number, row in tuned.items()}
-        used = [weights.get(fold[clip["clip_id"]], AS_IT_IS) for clip in clips]
+        used = {clip["clip_id"]: weights.get(fold[clip["clip_id"]], PUBLISHED_WEIGHTS) for clip in clips}
         keyed = [
-            clip | {"input_key": digest(clip["input_key"], Path(file).name)}
-            for clip, file in zip(clips, used, strict=True)
+            clip | {"input_key": digest(clip["input_key"], Path(used[clip["clip_id"]]).name)}
+            for clip in clips
         ]
+        streams = (steps.items(), frames_of(steps))
         tasks = (
-            Task(chosen, jpegs, file)
-            for chosen, (jpegs, _), file in zip(steps.values(), frames_of(steps), used, strict=True)
+            (clip_id, Task(chosen, jpegs, used[clip_id]))
+            for clip_id, (chosen, (jpegs, _)) in aligned((str(SELECTED), str(FRAMES)), streams)
         )
         items.fill(
             stage,
@@ -170,7 +188,7 @@ def main(stage: stage_run.StageRun) -> None:
             ),
         )
         index = items.pack(OUTPUT, keyed)
-        save_model(p, weights.get(WHOLE, AS_IT_IS))
+        save_model(p, weights.get(WHOLE, PUBLISHED_WEIGHTS))
     measured = measure(
         OUTPUT,
         heard,
@@ -206,7 +224,7 @@ def save_model(p: CaptionsParams, weights: str) -> None:
     folder, temporary = layout.CAPTION_MODEL, Path("models/.captions.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    Captioner(*p.blip).save(temporary, weights)
+    Captioner(p.captioner).save(temporary, weights)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 

@@ -1,23 +1,24 @@
 """Find, check and split the clips of `clips.root`.
 
-Reads    a folder in Moments in Time layout: `training/<action>/*`, `validation/<action>/*` (the test set) and, optionally,
-         `unlabelled/*` (clips without action labels, which only generators use); or CSV lists in MiT's form.
+Reads    a folder in Moments in Time layout: `training/<action>/*`, `validation/<action>/*` (the
+test set) and, optionally,
+         `unlabelled/*` (clips without action labels, which only generators use); or CSV lists in
+         MiT's form.
 Writes   data/clips.parquet, a row per clip:
              clip_id     string   <action>/<file stem>; for unlabelled clips unlabelled/<file stem>
-             path        string   relative to the root
-             action      string   null for unlabelled clips
-             split       string   training, validation (a source-grouped part of the training folder), test, unlabelled
-             source_id   string   the video it was cut from (`clips.source_pattern`)
-             content_hash string  BLAKE2b-128 of the file's bytes, hex
-             duration_s, fps      float32    of the video stream
-             width_px, height_px  int32
-             has_audio   bool     an audio track is there (it may be silent)
-             status, reason       ok, or why the clip is refused
-         data/truth.parquet, what is true of rendered clips (from `<root>/truth.parquet`; no rows where there is none);
-         only code that computes metrics may read it.
-         data/missing_audio.parquet: which test clips lack their audio at which missing rate (`draw_missing`).
-The root is no DVC dependency (DVC would hash all of it), so this stage always runs; the hash and the probe of a file are
-remembered by path, size and modification time.
+             path        string   relative to the root action      string   null for unlabelled
+             clips split       string   training, validation (a source-grouped part of the training
+             folder), test, unlabelled source_id   string   the video it was cut from
+             (`clips.source_pattern`) content_hash string  BLAKE2b-128 of the file's bytes, hex
+             duration_s, fps      float32    of the video stream width_px, height_px  int32
+             has_audio   bool     an audio track is there (it may be silent) status, reason
+             ok, or why the clip is refused
+         data/truth.parquet, what is true of rendered clips (from `<root>/truth.parquet`; no rows
+         where there is none); only code that computes metrics may read it.
+         data/missing_audio.parquet: which test clips lack their audio at which missing rate
+         (`draw_missing`).
+The root is no DVC dependency (DVC would hash all of it), so this stage always runs; the hash and
+the probe of a file are remembered by path, size and modification time.
 """
 
 import hashlib
@@ -30,16 +31,15 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from audio_from_video.clipset import discovery
+from audio_from_video.clipset import discovery, truth
 from audio_from_video.clipset.splits import SplitParams, draw_missing, refuse, split
-from audio_from_video.clipset.truth import pass_truth_on
 from audio_from_video.media import untrusted
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
 CODE_VERSION = 2  # of `examine`
@@ -115,7 +115,7 @@ def examine(path: str) -> dict:
 
 def describe(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> None:
     """Add facts, status and reason to every clip; only files that changed are opened."""
-    version = digest("clips", CODE_VERSION)
+    version = item_store.version("clips", CODE_VERSION, libraries=("av",))
     for clip in clips:
         clip |= dict.fromkeys(FACTS.names)
     inside = clips if p.links == "all" else _inside(clips, p.root)
@@ -192,7 +192,7 @@ def main(stage: stage_run.StageRun) -> None:
     accounting.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
     shards.write_table(pa.Table.from_pylist(clips, schema=SCHEMA), layout.CLIPS)
     shards.write_table(draw_missing(clips, p.seed), layout.MISSING_AUDIO)
-    pass_truth_on(Path(p.root) / "truth.parquet", layout.TRUTH)
+    truth.pass_on(Path(p.root))
     ok = [clip for clip in clips if clip["status"] == "ok"]
     splits = ("training", "validation", "test", "unlabelled")
     stage.write_metrics(

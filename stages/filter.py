@@ -29,6 +29,7 @@ from pydantic import Field
 from safetensors import safe_open
 
 from audio_from_video.evaluation import filter as filter_evaluation
+from audio_from_video.meaning.similarity import closest, unit
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
@@ -94,17 +95,13 @@ class Embeddings:
 
         Summing all labels would blur it: hundreds of small scores pull every vector to the same mean.
         """
-        top = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        top = closest(scores, count)
         weights = np.take_along_axis(scores, top, 1)
         return unit((self.labels[top] * weights[..., None]).sum(1))
 
     def fit(self, vectors: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Cosine [N] of each vector with its action's reference."""
         return (vectors * self.actions[[self.row[action] for action in actions]]).sum(1)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
 def calibrate(
@@ -188,7 +185,7 @@ def judge(architecture: str, p: FilterParams) -> dict:
     threshold = filter_evaluation.best_threshold(sweep) if p.threshold == "auto" else p.threshold
     for way in ("", "_oracle", "_real"):
         table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
-    count = params.load("frames", Frames, only=True).count
+    count = params.read("frames", "count", int)
     exact = {row["clip_id"] for row in shards.ok_rows(layout.FRAMES) if row["frame_count"] == count}
     table["keep_published"] = (
         (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
@@ -206,17 +203,9 @@ def judge(architecture: str, p: FilterParams) -> dict:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("filter", FilterParams)
-    architectures = params.load("generator", Architectures, only=True).architectures
+    architectures = params.read("generator", "architectures", dict[str, str])
     found = {name: judge(name, p) for name in ARCHITECTURES if name in architectures}
     stage.write_metrics(found)
-
-
-class Architectures(params.Section):
-    architectures: dict[str, str]
-
-
-class Frames(params.Section):
-    count: int
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 Reads    data/clips.parquet and the clip files
 Writes   data/frames, a row per clip:
-             jpegs        list<binary>[count]      BGR frames as JPEG, shorter side at most `frames.size_px`
-             times_s      tensor float32 [count]   the grid times the frames stand for, from the first frame
-         and in its index frame_count int32 (how many samples at `frames.fps` the clip has) and duration_s float32
-         (of its decoded video; 0 where unknown).
-Sampling follows the time stamps: a sample is the frame on screen at k / fps.  `int(fps / 6)` as a step would give 18
-frames at 24, 30 and 60 fps, but 19 at 25 and 23 at 29.97: keeping "exactly 18" would then select by camera.
+             jpegs        list<binary>[count]      BGR frames as JPEG, shorter side at most
+             `frames.size_px` times_s      tensor float32 [count]   the grid times the frames stand
+             for, from the first frame
+         and in its index frame_count int32 (how many samples at `frames.fps` the clip has) and
+         duration_s float32 (of its decoded video; 0 where unknown).
+Sampling follows the time stamps: a sample is the frame on screen at k / fps.  `int(fps / 6)` as a
+step would give 18 frames at 24, 30 and 60 fps, but 19 at 25 and 23 at 29.97: keeping "exactly 18"
+would then select by camera.
 """
 
 from collections import Counter
@@ -20,12 +22,13 @@ from pydantic import Field
 
 from audio_from_video.media import codecs, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
+# PyAV finds the time stamps; OpenCV decodes, shrinks and encodes.
+LIBRARIES = ("av", "numpy", "opencv-contrib-python-headless")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
 MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration
 FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
@@ -39,16 +42,11 @@ class FramesParams(params.Section):
     jpeg_quality: int = Field(ge=50, le=100)
 
 
-class Source(params.Section):
-    root: str
-    max_duration_s: float = Field(gt=0)
-    max_failed_fraction: float = Field(ge=0, le=1)
-
-
 def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:
     """Times [count or n] in seconds at which frames are taken.
 
-    `exact`: the grid k / fps, n = round(duration x fps).  `all`: `count` times spread evenly over the whole clip.
+    `exact`: the grid k / fps, n = round(duration x fps).  `all`: `count` times spread evenly over
+    the whole clip.
     """
     if p.keep == "all":
         return np.arange(p.count) * (duration_s / p.count)
@@ -56,10 +54,11 @@ def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:
 
 
 def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """Index of the frame that is on screen at each time: the last one whose time stamp is not after it.
+    """Index of the frame that is on screen at each time: the last one whose time stamp is not after
+    it.
 
-    The tolerance absorbs the rounding of container time bases (Matroska's is a millisecond); at exactly 1 ms, the frames
-    of 29.97 fps would meet the grid in ties that rounding decides.
+    The tolerance absorbs the rounding of container time bases (Matroska's is a millisecond); at
+    exactly 1 ms, the frames of 29.97 fps would meet the grid in ties that rounding decides.
     """
     return np.searchsorted(frame_times_s, times_s + 1.2e-3, side="right").clip(1) - 1
 
@@ -122,17 +121,18 @@ def drop_long(row: dict, max_duration_s: float) -> dict:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("frames", FramesParams)
-    source = params.load("clips", Source, only=True)
+    root = params.read("clips", "root", str)
+    max_duration_s = params.read("clips", "max_duration_s", float)
+    max_failed_fraction = params.read("clips", "max_failed_fraction", float)
     clips = [clip for clip in shards.read_table(layout.CLIPS).to_pylist() if clip["status"] == "ok"]
     for clip in clips:
         clip["input_key"] = clip["content_hash"]
     columns = pa.schema(
         [("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))]
     )
-    with ClipItems(
-        "frames", digest("frames", CODE_VERSION, p.model_dump()), columns, FACTS
-    ) as items:
-        paths = ((str(Path(source.root) / clip["path"]), p) for clip in clips)
+    version = item_store.version("frames", CODE_VERSION, p.model_dump(), libraries=LIBRARIES)
+    with ClipItems("frames", version, columns, FACTS) as items:
+        paths = ((clip["clip_id"], (str(Path(root) / clip["path"]), p)) for clip in clips)
         items.fill(
             stage,
             clips,
@@ -144,9 +144,9 @@ def main(stage: stage_run.StageRun) -> None:
         index = items.pack(
             layout.FRAMES,
             clips,
-            finish=lambda row: drop_long(row, source.max_duration_s),
+            finish=lambda row: drop_long(row, max_duration_s),
             check=lambda index: accounting.check_failed_fraction(
-                index, FAILED, source.max_failed_fraction, "frames"
+                index, FAILED, max_failed_fraction, "frames"
             ),
         )
     histogram = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)

@@ -58,10 +58,6 @@ class LabelAudioParams(params.Section):
     ridge_penalty: float = Field(gt=0)
 
 
-class Folds(params.Section):
-    folds: int
-
-
 class Moments(NamedTuple):
     """Sums over the clips of each fold."""
 
@@ -250,7 +246,7 @@ def measure(whole: np.ndarray, part: Part, clips: pd.DataFrame) -> dict:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("label_audio", LabelAudioParams)
-    count = params.load("generator", Folds, only=True).folds
+    count = params.read("generator", "folds", int)
     if (found := shards.tensor_shape(SOURCE, "label_scores")[0]) != len(LABELS):
         raise UserError(
             f"audio_features.model gives {found} label scores, not AudioSet's {len(LABELS)}: choose an AST trained on AudioSet"

@@ -45,18 +45,10 @@ class LabelPredictorParams(params.Section):
     decoder: DecoderParams
 
 
-class AudioModel(params.Section):
-    model: str
-
-
-class Architectures(params.Section):
-    architectures: dict[str, str]
-
-
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("label_predictor", LabelPredictorParams)
-    model = params.load("audio_features", AudioModel, only=True).model
-    trained = params.load("generator", Architectures, only=True).architectures
+    model = params.read("audio_features", "model", str)
+    trained = params.read("generator", "architectures", dict[str, str])
     architectures = [name for name in ARCHITECTURES if name in trained]
     with scratch() as files:
         data = Features(files, SPLITS, AUDIO)

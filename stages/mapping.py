@@ -36,7 +36,7 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
 CAPTIONS, AUDIO, LABEL_AUDIO = (
@@ -44,6 +44,8 @@ CAPTIONS, AUDIO, LABEL_AUDIO = (
     layout.AUDIO_FEATURES,
     layout.LABEL_AUDIO,
 )
+CODE_VERSION = 1  # of backbones/text.py; raise it when a text gets another embedding
+LIBRARIES = ("numpy", "sentence-transformers", "tokenizers", "torch", "transformers")
 TEXTS_PER_TASK = 32
 
 
@@ -54,14 +56,6 @@ class MappingParams(params.Section):
     min_similarity: float = Field(ge=-1, le=1)
     key_captions: int = Field(ge=1, le=1000)
     temperature: float = Field(gt=0)
-
-
-class Generator(params.Section):
-    folds: int
-
-
-class Frames(params.Section):
-    count: int
 
 
 class Captioned:
@@ -91,7 +85,9 @@ def embed_texts(task: tuple[str, list[str]]) -> dict:
 def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray, str]:
     """Normalised embeddings [N, D], each text through the model once, ever: they are kept in the item store, whose version
     comes with them."""
-    version = digest("text_embeddings", text_backbone.revision(model))
+    version = item_store.version(
+        "text_embeddings", CODE_VERSION, text_backbone.revision(model), libraries=LIBRARIES
+    )
     width = text_backbone.embed(model, texts[:1]).shape[1]
     with ItemStore(
         "text_embeddings", version, pa.schema([("embedding", shards.tensor(pa.float32(), width))])
@@ -168,9 +164,7 @@ def main(stage: stage_run.StageRun) -> None:
         version,
         p,
     )
-    fold = folds.of_clips(found.table, params.load("generator", Generator, only=True).folds)[
-        found.captions.row
-    ]
+    fold = folds.of_clips(found.table, params.read("generator", "folds", int))[found.captions.row]
     heard, true = mapping_evaluation.heard_labels(scores), mapping_evaluation.true_labels(names)
     real = mapping_evaluation.centred_features()
     measured = {}
@@ -204,7 +198,7 @@ def write(
     p: MappingParams,
 ) -> None:
     """The output directory (see the module's docstring)."""
-    steps, top_k = params.load("frames", Frames, only=True).count, labels.shape[1]
+    steps, top_k = params.read("frames", "count", int), labels.shape[1]
     groups, nothing = dict(tuple(found.captions.groupby("row"))), found.captions.iloc[:0]
 
     def rows():

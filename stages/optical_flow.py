@@ -2,9 +2,11 @@
 
 Reads    data/frames
 Writes   data/optical_flow, a row per clip:
-             jpegs    list<binary>[count]   BGR images: hue = direction, value = magnitude; the first one is the second's copy
-Farneback's polynomial expansion (Farneback 2003; cv2.calcOpticalFlowFarneback) on grey frames.  The magnitude is drawn on
-a fixed scale (`optical_flow.full_scale_px`): normalising each frame, as is often done, would erase how much moves.
+             jpegs    list<binary>[count]   BGR images: hue = direction, value = magnitude; the
+             first one is the second's copy
+Farneback's polynomial expansion (Farneback 2003; cv2.calcOpticalFlowFarneback) on grey frames.  The
+magnitude is drawn on a fixed scale (`optical_flow.full_scale_px`): normalising each frame, as is
+often done, would erase how much moves.
 """
 
 import numpy as np
@@ -13,14 +15,14 @@ from pydantic import Field
 
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `draw_clip`; raise it when the output for the same input and parameters changes
 )
+LIBRARIES = ("numpy", "opencv-contrib-python-headless")
 COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
 
 
@@ -78,9 +80,10 @@ def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("optical_flow", OpticalFlowParams)
     clips = shards.inputs(layout.FRAMES)
-    version = digest("optical_flow", CODE_VERSION, p.model_dump())
+    version = item_store.version("optical_flow", CODE_VERSION, p.model_dump(), libraries=LIBRARIES)
     with ClipItems("optical_flow", version, COLUMNS) as items:
-        frames = ((row["jpegs"], p) for row in shards.iter_rows(layout.FRAMES, ["jpegs"]))
+        rows = shards.iter_rows(layout.FRAMES, ["jpegs"])
+        frames = ((row["clip_id"], (row["jpegs"], p)) for row in rows)
         items.fill(
             stage,
             clips,

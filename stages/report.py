@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from audio_from_video.clipset import truth
 from audio_from_video.evaluation import curves, intervals, read_out
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, Row
@@ -52,20 +53,6 @@ class ReportParams(params.Section):
     look_alike_pairs: list[list[str]]
     audio_visual_actions: str
     curves: list[str]
-
-
-class Classifier(params.Section):
-    conditions: dict[str, dict]
-    seeds: int
-    missing_rates: list[float]
-
-
-class Architectures(params.Section):
-    architectures: dict[str, str]
-
-
-class Root(params.Section):
-    root: str
 
 
 def read_test(condition: str, row: dict, seeds: int) -> Row:
@@ -105,9 +92,9 @@ def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
         "kept": clips.isin(kept),
         "rejected": ~clips.isin(kept),
     }
-    truth = shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"]).to_pandas()
-    if len(truth):
-        belongs = set(truth.clip_id[truth.sound_belongs])
+    sound_belongs = truth.sound_belongs()
+    if sound_belongs:
+        belongs = {clip_id for clip_id, own in sound_belongs.items() if own}
         masks["own_sound"] = masks["with_audio"] & clips.isin(belongs)
         masks["foreign_sound"] = masks["with_audio"] & ~clips.isin(belongs)
     return masks
@@ -192,7 +179,7 @@ def gallery() -> str:
 
 def generated_folders() -> dict[str, Path]:
     """Where the features of each architecture of params.yaml lie."""
-    made = params.load("generator", Architectures, only=True).architectures
+    made = params.read("generator", "architectures", dict[str, str])
     return {name: layout.generated(name) for name in ARCHITECTURES if name in made}
 
 
@@ -268,11 +255,13 @@ def draw(
 
 
 def main(stage: stage_run.StageRun) -> None:
-    p, root = params.load("report", ReportParams), params.load("clips", Root, only=True).root
-    classifier = params.load("classifier", Classifier, only=True)
-    conditions = classifier.conditions
+    p = params.load("report", ReportParams)
+    root = params.read("clips", "root", str)
+    conditions = params.read("classifier", "conditions", dict[str, dict])
+    seeds = params.read("classifier", "seeds", int)
+    rates_asked = params.read("classifier", "missing_rates", list[float])
     named = stage.progress(conditions.items(), len(conditions), "condition")
-    rows = {name: read_test(name, condition, classifier.seeds) for name, condition in named}
+    rows = {name: read_test(name, condition, seeds) for name, condition in named}
     partial = {name for name, condition in conditions.items() if condition.get("kept_only")}
     base = rows[BASELINE].clips
     actions = sorted(set(base.action))
@@ -281,9 +270,8 @@ def main(stage: stage_run.StageRun) -> None:
         rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial
     )
     checked = condition_evaluation.checks(rows, result)
-    asked = classifier.missing_rates
     rates = {
-        name: curves.missing_rates(name, row.clips, row.seeds, asked, name in partial)
+        name: curves.missing_rates(name, row.clips, row.seeds, rates_asked, name in partial)
         for name, row in rows.items()
     }
     pairs = condition_evaluation.look_alike(p.look_alike_pairs, actions)

@@ -2,16 +2,21 @@
 
 Reads    data/frames; for metrics alone data/truth.parquet
 Writes   data/representative_frames, a row per clip of T = `frames.count` steps:
-             magnitudes tensor float32 [T]   mean magnitude of the flow from the frame before, px of the stored frames per
-                                             step; the first frame, which has none before it, takes the second's
-             chosen     list<bool> [T]       magnitude above `representative_frames.threshold` x the mean of `magnitudes`;
-                                             where no frame is above, the largest (the first of equals)
+             magnitudes tensor float32 [T]   mean magnitude of the flow from the frame before, px of
+             the stored frames per
+                                             step; the first frame, which has none before it, takes
+                                             the second's
+             chosen     list<bool> [T]       magnitude above `representative_frames.threshold` x the
+             mean of `magnitudes`;
+                                             where no frame is above, the largest (the first of
+                                             equals)
              steps      list<int32>          the chosen frames' indices, ascending, at least one
          metrics/figures/representative_frames.png
-Flow is found by dense inverse search (Kroeger et al. 2016; cv2.DISOpticalFlow) on grey frames.  `camera: subtract` takes
-the camera's motion off first: the translation, rotation and zoom on which most of the flow agrees (RANSAC, Fischler and
-Bolles 1981).  The metrics compare thresholds (research description: 1.1 takes too many frames, 1.3 loses real moments) on
-all clips but the test clips.
+Flow is found by dense inverse search (Kroeger et al.  2016; cv2.DISOpticalFlow) on grey frames.
+`camera: subtract` takes the camera's motion off first: the translation, rotation and zoom on which
+most of the flow agrees (RANSAC, Fischler and Bolles 1981).  The metrics compare thresholds
+(research description: 1.1 takes too many frames, 1.3 loses real moments) on all clips but the test
+clips.
 """
 
 from pathlib import Path
@@ -25,14 +30,14 @@ from audio_from_video.evaluation import motion as motion_evaluation
 from audio_from_video.media import codecs
 from audio_from_video.reporting import motion_figure
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = (
     1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
 )
+LIBRARIES = ("numpy", "opencv-contrib-python-headless")
 FRAMES, OUTPUT = layout.FRAMES, layout.REPRESENTATIVE_FRAMES
 THRESHOLDS = (1.1, 1.2, 1.3)  # of the table, beside the current one
 MEASURED = ("training", "validation", "unlabelled")  # the threshold is a choice: no test clips
@@ -75,8 +80,8 @@ def mean_magnitudes(task: tuple[list[bytes], str]) -> dict:
     jpegs, camera = task
     cv2.setNumThreads(1)
     cv2.setRNGSeed(0)  # RANSAC draws: the same for a clip whatever was computed before it
-    # MEDIUM takes 12 ms a clip at 96 px (FAST 3, Farneback 21) and smears small things least: what a 20 px object
-    # moves comes out 1.6 times too large, with FAST 2.1 times.
+    # MEDIUM takes 12 ms a clip at 96 px (FAST 3, Farneback 21) and smears small things least: what
+    # a 20 px object moves comes out 1.6 times too large, with FAST 2.1 times.
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
     height, width = grey[0].shape
@@ -179,10 +184,12 @@ def main(stage: stage_run.StageRun) -> None:
     columns = pa.schema(
         [*stored, ("chosen", pa.list_(pa.bool_())), ("steps", pa.list_(pa.int32()))]
     )
-    with ClipItems(
-        "representative_frames", digest("representative_frames", CODE_VERSION, p.camera), stored
-    ) as items:
-        frames = ((row["jpegs"], p.camera) for row in shards.iter_rows(FRAMES, ["jpegs"]))
+    version = item_store.version(
+        "representative_frames", CODE_VERSION, p.camera, libraries=LIBRARIES
+    )
+    with ClipItems("representative_frames", version, stored) as items:
+        rows = shards.iter_rows(FRAMES, ["jpegs"])
+        frames = ((row["clip_id"], (row["jpegs"], p.camera)) for row in rows)
         items.fill(
             stage,
             clips,

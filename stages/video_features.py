@@ -18,13 +18,13 @@ from audio_from_video.backbones.hub import device, revision, width_of
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 1  # of `decode` and VisionBackbone; raise it when the output for the same input and parameters changes
+LIBRARIES = ("numpy", "opencv-contrib-python-headless", "torch", "transformers")
 INPUTS = {"rgb": layout.FRAMES, "flow": layout.OPTICAL_FLOW}
 
 
@@ -33,10 +33,6 @@ class VideoFeaturesParams(params.Section):
     attention: Literal["frame", "joint"]
     temporal_scale: float = Field(ge=0, le=1)
     clips_per_batch: int = Field(ge=1, le=1024)
-
-
-class Frames(params.Section):
-    count: int
 
 
 _backbone: VisionBackbone  # one per worker process
@@ -106,12 +102,15 @@ def main(stage: stage_run.StageRun) -> None:
     source = INPUTS[stage.item]
     clips = shards.inputs(source)
     knobs = p.model_dump(exclude={"model", "clips_per_batch"})
-    version = digest("video_features", CODE_VERSION, revision(p.model), knobs)
+    version = item_store.version(
+        "video_features", CODE_VERSION, revision(p.model), knobs, libraries=LIBRARIES
+    )
     encode = encode_on_cpu if device() == "cpu" else encode_on_gpu
-    steps, width = params.load("frames", Frames, only=True).count, width_of(p.model)
+    steps, width = params.read("frames", "count", int), width_of(p.model)
     columns = pa.schema([("features", shards.tensor(pa.float16(), steps, width))])
     with ClipItems(f"video_features_{stage.item}", version, columns) as items:
-        images = (row["jpegs"] for row in shards.iter_rows(source, ["jpegs"]))
+        rows = shards.iter_rows(source, ["jpegs"])
+        images = ((row["clip_id"], row["jpegs"]) for row in rows)
         items.fill(stage, clips, images, lambda todo: encode(todo, p, stage.workers))
         index = items.pack(layout.DATA / "video_features" / stage.item, clips)
     stage.write_metrics(

@@ -338,7 +338,8 @@ def test_table_leaves_test_clips_out_and_knows_events(stage_input):
     execute()
     table = metrics()["thresholds"]
     assert list(table) == ["1.1", "1.2", "1.3", "1.5"]
-    # of the 9 clips that count, 4 move at constant speed (one frame, none above) and 5 jump in steps 3 and 5, where 1.6 s and 2.7 s are
+    # of the 9 clips that count, 4 move at constant speed (one frame, none above) and 5 jump in
+    # steps 3 and 5, where 1.6 s and 2.7 s are
     assert table["1.2"] == {
         "clips": 9,
         "sources": 5,

@@ -14,7 +14,7 @@ from pydantic import Field
 from safetensors.numpy import load_file
 
 from audio_from_video.backbones import blip, hub
-from audio_from_video.backbones.blip import Captioner
+from audio_from_video.backbones.blip import Captioner, CaptionerSettings
 from audio_from_video.captioning import fine_tuning
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.fine_tuning import Example
@@ -27,6 +27,7 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout, shards
+from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import RowFile
 
@@ -56,8 +57,8 @@ class TuningParams(params.Section):
     self_critical_learning_rate: float = Field(gt=0, le=1)
 
     @property
-    def blip(self) -> tuple[str, int, int]:
-        return self.model, self.beams, self.max_tokens
+    def captioner(self) -> CaptionerSettings:
+        return CaptionerSettings(self.model, self.beams, self.max_tokens)
 
 
 def some(steps: list[int], count: int) -> list[int]:
@@ -66,11 +67,15 @@ def some(steps: list[int], count: int) -> list[int]:
     return [steps[i] for i in chosen]
 
 
-def frames_of(wanted: dict[str, list[int]]) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """JPEGs and times of the wanted steps by clip, in the shards' order."""
+def frames_of(
+    wanted: dict[str, list[int]],
+) -> Iterator[tuple[str, tuple[list[bytes], np.ndarray]]]:
+    """Yield (clip_id, (JPEGs, times in s)) of the wanted steps of each clip, in the shards' order."""
     for row in shards.iter_rows(FRAMES, ["jpegs", "times_s"]):
-        if (steps := wanted.get(row["clip_id"])) is not None:
-            yield [row["jpegs"][step] for step in steps], row["times_s"][steps]
+        steps = wanted.get(row["clip_id"])
+        if steps is not None:
+            jpegs = [row["jpegs"][step] for step in steps]
+            yield row["clip_id"], (jpegs, row["times_s"][steps])
 
 
 @dataclass
@@ -115,7 +120,7 @@ def train(task: tuple[Training, RowFile]) -> dict:
     p = job.p
     rewards: list[float] = []
     torch.manual_seed(0)
-    captioner = Captioner(*p.blip)
+    captioner = Captioner(p.captioner)
     decoder, curve = fine_tuning.fine_tune(
         captioner, outputs, job.learned, job.held_out, p.training
     )
@@ -214,7 +219,8 @@ def train_all(
     files: Path,
 ) -> dict[int, dict]:
     """The item of each fine-tuning (weights, epochs, reward)."""
-    keys = [{"input_key": job.key()} for job in jobs.values()]
+    keys = [{"clip_id": f"fold {number}", "input_key": job.key()} for number, job in jobs.items()]
+    trainings = ((f"fold {number}", job) for number, job in jobs.items())
 
     def compute(todo: Iterator[Training]) -> Iterator[dict | Failure]:
         if missing := list(todo):
@@ -227,7 +233,7 @@ def train_all(
             )
 
     with ClipItems("captions_weights", version, WEIGHTS) as items:
-        items.fill(stage, keys, jobs.values(), compute)
+        items.fill(stage, keys, trainings, compute)
         rows = [items.row(key) for key in keys]
     if failed := [row for row in rows if row["status"] != "ok"]:
         raise UserError(
@@ -241,10 +247,9 @@ def store_outputs(
 ) -> RowFile:
     """Picture outputs of all examples' frames in a file: their encoder is frozen, so a frame passes through it once."""
     wanted = {clip["clip_id"]: clip["steps"] for clip in heard}
-    tasks = (
-        Task(steps, jpegs)
-        for steps, (jpegs, _) in zip(wanted.values(), frames_of(wanted), strict=True)
-    )
+    names = ("the clips to learn from", str(FRAMES))
+    streams = (wanted.items(), frames_of(wanted))
+    tasks = (Task(steps, jpegs) for _, (steps, (jpegs, _)) in aligned(names, streams))
 
     def encoded() -> Iterator[np.ndarray]:
         found = caption_workers.answers(

@@ -70,15 +70,27 @@ class StageRun:
                 yield row
 
         start = time.perf_counter()
+        reading_before_s = self._seconds["reading_s"]
+        damaged_before = store.damaged
         failures = store.fill(tasks, counted, lambda items: self.progress(items, total))
-        self._seconds["computing_s"] += time.perf_counter() - start - self._seconds["reading_s"]
-        self.log.update(computed=computed, reused=total - computed, damaged_items=store.damaged)
-        if store.damaged:
+
+        reading_s = self._seconds["reading_s"] - reading_before_s
+        self._seconds["computing_s"] += time.perf_counter() - start - reading_s
+        # A stage may fill several times, as captions does: the log holds the sums.
+        damaged = store.damaged - damaged_before
+        self._count(computed=computed, reused=total - computed, damaged_items=damaged)
+        if damaged:
             print(
-                f"{self.name}: {store.damaged} stored items were damaged (wrong checksum); they were computed anew",
+                f"{self.name}: {damaged} stored items were damaged (wrong checksum); "
+                "they were computed anew",
                 file=sys.stderr,
             )
         return failures
+
+    def _count(self, **counts: int) -> None:
+        """Add to the log's counts."""
+        for key, count in counts.items():
+            self.log[key] = self.log.get(key, 0) + count
 
     def write_metrics(self, metrics: dict) -> None:
         """Write the metrics file; keys sorted, numbers rounded to 6 places so that a diff shows changes only."""

@@ -21,6 +21,7 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
+from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.item_store import ItemStore
 
 IDENTITY = ("clip_id", "split", "action", "source_id")
@@ -51,13 +52,18 @@ class ClipItems:
         self,
         stage: stage_run.StageRun,
         clips: list[dict],
-        payloads: Iterable[Any],
+        payloads: Iterable[tuple[str, Any]],
         compute: Callable[[Iterator[Any]], Iterator[dict | Failure]],
     ) -> None:
-        """Compute and store the items that are missing; `payloads` are in the order of `clips`."""
-        tasks = (
-            (clip["input_key"], payload) for clip, payload in zip(clips, payloads, strict=True)
-        )
+        """Compute and store the items that are missing.
+
+        payloads: pairs (clip_id, payload) in the order of `clips`.  compute: see `ItemStore.fill`.
+        Raises UserError where the payloads are not those of `clips`: an item stored under another
+        clip's key would stay there unnoticed.
+        """
+        keys = ((clip["clip_id"], clip["input_key"]) for clip in clips)
+        names = (f"the clips of {stage.name}", "what is read for them")
+        tasks = (task for _, task in aligned(names, (keys, payloads)))
         self._failures = stage.fill(self._store, tasks, len(clips), compute)
 
     def row(self, clip: dict) -> dict:

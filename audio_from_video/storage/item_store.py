@@ -13,12 +13,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import pyarrow as pa
 
+from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
@@ -31,6 +33,27 @@ def folder() -> Path:
     return Path(
         os.environ.get("ITEM_STORE") or platformdirs.user_cache_dir("audio-from-video") + "/items"
     )
+
+
+def version(stage: str, code_version: int, *parts: Any, libraries: Iterable[str]) -> str:
+    """Return the version of a stage's items: a digest of all that an item depends on but its key.
+
+    code_version: raised by hand when the stage's own code gives other items.  parts: parameters
+    and revisions of models (JSON-able).  libraries: distributions whose code makes the items'
+    bytes, as pip names them; another release of one of them makes other items.
+    """
+    releases = {name: _release(name) for name in sorted(libraries)}
+    return digest(stage, code_version, releases, *parts)
+
+
+def _release(library: str) -> str:
+    """A library's release; builds for other processors ("+cpu", "+cu130") are the same release."""
+    try:
+        return metadata.version(library).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"the library {library} is not installed: run `pip install -r requirements.txt`"
+        ) from None
 
 
 class ItemStore:

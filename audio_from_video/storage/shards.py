@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage.alignment import aligned
 
 SCHEMA_VERSION = "1"
 INDEX = "_index.parquet"
@@ -256,13 +257,20 @@ def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterato
 def iter_joined(
     directories: list[Path], columns: list[str], splits: Iterable[str] | None = None
 ) -> Iterator[tuple[dict, ...]]:
-    """Stream the clips that stand in all `directories`, one row of each, in the shared order."""
+    """Stream the clips that stand in all `directories`, one row of each, in the shared order.
+
+    Raises UserError where the directories hold these clips in different orders.
+    """
     common = set.intersection(*({row["clip_id"] for row in ok_rows(path)} for path in directories))
-    streams = [
-        (row for row in iter_rows(path, columns, splits) if row["clip_id"] in common)
-        for path in directories
-    ]
-    yield from zip(*streams, strict=True)
+
+    def pairs(directory: Path) -> Iterator[tuple[str, dict]]:
+        for row in iter_rows(directory, columns, splits):
+            if row["clip_id"] in common:
+                yield row["clip_id"], row
+
+    names = [str(path) for path in directories]
+    for _, rows in aligned(names, [pairs(path) for path in directories]):
+        yield rows
 
 
 def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:

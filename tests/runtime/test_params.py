@@ -124,13 +124,28 @@ def test_whole_numbers_serve_as_real_ones(workspace):
     assert params.load("frames", FramesParams).fps == 6.0
 
 
-def test_only_reads_the_declared_keys(workspace):
-    class Count(params.Section):
-        count: int
+def test_single_values_are_checked_as_whole_sections_are(workspace):
+    assert params.read("frames", "count", int) == 18
+    assert set(params.read("generator", "architectures", dict[str, str])) >= {"shuffled"}
+    workspace.set(frames={"count": "eighteen", "keep": 3}, audio_features={"window_s": 1})
+    for key, kind, sentence in (
+        ("count", int, "frames.count = 'eighteen': input should be a valid integer"),
+        ("size", int, "frames.size is missing"),
+        ("keep", str, "frames.keep = 3: input should be a valid string"),
+    ):
+        with pytest.raises(UserError, match=f"^params.yaml: {sentence}"):
+            params.read("frames", key, kind)
+    assert params.read("audio_features", "window_s", float) == 1.0
+    with pytest.raises(UserError, match="has no section 'nothing'"):
+        params.read("nothing", "count", int)
 
-    assert params.load("frames", Count, only=True).count == 18
-    with pytest.raises(UserError, match="is not a parameter"):
-        params.load("frames", Count)
+
+def test_the_environment_names_another_file_at_any_time(workspace, monkeypatch):
+    (workspace.folder / "other.yaml").write_text("frames: {count: 3}")
+    monkeypatch.setenv("PARAMS_FILE", "other.yaml")
+    assert params.read("frames", "count", int) == 3
+    with pytest.raises(UserError, match="^other.yaml: frames.fps is missing"):
+        params.load("frames", FramesParams)
 
 
 def test_file_problems_are_sentences(workspace):

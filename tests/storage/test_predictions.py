@@ -83,7 +83,7 @@ def test_a_split_keeps_its_clips_and_their_probabilities(made):
 
 
 def test_figures_are_of_the_right_split_and_scikit_learns(made):
-    figures = condition_evaluation.score(made)
+    figures = condition_evaluation.classifier_figures(made)
     true, guessed = made.labels, made.answers
     test, validation = slice(0, 60), slice(70, 90)
     per_seed = [accuracy_score(true[test], g[test]) for g in guessed]
@@ -98,7 +98,7 @@ def test_figures_are_of_the_right_split_and_scikit_learns(made):
     assert figures["validation_accuracy"]["mean"] == pytest.approx(on_validation)
     pooled = f1_score(np.tile(true[test], 3), guessed[:, test].ravel(), average="macro")
     assert figures["macro_f1"]["mean"] == pytest.approx(pooled)  # counts summed over seeds
-    assert condition_evaluation.score(random_predictions(1))["accuracy"]["seed_sd"] == 0
+    assert condition_evaluation.classifier_figures(random_predictions(1))["accuracy"]["seed_sd"] == 0
 
 
 def test_a_row_without_clips_stands_in_files_and_figures(workspace):
@@ -106,7 +106,7 @@ def test_a_row_without_clips_stands_in_files_and_figures(workspace):
     predictions.write("published", Predictions(empty, ["a", "b"], np.zeros((3, 0, 2), np.float32)))
     found = predictions.read("published")
     assert found.actions == ["a", "b"] and found.probabilities.shape == (1, 0, 2)
-    figures = condition_evaluation.score(found)
+    figures = condition_evaluation.classifier_figures(found)
     assert (
         figures["accuracy"]["mean"] is None
         and figures["accuracy"]["n"] == 0
@@ -135,4 +135,4 @@ def test_unlabelled_clips_are_answered_but_never_right(workspace):
         found.clips.action.isna().tolist() == [True, False]
         and found.consensus()["unlabelled/x_1"] == "b"
     )
-    assert condition_evaluation.score(found)["accuracy"]["n"] == 1
+    assert condition_evaluation.classifier_figures(found)["accuracy"]["n"] == 1
