@@ -24,6 +24,7 @@ from pydantic import Field
 
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.backbones.text import embed
+from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
 from audio_from_video.meaning.similarity import closest, cosines
 from audio_from_video.reporting import tables
@@ -105,13 +106,9 @@ def lift(actions: list[str]) -> np.ndarray:
 def true_sound(actions: list[str]) -> np.ndarray:
     """1 for the labels of each action's own sound in rendered training clips, else 0: [A, 527]; zeros without truth."""
     present = np.zeros((len(actions), len(LABELS)))
-    for row in shards.read_table(
-        "data/truth.parquet", ["split", "action", "sound_kind", "audio_labels"]
-    ).to_pylist():
-        if row["split"] == "training" and row["sound_kind"] == "own" and row["action"] in actions:
-            present[
-                actions.index(row["action"]), [LABELS.index(name) for name in row["audio_labels"]]
-            ] = 1
+    for action, audio_labels in truth.own_sound_labels():
+        if action in actions:
+            present[actions.index(action), [LABELS.index(name) for name in audio_labels]] = 1
     return present
 
 
@@ -181,12 +178,12 @@ def main(stage: stage_run.StageRun) -> None:
             "names": json.dumps({"actions": actions, "labels": LABELS})
         },  # one key: several would be written in any order
     )
-    truth = true_sound(actions)
+    own_sound = true_sound(actions)
     stage.write_metrics(
         {
             "actions": len(actions),
             **agreement(similarity, lift(actions)),
-            **({"truth": agreement(similarity, truth)} if truth.any() else {}),
+            **({"truth": agreement(similarity, own_sound)} if own_sound.any() else {}),
             "random_pairs": {
                 "label_label": spread(
                     cosines(label_vectors, label_vectors)[np.triu_indices(len(LABELS), 1)]

@@ -11,7 +11,7 @@ import pytest
 from audio_from_video.clipset import discovery
 from audio_from_video.clipset.discovery import read_list
 from audio_from_video.clipset.splits import split
-from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
@@ -358,10 +358,10 @@ def test_only_changed_files_are_opened_again_and_bytes_stay_the_same(real):
 def test_truth_is_passed_on_or_empty(real):
     clips.main(stage_run.StageRun("clips", None, 1))
     empty = pq.read_table("data/truth.parquet")
-    assert len(empty) == 0 and empty.schema.names == TRUTH.names
-    truth = [{**dict.fromkeys(TRUTH.names), "clip_id": "clapping/a_1", "audible": True}]
+    assert len(empty) == 0 and empty.schema.names == TRUTH_SCHEMA.names
+    truth = [{**dict.fromkeys(TRUTH_SCHEMA.names), "clip_id": "clapping/a_1", "audible": True}]
     shards.write_table(
-        pa.Table.from_pylist(truth, schema=TRUTH), real.folder / "real/truth.parquet"
+        pa.Table.from_pylist(truth, schema=TRUTH_SCHEMA), real.folder / "real/truth.parquet"
     )
     clips.main(stage_run.StageRun("clips", None, 1))
     assert pq.read_table("data/truth.parquet").to_pylist() == truth

@@ -24,7 +24,7 @@ ALLOWED = {  # a room: the rooms that its files may import, beside itself
     "generation": LEARNING | {"clipset", "audioset", "backbones"},
     "captioning": MEANING | {"clipset"},
     "evaluation": MEANING | {"clipset"},
-    "reporting": {"runtime", "storage", "evaluation", "media", "audioset"},
+    "reporting": {"runtime", "storage", "clipset", "evaluation", "media", "audioset"},
 }
 LIBRARY = "audio_from_video"
 FILES = [
@@ -68,6 +68,28 @@ def test_a_room_imports_only_what_lies_below_it(room):
             if not allowed:
                 upward.append(f"{path} imports {module}")
     assert not upward
+
+
+TRUTH_DOOR = f"{LIBRARY}.clipset.truth"
+TRUTH_READERS = {"stages/clips.py", "stages/dictionary.py", "stages/report.py"}
+
+
+def test_only_figures_and_the_report_learn_the_truth_of_rendered_clips():
+    """One module names the file; the stages that import it pass it on, measure by it or show it."""
+    readers = set()
+    for path in FILES:
+        if path.parts[0] == "tests" or dotted(path) == TRUTH_DOOR:
+            continue
+        tree = ast.parse((ROOT / path).read_text())
+        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert "layout.TRUTH" not in names and "data/truth.parquet" not in texts, path
+        if TRUTH_DOOR in imports(path):
+            readers.add(path)
+    for path in readers:
+        room = path.parts[1] if path.parts[0] == LIBRARY else None
+        assert room in ("evaluation", "reporting") or str(path) in TRUTH_READERS, path
+    assert readers
 
 
 def test_every_room_has_its_row():

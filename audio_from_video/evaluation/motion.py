@@ -4,21 +4,24 @@ from math import comb
 
 import numpy as np
 
-from audio_from_video.storage import shards
+from audio_from_video.clipset import truth
 
 NEAR = 1  # steps between a chosen frame and the one that shows an event
 STRIPS = 5  # clips in the figure
 
 
 def event_steps(times_s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By clip, in the order of `times_s` ([T] per clip): the steps whose frames show its true events.
+    """By clip, in the order of `times_s` ([T] per clip): the steps whose frames show its true
+    events.
 
-    Events after the clip's end are left out; clips of which nothing is known, or without events, have none.
+    Events after the clip's end are left out; clips of which nothing is known, or without events,
+    have none.
     """
-    rows = shards.read_table("data/truth.parquet", ["clip_id", "event_times_s"]).to_pylist()
-    events_s = {row["clip_id"]: row["event_times_s"] or [] for row in rows}
+    events_s = truth.event_times_s()
+    no_events = np.array([])
     return {
-        name: shown_at(np.array(events_s.get(name, [])), grid) for name, grid in times_s.items()
+        clip_id: shown_at(events_s.get(clip_id, no_events), grid)
+        for clip_id, grid in times_s.items()
     }
 
 
@@ -29,10 +32,12 @@ def shown_at(events_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
 
 
 def hits(chosen: np.ndarray, events: list[np.ndarray], tolerance: int = NEAR) -> dict[str, float]:
-    """Recall of events and precision of chosen frames, within `tolerance` steps, of clips that have events; {} without any.
+    """Recall of events and precision of chosen frames, within `tolerance` steps, of clips that have
+    events; {} without any.
 
-    chosen: bool [N, T]; events: steps [n] per clip.  The `_random` ones are expected of as many frames of the same clip
-    drawn without replacement: of T frames q are near an event, so k frames miss it with probability C(T-q, k) / C(T, k).
+    chosen: bool [N, T]; events: steps [n] per clip.  The `_random` ones are expected of as many
+    frames of the same clip drawn without replacement: of T frames q are near an event, so k frames
+    miss it with probability C(T-q, k) / C(T, k).
     """
     steps, found = chosen.shape[1], np.zeros(6)
     for mask, shown in zip(chosen, events, strict=True):

@@ -62,7 +62,10 @@ KINDS = {  # name: (frames, fps, file suffix, ffmpeg's output options)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A file of every kind; `edited` is cut out of another without encoding, so that an edit list hides its first frames."""
+    """A file of every kind.
+
+    `edited` is cut out of another without encoding: an edit list hides its first frames.
+    """
     folder = tmp_path_factory.mktemp("kinds")
     made = {}
     for name, (count, fps, suffix, options) in KINDS.items():

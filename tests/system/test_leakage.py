@@ -1,7 +1,6 @@
 """From features to decisions and answers, all stages of architecture 1 in a row: nothing leaks from test labels, from a clip's
 own sound or from the truth of rendered clips."""
 
-import ast
 import json
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.storage import predictions, shards
 from stages import classifier, filter, generator, label_predictor
 from tests.support import synthetic
-from tests.support.closure import ROOT
 from tests.support.synthetic import ACTIONS, NETWORK, STEPS
 from tests.support.tiny_backbones import write_ast
 
@@ -203,30 +201,6 @@ def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
         *("generated_sounds_right", "kept_sounds_right"),
     }
     assert without.items() <= with_truth.items()
-
-
-def test_only_metrics_code_names_the_truth():
-    """`clips` writes it; of the others only functions behind metrics name the file."""
-    readers = {}
-    for path in sorted((ROOT / "stages").rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            texts = [
-                node.value
-                for node in ast.walk(function)
-                if isinstance(node, ast.Constant) and isinstance(node.value, str)
-            ]
-            if "data/truth.parquet" in texts:
-                readers.setdefault(str(path.relative_to(ROOT / "stages")), set()).add(function.name)
-    metrics_code = {
-        "dictionary.py": {"true_sound"},
-        "common/filter_measures.py": {"measure"},
-        "report.py": {"subsets"},
-        "common/mapping_measures.py": {"true_labels"},
-        "common/motion_measures.py": {"event_steps"},
-        "common/pair_read_out.py": {"summaries"},
-    }
-    assert readers == {"clips.py": {"main"}} | metrics_code
 
 
 def test_unlabelled_clips_reach_no_classifier(pipeline):
