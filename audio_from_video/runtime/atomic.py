@@ -1,18 +1,25 @@
-"""Files that are written whole or not at all."""
+"""Files and directories that are written whole or not at all."""
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+DECIMALS = 6  # of floats in JSON files: enough for figures, and a diff shows changes only
+
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON atomically: indented, keys in the given order, floats rounded to 6 places."""
+    """Write JSON atomically: indented, keys in the given order, floats rounded to DECIMALS.
+
+    Raises ValueError where a number is not finite.
+    """
+    text = json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(
-        json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    temporary.write_text(text + "\n")
     os.replace(temporary, path)
 
 
@@ -21,4 +28,20 @@ def _rounded(value: Any) -> Any:
         return {str(key): _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return round(value, DECIMALS)
+    return value
+
+
+@contextmanager
+def replace_directory(directory: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `directory` that takes its place once the block has ended well.
+
+    Where the block raises, `directory` stays as it was.
+    """
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed run may have left it
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(temporary, directory)

@@ -2,9 +2,15 @@
 
 
 class UserError(Exception):
-    """A fault in what the user gave: the text says what, where, and what to do; stages print it without a trace."""
+    """A fault in what the user gave; stages print its text without a trace.
+
+    The text says what is wrong, where, and what to do.
+    """
 
 
 def printable(text: str) -> str:
-    """Text that may come from a file or its name, with control characters written out: it cannot command a terminal."""
+    """Return text that cannot command a terminal: its control characters are written out.
+
+    For text that may come from a stranger's file or from its name.
+    """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

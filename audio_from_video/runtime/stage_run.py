@@ -1,7 +1,8 @@
-"""What every stage does around its algorithm: command line, lock, progress bar, metrics file, log file, clear errors.
+"""What every stage does around its algorithm: command line, lock, progress bar, metrics, log.
 
-`metrics/<stage>.json` holds only what is deterministic (clips in, ok, refused by status; figures); seconds, rates,
-computed and reused counts and peak memory go to the git-ignored `logs/<stage>.json`.
+`metrics/<stage>.json` holds only what is deterministic: clips in, ok and refused by status, and the
+stage's figures.  Seconds, rates, computed and reused counts and peak memory go to the git-ignored
+`logs/<stage>.json`.
 """
 
 import argparse
@@ -11,23 +12,46 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from audio_from_video.runtime import parallel
 from audio_from_video.runtime.atomic import write_json
 from audio_from_video.runtime.errors import UserError, printable
-from audio_from_video.runtime.parallel import default_workers, one_thread
 from audio_from_video.runtime.peak_memory import PeakMemory
+
+METRICS = Path("metrics")
+LOGS = Path("logs")
+
+
+class Store(Protocol):
+    """What `StageRun.fill` needs of an item store (storage/item_store.py)."""
+
+    damaged: int
+
+    def fill(
+        self,
+        tasks: Iterable[tuple[str, Any]],
+        compute: Callable[[Iterator[Any]], Iterator[Any]],
+        progress: Callable[[Iterable[Any]], Iterator[Any]],
+    ) -> dict:
+        """Compute and store what is missing; return failures by key."""
 
 
 class StageRun:
-    """One run of a stage or of one of its items ("": it has none); use `main` below to make one."""
+    """One run of a stage, or of one of its items ("": the stage has none); `main` makes one.
+
+    log: what `write_log` writes, beside the seconds.
+    """
 
     def __init__(self, stage: str, item: str, workers: int):
-        self.stage, self.item, self.workers = stage, item, workers
+        self.stage = stage
+        self.item = item
+        self.workers = workers
         self.name = f"{stage}/{item}" if item else stage
         self.log: dict[str, Any] = {"workers": workers}
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -40,7 +64,10 @@ class StageRun:
         unit: str = "clip",
         timing: str = "reading_s",
     ) -> Iterator[Any]:
-        """Show a bar with items/s and ETA while `items` pass; the time spent in making them goes to the log's `timing`."""
+        """Show a bar with items/s and ETA while `items` pass.
+
+        The time spent in making them goes to the log's entry `timing`.
+        """
         with tqdm(total=total, desc=self.name, unit=unit, mininterval=1.0, file=sys.stderr) as bar:
             for item in self.timed(timing, items):
                 yield item
@@ -59,11 +86,21 @@ class StageRun:
                 self._seconds[key] += time.perf_counter() - start
             yield item
 
-    def fill(self, store, tasks: list | Iterable, total: int, compute: Callable) -> dict:
-        """`ItemStore.fill` with progress bar; logs how many items were computed and how many were reused."""
+    def fill(
+        self,
+        store: Store,
+        tasks: Iterable[tuple[str, Any]],
+        total: int,
+        compute: Callable[[Iterator[Any]], Iterator[Any]],
+    ) -> dict:
+        """Fill an item store with a progress bar; return failures by key (see `ItemStore.fill`).
+
+        Logs how many of `total` items were computed and how many were reused, and the seconds
+        for reading and for computing.  A stage may fill several times: the log holds the sums.
+        """
         computed = 0
 
-        def counted(payloads):
+        def counted(payloads: Iterator[Any]) -> Iterator[Any]:
             nonlocal computed
             for row in compute(payloads):
                 computed += 1
@@ -76,7 +113,6 @@ class StageRun:
 
         reading_s = self._seconds["reading_s"] - reading_before_s
         self._seconds["computing_s"] += time.perf_counter() - start - reading_s
-        # A stage may fill several times, as captions does: the log holds the sums.
         damaged = store.damaged - damaged_before
         self._count(computed=computed, reused=total - computed, damaged_items=damaged)
         if damaged:
@@ -93,19 +129,19 @@ class StageRun:
             self.log[key] = self.log.get(key, 0) + count
 
     def write_metrics(self, metrics: dict) -> None:
-        """Write the metrics file; keys sorted, numbers rounded to 6 places so that a diff shows changes only."""
-        write_json(Path("metrics") / f"{self.name}.json", metrics)
+        """Write metrics/<stage>.json, keys in the given order."""
+        write_json(METRICS / f"{self.name}.json", metrics)
 
     def write_log(self, peak_memory_mib: int) -> None:
+        """Write logs/<stage>.json."""
         seconds = time.perf_counter() - self._start
         items = self.log.get("computed", 0) + self.log.get("reused", 0)
-        self.log.update({key: round(value, 3) for key, value in self._seconds.items()})
-        self.log.update(
-            seconds=round(seconds, 3),
-            items_per_s=round(items / seconds, 2),
-            peak_memory_mib=peak_memory_mib,
-        )
-        write_json(Path("logs") / f"{self.name}.json", self.log)
+        for key, value in self._seconds.items():
+            self.log[key] = round(value, 3)
+        self.log["seconds"] = round(seconds, 3)
+        self.log["items_per_s"] = round(items / seconds, 2)
+        self.log["peak_memory_mib"] = peak_memory_mib
+        write_json(LOGS / f"{self.name}.json", self.log)
 
 
 def main(
@@ -117,8 +153,42 @@ def main(
 ) -> None:
     """Run a stage from the command line: `--help`, `--workers`, and for a foreach stage its item.
 
-    A UserError ends in one sentence and exit status 1; two runs of the same item wait for each other.
+    function: the stage's main().  doc: what `--help` prints.  item_name: what an item of the stage
+    is called.  items: returns the items that there are.
+    A UserError ends in one sentence and exit status 1; two runs of the same item wait for each
+    other.
     """
+    arguments = _command_line(doc, stage, item_name).parse_args()
+    # Workers run the stage's module: a fork server that has it imported starts them fast.
+    parallel.preload(f"stages.{stage}")
+    try:
+        if arguments.workers is not None and arguments.workers < 1:
+            raise UserError(f"--workers {arguments.workers}: it must be at least 1")
+        item = getattr(arguments, item_name) if item_name else ""
+        if items:
+            known = list(items())
+            if item not in known:
+                raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
+        run = StageRun(stage, item, arguments.workers or parallel.default_workers())
+        parallel.one_thread()
+        with _lock(run.name), PeakMemory() as memory:
+            function(run)
+            run.write_log(memory.mib())
+    except UserError as error:
+        sentences = [printable(line) for line in str(error).splitlines()]
+        sys.exit(f"{stage}: error: " + "\n".join(sentences))
+    except (OSError, sqlite3.OperationalError) as error:
+        sentence = _storage_trouble(error)
+        if sentence is None:
+            raise
+        sys.exit(f"{stage}: error: {sentence}")
+    except KeyboardInterrupt:
+        sys.exit(
+            f"{stage}: interrupted; finished items are stored: the same command goes on from there"
+        )
+
+
+def _command_line(doc: str, stage: str, item_name: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stage}",
         description=doc,
@@ -131,28 +201,7 @@ def main(
         type=int,
         help="processes (default: $WORKERS, else all cores); results do not depend on it",
     )
-    arguments = parser.parse_args()
-    try:
-        if arguments.workers is not None and arguments.workers < 1:
-            raise UserError(f"--workers {arguments.workers}: it must be at least 1")
-        item = getattr(arguments, item_name) if item_name else ""
-        if items and item not in (known := list(items())):
-            raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
-        run = StageRun(stage, item, arguments.workers or default_workers())
-        one_thread()
-        with _lock(run.name), PeakMemory() as memory:
-            function(run)
-            run.write_log(memory.mib())
-    except UserError as error:
-        sys.exit(f"{stage}: error: " + "\n".join(map(printable, str(error).splitlines())))
-    except (OSError, sqlite3.OperationalError) as error:
-        if (sentence := _storage_trouble(error)) is None:
-            raise
-        sys.exit(f"{stage}: error: {sentence}")
-    except KeyboardInterrupt:
-        sys.exit(
-            f"{stage}: interrupted; finished items are stored: the same command goes on from there"
-        )
+    return parser
 
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, "SQLITE_FULL"}
@@ -160,22 +209,37 @@ NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM, "SQLITE_READONLY", "SQLITE
 
 
 def _storage_trouble(error: OSError | sqlite3.OperationalError) -> str | None:
-    """What to do about a disk that is full or cannot be written; None where the error means something else."""
-    code = error.errno if isinstance(error, OSError) else error.sqlite_errorname
-    place = str(error.filename) if isinstance(error, OSError) and error.filename else str(error)
-    rest = "finished items are stored, and `git checkout metrics; dvc checkout` brings the earlier results back"
+    """Return what to do about a disk that is full or cannot be written.
+
+    None where the error means something else.
+    """
+    code: Any
+    place = str(error)
+    if isinstance(error, OSError):
+        code = error.errno
+        if error.filename:
+            place = str(error.filename)
+    else:
+        code = error.sqlite_errorname
+
+    # pyarrow raises its own OSErrors, which name the number in their text only.
     if code in NO_SPACE or "errno 28" in str(error):
-        return f"no space left ({place}): make room, then run the same command again; {rest}"
-    if isinstance(code, str) and code.startswith("SQLITE_IOERR"):
-        return f"the item store cannot be written ({place}): see to the disk of ITEM_STORE, then run the same command again; {rest}"
-    if code in NO_WRITING:
-        return f"it may not be written ({place}): see to its permissions, then run the same command again; {rest}"
-    return None
+        trouble = f"no space left ({place}): make room"
+    elif isinstance(code, str) and code.startswith("SQLITE_IOERR"):
+        trouble = f"the item store cannot be written ({place}): see to the disk of ITEM_STORE"
+    elif code in NO_WRITING:
+        trouble = f"it may not be written ({place}): see to its permissions"
+    else:
+        return None
+    return (
+        f"{trouble}, then run the same command again; finished items are stored, and "
+        "`git checkout metrics; dvc checkout` brings the earlier results back"
+    )
 
 
-def _lock(name: str):
+def _lock(name: str) -> AbstractContextManager:
     """Hold a lock on what this item writes: a stage whose DVC was killed may still be running."""
-    path = Path("logs") / f".{name.replace('/', '-')}.lock"
+    path = LOGS / f".{name.replace('/', '-')}.lock"
     path.parent.mkdir(exist_ok=True)
     lock = FileLock(path)
     try:

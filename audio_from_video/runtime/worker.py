@@ -1,7 +1,8 @@
 """A worker process that may be killed at any moment without harm to anybody else's work.
 
-It has a pipe of its own.  Pools whose processes share a queue break or wait forever where one is killed while it starts, or while
-it holds the queue's lock: the kernel may do that whenever memory is short.
+It has a pipe of its own.  Pools whose processes share a queue break, or wait forever, where one of
+them is killed while it starts or while it holds the queue's lock: the kernel may do that whenever
+memory is short.
 """
 
 import copy
@@ -14,18 +15,18 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 from typing import Any
 
 from audio_from_video.runtime.errors import UserError
 
-PAUSES_S = (
-    0.0,
-    0.1,
-    1.0,
-)  # before each try to start a worker: a fork server that is dying refuses for a moment
-DIED = (EOFError, OSError)  # what the pipe says where a process died; OSError: within a message
+# Before each try to start a worker: a fork server that is dying refuses for a moment.
+PAUSES_S = (0.0, 0.1, 1.0)
+TRIES = 2  # of an item: a worker's death is perhaps not the item's fault
+# What the pipe raises where a process died; OSError where it died within a message.
+DIED = (EOFError, OSError)
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,59 @@ class Failure:
     reason: str
 
 
+def require_result(result: Any, work: str) -> Any:
+    """Return a worker's result; raise UserError where it is a `Failure`.
+
+    work: what the worker did, as the beginning of a sentence ("training the generator").
+    """
+    if isinstance(result, Failure):
+        raise work_failed(work, result.reason)
+    return result
+
+
+def work_failed(work: str, reason: str) -> UserError:
+    """Return the error for work that a worker did not finish; memory is the usual reason."""
+    return UserError(
+        f"{work} failed: {reason}; the machine may lack memory, try --workers 1 (or WORKERS=1)"
+    )
+
+
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, however that ends: no orphan goes on working (Linux)."""
+    """Have the kernel kill this process when its parent ends, however that ends (Linux).
+
+    No orphan then goes on working.
+    """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Worker:
-    """A process that is started when it is first asked, and anew after its death."""
+    """A process that is started when it is first asked, and anew after its death.
 
-    _processes = (
-        threading.RLock()
-    )  # multiprocessing's own list of processes is not made for threads
+    context: multiprocessing's, with a fork server.  The process calls `initializer(*initargs)`
+    once and then `function` for each item.
+    """
 
-    def __init__(self, context: Any, *work: Any):
-        self._context, self._work = context, work
+    # multiprocessing's own list of processes is not made for threads.
+    _processes = threading.RLock()
+
+    def __init__(
+        self,
+        context: BaseContext,
+        function: Callable[[Any], Any],
+        initializer: Callable[..., None],
+        initargs: tuple,
+    ):
+        self._context = context
+        self._work = (function, initializer, initargs)
         self._process: Any = None
         self._stopped = False
 
     def ask(self, item: Any, timeout_s: float | None) -> Any:
-        """The function's result, or a `Failure`.  A death is perhaps not this item's fault, so it gets a second try."""
-        if self._process is not None and self._pipe.poll():  # it died since it was asked last
+        """Return the function's result for an item, or a `Failure`."""
+        died_meanwhile = self._process is not None and self._pipe.poll()
+        if died_meanwhile:
             self.end()
-        for _ in range(2):
+        for _ in range(TRIES):
             if self._process is None:
                 self._start()
             try:
@@ -76,20 +108,8 @@ class Worker:
     def _start(self) -> None:
         for pause_s in PAUSES_S:
             time.sleep(pause_s)
-            with self._processes:
-                if self._stopped:
-                    raise CancelledError
-                self._pipe, theirs = self._context.Pipe()
-                process = self._context.Process(
-                    target=_serve, args=(theirs, *self._work), daemon=True
-                )
-                try:
-                    process.start()
-                    self._process = process
-                except DIED:
-                    continue
-                finally:
-                    theirs.close()
+            if not self._fork():
+                continue
             try:
                 ready = self._pipe.recv()
             except DIED:
@@ -98,19 +118,44 @@ class Worker:
             _unpacked(ready)  # or raise what the initializer raised
             return
         raise UserError(
-            f"worker processes died while they started, {len(PAUSES_S)} times in a row: where memory is short, set the environment's "
-            "WORKERS to fewer"
+            f"worker processes died while they started, {len(PAUSES_S)} times in a row: "
+            "where memory is short, set the environment's WORKERS to fewer"
         )
 
+    def _fork(self) -> bool:
+        """Start a process; return whether the fork server did so."""
+        with self._processes:
+            if self._stopped:
+                raise CancelledError
+            self._pipe, theirs = self._context.Pipe()
+            arguments = (theirs, *self._work)
+            process = self._context.Process(  # type: ignore[attr-defined]
+                target=_serve, args=arguments, daemon=True
+            )
+            try:
+                process.start()
+            except DIED:
+                return False
+            finally:
+                theirs.close()
+            self._process = process
+            return True
+
     def stop(self) -> None:
-        """Kill the process, whatever it does, and start none again; its thread then finds the pipe closed."""
+        """Kill the process, whatever it does, and start none again.
+
+        A thread that waits for it in `ask` then finds the pipe closed.
+        """
         with self._processes:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
 
     def end(self) -> int | None:
-        """Forget the process, which is dying or has nothing to do; its exit code, negative for a signal."""
+        """Forget the process, which is dying or has nothing to do.
+
+        Returns its exit code, negative for a signal, or None where there is no process.
+        """
         with self._processes:
             if self._process is None:
                 return None
@@ -118,20 +163,21 @@ class Worker:
             self._process.join(1)
             self._process.kill()  # if it hangs even then
             self._process.join()
-            exit_code, self._process = self._process.exitcode, None
+            exit_code = self._process.exitcode
+            self._process = None
             return exit_code
 
 
 def _serve(
     pipe: Any, function: Callable, initializer: Callable[..., None], initargs: tuple
 ) -> None:
-    """What a worker does: it says when it is ready, then answers items until the pipe is closed."""
+    """Say when this process is ready, then answer items until the pipe is closed (in a worker)."""
     die_with_parent()
-    # The server, its parent, ends with the stage once nobody else holds this file; multiprocessing hands it to workers, too.
+    # The fork server ends with the stage once nobody else holds this file, and multiprocessing
+    # hands it to workers as well.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # it leaves Ctrl-C to its stage, whoever started its server
+    # Ctrl-C is for the stage to handle, whoever started its server.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _answer(pipe, initializer, *initargs)
     while True:
         try:
@@ -161,13 +207,12 @@ def _travels(error: Exception) -> bool:
 
 
 def _unpacked(answer: tuple[bool, Any]) -> Any:
+    """Return the result that an answer holds, or raise its exception."""
     succeeded, value = answer
     if succeeded:
         return value
     try:
         raise value
     finally:
-        del (
-            answer,
-            value,
-        )  # the exception knows this frame: a circle, which would keep the caller's things for long
+        # The exception knows this frame: a circle, which would keep the caller's things for long.
+        del answer, value

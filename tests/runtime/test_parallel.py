@@ -17,7 +17,7 @@ from audio_from_video.media import untrusted
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import Failure, require_result
 from tests.support import workers
 from tests.support.closure import ROOT
 
@@ -150,7 +150,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 from audio_from_video.runtime.parallel import map_items
-from tests import workers
+from tests.support import workers
 
 def main():
     results = map_items(workers.{function}, range(20), 2)
@@ -284,8 +284,37 @@ def test_items_are_taken_only_a_little_ahead():
 
 
 def test_without_items_no_process_is_started(monkeypatch):
-    monkeypatch.setattr(parallel, "_context", lambda: pytest.fail("a fork server is started"))
+    monkeypatch.setattr(parallel, "_context", lambda modules: pytest.fail("a fork server is started"))
     assert list(map_items(workers.square, [], 2)) == []
+
+
+PRELOADING = """
+import sys
+sys.path.insert(0, {root!r})
+from audio_from_video.runtime import parallel
+from tests.support import workers
+
+def main():
+    parallel.preload("colorsys", "no_such_module")
+    print(*parallel.map_items(workers.is_imported, ["colorsys", "chunk"], 1))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_workers_start_with_the_modules_that_the_stage_names():
+    script = PRELOADING.format(root=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.returncode) == ("True False\n", 0), done.stderr
+
+
+def test_a_failed_result_is_a_sentence():
+    assert require_result(3, "training the generator") == 3
+    with pytest.raises(UserError, match="^training the generator failed: took .* may lack memory"):
+        require_result(Failure("timeout", "took too long"), "training the generator")
 
 
 def test_initializer_sets_every_worker_up():

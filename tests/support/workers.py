@@ -1,6 +1,7 @@
 """Functions for worker processes of tests."""
 
 import os
+import sys
 import time
 from multiprocessing.connection import Connection
 
@@ -162,3 +163,7 @@ def sleep_long(x: int) -> None:
 def sleep_unless_0(x: int) -> int:
     time.sleep(60 if x else 0)
     return x
+
+
+def is_imported(name: str) -> bool:
+    return name in sys.modules
