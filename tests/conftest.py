@@ -55,7 +55,7 @@ def extra_media() -> Path:
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory) -> str:
-    """The folder of a tiny BERT of random weights, for where the meaning of texts does not matter."""
+    """The folder of a tiny BERT of random weights, for where the meaning of texts is no matter."""
     # Imported here, as transformers takes seconds and most files of tests do without a BERT.
     from tests.support.text_models import write_bert
 
