@@ -1,19 +1,23 @@
 """Caption the representative frames with BLIP, fine-tuned so that captions also name sounds.
 
-Reads    data/representative_frames, data/frames; to fine-tune and to measure data/audio, data/audio_features and, with
-         `self_critical`, data/label_audio
+Reads    data/representative_frames, data/frames; to fine-tune and to measure data/audio,
+         data/audio_features and, with `self_critical`, data/label_audio
 Writes   data/captions, a row per clip:
              steps      list<int32>    the representative frames' indices, ascending
              captions   list<string>   one each, in lower case
-         models/captions: a Hugging Face directory of BLIP, fine-tuned on all training clips (as it is with `off`)
-`finetune` (how: common/caption_trainings.py, common/caption_tuning.py):
-    off            captions of the model as it is
-    tags           it learns its own captions of some frames of audible training clips, labelled or not, and, when prompted,
-                   the same together with the labels that AST hears around the frame's time
-    self_critical  after `tags`, by reward: how well the audio of the labels that a caption is mapped to meets the real one
-                   (the labels' audio stands in for the generator, which comes later and itself depends on the captions)
-Cross-fitting: a training clip's captions come from a model that has not met its source (generator.folds); validation and
-test clips get those of the model fitted on all training clips.  An item's key names the weights that made it.
+         models/captions: a Hugging Face directory of BLIP, fine-tuned on all training clips (as
+         published with `off`)
+`finetune` (how: audio_from_video/captioning, jobs.py and fine_tuning.py):
+    off            captions of the published model
+    tags           it learns its own captions of some frames of audible training clips, labelled or
+                   not, and, when prompted, the same together with the labels that AST hears around
+                   the frame's time
+    self_critical  after `tags`, by reward: how well the audio of the labels that a caption is
+                   mapped to meets the real one (the labels' audio stands in for the generator,
+                   which comes later and itself depends on the captions)
+Cross-fitting: a training clip's captions come from a model that has not met its source
+(generator.folds); validation and test clips get those of the model fitted on all training clips.
+An item's key names the weights that made it.
 """
 
 import hashlib
@@ -22,6 +26,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,18 +37,19 @@ from audio_from_video.backbones import hub
 from audio_from_video.backbones.blip import PUBLISHED_WEIGHTS, Captioner
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
-    FRAMES,
-    TOP_K,
     WHOLE,
+    TuningClip,
     TuningParams,
-    frames_of,
-    some,
-    train_all,
-    trainings,
+    fine_tuned,
+    fine_tunings,
+    iter_frames,
+    spread_steps,
 )
-from audio_from_video.captioning.workers import Task
+from audio_from_video.captioning.workers import Setup, SoundWindows, Task
 from audio_from_video.clipset import folds
-from audio_from_video.evaluation.captions import measure
+from audio_from_video.evaluation import captions as caption_evaluation
+from audio_from_video.evaluation.captions import StepCaptions
+from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
@@ -52,7 +58,9 @@ from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import scratch
 
-CODE_VERSION = 1  # of captions, of what is heard and of trained weights; raise it when one of them changes for the same input
+# Of captions, of the labels heard and of trained weights; raise it when one of them changes for
+# the same input.
+CODE_VERSION = 1
 # Of captions, and of the fine-tuned weights that make them (their reward reads text and sound).
 LIBRARIES = (
     "numpy",
@@ -62,11 +70,11 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
-SELECTED, SOUND, OUTPUT = (
-    layout.REPRESENTATIVE_FRAMES,
-    layout.AUDIO,
-    layout.CAPTIONS,
-)
+# How rewards and metrics map captions to labels.  Fixed, so that another `mapping` needs no new
+# captions.
+TOP_K = 3
+TEMPERATURE = 0.05
+
 CAPTIONS = pa.schema([("steps", pa.list_(pa.int32())), ("captions", pa.list_(pa.string()))])
 HEARD = pa.schema([*CAPTIONS, ("labels", pa.list_(pa.list_(pa.int32())))])
 
@@ -85,73 +93,18 @@ class Hearing:
     window_s: float
 
 
-def listen(
-    stage: stage_run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str
-) -> list[dict]:
-    """What can be learned from: of audible training, unlabelled and validation clips some representative steps, their captions
-    by the model as it is, and the labels that AST hears around them, highest score first."""
-    knobs = (
-        hub.revision(hearing.model),
-        hearing.window_s,
-        p.finetune_frames,
-        p.tags,
-        p.tag_score,
-    )
-    sounds = {
-        row["clip_id"]: row["item_key"] for row in shards.ok_rows(SOUND) if row["split"] != "test"
-    }
-    audible = [
-        clip
-        | {
-            "input_key": digest(clip["input_key"], sounds[clip["clip_id"]], *knobs),
-            "steps": some(clip["steps"], p.finetune_frames),
-        }
-        for clip in clips
-        if clip["clip_id"] in sounds
-    ]
-    wanted = {clip["clip_id"]: clip["steps"] for clip in audible}
-
-    def tasks() -> Iterator[tuple[str, Task]]:
-        sound_rows = shards.iter_rows(SOUND, ["flac"])
-        flacs = ((row["clip_id"], row["flac"]) for row in sound_rows if row["clip_id"] in wanted)
-        names = (str(SELECTED), str(FRAMES), str(SOUND))
-        streams = (wanted.items(), frames_of(wanted), flacs)
-        for clip_id, (steps, (jpegs, times_s), flac) in aligned(names, streams):
-            yield clip_id, Task(steps, jpegs, sound=(flac, times_s, hearing.window_s))
-
-    def compute(todo: Iterator[Task]) -> Iterator[dict | Failure]:
-        for row in caption_workers.answers(
-            caption_workers.describe, todo, p.blip, p.frames_per_batch, stage.workers, hearing.model
-        ):
-            if not isinstance(row, Failure):
-                ranked = (
-                    (scores, np.argsort(-scores, kind="stable")[: p.tags].tolist())
-                    for scores in row["scores"]
-                )
-                row["labels"] = [
-                    [label for label in best if scores[label] >= p.tag_score]
-                    for scores, best in ranked
-                ]
-            yield row
-
-    with ClipItems("captions_heard", version, HEARD) as items:
-        items.fill(stage, audible, tasks(), compute)
-        return [found for clip in audible if (found := clip | items.row(clip))["status"] == "ok"]
-
-
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("captions", CaptionsParams)
     hearing = Hearing(
         model=params.read("audio_features", "model", str),
         window_s=params.read("audio_features", "window_s", float),
     )
-    reader = params.read("label_audio", "model", str)
-    count = params.read("generator", "folds", int)
-    names = hub.labels_of(hearing.model)
-    steps = {row["clip_id"]: row["steps"] for row in shards.iter_rows(SELECTED, ["steps"])}
-    clips = [clip | {"steps": steps[clip["clip_id"]]} for clip in shards.inputs(SELECTED)]
-    table = pd.DataFrame(shards.ok_rows(FRAMES))
-    fold = dict(zip(table.clip_id, folds.of_clips(table, count).tolist(), strict=True))
+    reader = CaptionReader(
+        text_model=params.read("label_audio", "model", str),
+        names=hub.labels_of(hearing.model),
+        top_k=TOP_K,
+        temperature=TEMPERATURE,
+    )
     version = item_store.version(
         "captions",
         CODE_VERSION,
@@ -160,68 +113,199 @@ def main(stage: stage_run.StageRun) -> None:
         p.max_tokens,
         libraries=LIBRARIES,
     )
-    heard: list[dict] = []
-    tuned: dict[int, dict] = {}
-    with scratch() as files, ClipItems("captions", version, CAPTIONS) as items:
+    clips = selected_clips()
+    fold_count = params.read("generator", "folds", int)
+    fold_of = folds_by_clip(fold_count)
+    tuning_clips: list[TuningClip] = []
+    tuned: dict[int, dict[str, Any]] = {}
+    with scratch() as files:
         if p.finetune != "off":
-            heard = listen(stage, p, hearing, clips, version)
-            tuned = train_all(
-                stage, p, heard, trainings(p, heard, fold, count, names, reader), version, files
-            )
-        weights = {number: store_weights(row["weights"], files) for number, row in tuned.items()}
-        used = {clip["clip_id"]: weights.get(fold[clip["clip_id"]], PUBLISHED_WEIGHTS) for clip in clips}
-        keyed = [
-            clip | {"input_key": digest(clip["input_key"], Path(used[clip["clip_id"]]).name)}
+            tuning_clips = listen(stage, p, hearing, clips, version)
+            jobs = fine_tunings(p, tuning_clips, fold_of, fold_count, reader)
+            tuned = fine_tuned(stage, jobs, tuning_clips, version, files)
+        weights = {fold: store_weights(row["weights"], files) for fold, row in tuned.items()}
+        weights_of = {
+            clip["clip_id"]: weights.get(fold_of[clip["clip_id"]], PUBLISHED_WEIGHTS)
             for clip in clips
-        ]
-        streams = (steps.items(), frames_of(steps))
-        tasks = (
-            (clip_id, Task(chosen, jpegs, used[clip_id]))
-            for clip_id, (chosen, (jpegs, _)) in aligned((str(SELECTED), str(FRAMES)), streams)
-        )
-        items.fill(
-            stage,
-            keyed,
-            tasks,
-            lambda todo: caption_workers.answers(
-                caption_workers.describe, todo, p.blip, p.frames_per_batch, stage.workers
-            ),
-        )
-        index = items.pack(OUTPUT, keyed)
+        }
+        index = write_captions(stage, p, clips, weights_of, version)
         save_model(p, weights.get(WHOLE, PUBLISHED_WEIGHTS))
-    measured = measure(
-        OUTPUT,
-        heard,
-        lambda steps: some(steps, p.finetune_frames),
-        p.tag_score,
-        names,
+
+    captions = caption_evaluation.captions_by_clip(layout.CAPTIONS)
+    figures = caption_evaluation.caption_figures(
+        shards.ok_rows(layout.CAPTIONS),
+        captions,
+        original_captions(tuning_clips, captions, p.finetune_frames),
+        caption_evaluation.audible_labels(p.tag_score),
         reader,
-        TOP_K,
     )
-    metrics = {"clips": accounting.status_counts(index), "finetune": p.finetune, **measured}
-    if tuned:
-        metrics["epochs"] = float(np.mean([row["epochs"] for row in tuned.values()]))
-    if p.finetune == "self_critical":
-        metrics["reward"] = dict(
-            zip(
-                ("before", "after"),
-                np.mean([row["reward"] for row in tuned.values()], axis=0).tolist(),
-                strict=True,
-            )
+    stage.write_metrics(
+        {
+            "clips": accounting.status_counts(index),
+            "finetune": p.finetune,
+            **figures,
+            **tuning_figures(p, list(tuned.values())),
+        }
+    )
+
+
+def selected_clips() -> list[dict]:
+    """Return the clips with representative frames, and the frames' `steps`."""
+    source = layout.REPRESENTATIVE_FRAMES
+    steps = {row["clip_id"]: row["steps"] for row in shards.iter_rows(source, ["steps"])}
+    return [clip | {"steps": steps[clip["clip_id"]]} for clip in shards.inputs(source)]
+
+
+def folds_by_clip(fold_count: int) -> dict[str, int]:
+    """Return each clip's fold by clip_id; -1 for validation and test clips."""
+    table = pd.DataFrame(shards.ok_rows(layout.FRAMES))
+    return dict(zip(table.clip_id, folds.of_clips(table, fold_count).tolist(), strict=True))
+
+
+def listen(
+    stage: stage_run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str
+) -> list[TuningClip]:
+    """Return what can be learned from: audible training, unlabelled and validation clips.
+
+    Each has some of its representative steps, their captions by the published model, and the
+    labels that AST hears around them.  They are stored items; clips whose worker failed are left
+    out.
+    """
+    knobs = (
+        hub.revision(hearing.model),
+        hearing.window_s,
+        p.finetune_frames,
+        p.tags,
+        p.tag_score,
+    )
+    sound_keys = {
+        row["clip_id"]: row["item_key"]
+        for row in shards.ok_rows(layout.AUDIO)
+        if row["split"] != "test"
+    }
+    audible = [
+        clip
+        | {
+            "input_key": digest(clip["input_key"], sound_keys[clip["clip_id"]], *knobs),
+            "steps": spread_steps(clip["steps"], p.finetune_frames),
+        }
+        for clip in clips
+        if clip["clip_id"] in sound_keys
+    ]
+    setup = Setup(p.captioner, p.frames_per_batch, stage.workers, hearing.model)
+
+    def compute(missing: Iterator[Task]) -> Iterator[dict | Failure]:
+        for row in caption_workers.results(caption_workers.describe, missing, setup):
+            if not isinstance(row, Failure):
+                row["labels"] = [best_labels(scores, p) for scores in row["scores"]]
+            yield row
+
+    with ClipItems("captions_heard", version, HEARD) as items:
+        items.fill(stage, audible, listening_tasks(audible, hearing.window_s), compute)
+        rows = [(clip, items.row(clip)) for clip in audible]
+    return [
+        TuningClip(
+            clip_id=clip["clip_id"],
+            split=clip["split"],
+            input_key=clip["input_key"],
+            steps=row["steps"],
+            captions=row["captions"],
+            labels=row["labels"],
         )
-    stage.write_metrics(metrics)
+        for clip, row in rows
+        if row["status"] == "ok"
+    ]
+
+
+def listening_tasks(clips: list[dict], window_s: float) -> Iterator[tuple[str, Task]]:
+    """Yield (clip_id, task): the frames of a clip's `steps`, and its sound around them."""
+    steps_of = {clip["clip_id"]: clip["steps"] for clip in clips}
+    sound_rows = shards.iter_rows(layout.AUDIO, ["flac"])
+    flacs = ((row["clip_id"], row["flac"]) for row in sound_rows if row["clip_id"] in steps_of)
+    names = (str(layout.REPRESENTATIVE_FRAMES), str(layout.FRAMES), str(layout.AUDIO))
+    streams = (steps_of.items(), iter_frames(steps_of), flacs)
+    for clip_id, (steps, (jpegs, times_s), flac) in aligned(names, streams):
+        yield clip_id, Task(steps, jpegs, sound=SoundWindows(flac, times_s, window_s))
+
+
+def best_labels(scores: np.ndarray, p: CaptionsParams) -> list[int]:
+    """Return at most `tags` labels of scores [L], highest first, that reach `tag_score`."""
+    ranking = np.argsort(-scores, kind="stable")[: p.tags].tolist()
+    return [label for label in ranking if scores[label] >= p.tag_score]
+
+
+def write_captions(
+    stage: stage_run.StageRun,
+    p: CaptionsParams,
+    clips: list[dict],
+    weights_of: dict[str, str],
+    version: str,
+) -> list[dict]:
+    """Caption each clip's `steps` with its weights, write data/captions and return its index.
+
+    weights_of: file of the decoder's weights by clip_id; its name is the weights' digest, so that
+    an item's key names what made it.
+    """
+    keyed = [
+        clip | {"input_key": digest(clip["input_key"], Path(weights_of[clip["clip_id"]]).name)}
+        for clip in clips
+    ]
+    steps_of = {clip["clip_id"]: clip["steps"] for clip in clips}
+    names = (str(layout.REPRESENTATIVE_FRAMES), str(layout.FRAMES))
+    streams = (steps_of.items(), iter_frames(steps_of))
+    tasks = (
+        (clip_id, Task(steps, jpegs, weights_of[clip_id]))
+        for clip_id, (steps, (jpegs, _)) in aligned(names, streams)
+    )
+    setup = Setup(p.captioner, p.frames_per_batch, stage.workers)
+
+    def compute(missing: Iterator[Task]) -> Iterator[dict | Failure]:
+        return caption_workers.results(caption_workers.describe, missing, setup)
+
+    with ClipItems("captions", version, CAPTIONS) as items:
+        items.fill(stage, keyed, tasks, compute)
+        return items.pack(layout.CAPTIONS, keyed)
+
+
+def original_captions(
+    tuning_clips: list[TuningClip], captions: dict[str, StepCaptions], count: int
+) -> dict[str, StepCaptions]:
+    """Return captions of the published model by clip_id, for at most `count` frames a clip.
+
+    They are those that were learned from; where nothing was fine-tuned, some of the `captions`.
+    """
+    if tuning_clips:
+        return {
+            clip.clip_id: dict(zip(clip.steps, clip.captions, strict=True)) for clip in tuning_clips
+        }
+    return {
+        clip_id: {step: by_step[step] for step in spread_steps(list(by_step), count)}
+        for clip_id, by_step in captions.items()
+    }
+
+
+def tuning_figures(p: CaptionsParams, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over fine-tunings: epochs and, by reward, the reward before and after."""
+    figures: dict[str, Any] = {}
+    if rows:
+        figures["epochs"] = float(np.mean([row["epochs"] for row in rows]))
+    if p.finetune == "self_critical":
+        before, after = np.mean([row["reward"] for row in rows], axis=0).tolist()
+        figures["reward"] = {"before": before, "after": after}
+    return figures
 
 
 def store_weights(weights: bytes, folder: Path) -> str:
-    """A file of these weights, whose name is their digest."""
+    """Write weights to a file whose name is their digest, and return its path."""
     path = folder / hashlib.blake2b(weights, digest_size=16).hexdigest()
     path.write_bytes(weights)
     return str(path)
 
 
 def save_model(p: CaptionsParams, weights: str) -> None:
-    """models/captions, which appears at once."""
-    folder, temporary = layout.CAPTION_MODEL, Path("models/.captions.tmp")
+    """Write models/captions, which appears at once."""
+    folder = layout.CAPTION_MODEL
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     Captioner(p.captioner).save(temporary, weights)

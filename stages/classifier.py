@@ -1,17 +1,21 @@
-"""Train and score the action classifier under one condition: what audio it has in training and at test.
+"""Train and score the action classifier under one condition: what audio it has, and when.
 
-Reads    data/video_features/{rgb,flow}, data/missing_audio.parquet, and what the condition names: real audio, what was made
-         for it (generated features, a teacher's answers), what decides (filter, dictionary)
-Writes   data/predictions/<condition>.parquet, a row per seed and validation or test clip (common/predictions.py); with
-         `out_of_fold` for training clips, too, by models that have not seen their sources; with `answers_pool` for
-         unlabelled clips, too
+Reads    data/video_features/{rgb,flow}, data/missing_audio.parquet, and the files that the
+         condition names: real audio, generated audio, a teacher's predictions, decisions of the
+         filter or the dictionary
+Writes   data/predictions/<condition>.parquet, a row per seed and validation or test clip (see
+         storage/predictions.py); with `out_of_fold` training clips, too, by models that have not
+         seen their sources; with `answers_pool` unlabelled clips, too
          data/missing_rates/<condition>.parquet, a row per seed, missing rate and test clip:
              seed int32, missing_rate float32, clip_id, source_id string, hit bool
          models/classifier/<condition>/seed-<n>.safetensors and config.json
-         metrics/classifier/<condition>.json and, as DVC plots, metrics/plots/{loss,confusion}/<condition>.csv
-The LSTM reads RGB and flow features, concatenated [T, 2D], with audio [T, 2D + components]; its last hidden state gives
-the action.  Early stopping and all choices on validation; test is scored once.  `logistic` conditions use logistic
-regression on mean and standard deviation over time instead: a weak LSTM would make any gain meaningless.
+         metrics/classifier/<condition>.json
+         metrics/plots/{loss,confusion}/<condition>.csv, plots of DVC
+
+The LSTM reads RGB and flow features, concatenated [T, 2D], with audio [T, 2D + components]; its
+last hidden state gives the action. Early stopping and all choices are made on validation; test is
+scored once. Conditions with `model: logistic` use logistic regression on mean and standard
+deviation over time instead: a weak LSTM would make any gain meaningless.
 """
 
 import numpy as np
@@ -23,17 +27,22 @@ from safetensors.torch import save_file
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.logistic import logistic_regression
 from audio_from_video.classification.networks import parameter_count
-from audio_from_video.classification.settings import ClassifierParams, Condition
-from audio_from_video.classification.targets import lessons
-from audio_from_video.classification.training import Training, answered, build, train_one
+from audio_from_video.classification.settings import ClassifierParams
+from audio_from_video.classification.targets import training_targets
+from audio_from_video.classification.training import (
+    TrainingResult,
+    TrainingTask,
+    build,
+    predictions_of,
+    train_one,
+)
 from audio_from_video.clipset import folds
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.reporting import tables
 from audio_from_video.runtime import atomic, parallel, params, stage_run
-from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout, predictions, shards
 from audio_from_video.storage.predictions import Predictions
 from audio_from_video.storage.row_file import scratch
@@ -47,151 +56,200 @@ MISSING_RATES = pa.schema(
         ("hit", pa.bool_()),
     ]
 )
+Hits = list[list[np.ndarray]]  # by seed and missing rate: which test clips are predicted right
 
 
-def train_seeds(
-    stage: stage_run.StageRun, data: ActionData, condition: Condition, p: ClassifierParams
-) -> tuple[Predictions, list[dict]]:
-    """Train all seeds, and with `out_of_fold` a model per fold and seed for the training clips; the probabilities of all clips
-    that were asked, and the seeds' results."""
-    if not all(
-        len(data.rows(split)) for split in LABELLED
-    ):  # with `kept_only`: the filter leaves nothing to train or score on
-        return answered(
-            data,
-            torch.tensor([], dtype=torch.long),
-            np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32),
-        ), []
-    training, asked = (
-        data.rows("training"),
-        data.rows("validation", "test", *([UNLABELLED] if condition.answers_pool else [])),
-    )
-    parts, fold = (
-        [(training, asked)],
-        torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1)),
-    )
-    for number in range(condition.out_of_fold):
-        inside = fold[training] == number
-        parts.append((training[~inside], training[inside]))
-    tasks, key = [], data.key()
-    for whole, (taught, rows) in enumerate(parts):
-        for seed in range(p.seeds):
-            learned, targets = lessons(
-                data,
-                condition,
-                taught[data.taught[taught]],
-                p.lstm.label_smoothing,
-                p.teaching,
-                seed,
-            )
-            rates = p.missing_rates if whole == 0 and not condition.kept_only else []
-            tasks.append(
-                Training(data, condition, p, seed, learned, targets, rows, stage.item, rates, key)
-            )
-    workers = (
-        stage.workers if len(tasks) > 2 * stage.workers else len(tasks)
-    )  # few: shared cores beat a last round on one of them
-    results = list(
-        stage.progress(
-            parallel.map_items(train_one, tasks, workers), len(tasks), "training", "computing_s"
-        )
-    )
-    if failed := [result for result in results if isinstance(result, Failure)]:
-        raise UserError(
-            f"training {stage.item} failed: {failed[0].reason}; the machine may lack memory, try --workers 1"
-        )
-    probabilities = np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)
-    for task, result in zip(tasks, results, strict=True):
-        probabilities[task.seed, task.asked] = result["probabilities"]
-    return answered(data, torch.cat([rows for _, rows in parts]), probabilities), results[: p.seeds]
+def main(stage: stage_run.StageRun) -> None:
+    # An optimiser's first step imports torch._dynamo: once in the server, not in every worker.
+    parallel.start_server("stages.classifier", "torch._dynamo")
+    p = params.load("classifier", ClassifierParams)
+    condition = p.conditions[stage.item]
+    with scratch() as folder:
+        data = ActionData(folder, condition, p.labels_per_action)
+        if condition.model == "logistic":
+            run_logistic(stage, data, p)
+        else:
+            run_lstm(stage, data, p)
 
 
-def write_missing_rates(
-    name: str, data: ActionData, rates: list[float], results: list[dict]
-) -> dict:
-    """Write data/missing_rates/<condition>.parquet (see the module's docstring); accuracy by missing rate."""
-    test = data.clips.iloc[data.rows("test").numpy()]
-    parts = [
-        pa.table(
-            [pa.array([value] * len(test)) for value in (seed, rate)]
-            + [test.clip_id.tolist(), test.source_id.tolist(), right],
-            names=MISSING_RATES.names,
-        ).cast(MISSING_RATES)
-        for seed, result in enumerate(results)
-        for rate, right in zip(rates, result["right"], strict=False)
-    ]
-    shards.write_table(
-        pa.concat_tables(parts) if parts else MISSING_RATES.empty_table(),
-        layout.missing_rates(name),
-    )
-    right = np.array([result["right"] for result in results], float)  # [seeds, rates, test clips]
-    return {
-        f"{rate:g}": intervals.interval(right[:, i].mean(0), test.source_id.to_numpy())
-        for i, rate in enumerate(rates)
-        if parts
+def run_logistic(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
+    """Fit logistic regression and write all outputs of the stage."""
+    result = logistic_regression(data, p)
+    width = data.video.shape[-1]
+    if data.sounds:
+        width += data.sounds["real"].file.shape[-1]
+    parameters = (2 * width + 1) * len(data.actions)
+    write_config(stage.item, data, {})
+    curves: list[list[dict]] = [[] for _ in result.hits]
+    write_outputs(stage, data, p, result.predictions, result.hits, curves, parameters)
+
+
+def run_lstm(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
+    """Train the LSTMs and write all outputs of the stage."""
+    answered, results = train_all(stage, data, p)
+    folder = layout.classifier_model(stage.item)
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, result in enumerate(results):
+        save_file(result.weights, folder / f"seed-{seed}.safetensors")
+    model = build(data, p.lstm, data.participants("training"))
+    sizes = {
+        "hidden": model.lstm.hidden_size,
+        "projection": p.lstm.projection,
+        "audio_width": len(model.token),
     }
+    write_config(stage.item, data, sizes)
+    hits = [result.hits for result in results]
+    curves = [result.curve for result in results]
+    write_outputs(stage, data, p, answered, hits, curves, parameter_count(model))
+
+
+def train_all(
+    stage: stage_run.StageRun, data: ActionData, p: ClassifierParams
+) -> tuple[Predictions, list[TrainingResult]]:
+    """Run all trainings; return the predictions, and the results on all training clips by seed.
+
+    Both are empty where the filter leaves nothing to train on or to score (`kept_only`).
+    Raises UserError when a training fails.
+    """
+    probabilities = np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)
+    if not all(len(data.participants(split)) for split in LABELLED):
+        nothing = torch.tensor([], dtype=torch.long)
+        return predictions_of(data, nothing, probabilities), []
+
+    tasks = training_tasks(data, p, stage.item)
+    trainings = parallel.map_items(train_one, tasks, stage.workers)
+    results = list(stage.progress(trainings, len(tasks), "training", "computing_s"))
+    for result in results:
+        require_result(result, f"training {stage.item}")
+    for task, result in zip(tasks, results, strict=True):
+        probabilities[task.seed, task.predicted_indices] = result.probabilities
+    predicted = torch.cat([task.predicted_indices for task in tasks if task.seed == 0])
+    return predictions_of(data, predicted, probabilities), results[: p.seeds]
+
+
+def training_tasks(data: ActionData, p: ClassifierParams, name: str) -> list[TrainingTask]:
+    """The trainings of a condition: first a seed each on all training clips, then on folds."""
+    condition = data.condition
+    training = data.participants("training")
+    scored_splits = ["validation", "test"]
+    if condition.answers_pool:
+        scored_splits.append(UNLABELLED)
+
+    # Pairs of the clips that a training learns from, and those that it predicts.
+    parts = [(training, data.participants(*scored_splits))]
+    fold = torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1))
+    for number in range(condition.out_of_fold):
+        in_fold = fold[training] == number
+        parts.append((training[~in_fold], training[in_fold]))
+
+    data_key = data.key()
+    tasks = []
+    for number, (learned, predicted) in enumerate(parts):
+        labelled = learned[data.uses_label[learned]]
+        at_missing_rates = number == 0 and not condition.kept_only
+        for seed in range(p.seeds):
+            training_indices, targets = training_targets(
+                data, labelled, p.lstm.label_smoothing, p.teaching, seed
+            )
+            task = TrainingTask(
+                data=data,
+                p=p,
+                seed=seed,
+                name=name,
+                training_indices=training_indices,
+                targets=targets,
+                predicted_indices=predicted,
+                missing_rates=p.missing_rates if at_missing_rates else [],
+                data_key=data_key,
+            )
+            tasks.append(task)
+    return tasks
+
+
+def write_config(name: str, data: ActionData, sizes: dict[str, int]) -> None:
+    """Write config.json of the models: the condition, the actions and the networks' sizes."""
+    config = {
+        "condition": data.condition.model_dump(),
+        "actions": data.actions,
+        "video_width": data.video.shape[-1],
+    }
+    folder = layout.classifier_model(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(folder / "config.json", config | sizes)
+
+
+def write_outputs(
+    stage: stage_run.StageRun,
+    data: ActionData,
+    p: ClassifierParams,
+    answered: Predictions,
+    hits: Hits,
+    curves: list[list[dict]],
+    parameters: int,
+) -> None:
+    """Write predictions, hits at the missing rates, plots and metrics."""
+    name = stage.item
+    test = data.clips.iloc[data.participants("test").numpy()]
+    predictions.write(name, answered)
+    shards.write_table(missing_rates_table(test, p.missing_rates, hits), layout.missing_rates(name))
+    write_plots(name, curves, answered.of("test"))
+    metrics = condition_evaluation.classifier_figures(answered)
+    metrics["accuracy_at_missing_rate"] = missing_rates_figures(test, p.missing_rates, hits)
+    metrics["parameters"] = parameters
+    metrics["clips"] = {split: len(data.participants(split)) for split in LABELLED}
+    stage.write_metrics(metrics)
+
+
+def missing_rates_table(test: pd.DataFrame, rates: list[float], hits: Hits) -> pa.Table:
+    """A row per seed, missing rate and test clip (see the module's docstring).
+
+    hits [seeds][rates]: bool [test clips]; empty where there are no trainings at missing rates.
+    """
+    parts = [MISSING_RATES.empty_table()]
+    for seed, hits_by_rate in enumerate(hits):
+        for rate, hit in zip(rates, hits_by_rate, strict=False):
+            columns = [
+                pa.array([seed] * len(test)),
+                pa.array([rate] * len(test)),
+                test.clip_id.tolist(),
+                test.source_id.tolist(),
+                hit,
+            ]
+            parts.append(pa.table(columns, names=MISSING_RATES.names).cast(MISSING_RATES))
+    return pa.concat_tables(parts)
+
+
+def missing_rates_figures(
+    test: pd.DataFrame, rates: list[float], hits: Hits
+) -> dict[str, dict[str, float]]:
+    """Accuracy with its interval by missing rate; hits as in `missing_rates_table`."""
+    figures: dict[str, dict[str, float]] = {}
+    if not any(hits):
+        return figures
+    hit_matrix = np.array(hits, float)  # [seeds, rates, test clips]
+    for i, rate in enumerate(rates):
+        mean_over_seeds = hit_matrix[:, i].mean(0)
+        figures[f"{rate:g}"] = intervals.interval(mean_over_seeds, test.source_id.to_numpy())
+    return figures
 
 
 def write_plots(name: str, curves: list[list[dict]], test: Predictions) -> None:
-    """CSV files for DVC's plots: losses by epoch and seed, and the test clips' true and predicted actions."""
-    loss = pd.DataFrame(
-        [{"seed": seed, **epoch} for seed, curve in enumerate(curves) for epoch in curve],
-        columns=["seed", "epoch", "training_loss", "validation_loss"],
-    )
+    """Write CSV files for DVC's plots: losses by epoch, true and predicted actions on test."""
+    epochs = []
+    for seed, curve in enumerate(curves):
+        for epoch in curve:
+            epochs.append({"seed": seed, **epoch})
+    loss = pd.DataFrame(epochs, columns=["seed", "epoch", "training_loss", "validation_loss"])
+
     predicted = np.array(test.actions)[test.answers]  # [seeds, clips]
-    confusion = pd.DataFrame(
-        {"actual": np.tile(test.clips.action, len(predicted)), "predicted": predicted.ravel()}
-    ).map(tables.plain)
+    actual = np.tile(test.clips.action, len(predicted))
+    confusion = pd.DataFrame({"actual": actual, "predicted": predicted.ravel()})
+    confusion = confusion.map(tables.plain)
+
     for kind, table in (("loss", loss), ("confusion", confusion)):
         path = layout.classifier_plot(kind, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False, float_format="%.6f")
-
-
-def main(stage: stage_run.StageRun) -> None:
-    parallel.start_server(
-        "stages.classifier", "torch._dynamo"
-    )  # an optimiser's first step imports it
-    p = params.load("classifier", ClassifierParams)
-    name, condition = stage.item, p.conditions[stage.item]
-    folder = layout.classifier_model(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with scratch() as files:
-        data = ActionData(files, condition, p.labels_per_action)
-        config = {
-            "condition": condition.model_dump(),
-            "actions": data.actions,
-            "video_width": data.video.shape[-1],
-        }
-        if condition.model == "logistic":
-            found, results = logistic_regression(data, condition, p, name)
-            width = data.video.shape[-1] + (
-                data.sounds["real"].file.shape[-1] if data.sounds else 0
-            )
-            parameters = (2 * width + 1) * len(data.actions)
-        else:
-            found, results = train_seeds(stage, data, condition, p)
-            for seed, result in enumerate(results):
-                save_file(result["weights"], folder / f"seed-{seed}.safetensors")
-            model = build(data, condition, p.lstm, data.rows("training"))
-            parameters = parameter_count(model)
-            config |= {
-                "hidden": model.lstm.hidden_size,
-                "projection": p.lstm.projection,
-                "audio_width": len(model.token),
-            }
-        atomic.write_json(folder / "config.json", config)
-        predictions.write(name, found)
-        at_rates = write_missing_rates(name, data, p.missing_rates, results)
-        write_plots(name, [result["curve"] for result in results], found.of("test"))
-        stage.write_metrics(
-            {
-                **condition_evaluation.score(found),
-                "accuracy_at_missing_rate": at_rates,
-                "parameters": parameters,
-                "clips": {split: len(data.rows(split)) for split in LABELLED},
-            }
-        )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from audio_from_video.learning.features import AUDIO, Features
 from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, LABELLED, SHUFFLED, SPLITS
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile, scratch
 
@@ -68,10 +68,8 @@ def train_all(
             "computing_s",
         )
     )
-    if failed := [result for result in results if isinstance(result, Failure)]:
-        raise UserError(
-            f"training the generator failed: {failed[0].reason}; the machine may lack memory, try --workers 1"
-        )
+    for result in results:
+        require_result(result, "training the generator")
     return [
         (job, result, RowFile(task[3], inputs.data.audio.shape))
         for job, result, task in zip(jobs, results, tasks, strict=True)

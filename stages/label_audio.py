@@ -20,8 +20,6 @@ cosine, those with a cosine above 0; zeros, the mean sound, without any.  A fold
 for DVC: after a change there, `dvc repro --force label_audio`.
 """
 
-import os
-import shutil
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +34,7 @@ from audio_from_video.clipset import folds
 from audio_from_video.evaluation import intervals
 from audio_from_video.meaning.similarity import closest, cosines
 from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime.atomic import replace_directory
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, shards
 
@@ -176,11 +175,7 @@ def write(
     """The output directory (see the module's docstring), which appears at once."""
     from safetensors.numpy import save_file
 
-    temporary = OUTPUT.with_name(f".{OUTPUT.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tensors = {"whole": whole.astype(np.float32), "folds": np.stack(by_fold).astype(np.float32)}
-    save_file(tensors, temporary / "features.safetensors")
     table = pa.table(
         {
             "label": [label.display_name for label in LABELS],
@@ -192,9 +187,9 @@ def write(
             ),
         }
     )
-    shards.write_table(table, temporary / "labels.parquet")
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    os.replace(temporary, OUTPUT)
+    with replace_directory(OUTPUT) as folder:
+        save_file(tensors, folder / layout.LABEL_AUDIO_FEATURES.name)
+        shards.write_table(table, folder / layout.LABEL_AUDIO_LABELS.name)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:

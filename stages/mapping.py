@@ -1,23 +1,32 @@
 """Map the captions of representative frames to AudioSet labels, by meaning.
 
-Reads    data/captions, data/audio_features (AST's label scores: values of the key captions, and for metrics),
-         data/label_audio (with the labels' names), the text model; for metrics alone data/truth.parquet
+Reads    data/captions, data/audio_features (AST's label scores: values of the key captions, and
+         for metrics), data/label_audio (with the labels' names), the text model; for metrics alone
+         data/truth.parquet
 Writes   data/mapping: all that architecture 2's generator is conditioned on; a row per clip:
-             caption      tensor int32 [T]          number of the caption in `_captions.parquet`; -1: the step is no anchor
+             caption      tensor int32 [T]          number of the caption in `_captions.parquet`;
+                                                    -1: the step is no anchor
              labels       tensor int32 [T, top_k]   labels it was mapped to, best first; -1: none
-             similarity   tensor float32 [T, top_k] cosine (`labels`) or attended score (`key_captions`) of each; 0: none
-         beside the shards `_captions.parquet`: caption string, embedding tensor float32 [D], a row per distinct caption;
-         `_labels.safetensors`: text [L, D] embeddings of the labels' names, audio [folds + 1, L, A] their audio features (fold
-         k's without the clips of fold k; the last one of all training clips), and as metadata the labels' names and how they were chosen
+             similarity   tensor float32 [T, top_k] cosine (`labels`) or attended score
+                                                    (`key_captions`) of each; 0: none
+         beside the shards
+             `_captions.parquet`, a row per distinct caption: caption string, embedding tensor
+             float32 [D]
+             `_labels.safetensors`: text [L, D], embeddings of the labels' names; audio
+             [folds + 1, L, A], their audio features (fold k's without the clips of fold k; the
+             last one of all training clips); as metadata the labels' names and how they were chosen
 Two ways (`mapping.via`), both measured:
-    labels         the labels whose names are closest to the caption, by cosine of sentence embeddings (Reimers & Gurevych 2019)
-    key_captions   a dictionary whose keys are the captions of audible training clips and whose values are the labels AST
-                   hears there: a caption attends to its closest key captions, those of its own source excluded
+    labels         the labels whose names are closest to the caption, by cosine of sentence
+                   embeddings (Reimers & Gurevych 2019)
+    key_captions   a dictionary whose keys are the captions of audible training clips and whose
+                   values are the labels AST hears there: a caption attends to its closest key
+                   captions, those of its own source excluded
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,24 +38,18 @@ from audio_from_video.backbones import text as text_backbone
 from audio_from_video.clipset import folds
 from audio_from_video.evaluation import mapping as mapping_evaluation
 from audio_from_video.meaning import similarity
-from audio_from_video.meaning.attention import attention
 from audio_from_video.meaning.key_captions import KeyCaptions
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
-CAPTIONS, AUDIO, LABEL_AUDIO = (
-    layout.CAPTIONS,
-    layout.AUDIO_FEATURES,
-    layout.LABEL_AUDIO,
-)
 CODE_VERSION = 1  # of backbones/text.py; raise it when a text gets another embedding
 LIBRARIES = ("numpy", "sentence-transformers", "tokenizers", "torch", "transformers")
 TEXTS_PER_TASK = 32
+LOWEST_ATTENDED = 1e-6  # attended score from which on a label counts: below it nobody heard it
 
 
 class MappingParams(params.Section):
@@ -59,182 +62,241 @@ class MappingParams(params.Section):
 
 
 class Captioned:
-    """All captions.  clips: a dict per clip, as in the shards' index (`table`: as columns); captions: a row per caption, in the
-    clips' order, with clip_id, split, source_id, row (the clip's), step, and text (its number among the distinct `texts`)."""
+    """All captions of all clips.
+
+    clips: a dict per clip, as in the shards' index.  table: a row per clip with clip_id, split,
+    source_id.  captions: a row per caption, in the clips' order, with clip_index, step, text (its
+    number among the distinct `texts`) and the columns of `table`.
+    """
 
     def __init__(self) -> None:
-        self.clips = shards.ok_rows(CAPTIONS)
+        self.clips = shards.ok_rows(layout.CAPTIONS)
         self.table = pd.DataFrame(self.clips, columns=["clip_id", "split", "source_id"])
-        position = {name: i for i, name in enumerate(self.table.clip_id)}
-        number: dict[str, int] = {}
-        found = [
-            (position[row["clip_id"]], step, number.setdefault(text, len(number)))
-            for row in shards.iter_rows(CAPTIONS, ["steps", "captions"])
-            for step, text in zip(row["steps"], row["captions"], strict=True)
-        ]
-        self.captions = pd.DataFrame(found, columns=["row", "step", "text"])
-        self.captions[list(self.table)] = self.table.to_numpy()[self.captions.row]
-        self.texts = list(number)
+        index_of = {clip_id: i for i, clip_id in enumerate(self.table.clip_id)}
+        text_number: dict[str, int] = {}
+        rows = []
+        for row in shards.iter_rows(layout.CAPTIONS, ["steps", "captions"]):
+            for step, text in zip(row["steps"], row["captions"], strict=True):
+                number = text_number.setdefault(text, len(text_number))
+                rows.append((index_of[row["clip_id"]], step, number))
+        self.captions = pd.DataFrame(rows, columns=["clip_index", "step", "text"])
+        self.captions[list(self.table)] = self.table.to_numpy()[self.captions.clip_index]
+        self.texts = list(text_number)
 
 
-def embed_texts(task: tuple[str, list[str]]) -> dict:
-    """Embeddings [n, D] of some texts (runs in a worker)."""
-    return {"embeddings": text_backbone.embed(*task)}
+class Labels(NamedTuple):
+    """The AudioSet labels that captions are mapped to."""
+
+    names: list[str]
+    text: np.ndarray  # [L, D] embeddings of the names
+    audio: np.ndarray  # [folds + 1, L, A], the last one of all training clips
 
 
-def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray, str]:
-    """Normalised embeddings [N, D], each text through the model once, ever: they are kept in the item store, whose version
-    comes with them."""
-    version = item_store.version(
-        "text_embeddings", CODE_VERSION, text_backbone.revision(model), libraries=LIBRARIES
-    )
-    width = text_backbone.embed(model, texts[:1]).shape[1]
-    with ItemStore(
-        "text_embeddings", version, pa.schema([("embedding", shards.tensor(pa.float32(), width))])
-    ) as store:
+class Ranking(NamedTuple):
+    """Labels of each caption, best first; the one behind top_k is there to tell the margin."""
 
-        def compute(payloads):
-            payloads = list(payloads)
-            parts = [
-                (model, payloads[i : i + TEXTS_PER_TASK])
-                for i in range(0, len(payloads), TEXTS_PER_TASK)
-            ]
-            for found in parallel.map_items(
-                embed_texts, parts, stage.workers, initializer=one_thread
-            ):
-                if isinstance(found, Failure):
-                    raise UserError(
-                        f"embedding the captions failed: {found.reason}; the machine may lack memory, try --workers 1"
-                    )
-                yield from ({"embedding": vector} for vector in found["embeddings"])
+    labels: np.ndarray  # [N, top_k + 1]
+    scores: np.ndarray  # [N, top_k + 1]
 
-        keys = [digest(text) for text in texts]
-        stage.fill(store, list(zip(keys, texts, strict=True)), len(texts), compute)
-        return np.stack([store[key]["embedding"] for key in keys]), version
-
-
-def closest_labels(
-    captions: np.ndarray, labels: np.ndarray, p: MappingParams
-) -> tuple[np.ndarray, np.ndarray]:
-    """`labels`: for caption embeddings [U, D] and label embeddings [L, D] the top_k + 1 closest labels and their cosines
-    [U, top_k + 1] (the last one is there to tell the margin)."""
-    cosine = similarity.cosines(captions, labels)
-    best = similarity.closest(cosine, min(p.top_k + 1, len(labels)))
-    return best, np.take_along_axis(cosine, best, 1)
+    def best(self, top_k: int, lowest: float) -> np.ndarray:
+        """Return the first top_k labels [N, top_k], -1 in the place of those below `lowest`."""
+        return np.where(self.scores[:, :top_k] >= lowest, self.labels[:, :top_k], -1)
 
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("mapping", MappingParams)
-    found = Captioned()
-    names = shards.read_table(LABEL_AUDIO / "labels.parquet")["label"].to_pylist()
-    everything, version = embed(stage, p.model, found.texts + names)
-    embeddings, label_text = everything[: len(found.texts)], everything[len(found.texts) :]
-    scores = {
+    captioned = Captioned()
+    names = shards.read_table(layout.LABEL_AUDIO_LABELS)["label"].to_pylist()
+    vectors, version = embed(stage, p.model, captioned.texts + names)
+    embeddings = vectors[: len(captioned.texts)]
+    labels = Labels(names, vectors[len(captioned.texts) :], read_label_audio())
+    ast_scores = {
         row["clip_id"]: row["label_scores"].astype(np.float32)
-        for row in shards.iter_rows(AUDIO, ["label_scores"])
+        for row in shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores"])
     }
-    text = found.captions.text.to_numpy()
-    best, cosine = closest_labels(embeddings, label_text, p)
-    attended = KeyCaptions(found.captions, scores).attend(
-        embeddings, found.captions, p.key_captions, p.temperature
-    )
-    keyed = similarity.closest(attended, best.shape[1])
-    ranked = {
-        "labels": (best[text], cosine[text]),
-        "key_captions": (keyed, np.take_along_axis(attended, keyed, 1)),
+
+    rankings = {"labels": rank_by_names(captioned, embeddings, labels, p)}
+    width = rankings["labels"].labels.shape[1]
+    key_captions = KeyCaptions(captioned.captions, ast_scores)
+    rankings["key_captions"] = rank_by_key_captions(key_captions, captioned, embeddings, width, p)
+    mapped = {
+        "labels": rankings["labels"].best(p.top_k, p.min_similarity),
+        "key_captions": rankings["key_captions"].best(p.top_k, LOWEST_ATTENDED),
     }
-    chosen = {
-        way: np.where(
-            values[:, : p.top_k] >= (p.min_similarity if way == "labels" else 1e-6),
-            labels[:, : p.top_k],
-            -1,
-        )
-        for way, (labels, values) in ranked.items()
-    }
-    audio = load_file(LABEL_AUDIO / "features.safetensors")
-    label_audio = np.concatenate([audio["folds"], audio["whole"][None]])
-    write(
-        found,
-        embeddings,
-        names,
-        label_text,
-        label_audio,
-        chosen[p.via],
-        ranked[p.via][1],
-        version,
-        p,
-    )
-    fold = folds.of_clips(found.table, params.read("generator", "folds", int))[found.captions.row]
-    heard, true = mapping_evaluation.heard_labels(scores), mapping_evaluation.true_labels(names)
-    real = mapping_evaluation.centred_features()
-    measured = {}
-    for way, labels in chosen.items():
-        cosines = (embeddings[text][:, None] * label_text[labels]).sum(-1)
-        weights = attention(np.where(labels >= 0, cosines, -np.inf), p.temperature)
-        condition = (weights[..., None] * label_audio[fold[:, None], labels]).sum(1)
-        measured[way] = mapping_evaluation.measure(
-            found.captions, labels, ranked[way][1], weights, heard, true, condition, real
-        )
+    write_mapping(captioned, embeddings, labels, mapped[p.via], rankings[p.via].scores, version, p)
+    figures = mapping_figures(captioned, embeddings, labels, mapped, rankings, ast_scores, p)
     stage.write_metrics(
         {
-            "clips": accounting.status_counts(shards.read_index(CAPTIONS).to_pylist()),
+            "clips": accounting.status_counts(shards.read_index(layout.CAPTIONS).to_pylist()),
             "via": p.via,
-            "captions": len(text),
-            "distinct_captions": len(found.texts),
-            **measured,
+            "captions": len(captioned.captions),
+            "distinct_captions": len(captioned.texts),
+            **figures,
         }
     )
 
 
-def write(
-    found: Captioned,
+def embed_texts(task: tuple[str, list[str]]) -> dict:
+    """Return the embeddings [n, D] of some texts (runs in a worker)."""
+    model, texts = task
+    return {"embeddings": text_backbone.embed(model, texts)}
+
+
+def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray, str]:
+    """Return normalised embeddings [N, D] of N texts, and their version in the item store.
+
+    Each text goes through the model once, ever: the store keeps its embedding.  Raises UserError
+    when a worker fails.
+    """
+    version = item_store.version(
+        "text_embeddings", CODE_VERSION, text_backbone.revision(model), libraries=LIBRARIES
+    )
+    width = text_backbone.embed(model, texts[:1]).shape[1]
+    schema = pa.schema([("embedding", shards.tensor(pa.float32(), width))])
+    keys = [digest(text) for text in texts]
+
+    def compute(missing: Iterator[str]) -> Iterator[dict]:
+        todo = list(missing)
+        tasks = [
+            (model, todo[start : start + TEXTS_PER_TASK])
+            for start in range(0, len(todo), TEXTS_PER_TASK)
+        ]
+        results = parallel.map_items(embed_texts, tasks, stage.workers, initializer=one_thread)
+        for result in results:
+            for vector in require_result(result, "embedding the captions")["embeddings"]:
+                yield {"embedding": vector}
+
+    with ItemStore("text_embeddings", version, schema) as store:
+        stage.fill(store, list(zip(keys, texts, strict=True)), len(texts), compute)
+        return np.stack([store[key]["embedding"] for key in keys]), version
+
+
+def read_label_audio() -> np.ndarray:
+    """Return the labels' audio features [folds + 1, L, A], the last one of all training clips."""
+    audio = load_file(layout.LABEL_AUDIO_FEATURES)
+    return np.concatenate([audio["folds"], audio["whole"][None]])
+
+
+def rank_by_names(
+    captioned: Captioned, embeddings: np.ndarray, labels: Labels, p: MappingParams
+) -> Ranking:
+    """Rank the labels by the cosine of their names with the caption; embeddings [U, D]."""
+    cosines = similarity.cosines(embeddings, labels.text)
+    closest = similarity.closest(cosines, min(p.top_k + 1, len(labels.names)))  # [U, top_k + 1]
+    text = captioned.captions.text.to_numpy()
+    return Ranking(closest[text], np.take_along_axis(cosines, closest, 1)[text])
+
+
+def rank_by_key_captions(
+    key_captions: KeyCaptions,
+    captioned: Captioned,
     embeddings: np.ndarray,
-    names: list[str],
-    label_text: np.ndarray,
-    label_audio: np.ndarray,
-    labels: np.ndarray,
-    similarity: np.ndarray,
+    width: int,
+    p: MappingParams,
+) -> Ranking:
+    """Rank the labels by what the caption attends to; `width` labels a caption."""
+    attended = key_captions.attend(
+        embeddings, captioned.captions, p.key_captions, p.temperature
+    )  # [N, L]
+    best = similarity.closest(attended, width)
+    return Ranking(best, np.take_along_axis(attended, best, 1))
+
+
+def mapping_figures(
+    captioned: Captioned,
+    embeddings: np.ndarray,
+    labels: Labels,
+    mapped: dict[str, np.ndarray],
+    rankings: dict[str, Ranking],
+    ast_scores: dict[str, np.ndarray],
+    p: MappingParams,
+) -> dict[str, dict[str, Any]]:
+    """Return the measures of each way, by split; ast_scores: AST's label scores [L] by clip."""
+    clip_folds = folds.of_clips(captioned.table, params.read("generator", "folds", int))
+    caption_folds = clip_folds[captioned.captions.clip_index]
+    vectors = embeddings[captioned.captions.text.to_numpy()]  # [N, D]
+    heard = mapping_evaluation.heard_labels(ast_scores)
+    true = mapping_evaluation.true_labels(labels.names)
+    real = mapping_evaluation.centred_features()
+    figures: dict[str, dict[str, Any]] = {}
+    for way, numbers in mapped.items():
+        weights = label_weights(vectors, numbers, labels, p.temperature)
+        audio = attended_audio(weights, numbers, labels, caption_folds)
+        figures[way] = mapping_evaluation.measure(
+            captioned.captions, numbers, rankings[way].scores, weights, heard, true, audio, real
+        )
+    return figures
+
+
+def label_weights(
+    vectors: np.ndarray, numbers: np.ndarray, labels: Labels, temperature: float
+) -> np.ndarray:
+    """Return the attention [N, top_k] of captions [N, D] over their labels [N, top_k].
+
+    It is the softmax of the cosines / temperature; 0 where there is no label.
+    """
+    cosines = (vectors[:, None] * labels.text[numbers]).sum(-1)
+    return similarity.softmax(np.where(numbers >= 0, cosines, -np.inf), temperature)
+
+
+def attended_audio(
+    weights: np.ndarray, numbers: np.ndarray, labels: Labels, caption_folds: np.ndarray
+) -> np.ndarray:
+    """Return the audio features [N, A] of captions: those of their labels, weighted.
+
+    caption_folds [N]: the labels' audio is the one that was made without this fold.
+    """
+    audio = labels.audio[caption_folds[:, None], numbers]  # [N, top_k, A]
+    return (weights[..., None] * audio).sum(1)
+
+
+def mapping_rows(captioned: Captioned, labels: np.ndarray, scores: np.ndarray) -> Iterator[dict]:
+    """Yield the output's row of each clip; labels [N, top_k] and scores [N, top_k + 1]."""
+    steps = params.read("frames", "count", int)
+    top_k = labels.shape[1]
+    of_clip = dict(tuple(captioned.captions.groupby("clip_index")))
+    no_captions = captioned.captions.iloc[:0]
+    for clip_index, clip in enumerate(captioned.clips):
+        own = of_clip.get(clip_index, no_captions)
+        caption = np.full(steps, -1)
+        caption[own.step] = own.text
+        clip_labels = np.full((steps, top_k), -1)
+        clip_labels[own.step] = labels[own.index]
+        clip_scores = np.zeros((steps, top_k), np.float32)
+        clip_scores[own.step] = np.where(labels[own.index] >= 0, scores[own.index, :top_k], 0)
+        yield {**clip, "caption": caption, "labels": clip_labels, "similarity": clip_scores}
+
+
+def write_mapping(
+    captioned: Captioned,
+    embeddings: np.ndarray,
+    labels: Labels,
+    mapped: np.ndarray,
+    scores: np.ndarray,
     version: str,
     p: MappingParams,
 ) -> None:
-    """The output directory (see the module's docstring)."""
-    steps, top_k = params.read("frames", "count", int), labels.shape[1]
-    groups, nothing = dict(tuple(found.captions.groupby("row"))), found.captions.iloc[:0]
+    """Write the output directory (see the module's docstring).
 
-    def rows():
-        for i, clip in enumerate(found.clips):
-            mine = groups.get(i, nothing)
-            row = {
-                "caption": np.full(steps, -1),
-                "labels": np.full((steps, top_k), -1),
-                "similarity": np.zeros((steps, top_k), np.float32),
-            }
-            row["caption"][mine.step] = mine.text
-            row["labels"][mine.step] = labels[mine.index]
-            row["similarity"][mine.step] = np.where(
-                labels[mine.index] >= 0, similarity[mine.index, :top_k], 0
-            )
-            yield {**clip, **row}
+    embeddings [U, D] of the distinct captions; mapped [N, top_k] and scores [N, top_k + 1].
+    """
 
-    def extras(folder: Path) -> None:
-        schema = pa.schema(
-            [
-                ("caption", pa.string()),
-                ("embedding", shards.tensor(pa.float32(), embeddings.shape[1])),
-            ]
-        )
-        texts = [
+    def write_extras(folder: Path) -> None:
+        embedding = shards.tensor(pa.float32(), embeddings.shape[1])
+        schema = pa.schema([("caption", pa.string()), ("embedding", embedding)])
+        rows = [
             {"caption": text, "embedding": vector}
-            for text, vector in zip(found.texts, embeddings, strict=True)
+            for text, vector in zip(captioned.texts, embeddings, strict=True)
         ]
-        shards.write_table(shards.to_table(texts, schema), folder / "_captions.parquet")
-        tensors = {"text": label_text, "audio": label_audio.astype(np.float32)}
+        shards.write_table(shards.to_table(rows, schema), folder / "_captions.parquet")
         settings = p.model_dump(include={"model", "via", "top_k", "min_similarity"})
-        about = json.dumps(
-            {"names": names, **settings}
-        )  # one entry: several would be written in an order that varies
-        save_file(tensors, folder / "_labels.safetensors", {"mapping": about})
+        # One entry of metadata: several would be written in an order that varies.
+        about = {"mapping": json.dumps({"names": labels.names, **settings})}
+        tensors = {"text": labels.text, "audio": labels.audio.astype(np.float32)}
+        save_file(tensors, folder / "_labels.safetensors", about)
 
+    steps = params.read("frames", "count", int)
+    top_k = mapped.shape[1]
     schema = pa.schema(
         [
             ("caption", shards.tensor(pa.int32(), steps)),
@@ -242,8 +304,9 @@ def write(
             ("similarity", shards.tensor(pa.float32(), steps, top_k)),
         ]
     )
-    index = [{**clip, "item_key": None} for clip in found.clips]
-    shards.write(layout.MAPPING, schema, rows(), index, version, extras=extras)
+    rows = mapping_rows(captioned, mapped, scores)
+    index = [{**clip, "item_key": None} for clip in captioned.clips]
+    shards.write(layout.MAPPING, schema, rows, index, version, extras=write_extras)
 
 
 if __name__ == "__main__":

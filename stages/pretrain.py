@@ -1,19 +1,19 @@
-"""Train the small embedded backbones on rendered scenes, so that the sample runs without any download.
+"""Train the small embedded backbones on rendered scenes, so that the sample runs without any
+download.
 
 Writes
     models/tiny/vit     ViTModel: what each patch shows, for pictures and for flow images
-    models/tiny/blip    BlipForConditionalGeneration: one line on objects, materials, colours and place
-    models/tiny/ast     ASTForAudioClassification: the 527 AudioSet labels
+    models/tiny/blip    BlipForConditionalGeneration: one line on objects, materials, colours and
+    place models/tiny/ast     ASTForAudioClassification: the 527 AudioSet labels
     metrics/pretrain.json   quality on held-out rendered scenes
 
-The scenes are drawn from other seeds than the sample's and before backgrounds of other hues; three actions
-(`audio_from_video.world.actions.HELD_OUT`) never occur. No model ever meets an action's name: the ViT learns to segment and to
-name variants of objects, BLIP captions without words of actions or sounds, the AST audio labels. The models are kept in
-git and this stage need not run on a fresh clone.
+The scenes are drawn from other seeds than the sample's and before backgrounds of other hues; three
+actions (`audio_from_video.world.actions.HELD_OUT`) never occur.  No model ever meets an action's
+name: the ViT learns to segment and to name variants of objects, BLIP captions without words of
+actions or sounds, the AST audio labels.  The models are kept in git and this stage need not run on
+a fresh clone.
 """
 
-import os
-import shutil
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 
 from audio_from_video.runtime import parallel, params
+from audio_from_video.runtime.atomic import replace_directory
 from audio_from_video.runtime.stage_run import StageRun, main
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout
@@ -204,12 +205,9 @@ def train_ast(p: PretrainParams) -> dict:
 
 def _save(name: str, model: nn.Module, processor) -> None:
     """Write a Hugging Face directory aside, then put it in place."""
-    temporary = ROOT / f".{name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    shutil.rmtree(ROOT / name, ignore_errors=True)
-    os.replace(temporary, ROOT / name)
+    with replace_directory(ROOT / name) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def train(task: tuple[str, PretrainParams]) -> dict:

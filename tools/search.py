@@ -1,17 +1,21 @@
-"""Search the hyper-parameters of every row, with the same budget for each (outside the default pipeline).
+"""Search the hyper-parameters of every condition, with the same budget for each.
 
-    python -m tools.search [condition ...]      writes metrics/experiments/search.csv: a row per condition
+    python -m tools.search [condition ...]
 
-Random search (Bergstra & Bengio 2012): `search.draws` settings, the same for all rows, params.yaml's own as the first; one
-seed each, and the highest validation accuracy (the lower loss where equal) decides.  The chosen setting is then trained with
-all seeds and scored on test once, beside params.yaml's own.  Logistic regression has one hyper-parameter: to the candidates of
-`classifier.logistic` come the first of `search.inverse_regularisation`, until there are as many as draws.  Reads what
-`classifier` reads: run `dvc repro` first.
+It is no part of the default pipeline and writes metrics/experiments/search.csv, a row per condition.
+
+Random search (Bergstra & Bengio 2012): `search.draws` settings, the same for all conditions, with
+params.yaml's own as the first. Each is trained with one seed, and the highest validation accuracy
+(the lower loss where equal) decides. The best setting is then trained with all seeds and scored on
+test once, beside params.yaml's own. Logistic regression has one hyper-parameter: the candidates of
+`classifier.logistic` are joined by the first of `search.inverse_regularisation`, until there are as
+many as draws. Reads what `classifier` reads: run `dvc repro` first.
 """
 
 import argparse
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,170 +25,225 @@ from tqdm import tqdm
 
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.logistic import logistic_regression
-from audio_from_video.classification.settings import ClassifierParams, Condition
-from audio_from_video.classification.targets import lessons
-from audio_from_video.classification.training import Training, train_one
+from audio_from_video.classification.settings import ClassifierParams
+from audio_from_video.classification.targets import training_targets
+from audio_from_video.classification.training import TrainingTask, train_one
 from audio_from_video.evaluation import intervals
 from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import default_workers, one_thread
-from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import predictions
+from audio_from_video.runtime.worker import require_result
+from audio_from_video.storage import layout, predictions
 from audio_from_video.storage.predictions import Predictions
 from audio_from_video.storage.row_file import scratch
-from tools.experiments import machine
+from tools.experiments import INTERVAL_COLUMNS, machine
+
+OWN = "params.yaml's own"  # what the table says of params.yaml's setting
+Setting = dict[str, int | float]
 
 
 class SearchParams(params.Section):
+    """The section `search` of params.yaml."""
+
     draws: int = Field(ge=1)
     seed: int
     space: dict[str, list[int | float]] = Field(min_length=1)
     inverse_regularisation: list[float]
 
 
-def draw(p: SearchParams) -> list[dict]:
-    """The settings to try; {} is params.yaml's own."""
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search of a condition gives.
+
+    setting: the best one; {} is params.yaml's own.
+    trainings: its predictions, a training each.
+    qualities: of every setting, params.yaml's own first.
+    draws: how many settings these stand for.
+    """
+
+    condition: str
+    setting: Setting
+    trainings: list[Predictions]
+    qualities: list[tuple[float, float]]
+    draws: int
+
+
+def draw_settings(p: SearchParams) -> list[Setting]:
+    """The settings to try: {}, which is params.yaml's own, and random ones from the space."""
     rng = np.random.default_rng(p.seed)
-    return [{}] + [
-        {key: values[rng.integers(len(values))] for key, values in p.space.items()}
-        for _ in range(p.draws - 1)
-    ]
+    settings: list[Setting] = [{}]
+    for _ in range(p.draws - 1):
+        setting = {key: values[rng.integers(len(values))] for key, values in p.space.items()}
+        settings.append(setting)
+    return settings
 
 
-def training(
-    data: ActionData, condition: Condition, p: ClassifierParams, setting: dict, seed: int, name: str
-) -> Training:
-    """A training of a row on all its training clips, asked for validation and test."""
-    changed = p.model_copy(update={"lstm": p.lstm.model_copy(update=setting)})
-    taught = data.rows("training")
-    learned, targets = lessons(
-        data, condition, taught[data.taught[taught]], changed.lstm.label_smoothing, p.teaching, seed
+def training_task(
+    data: ActionData, p: ClassifierParams, setting: Setting, seed: int, name: str
+) -> TrainingTask:
+    """A training of a condition on all its training clips, which predicts validation and test."""
+    p = p.model_copy(update={"lstm": p.lstm.model_copy(update=setting)})
+    training = data.participants("training")
+    labelled = training[data.uses_label[training]]
+    training_indices, targets = training_targets(
+        data, labelled, p.lstm.label_smoothing, p.teaching, seed
     )
-    return Training(
-        data, condition, changed, seed, learned, targets, data.rows("validation", "test"), name, []
+    return TrainingTask(
+        data=data,
+        p=p,
+        seed=seed,
+        name=name,
+        training_indices=training_indices,
+        targets=targets,
+        predicted_indices=data.participants("validation", "test"),
+        missing_rates=[],
     )
 
 
-def train_all(tasks: list[Training], what: str) -> list[Predictions]:
-    """What each training answers."""
-    answers = []
-    for task, result in zip(
-        tasks,
-        tqdm(parallel.map_items(train_one, tasks, default_workers()), what, len(tasks)),
-        strict=True,
-    ):
-        if isinstance(result, Failure):
-            raise UserError(
-                f"training {task.name} failed: {result.reason}; the machine may lack memory, try WORKERS=1"
-            )
-        clips = task.data.clips.iloc[task.asked.numpy()].reset_index(drop=True)
-        answers.append(Predictions(clips, task.data.actions, result["probabilities"][None]))
-    return answers
+def train_all(tasks: list[TrainingTask], title: str) -> list[Predictions]:
+    """Return the predictions of each training, in the tasks' order.
+
+    Raises UserError when a training fails.
+    """
+    trainings = parallel.map_items(train_one, tasks, default_workers())
+    trained = []
+    for task, result in zip(tasks, tqdm(trainings, title, len(tasks)), strict=True):
+        require_result(result, f"training {task.name}")
+        clips = task.data.clips.iloc[task.predicted_indices.numpy()].reset_index(drop=True)
+        trained.append(Predictions(clips, task.data.actions, result.probabilities[None]))
+    return trained
 
 
-def quality(found: Predictions) -> tuple[float, float]:
-    """Validation accuracy and negative cross-entropy: higher is better."""
-    part = found.of("validation")
-    likelihood = part.probabilities[0][np.arange(len(part.clips)), part.labels]
-    return float(part.hits().mean()), float(np.log(np.maximum(likelihood, 1e-9)).mean())
+def validation_quality(predicted: Predictions) -> tuple[float, float]:
+    """Return validation accuracy and mean log likelihood of the true action: higher is better."""
+    validation = predicted.of("validation")
+    clips = np.arange(len(validation.clips))
+    likelihood = validation.probabilities[0][clips, validation.labels]
+    log_likelihood = np.log(np.maximum(likelihood, 1e-9))
+    return float(validation.hits().mean()), float(log_likelihood.mean())
 
 
-def row_of(
-    name: str,
-    setting: dict,
-    chosen: list[Predictions],
-    tried: list[tuple[float, float]],
-    draws: int,
-) -> dict:
-    """A condition's row of the table: the chosen setting's test accuracy, and its difference to params.yaml's own.
-    tried: quality of each setting, params.yaml's own first; draws: how many these stand for."""
-    test = [found.of("test") for found in chosen]
-    hits, clips = np.mean([part.hits() for part in test], axis=0), test[0].clips
+def table_row(result: SearchResult) -> dict:
+    """A condition's row of the table: test accuracy, and the difference to params.yaml's own.
+
+    Raises UserError when the pipeline scored the condition on other clips.
+    """
+    name = result.condition
+    tests = [predicted.of("test") for predicted in result.trainings]
+    clips = tests[0].clips
+    hits = np.mean([test.hits() for test in tests], axis=0)
     own = predictions.read(name).of("test")
     if own.clips.clip_id.tolist() != clips.clip_id.tolist():
         raise UserError(f"{name} was scored on other clips: run `dvc repro classifier@{name}`")
+
+    sources = clips.source_id.to_numpy()
     figures = {
-        "accuracy": intervals.interval(hits, clips.source_id.to_numpy()),
-        "gain": intervals.paired_difference(hits, own.hits(), clips.source_id.to_numpy()),
+        "accuracy": intervals.interval(hits, sources),
+        "gain": intervals.paired_difference(hits, own.hits(), sources),
     }
-    ends = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
-    return {
+    setting = ", ".join(f"{key} {value}" for key, value in result.setting.items())
+    row = {
         "condition": name,
-        "draws": draws,
-        "chosen setting": ", ".join(f"{k} {v}" for k, v in setting.items()) or "params.yaml's own",
-        "validation, chosen %": f"{100 * max(tried)[0]:.1f}",
-        "validation, params.yaml's own %": f"{100 * tried[0][0]:.1f}",
-        **{
-            f"{key}{end}": figure[part]
-            for key, figure in figures.items()
-            for end, part in ends.items()
-        },
-        "clips": len(clips),
-        "sources": clips.source_id.nunique(),
-        "seeds": sum(len(part.probabilities) for part in test),
-        "machine": machine(),
+        "draws": result.draws,
+        "chosen setting": setting or OWN,
+        "validation, chosen %": f"{100 * max(result.qualities)[0]:.1f}",
+        f"validation, {OWN} %": f"{100 * result.qualities[0][0]:.1f}",
     }
+    for key, figure in figures.items():
+        for suffix, part in INTERVAL_COLUMNS.items():
+            row[f"{key}{suffix}"] = figure[part]
+    row["clips"] = len(clips)
+    row["sources"] = clips.source_id.nunique()
+    row["seeds"] = sum(len(test.probabilities) for test in tests)
+    row["machine"] = machine()
+    return row
 
 
-def search_logistic(name: str, p: ClassifierParams, candidates: list[float], draws: int) -> dict:
-    """A row without LSTM: params.yaml's own candidates together, then others alone."""
+def search_logistic(
+    name: str, p: ClassifierParams, candidates: list[float], draws: int
+) -> SearchResult:
+    """Search a condition without LSTM: params.yaml's own candidates together, then others alone."""
     own = p.logistic.inverse_regularisation
-    settings = [own, *([value] for value in candidates[: max(0, draws - len(own))])]
+    others = candidates[: max(0, draws - len(own))]
+    settings = [own, *([value] for value in others)]
+    trained = []
     with scratch() as folder:
         data = ActionData(folder, p.conditions[name], p.labels_per_action)
-        found = []
         for values in tqdm(settings, name):
-            changed = {
-                "logistic": p.logistic.model_copy(update={"inverse_regularisation": values}),
-                "missing_rates": [],
-            }
-            found.append(
-                logistic_regression(data, p.conditions[name], p.model_copy(update=changed), name)[0]
-            )
-    tried = [quality(answers) for answers in found]
-    best = tried.index(max(tried))
-    setting = {"inverse_regularisation": settings[best][0]} if best else {}
-    return row_of(name, setting, [found[best]], tried, len(own) + len(settings) - 1)
+            logistic = p.logistic.model_copy(update={"inverse_regularisation": values})
+            changed = p.model_copy(update={"logistic": logistic, "missing_rates": []})
+            trained.append(logistic_regression(data, changed).predictions)
+    qualities = [validation_quality(predicted) for predicted in trained]
+    best = qualities.index(max(qualities))
+    setting: Setting = {}
+    if best:
+        setting = {"inverse_regularisation": settings[best][0]}
+    return SearchResult(name, setting, [trained[best]], qualities, len(own) + len(others))
 
 
-def search(names: list[str], p: ClassifierParams, settings: list[dict]) -> list[dict]:
-    """Try all settings on all rows with an LSTM, then train the best of each with all seeds."""
+def search_lstm(
+    names: list[str], p: ClassifierParams, settings: list[Setting]
+) -> list[SearchResult]:
+    """Try all settings on all conditions with an LSTM, then train the best with all seeds."""
     if not names:
         return []
     with scratch() as folder:
-        data = {
-            name: ActionData(
-                Path(tempfile.mkdtemp(dir=folder)), p.conditions[name], p.labels_per_action
-            )
-            for name in names
-        }
+        data = {}
+        for name in names:
+            own_folder = Path(tempfile.mkdtemp(dir=folder))
+            data[name] = ActionData(own_folder, p.conditions[name], p.labels_per_action)
 
-        def tasks(asked: list[tuple[str, dict, int]]) -> list[Training]:
-            return [
-                training(data[name], p.conditions[name], p, setting, seed, name)
-                for name, setting, seed in asked
-            ]
+        tasks = []
+        for name in names:
+            for setting in settings:
+                tasks.append(training_task(data[name], p, setting, 0, name))
+        qualities = [validation_quality(predicted) for predicted in train_all(tasks, "search")]
 
-        tried = [(name, setting, 0) for name in names for setting in settings]
-        scores = [quality(found) for found in train_all(tasks(tried), "search")]
-        by_name = {
-            name: scores[i * len(settings) : (i + 1) * len(settings)]
-            for i, name in enumerate(names)
-        }
-        best = {name: settings[found.index(max(found))] for name, found in by_name.items()}
-        final = train_all(
-            tasks([(name, best[name], seed) for name in names for seed in range(p.seeds)]), "best"
+        # The tasks' order: all settings of the first condition, then of the next one.
+        best = {}
+        qualities_of = {}
+        for i, name in enumerate(names):
+            own = qualities[i * len(settings) : (i + 1) * len(settings)]
+            qualities_of[name] = own
+            best[name] = settings[own.index(max(own))]
+
+        final_tasks = []
+        for name in names:
+            for seed in range(p.seeds):
+                final_tasks.append(training_task(data[name], p, best[name], seed, name))
+        final = train_all(final_tasks, "best")
+
+    results = []
+    for i, name in enumerate(names):
+        trainings = final[i * p.seeds : (i + 1) * p.seeds]
+        results.append(SearchResult(name, best[name], trainings, qualities_of[name], len(settings)))
+    return results
+
+
+def search(names: list[str]) -> pd.DataFrame:
+    """Search the given conditions of params.yaml (none: all) and return the table.
+
+    Raises UserError when params.yaml does not have a condition.
+    """
+    p = params.load("classifier", ClassifierParams)
+    search_params = params.load("search", SearchParams)
+    unknown = sorted(set(names) - set(p.conditions))
+    if unknown:
+        raise UserError(
+            f"{', '.join(unknown)}: no condition of params.yaml; "
+            f"there are {', '.join(p.conditions)}"
         )
-        return [
-            row_of(
-                name,
-                best[name],
-                final[i * p.seeds : (i + 1) * p.seeds],
-                by_name[name],
-                len(settings),
-            )
-            for i, name in enumerate(names)
-        ]
+    names = names or list(p.conditions)
+    logistic = [name for name in names if p.conditions[name].model == "logistic"]
+    lstm = [name for name in names if p.conditions[name].model == "lstm"]
+
+    results = []
+    for name in logistic:
+        candidates = search_params.inverse_regularisation
+        results.append(search_logistic(name, p, candidates, search_params.draws))
+    results += search_lstm(lstm, p, draw_settings(search_params))
+    results.sort(key=lambda result: names.index(result.condition))
+    return pd.DataFrame([table_row(result) for result in results])
 
 
 def main() -> None:
@@ -193,28 +252,14 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("condition", nargs="*", help="rows to search (default: all)")
-    asked = parser.parse_args().condition
+    parser.add_argument("condition", nargs="*", help="conditions to search (default: all)")
+    names = parser.parse_args().condition
     one_thread()  # as in the stages: the same bytes everywhere
     try:
-        p = params.load("classifier", ClassifierParams)
-        if unknown := sorted(set(asked) - set(p.conditions)):
-            raise UserError(
-                f"{', '.join(unknown)}: no condition of params.yaml; there are {', '.join(p.conditions)}"
-            )
-        names, searched = asked or list(p.conditions), params.load("search", SearchParams)
-        rows = [
-            search_logistic(name, p, searched.inverse_regularisation, searched.draws)
-            for name in names
-            if p.conditions[name].model == "logistic"
-        ]
-        rows += search(
-            [name for name in names if p.conditions[name].model == "lstm"], p, draw(searched)
-        )
+        table = search(names)
     except UserError as error:
         sys.exit(f"search: error: {error}")
-    table = pd.DataFrame(sorted(rows, key=lambda row: names.index(row["condition"])))
-    path = Path("metrics/experiments/search.csv")
+    path = layout.EXPERIMENTS / "search.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.6f")
     print(table.to_string(index=False))

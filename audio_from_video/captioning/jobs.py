@@ -1,11 +1,16 @@
-"""The fine-tunings of BLIP: one for each fold that it leaves out, what each learns from, and their weights as stored items."""
+"""The fine-tunings of BLIP: one per fold that is left out, as stored items.
+
+Cross-fitting needs a decoder for each fold that has not met the fold's sources, and one that
+learned from all training clips.  A fine-tuning's weights are an item whose key names all that it
+learned from.
+"""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,36 +22,30 @@ from audio_from_video.backbones import blip, hub
 from audio_from_video.backbones.blip import Captioner, CaptionerSettings
 from audio_from_video.captioning import fine_tuning
 from audio_from_video.captioning import workers as caption_workers
-from audio_from_video.captioning.fine_tuning import Example
+from audio_from_video.captioning.fine_tuning import Example, Material
 from audio_from_video.captioning.reward import Reward
-from audio_from_video.captioning.workers import Task
+from audio_from_video.captioning.workers import Setup, Task
 from audio_from_video.learning.loop import TrainingParams
 from audio_from_video.meaning import label_words
+from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import Failure, require_result, work_failed
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import RowFile
 
-FRAMES, AUDIO, LABEL_AUDIO = (
-    layout.FRAMES,
-    layout.AUDIO_FEATURES,
-    layout.LABEL_AUDIO_FEATURES,
-)
 WHOLE = -1  # instead of a fold: the model fitted on all training clips
-TOP_K, TEMPERATURE = (
-    3,
-    0.05,
-)  # of the mapping in rewards and metrics: fixed, so that another `mapping` needs no new captions
 WEIGHTS = pa.schema(
     [("weights", pa.binary()), ("epochs", pa.int32()), ("reward", pa.list_(pa.float64()))]
 )
 
 
 class TuningParams(params.Section):
+    """The parameters of captions that its fine-tunings depend on."""
+
     model: str
     beams: int = Field(ge=1, le=32)
     max_tokens: int = Field(ge=1, le=512)
@@ -61,17 +60,32 @@ class TuningParams(params.Section):
         return CaptionerSettings(self.model, self.beams, self.max_tokens)
 
 
-def some(steps: list[int], count: int) -> list[int]:
-    """At most `count` of the steps, evenly spread."""
-    chosen = np.unique(np.floor((np.arange(count) + 0.5) * len(steps) / count).astype(int))
-    return [steps[i] for i in chosen]
+@dataclass(frozen=True)
+class TuningClip:
+    """An audible clip to learn from: some of its frames, with original captions and labels.
+
+    labels: of each frame the indices of the labels that AST hears around it, highest score first.
+    """
+
+    clip_id: str
+    split: str
+    input_key: str
+    steps: list[int]
+    captions: list[str]
+    labels: list[list[int]]
 
 
-def frames_of(
+def spread_steps(steps: list[int], count: int) -> list[int]:
+    """Return at most `count` of the steps, evenly spread."""
+    positions = np.floor((np.arange(count) + 0.5) * len(steps) / count).astype(int)
+    return [steps[i] for i in np.unique(positions)]
+
+
+def iter_frames(
     wanted: dict[str, list[int]],
 ) -> Iterator[tuple[str, tuple[list[bytes], np.ndarray]]]:
-    """Yield (clip_id, (JPEGs, times in s)) of the wanted steps of each clip, in the shards' order."""
-    for row in shards.iter_rows(FRAMES, ["jpegs", "times_s"]):
+    """Yield (clip_id, (JPEGs, times in s)) of the wanted steps of each clip, in shard order."""
+    for row in shards.iter_rows(layout.FRAMES, ["jpegs", "times_s"]):
         steps = wanted.get(row["clip_id"])
         if steps is not None:
             jpegs = [row["jpegs"][step] for step in steps]
@@ -79,62 +93,51 @@ def frames_of(
 
 
 @dataclass
-class Training:
-    """One fine-tuning: frames to learn from and to stop by and, with `self_critical`, what the reward is made of."""
+class FineTuning:
+    """One fine-tuning: frames to learn from and to stop by, and with `self_critical` its reward."""
 
     p: TuningParams
-    pictures: list[str]  # keys of what the examples were made from
+    input_keys: list[str]  # of the clips that the examples come from
     learned: list[Example]
     held_out: list[Example]
-    sound: np.ndarray | None = (
-        None  # real audio features around every example's frame, centred [rows, A]
-    )
+    # Real audio features [rows, A] around every example's frame, centred.
+    sound: np.ndarray | None = None
     reward: Reward | None = None
 
     def key(self) -> str:
-        """Digest of all that the weights depend on beside the version."""
-        parts: list = [self.p.training.model_dump(), self.pictures, self.learned, self.held_out]
+        """Return the digest of all that the weights depend on beside the version."""
+        parts: list = [self.p.training.model_dump(), self.input_keys, self.learned, self.held_out]
         if self.reward and self.sound is not None:
+            for array in (self.reward.labels, self.reward.label_audio, self.sound):
+                parts.append(hashlib.blake2b(array.tobytes()).hexdigest())
             parts += [
-                hashlib.blake2b(array.tobytes()).hexdigest()
-                for array in (self.reward.labels, self.reward.label_audio, self.sound)
-            ]
-            parts += [
-                self.reward.top_k,
-                self.reward.temperature,
+                self.reward.reader.top_k,
+                self.reward.reader.temperature,
                 self.p.self_critical_steps,
                 self.p.self_critical_learning_rate,
             ]
         return digest(*parts)
 
     def rewards(self, captions: list[str], rows: list[int]) -> np.ndarray:
-        """[n] of captions of the frames in these rows."""
+        """Return the rewards [n] of captions of the frames in these rows."""
         if self.reward is None or self.sound is None:
             raise ValueError("this fine-tuning has no reward")
         return self.reward(captions, self.sound[rows])
 
 
-def train(task: tuple[Training, RowFile]) -> dict:
-    """Fine-tune the decoder (runs in a worker)."""
+def tune(task: tuple[FineTuning, RowFile]) -> dict:
+    """Return the row of a fine-tuning: weights, epochs and reward (runs in a worker)."""
     job, outputs = task
     p = job.p
-    rewards: list[float] = []
     torch.manual_seed(0)
     captioner = Captioner(p.captioner)
-    decoder, curve = fine_tuning.fine_tune(
-        captioner, outputs, job.learned, job.held_out, p.training
-    )
+    material = Material(outputs, job.learned, job.held_out)
+    decoder, curve = fine_tuning.fine_tune(captioner, material, p.training)
+    rewards: list[float] = []
     if job.reward:
         slower = p.training.model_copy(update={"learning_rate": p.self_critical_learning_rate})
         rewards = fine_tuning.self_critical(
-            captioner,
-            decoder,
-            outputs,
-            job.learned,
-            job.held_out,
-            job.rewards,
-            p.self_critical_steps,
-            slower,
+            captioner, decoder, material, job.rewards, p.self_critical_steps, slower
         )
     return {
         "weights": blip.dump_weights(decoder),
@@ -145,123 +148,157 @@ def train(task: tuple[Training, RowFile]) -> dict:
     }
 
 
-def trainings(
+def fine_tunings(
     p: TuningParams,
-    heard: list[dict],
-    fold: dict[str, int],
-    count: int,
-    names: list[str],
-    reader: str,
-) -> dict[int, Training]:
-    """Each fine-tuning by the fold of `count` that it leaves out.  names: of the labels heard; reader: the text model of rewards."""
-    owners = [clip for clip in heard for _ in clip["steps"]]
-    texts = [pair for clip in heard for pair in zip(clip["captions"], clip["labels"], strict=True)]
-    examples = [
-        Example(i, text, label_words.tagged(text, [names[label] for label in labels]))
-        for i, (text, labels) in enumerate(texts)
-    ]
-    held_out = [i for i, clip in enumerate(owners) if clip["split"] == "validation"]
-    found = {}
-    for number in (WHOLE, *range(count)):
+    clips: list[TuningClip],
+    fold_of: dict[str, int],
+    fold_count: int,
+    reader: CaptionReader,
+) -> dict[int, FineTuning]:
+    """Return the fine-tunings by the fold that each leaves out, WHOLE for none.
+
+    fold_of: by clip_id.  reader: names the labels, and maps captions to them in rewards.
+    Raises UserError when there is nothing to learn from or to stop by.
+    """
+    owners, examples = _examples(clips, reader.names)
+    held_out = [i for i, clip in enumerate(owners) if clip.split == "validation"]
+    jobs: dict[int, FineTuning] = {}
+    for fold in (WHOLE, *range(fold_count)):
         learned = [
             i
             for i, clip in enumerate(owners)
-            if clip["split"] != "validation" and fold[clip["clip_id"]] != number
+            if clip.split != "validation" and fold_of[clip.clip_id] != fold
         ]
         if not learned or not held_out:
             raise UserError(
-                f"captions.finetune: {p.finetune} needs audible validation clips and audible training clips of several sources; "
-                "metrics/audio.json says what became of the sound; `off` needs none"
+                f"captions.finetune: {p.finetune} needs audible validation clips and audible "
+                "training clips of several sources; metrics/audio.json says what became of the "
+                "sound; `off` needs none"
             )
-        keys = [owners[i]["input_key"] for i in (*learned, *held_out)]
-        found[number] = Training(
-            p, keys, [examples[i] for i in learned], [examples[i] for i in held_out]
+        jobs[fold] = FineTuning(
+            p,
+            input_keys=[owners[i].input_key for i in (*learned, *held_out)],
+            learned=[examples[i] for i in learned],
+            held_out=[examples[i] for i in held_out],
         )
-    return rewarded(found, heard, names, reader) if p.finetune == "self_critical" else found
+    if p.finetune == "self_critical":
+        return _with_rewards(jobs, clips, reader)
+    return jobs
 
 
-def rewarded(
-    jobs: dict[int, Training], heard: list[dict], names: list[str], reader: str
-) -> dict[int, Training]:
-    """The fine-tunings with label audio that was made without their fold, and real audio relative to what they learn from."""
-    if not LABEL_AUDIO.is_file():
+def _examples(clips: list[TuningClip], names: list[str]) -> tuple[list[TuningClip], list[Example]]:
+    """Return an example per frame of all clips, and the clip that it belongs to.
+
+    An example's row is its place among all of them: the file of picture outputs has their order.
+    """
+    owners: list[TuningClip] = []
+    examples: list[Example] = []
+    for clip in clips:
+        for caption, labels in zip(clip.captions, clip.labels, strict=True):
+            tagged = label_words.tagged(caption, [names[label] for label in labels])
+            examples.append(Example(len(examples), caption, tagged))
+            owners.append(clip)
+    return owners, examples
+
+
+def _with_rewards(
+    jobs: dict[int, FineTuning], clips: list[TuningClip], reader: CaptionReader
+) -> dict[int, FineTuning]:
+    """Return the fine-tunings with their rewards.
+
+    A reward has label audio that was made without the fine-tuning's fold, and real audio relative
+    to the mean of what it learns from.  Raises UserError when there is no label audio.
+    """
+    path = layout.LABEL_AUDIO_FEATURES
+    if not path.is_file():
         raise UserError(
-            f"{LABEL_AUDIO} is missing: run `dvc repro` so that the stage label_audio writes it"
+            f"{path} is missing: run `dvc repro` so that the stage label_audio writes it"
         )
-    label_audio = load_file(LABEL_AUDIO)
+    label_audio = load_file(path)
+    around_frames, of_clips = _real_audio(clips)
+    rewarded: dict[int, FineTuning] = {}
+    for fold, job in jobs.items():
+        mean = of_clips[[example.row for example in job.learned]].mean(0)
+        audio = label_audio["whole"] if fold == WHOLE else label_audio["folds"][fold]
+        reward = Reward(reader, audio)
+        rewarded[fold] = replace(job, sound=around_frames - mean, reward=reward)
+    return rewarded
+
+
+def _real_audio(clips: list[TuningClip]) -> tuple[np.ndarray, np.ndarray]:
+    """Return audio features [rows, A] float32 around each example's frame, and of its whole clip.
+
+    Around a frame means over its time step and the two beside it.
+    """
     features = {
         row["clip_id"]: row["features"].astype(np.float32)
-        for row in shards.iter_rows(AUDIO, ["features"])
+        for row in shards.iter_rows(layout.AUDIO_FEATURES, ["features"])
     }
-    around = np.stack(
-        [
-            features[clip["clip_id"]][max(0, step - 1) : step + 2].mean(0)
-            for clip in heard
-            for step in clip["steps"]
-        ]
-    )
-    whole = np.stack([features[clip["clip_id"]].mean(0) for clip in heard for _ in clip["steps"]])
-    found = {}
-    for number, job in jobs.items():
-        mean = whole[[example.row for example in job.learned]].mean(0)
-        audio = label_audio["whole"] if number == WHOLE else label_audio["folds"][number]
-        reward = Reward(reader, names, audio, TOP_K, TEMPERATURE)
-        found[number] = replace(job, sound=around - mean, reward=reward)
-    return found
+    around_frames: list[np.ndarray] = []
+    of_clips: list[np.ndarray] = []
+    for clip in clips:
+        audio = features[clip.clip_id]  # [T, A]
+        clip_mean = audio.mean(0)
+        for step in clip.steps:
+            around_frames.append(audio[max(0, step - 1) : step + 2].mean(0))
+            of_clips.append(clip_mean)
+    return np.stack(around_frames), np.stack(of_clips)
 
 
-def train_all(
+def fine_tuned(
     stage: stage_run.StageRun,
-    p: TuningParams,
-    heard: list[dict],
-    jobs: dict[int, Training],
+    jobs: dict[int, FineTuning],
+    clips: list[TuningClip],
     version: str,
-    files: Path,
-) -> dict[int, dict]:
-    """The item of each fine-tuning (weights, epochs, reward)."""
-    keys = [{"clip_id": f"fold {number}", "input_key": job.key()} for number, job in jobs.items()]
-    trainings = ((f"fold {number}", job) for number, job in jobs.items())
+    folder: Path,
+) -> dict[int, dict[str, Any]]:
+    """Return the stored row of each fine-tuning: weights, epochs, reward; compute missing ones.
 
-    def compute(todo: Iterator[Training]) -> Iterator[dict | Failure]:
-        if missing := list(todo):
-            outputs = store_outputs(stage, p, heard, files / "outputs")
-            tasks = [(job, outputs) for job in missing]
-            yield from (
-                parallel.map_items(train, tasks, stage.workers)
-                if hub.device() == "cpu"
-                else map(train, tasks)
-            )
+    folder: for the file of picture outputs.  Raises UserError when a worker fails.
+    """
+    p = jobs[WHOLE].p
+    keys = [{"clip_id": f"fold {fold}", "input_key": job.key()} for fold, job in jobs.items()]
+    payloads = ((f"fold {fold}", job) for fold, job in jobs.items())
+
+    def compute(missing: Iterator[FineTuning]) -> Iterator[dict | Failure]:
+        todo = list(missing)
+        if not todo:
+            return
+        outputs = store_outputs(stage, p, clips, folder / "outputs")
+        tasks = [(job, outputs) for job in todo]
+        if hub.device() == "cpu":
+            yield from parallel.map_items(tune, tasks, stage.workers)
+        else:
+            yield from map(tune, tasks)  # one after the other: they share the device
 
     with ClipItems("captions_weights", version, WEIGHTS) as items:
-        items.fill(stage, keys, trainings, compute)
-        rows = [items.row(key) for key in keys]
-    if failed := [row for row in rows if row["status"] != "ok"]:
-        raise UserError(
-            f"fine-tuning BLIP failed: {failed[0]['reason']}; the machine may lack memory, try --workers 1"
-        )
-    return dict(zip(jobs, rows, strict=True))
+        items.fill(stage, keys, payloads, compute)
+        rows = {fold: items.row(key) for fold, key in zip(jobs, keys, strict=True)}
+    for row in rows.values():
+        if row["status"] != "ok":
+            raise work_failed("fine-tuning BLIP", row["reason"])
+    return rows
 
 
 def store_outputs(
-    stage: stage_run.StageRun, p: TuningParams, heard: list[dict], path: Path
+    stage: stage_run.StageRun, p: TuningParams, clips: list[TuningClip], path: Path
 ) -> RowFile:
-    """Picture outputs of all examples' frames in a file: their encoder is frozen, so a frame passes through it once."""
-    wanted = {clip["clip_id"]: clip["steps"] for clip in heard}
-    names = ("the clips to learn from", str(FRAMES))
-    streams = (wanted.items(), frames_of(wanted))
+    """Write the picture outputs [P, D] of all examples' frames to a file, a row each.
+
+    The picture encoder is frozen, so that a frame passes through it once.  Raises UserError when
+    a worker fails.
+    """
+    steps_of = {clip.clip_id: clip.steps for clip in clips}
+    names = ("the clips to learn from", str(layout.FRAMES))
+    streams = (steps_of.items(), iter_frames(steps_of))
     tasks = (Task(steps, jpegs) for _, (steps, (jpegs, _)) in aligned(names, streams))
+    setup = Setup(p.captioner, p.frames_per_batch, stage.workers)
 
-    def encoded() -> Iterator[np.ndarray]:
-        found = caption_workers.answers(
-            caption_workers.encode_to_store, tasks, p.blip, p.frames_per_batch, stage.workers
-        )
-        for outputs in stage.timed("encoding_s", found):
-            if isinstance(outputs, Failure):
-                raise UserError(
-                    f"encoding frames for the fine-tuning of BLIP failed: {outputs.reason}; try --workers 1"
-                )
-            yield from outputs
+    def frames() -> Iterator[np.ndarray]:
+        results = caption_workers.results(caption_workers.encode_to_store, tasks, setup)
+        for outputs in stage.timed("encoding_s", results):
+            yield from require_result(outputs, "encoding frames for the fine-tuning of BLIP")
 
-    frames = encoded()
-    first = next(frames)
-    return RowFile(path, first.shape).write(chain([first], frames))
+    rows = frames()
+    first = next(rows)
+    return RowFile(path, first.shape).write(chain([first], rows))

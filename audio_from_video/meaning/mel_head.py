@@ -1,6 +1,8 @@
-"""Labels of generated features by way of a log-mel spectrogram: a decoder, then AST."""
+"""Labels of audio features by way of a log-mel spectrogram: a decoder, then the whole AST."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,182 +16,244 @@ from audio_from_video.learning.loop import TrainingParams, fit
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SPLITS
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
+
+VALIDATION_BATCH = 64  # clips
+WORK = "predicting labels"  # of workers, in what a user reads
+
+
+class DecoderParams(TrainingParams):
+    """Settings of the decoder's training; hidden: width of its hidden layer."""
+
+    hidden: int = Field(ge=1, le=8192)
 
 
 class MelDecoder(nn.Module):
     """Audio features [B, T, A] -> normalised log-mel [B, frames, mel bins].
 
-    Every time step decodes its share of the frames from its own features and its neighbours' with one hidden layer; the
-    frames are then stretched to their number by linear interpolation.
+    Every time step decodes its share of the frames with one hidden layer, from its own features
+    and its neighbours'.  The frames are then stretched to their number by linear interpolation.
     """
 
     def __init__(self, steps: int, width: int, hidden: int, frames: int, mel_bins: int):
         super().__init__()
-        self.frames, self.mel_bins = frames, mel_bins
-        self.per_step = -(-frames // steps)
+        self.frames = frames
+        self.mel_bins = mel_bins
+        self.frames_per_step = -(-frames // steps)  # rounded up
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
         self.decode = nn.Sequential(
-            nn.Linear(3 * width, hidden), nn.ReLU(), nn.Linear(hidden, self.per_step * mel_bins)
+            nn.Linear(3 * width, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, self.frames_per_step * mel_bins),
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         x = (features - self.mean) / self.std  # [B, T, A]
         padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
         context = torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)  # [B, T, 3A]
-        frames = (
-            self.decode(context).unflatten(-1, (self.per_step, self.mel_bins)).flatten(1, 2)
-        )  # [B, T * per_step, mel]
-        return nn.functional.interpolate(
+        steps = self.decode(context).unflatten(-1, (self.frames_per_step, self.mel_bins))
+        frames = steps.flatten(1, 2)  # [B, T * frames_per_step, mel bins]
+        stretched = nn.functional.interpolate(
             frames.transpose(1, 2), self.frames, mode="linear", align_corners=False
-        ).transpose(1, 2)
+        )
+        return stretched.transpose(1, 2)
 
 
-SOUND = layout.AUDIO
+class MelAst:
+    """AST behind log-mels that are shorter than its input.
+
+    padding [mel bins]: what AST's extractor puts behind a sound.  It is not 0, because the
+    extractor normalises after padding.
+    """
+
+    def __init__(self, model: str):
+        self.ast = AudioBackbone(model)
+        silence, _ = self.ast.log_mel([np.zeros(1, np.float32)])
+        self.padding = silence[0, -1]
+
+    def log_mel(self, flac: bytes) -> np.ndarray:
+        """Return a clip's sound in AST's input form [max_length, mel bins]."""
+        log_mels, _ = self.ast.log_mel([codecs.decode_flac(flac)])
+        return log_mels[0]
+
+    def scores(self, log_mels: np.ndarray) -> np.ndarray:
+        """Return AST's label scores [n, L] of log-mels [n, frames, mel bins].
+
+        Each passes through AST alone, so that its scores do not depend on the others.
+        """
+        padded = np.tile(self.padding, (len(log_mels), self.ast.config.max_length, 1))
+        padded[:, : log_mels.shape[1]] = log_mels
+        scores = [self.ast.encode(one[None])[2] for one in padded]
+        return np.concatenate(scores)
 
 
-class DecoderParams(TrainingParams):
-    hidden: int = Field(ge=1, le=8192)
-
-
-_ast: AudioBackbone  # one per worker process
-_padding: (
-    np.ndarray
-)  # what AST's extractor puts behind the sound [mel bins]: not 0, because it normalises afterwards
+_mel_ast: MelAst  # of this process; `load_ast` sets it, as the initializer of a worker
 
 
 def load_ast(model: str) -> None:
-    global _ast, _padding
+    """Load AST for the functions below that run in workers."""
+    global _mel_ast
     one_thread()
-    _ast = AudioBackbone(model)
-    _padding = _ast.log_mel([np.zeros(1, np.float32)])[0][0, -1]
+    _mel_ast = MelAst(model)
 
 
 def real_log_mel(flac: bytes) -> np.ndarray:
-    """A clip's sound in AST's input form [max_length, mel bins] (runs in a worker)."""
-    return _ast.log_mel([codecs.decode_flac(flac)])[0][0]
+    """Return `MelAst.log_mel` of a sound (runs in a worker)."""
+    return _mel_ast.log_mel(flac)
 
 
-def score_log_mel(log_mel: np.ndarray) -> np.ndarray:
-    """AST's label scores [n, labels] of log-mels [n, frames, mel bins], padded to its input (runs in a worker)."""
-    padded = np.tile(_padding, (len(log_mel), _ast.config.max_length, 1))
-    padded[:, : log_mel.shape[1]] = log_mel
-    return np.concatenate([_ast.encode(one[None])[2] for one in padded])
+def score_log_mels(log_mels: np.ndarray) -> np.ndarray:
+    """Return `MelAst.scores` of log-mels (runs in a worker)."""
+    return _mel_ast.scores(log_mels)
+
+
+class RealMels(NamedTuple):
+    """Log-mels of the audible clips in a file, cut to the frames that hold sound.
+
+    row [N]: each clip's row in the file, -1 where it has none.
+    """
+
+    file: RowFile  # rows [frames, mel bins]
+    row: torch.Tensor
+
+    def read(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Return the log-mels [n, frames, mel bins] float32 of audible clips."""
+        return self.file.read(self.row[clip_indices].tolist())
+
+
+def real_mels(stage: stage_run.StageRun, data: Features, folder: Path, model: str) -> RealMels:
+    """Compute the log-mels of all audible clips into a file in `folder`.
+
+    Raises UserError when a worker fails.
+    """
+    ast = AudioBackbone(model)
+    longest = 0
+    for row in shards.iter_rows(layout.AUDIO, ["flac"], ["validation"]):
+        longest = max(longest, len(codecs.decode_flac(row["flac"])))
+    _, (frames,) = ast.log_mel([np.zeros(longest, np.float32)])
+
+    index_of = {clip_id: i for i, clip_id in enumerate(data.clips.clip_id)}
+    sound_rows = shards.iter_rows(layout.AUDIO, ["flac"], SPLITS)
+    wanted = (row for row in sound_rows if row["clip_id"] in index_of)
+    clip_ids: list[str] = []
+    log_mels = parallel.map_items(
+        real_log_mel,
+        noted(clip_ids, wanted, "flac"),
+        stage.workers,
+        initializer=load_ast,
+        initargs=(model,),
+    )
+    file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
+    progress = stage.progress(log_mels, timing="computing_s")
+    file.write(require_result(mel, WORK)[:frames] for mel in progress)
+
+    row = torch.full((len(index_of),), -1)
+    row[[index_of[clip_id] for clip_id in clip_ids]] = torch.arange(len(clip_ids))
+    return RealMels(file, row)
 
 
 def fit_decoder(
     data: Features,
-    mel: RowFile,
-    mel_row: torch.Tensor,
+    mels: RealMels,
     learned: torch.Tensor,
     held_out: torch.Tensor,
     p: DecoderParams,
 ) -> MelDecoder:
-    """Train the decoder on real features and real log-mels of audible training clips; early stopping on validation."""
+    """Return a decoder trained on real features and real log-mels of audible clips.
+
+    learned: indices of the clips to learn from; held_out: of those that decide when to stop.
+    """
     torch.manual_seed(0)
     steps, width = data.audio.shape
-    model = MelDecoder(steps, width, p.hidden, *mel.shape)
+    model = MelDecoder(steps, width, p.hidden, *mels.file.shape)
     mean, std = data.audio.moments(data.audio_row[learned].tolist())
     model.mean.copy_(mean)
     model.std.copy_(std)
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.mse_loss(
-            model(data.sound(rows)[0]), mel.read(mel_row[rows].tolist())
-        )
+    def loss(clip_indices: torch.Tensor) -> torch.Tensor:
+        audio, _ = data.sound(clip_indices)
+        return nn.functional.mse_loss(model(audio), mels.read(clip_indices))
 
-    files = [
-        data.audio.digest(),
-        mel.digest(),
-        data.audio_row.tolist(),
-        mel_row.tolist(),
-        held_out.tolist(),
-    ]
-    checkpoint = Checkpoint(digest(*files))
-    validate = lambda: float(np.mean([loss(part).item() for part in held_out.split(64)]))  # noqa: E731
+    def validate() -> float:
+        losses = [loss(part).item() for part in held_out.split(VALIDATION_BATCH)]
+        return float(np.mean(losses))
+
+    checkpoint = Checkpoint(
+        digest(
+            data.audio.digest(),
+            mels.file.digest(),
+            data.audio_row.tolist(),
+            mels.row.tolist(),
+            held_out.tolist(),
+        )
+    )
     fit(model, loss, learned, validate, p, 0, "label_predictor", checkpoint=checkpoint)
     return model
 
 
-def real_mels(
-    stage: stage_run.StageRun, data: Features, folder: Path, model: str
-) -> tuple[RowFile, torch.Tensor]:
-    """Log-mels of all audible clips in a file, cut to the frames that hold sound, and each clip's row there (-1: none)."""
-    ast = AudioBackbone(model)
-    wanted = {name: i for i, name in enumerate(data.clips.clip_id)}
-    mel_row = torch.full((len(wanted),), -1)
-    found = (row for row in shards.iter_rows(SOUND, ["flac"], SPLITS) if row["clip_id"] in wanted)
-    names: list[str] = []
-    sounds = noted(names, found, "flac")
-    longest = max(
-        len(codecs.decode_flac(row["flac"]))
-        for row in shards.iter_rows(SOUND, ["flac"], ["validation"])
-    )
-    frames = ast.log_mel([np.zeros(longest, np.float32)])[1][0]
-    file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
-    mels = stage.progress(
-        parallel.map_items(
-            real_log_mel, sounds, stage.workers, initializer=load_ast, initargs=(model,)
-        ),
-        timing="computing_s",
-    )
-    file.write(_checked(mel)[:frames] for mel in mels)
-    mel_row[[wanted[name] for name in names]] = torch.arange(len(names))
-    return file, mel_row
+class MelHead:
+    """The head `mel`: a fitted decoder, then AST of this name."""
 
+    def __init__(self, decoder: MelDecoder, model: str):
+        self.decoder = decoder
+        self.model = model
 
-def predict_by_mel(
-    stage: stage_run.StageRun,
-    data: Features,
-    rows: torch.Tensor,
-    asked: torch.Tensor,
-    generated: dict[str, RowFile],
-    decoder: MelDecoder,
-    model: str,
-) -> dict[str, np.ndarray]:
-    """The same by the head `mel`, for the clips `asked`; zeros for the others."""
-    position = {row: i for i, row in enumerate(rows.tolist())}
-    places = [position[row] for row in asked.tolist()]
+    def predict(
+        self,
+        stage: stage_run.StageRun,
+        data: Features,
+        clip_indices: torch.Tensor,
+        scored: torch.Tensor,
+        generated: dict[str, RowFile],
+    ) -> dict[str, np.ndarray]:
+        """Return label scores [n, L] of n clips by way: "<condition>_mel" and "real_path_mel".
 
-    def mels():
-        for place, row in zip(places, asked.tolist(), strict=True):
-            made = [file.read([place])[0] for file in generated.values()]
-            with torch.inference_mode():
-                yield decoder(torch.cat([*made, data.sound(torch.tensor([row]))[0]])).numpy()
-
-    through_ast = parallel.map_items(
-        score_log_mel, mels(), stage.workers, initializer=load_ast, initargs=(model,)
-    )
-    answers = np.stack(
-        [
-            _checked(scores)
-            for scores in stage.progress(through_ast, len(asked), "clip", "computing_s")
-        ]
-    )
-    found, start = {}, 0
-    for name, size in [
-        *(
-            (f"{ARCHITECTURES[name].generated}_mel", file.shape[0])
-            for name, file in generated.items()
-        ),
-        ("real_path_mel", 1),
-    ]:
-        found[name] = np.zeros((len(rows), answers.shape[-1]), np.float32)
-        found[name][places] = answers[:, start : start + size].mean(1)
-        start += size
-    found["real_path_mel"] *= (data.audio_row[rows] >= 0).numpy()[:, None]
-    return found
-
-
-def _checked(result):
-    if isinstance(result, Failure):
-        raise UserError(
-            f"predicting labels failed: {result.reason}; the machine may lack memory, try --workers 1"
+        scored: which of `clip_indices` to score; the others' scores are zeros.  generated: by
+        architecture, rows [seeds, T, A] in the order of `clip_indices`; their scores are averaged
+        over seeds.  Clips without sound have zeros in "real_path_mel".  Raises UserError when a
+        worker fails.
+        """
+        position_of = {clip_index: i for i, clip_index in enumerate(clip_indices.tolist())}
+        positions = [position_of[clip_index] for clip_index in scored.tolist()]
+        log_mels = self._log_mels(data, clip_indices, positions, list(generated.values()))
+        results = parallel.map_items(
+            score_log_mels, log_mels, stage.workers, initializer=load_ast, initargs=(self.model,)
         )
-    return result
+        progress = stage.progress(results, len(scored), "clip", "computing_s")
+        scores = np.stack([require_result(result, WORK) for result in progress])  # [clips, ways, L]
+
+        # The ways of a clip are the seeds of each architecture, one after the other, then the real
+        # features.
+        ways = {
+            f"{ARCHITECTURES[name].generated}_mel": file.shape[0]
+            for name, file in generated.items()
+        }
+        ways["real_path_mel"] = 1
+        predictions: dict[str, np.ndarray] = {}
+        start = 0
+        for way, size in ways.items():
+            predictions[way] = np.zeros((len(clip_indices), scores.shape[-1]), np.float32)
+            predictions[way][positions] = scores[:, start : start + size].mean(1)
+            start += size
+        audible = (data.audio_row[clip_indices] >= 0).numpy()
+        predictions["real_path_mel"] *= audible[:, None]
+        return predictions
+
+    def _log_mels(
+        self,
+        data: Features,
+        clip_indices: torch.Tensor,
+        positions: list[int],
+        generated: list[RowFile],
+    ) -> Iterator[np.ndarray]:
+        """Yield a clip's decoded features [ways, frames, mel bins], clip by clip."""
+        for position in positions:
+            features = [file.read([position])[0] for file in generated]
+            real, _ = data.sound(clip_indices[position : position + 1])
+            with torch.inference_mode():
+                yield self.decoder(torch.cat([*features, real])).numpy()

@@ -12,10 +12,10 @@ index holds the digests of the shards, so that whoever reads through this module
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audio_from_video.runtime.atomic import replace_directory
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage.alignment import aligned
 
@@ -116,29 +117,26 @@ def write(
     columns of `schema`.  index: a dict per clip with INDEX_FIELDS and the stage's own `index_fields`.  extras: writes what
     else belongs into the directory, under names that begin with `_`.
     """
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
-    for (split, action), group in groupby(rows, key=lambda row: (row["split"], row["action"])):
-        folder = temporary / partition(split, action)
-        folder.mkdir(parents=True)
-        for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
-            _write_shard(folder / f"part-{number:05d}.parquet", stored, shard)
-    extras(temporary)
-    digests = {
-        str(path.relative_to(temporary)): _digest(path)
-        for path in sorted(temporary.rglob("part-*.parquet"))
-    }
-    metadata = {
-        "schema_version": SCHEMA_VERSION,
-        "item_version": version,
-        "digests": json.dumps(digests),
-    }
-    index_schema = pa.schema([*INDEX_FIELDS, *index_fields], metadata)
-    write_table(pa.Table.from_pylist(index, schema=index_schema), temporary / INDEX)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
+    with replace_directory(directory) as folder:
+        for (split, action), group in groupby(rows, key=itemgetter("split", "action")):
+            part = folder / partition(split, action)
+            part.mkdir(parents=True)
+            for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
+                _write_shard(part / f"part-{number:05d}.parquet", stored, shard)
+        extras(folder)
+
+        # The index comes last: it holds the digests of all shards, and `rows` may still add to it.
+        digests = {}
+        for path in sorted(folder.rglob("part-*.parquet")):
+            digests[str(path.relative_to(folder))] = _digest(path)
+        metadata = {
+            "schema_version": SCHEMA_VERSION,
+            "item_version": version,
+            "digests": json.dumps(digests),
+        }
+        index_schema = pa.schema([*INDEX_FIELDS, *index_fields], metadata)
+        write_table(pa.Table.from_pylist(index, schema=index_schema), folder / INDEX)
 
 
 def partition(split: str, action: str | None) -> str:
