@@ -14,27 +14,32 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from audio_from_video.classification import training as condition_training
+from audio_from_video.classification import training as classifier_training
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.networks import (
     ActionClassifier,
+    ClassifierSizes,
     matched_hidden,
     parameter_count,
 )
-from audio_from_video.classification.settings import Condition
-from audio_from_video.classification.targets import lessons
+from audio_from_video.classification.settings import (
+    ClassifierParams,
+    Condition,
+    NetworkParams,
+)
+from audio_from_video.classification.targets import training_targets
+from audio_from_video.classification.training import TrainingTask
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier
-from stages.classifier import ClassifierParams, NetworkParams, Training
+from tests.support.conditions import condition_keys
 from tests.support.map_items import without_processes
 from tests.support.separable_features import (
     ACTIONS,
     CONDITIONS,
-    PLAIN,
     STEPS,
     train,
     write_features,
@@ -46,7 +51,9 @@ from tests.support.separable_features import (
 @pytest.mark.parametrize("projection", [0, 16])
 def test_published_widths_are_1536_and_1664(projection):
     video, audio = torch.randn(3, 18, 2 * 768), torch.randn(3, 18, 128)
-    alone, both = (ActionClassifier(1536, width, 20, 8, projection, 0.0) for width in (0, 128))
+    alone, both = (
+        ActionClassifier(ClassifierSizes(1536, width, 20, 8, projection, 0.0)) for width in (0, 128)
+    )
     assert [
         model.lstm.input_size if not projection else model.project[0].in_features
         for model in (alone, both)
@@ -57,14 +64,14 @@ def test_published_widths_are_1536_and_1664(projection):
 
 
 def test_logits_come_from_the_last_hidden_state():
-    model = ActionClassifier(6, 0, 4, 5, 0, 0.5).eval()
+    model = ActionClassifier(ClassifierSizes(6, 0, 4, 5, 0, 0.5)).eval()
     video = torch.randn(2, 7, 6)
     outputs, _ = model.lstm(video)
     assert torch.allclose(model(video), model.head[2](outputs[:, -1].relu()), atol=1e-6)
 
 
 def test_missing_audio_is_the_learned_token_whatever_stands_there():
-    model = ActionClassifier(6, 3, 4, 5, 8, 0.0)
+    model = ActionClassifier(ClassifierSizes(6, 3, 4, 5, 8, 0.0))
     video, audio = torch.randn(2, 7, 6), torch.randn(2, 7, 3)
     heard = torch.tensor([True, False])
     before = model(video, audio, heard)
@@ -81,7 +88,7 @@ def test_missing_audio_is_the_learned_token_whatever_stands_there():
 
 
 def test_features_are_standardised_and_the_scale_is_saved():
-    model = ActionClassifier(6, 3, 4, 5, 0, 0.0).eval()
+    model = ActionClassifier(ClassifierSizes(6, 3, 4, 5, 0, 0.0)).eval()
     video, audio, heard = torch.randn(2, 7, 6), torch.randn(2, 7, 3), torch.tensor([True, True])
     before = model(video, audio, heard)
     model.set_scale("video", torch.full((6,), 2.0), torch.full((6,), 3.0))
@@ -93,9 +100,11 @@ def test_features_are_standardised_and_the_scale_is_saved():
 @pytest.mark.parametrize("projection", [0, 64])
 def test_matched_size_has_the_closest_parameter_count(projection):
     def count(audio, hidden):
-        return parameter_count(ActionClassifier(256, audio, 12, hidden, projection, 0.0))
+        return parameter_count(
+            ActionClassifier(ClassifierSizes(256, audio, 12, hidden, projection, 0.0))
+        )
 
-    hidden = matched_hidden(256, 128, 12, 64, projection)
+    hidden = matched_hidden(ClassifierSizes(256, 128, 12, 64, projection, 0.0))
     gaps = {size: abs(count(0, size) - count(128, 64)) for size in range(32, 160)}
     assert hidden == min(gaps, key=gaps.get) > 64
     assert gaps[hidden] / count(128, 64) < 0.02
@@ -247,7 +256,7 @@ def test_data_joins_features_with_labels(features, made):
     )
     by_name = {row["clip_id"]: row for row in features.rows}
     heard = {row["clip_id"] for i, row in enumerate(features.rows) if i % 4}
-    rows = made.rows("test")
+    rows = made.participants("test")
     video, (sound, has) = made.video.read(rows.tolist()).numpy(), made.sounds["real"].read(rows)
     for n, i in enumerate(rows.tolist()):
         clip = made.clips.iloc[i]
@@ -317,15 +326,7 @@ def test_a_kind_of_audio_has_its_own_features_and_its_own_gate(features, kind, g
     with scratch() as folder:
         made = ActionData(
             folder,
-            Condition(
-                model="lstm",
-                train_audio=kind,
-                test_audio=kind,
-                gate=gate,
-                audio="",
-                made="",
-                decided="",
-            ),
+            Condition(**condition_keys(train_audio=kind, test_audio=kind, gate=gate)),
         )
         sound, heard = made.sounds[kind].read(torch.arange(len(number)), 0)
     assert made.clips.clip_id.tolist() == names and np.array_equal(heard, kept)
@@ -347,22 +348,12 @@ def test_mapped_rows_never_fall_back_to_the_other_architectures_filter(features)
     ):
         ActionData(
             folder,
-            Condition(
-                model="lstm",
-                train_audio="mapped",
-                test_audio="mapped",
-                gate="keep",
-                audio="",
-                made="",
-                decided="",
-            ),
+            Condition(**condition_keys(train_audio="mapped", test_audio="mapped", gate="keep")),
         )
 
 
 def test_scale_is_that_of_the_training_clips(features, made):
-    model = condition_training.build(
-        made, Condition(**CONDITIONS["real_audio"]), network(), made.rows("training")
-    )
+    model = classifier_training.build(made, network(), made.participants("training"))
     rows = [row for row in features.rows if row["split"] == "training"]
     video = np.concatenate([np.concatenate([row["rgb"], row["flow"]], 1) for row in rows])
     assert np.allclose(model.video_mean, video.mean(0), atol=2e-3) and np.allclose(
@@ -389,15 +380,15 @@ def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(
     made, monkeypatch, dropout
 ):
     shares: dict[bool, list] = {True: [], False: []}
-    real = ActionClassifier.answer
+    forward = ActionClassifier.forward
 
-    def watched(self, video, audio=None, has_audio=None, *others):
+    def watched(self, video, audio, has_audio):
         shares[self.training].append(has_audio.float().mean().item())
-        return real(self, video, audio, has_audio, *others)
+        return forward(self, video, audio, has_audio)
 
-    monkeypatch.setattr(ActionClassifier, "answer", watched)
-    condition = Condition(**CONDITIONS["real_audio"] | {"missing_rate": dropout})
-    condition_training.train_one(task(made, condition))
+    monkeypatch.setattr(ActionClassifier, "forward", watched)
+    made.condition = Condition(**CONDITIONS["real_audio"] | {"missing_rate": dropout})
+    classifier_training.train_one(task(made))
     heard = (made.sounds["real"].row[made.rows("training")] >= 0).float().mean().item()
     assert np.mean(shares[True]) == pytest.approx(
         heard * (1 - dropout), abs=0.03 if dropout else 1e-6
@@ -405,13 +396,13 @@ def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(
     assert min(shares[False]) > 0.7
 
 
-def task(made: ActionData, condition: Condition, rates: list[float] | None = None) -> Training:
-    """A training of the condition on all training clips."""
+def task(data: ActionData) -> TrainingTask:
+    """A training of the data's condition on all training clips."""
     p = params.load("classifier", ClassifierParams)
-    learned, targets = lessons(made, condition, made.rows("training"), 0.0, p.teaching, 0)
-    return Training(
-        made, condition, p, 0, learned, targets, made.rows("validation", "test"), "x", rates or []
-    )
+    training = data.participants("training")
+    training_indices, targets = training_targets(data, training, 0.0, p.teaching, 0)
+    predicted = data.participants("validation", "test")
+    return TrainingTask(data, p, 0, "x", training_indices, targets, predicted, [])
 
 
 def test_logistic_is_a_plain_scikit_learn_pipeline(quick):
@@ -454,7 +445,7 @@ def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quic
         classifier={
             "seeds": 1,
             "lstm": {"epochs": 2},
-            "conditions": {"folded": PLAIN | {"out_of_fold": 3}},
+            "conditions": {"folded": condition_keys(out_of_fold=3)},
         }
     )
     train("folded")
@@ -464,10 +455,11 @@ def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quic
     assert len(tasks) == 4
     for one in tasks:
         sources = [
-            set(one.data.clips.source_id.iloc[rows.numpy()]) for rows in (one.learned, one.asked)
+            set(one.data.clips.source_id.iloc[rows.numpy()])
+            for rows in (one.training_indices, one.predicted_indices)
         ]
         assert not sources[0] & sources[1]
-    training = [set(one.asked.tolist()) for one in tasks[1:]]
+    training = [set(one.predicted_indices.tolist()) for one in tasks[1:]]
     assert sum(map(len, training)) == len(set.union(*training)) == 64
 
 
@@ -522,7 +514,7 @@ def test_figures_of_hand_made_predictions_are_scikit_learns():
     probabilities = rng.dirichlet(np.ones(7), (1, 80)).astype(np.float32)
     probabilities[0, np.arange(80), true] += 0.2
     made = predictions.Predictions(clips, [f"a{i}" for i in range(7)], probabilities)
-    figures = condition_evaluation.score(made)
+    figures = condition_evaluation.classifier_figures(made)
     guessed, top = probabilities[0].argmax(1), np.argsort(-probabilities[0], 1)[:, :5]
     assert figures["accuracy"]["mean"] == pytest.approx(accuracy_score(true[:60], guessed[:60]))
     assert figures["macro_f1"]["mean"] == pytest.approx(

@@ -20,6 +20,7 @@ from audio_from_video.storage.row_file import scratch
 from stages import classifier, filter
 from stages.filter import Embeddings, background_scores, calibrate
 from tests.support import synthetic
+from tests.support.conditions import condition_keys
 from tests.support.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
 
 DEFAULT = {
@@ -633,21 +634,16 @@ def test_both_decide_on_the_same_clips_actions_and_real_sound(both):
 
 # What the classifier makes of it
 
-ROW = {
-    "model": "lstm",
-    "train_audio": "generated",
-    "test_audio": "generated",
-    "audio": "",
-    "made": "",
-    "decided": "",
-}
+GENERATED = {"train_audio": "generated", "test_audio": "generated"}
+REAL = {"train_audio": "real", "test_audio": "real"}
+MAPPED = {"train_audio": "mapped", "test_audio": "mapped"}
 CONDITIONS = {
-    "generated": ROW,
-    "validated": ROW | {"gate": "keep"},
-    "validated_real": ROW | {"train_audio": "real", "test_audio": "real", "gate": "keep_real"},
-    "published": ROW | {"gate": "keep_published", "kept_only": True},
-    "mapped": ROW | {"train_audio": "mapped", "test_audio": "mapped"},
-    "mapped_validated": ROW | {"train_audio": "mapped", "test_audio": "mapped", "gate": "keep"},
+    "generated": condition_keys(**GENERATED),
+    "validated": condition_keys(**GENERATED, gate="keep"),
+    "validated_real": condition_keys(**REAL, gate="keep_real"),
+    "published": condition_keys(**GENERATED, gate="keep_published", kept_only=True),
+    "mapped": condition_keys(**MAPPED),
+    "mapped_validated": condition_keys(**MAPPED, gate="keep"),
 }
 
 

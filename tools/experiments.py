@@ -1,16 +1,22 @@
 """Run a named experiment outside the default pipeline: the same pipeline once per setting.
 
-    python -m tools.experiments ablations       writes metrics/experiments/ablations.csv: a row per setting and condition
-    python -m tools.experiments training        writes metrics/experiments/training.csv (seconds: they are in no metrics file)
-    python -m tools.experiments confirmation    writes metrics/experiments/confirmation/: everything once more, on fresh data
+    python -m tools.experiments <name> [--again]
 
-Experiments are named in params.yaml: the rows whose accuracies are read, the generator whose measures are (where there is
-one), and the settings, each a set of parameters to change.  A setting is a `dvc exp run --temp` from the last commit (commit
-first; stored items are reused), kept as experiment <name>-<number>; settings with rows in the CSV file are not run again
-unless `--again` says so.  An experiment that names `stages` runs these where they stand and notes how long they take; one
-that names `files` keeps these files of its one setting.
-Columns: setting, condition, for each figure X its mean and 95 % interval (X, X_low, X_high), clips, sources, seeds, machine; where
-`video_only` is among the rows read, also the paired difference to it at the same setting.
+params.yaml names the experiments. There are three kinds of them:
+
+settings   runs the pipeline once per setting and writes metrics/experiments/<name>.csv, a row per
+           setting and condition. A setting is a set of parameters to change, run by
+           `dvc exp run --temp` from the last commit (commit first; stored items are reused) and
+           kept as experiment <name>-<number>. Settings with rows in the file are not run again
+           unless `--again` says so.
+stages     runs these stages where they stand and writes how long each takes: seconds stand in no
+           metrics file.
+files      runs everything once with the experiment's setting, and keeps these files of it in
+           metrics/experiments/<name>/.
+
+Columns of the first kind: setting, condition; for each figure X its mean and 95 % interval (X,
+X_low, X_high); clips, sources, seeds, machine. Where `video_only` is among the conditions, the
+paired difference to it at the same setting is one of the figures.
 `report` puts the files, which are kept in git, into metrics/tables.md.
 """
 
@@ -18,6 +24,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -34,10 +41,21 @@ from audio_from_video.runtime.vocabulary import SEMANTIC_VALIDATION
 from audio_from_video.storage import layout, predictions
 
 Value = str | int | float | bool
+Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metrics hold
 BASELINE = "video_only"
+# Suffixes of the columns of a figure, and the figure's parts that stand there.
+INTERVAL_COLUMNS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
+# A section of metrics/tables.md with an experiment's table, up to the next section.
+EXPERIMENT_SECTION = re.compile(r"\n## Experiment: .*?(?=\n## |\Z)", re.DOTALL)
 
 
 class Experiment(params.Section):
+    """Settings to run, and what is read of each.
+
+    conditions: those whose accuracies are read. generator: the one whose measures are read.
+    missing_rates, filter: whether accuracies at missing rates and the filter's share are read.
+    """
+
     conditions: list[str] = Field(min_length=1)
     generator: str = ""
     missing_rates: bool = False
@@ -46,28 +64,60 @@ class Experiment(params.Section):
 
 
 class Timing(params.Section):
+    """Stages whose time is taken, such as `generator caption_mapping`."""
+
     stages: list[str] = Field(min_length=1)
 
 
 class Confirmation(params.Section):
+    """One setting of everything, and the files that are kept."""
+
     setting: dict[str, Value]
     files: list[str] = Field(min_length=1)
 
 
 class Experiments(params.Section):
+    """The section `experiments` of params.yaml."""
+
     named: dict[str, Experiment | Timing | Confirmation]
 
 
 def machine() -> str:
-    """What computed a figure: figures of other machines may differ in their last digits, and trainings by more."""
-    from audio_from_video.backbones import hub as backbones
+    """What computed a figure: others may differ in the last digits, and trainings by more."""
+    # PyTorch takes a second to import, which `--help` need not wait for.
+    from audio_from_video.backbones import hub
 
-    return f"{len(os.sched_getaffinity(0))} cores, {backbones.device()}, torch {version('torch').split('+')[0]}"
+    cores = len(os.sched_getaffinity(0))
+    torch_version = version("torch").split("+")[0]
+    return f"{cores} cores, {hub.device()}, torch {torch_version}"
 
 
-def time_one(stage: str) -> dict:
-    """Run a stage (`generator mapping`) once and read its log."""
-    if subprocess.run([sys.executable, "-m", *f"stages.{stage}".split()]).returncode:
+def run(name: str, again: bool) -> None:
+    """Run an experiment and write its file or files.
+
+    Raises UserError when params.yaml does not name it, or when one of its runs fails.
+    """
+    named = params.load("experiments", Experiments).named
+    if name not in named:
+        raise UserError(
+            f"'{name}' is not an experiment of params.yaml; there are {', '.join(named)}"
+        )
+    layout.EXPERIMENTS.mkdir(parents=True, exist_ok=True)
+    path = layout.EXPERIMENTS / f"{name}.csv"
+    experiment = named[name]
+    if isinstance(experiment, Timing):
+        rows = [time_stage(stage) for stage in experiment.stages]
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif isinstance(experiment, Confirmation):
+        confirm(name, experiment)
+    else:
+        run_settings(name, experiment, path, again)
+
+
+def time_stage(stage: str) -> dict:
+    """Run a stage (`generator caption_mapping`) once; return its row of the table, from its log."""
+    command = [sys.executable, "-m", *f"stages.{stage}".split()]
+    if subprocess.run(command).returncode:
         raise UserError(f"the stage {stage} failed; its message stands above")
     log = json.loads(Path(f"logs/{stage.replace(' ', '/')}.json").read_text())
     return {
@@ -80,111 +130,122 @@ def time_one(stage: str) -> dict:
     }
 
 
+def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> None:
+    """Run the settings one by one; the CSV file at `path` grows with each."""
+    rows: list[dict] = []
+    if path.is_file() and not again:
+        rows = pd.read_csv(path, dtype={"setting": str}).to_dict("records")
+
+    order = {setting: position for position, setting in enumerate(experiment.settings)}
+    for number, (setting, changes) in enumerate(experiment.settings.items()):
+        finished = {row["condition"] for row in rows if row["setting"] == setting}
+        if finished >= set(experiment.conditions):
+            continue
+        revision = f"{name.replace('_', '-')}-{number}"
+        targets = [f"classifier@{condition}" for condition in experiment.conditions]
+        run_pipeline(revision, changes, targets)
+
+        rows = [row for row in rows if row["setting"] != setting]
+        for condition in experiment.conditions:
+            columns = figure_columns(revision, condition, experiment)
+            row = {"setting": setting, "condition": condition, **columns, "machine": machine()}
+            rows.append(row)
+        # Settings that params.yaml no longer names come last.
+        rows.sort(key=lambda row: order.get(row["setting"], len(order)))
+        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
+
+
 def run_pipeline(revision: str, changes: dict[str, Value], targets: list[str]) -> None:
-    """Run the pipeline up to `targets` (none: all of it) with changed parameters, as DVC experiment `revision`."""
-    settings = [part for key, value in changes.items() for part in ("-S", f"{key}={_text(value)}")]
-    command = ["dvc", "exp", "run", "--temp", "--name", revision, *settings, *targets]
-    subprocess.run(
-        ["dvc", "exp", "remove", revision], capture_output=True
-    )  # what an earlier run of the same name left
+    """Run the pipeline up to `targets` (none: all of it) as DVC experiment `revision`.
+
+    changes: parameters by their dotted names. Raises UserError when the run fails.
+    """
+    command = ["dvc", "exp", "run", "--temp", "--name", revision]
+    for key, value in changes.items():
+        command += ["-S", f"{key}={yaml_value(value)}"]
+    command += targets
+    # An earlier run may have left an experiment of this name.
+    subprocess.run(["dvc", "exp", "remove", revision], capture_output=True)
     if subprocess.run(command).returncode:
         raise UserError(f"`{' '.join(command)}` failed; its message stands above")
 
 
-def _text(value: Value) -> str:
+def yaml_value(value: Value) -> str:
+    """A value as YAML writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read_figures(revision: str, condition: str, experiment: Experiment) -> dict:
-    """What an experiment's metrics say of a condition and, as the experiment asks, of generator and filter."""
-    import dvc.api
-
-    found = dvc.api.metrics_show(f"metrics/classifier/{condition}.json", rev=revision)
-    figures = {name: found[name] for name in ("validation_accuracy", "accuracy")}
+def figure_columns(revision: str, condition: str, experiment: Experiment) -> dict:
+    """The columns of a row that come from the metrics of an experiment's run."""
+    metrics = read_metrics(f"metrics/classifier/{condition}.json", revision)
+    figures = {name: metrics[name] for name in ("validation_accuracy", "accuracy")}
     if experiment.missing_rates:
-        figures |= {
-            f"accuracy_missing_{rate}": figure
-            for rate, figure in found["accuracy_at_missing_rate"].items()
-        }
+        for rate, figure in metrics["accuracy_at_missing_rate"].items():
+            figures[f"accuracy_missing_{rate}"] = figure
     if experiment.generator:
-        made = dvc.api.metrics_show(f"metrics/generator/{experiment.generator}.json", rev=revision)
-        figures |= {
-            f"centred_cosine_{split}": made[split]["generated"]["centred_cosine"]
-            for split in ("validation", "test")
-        }
+        of_generator = read_metrics(f"metrics/generator/{experiment.generator}.json", revision)
+        for split in ("validation", "test"):
+            figure = of_generator[split]["generated"]["centred_cosine"]
+            figures[f"centred_cosine_{split}"] = figure
     if BASELINE in experiment.conditions and condition != BASELINE:
-        own, base = (read_answers(revision, name).of("test") for name in (condition, BASELINE))
-        figures["accuracy_minus_video_only"] = intervals.paired_difference(
-            own.hits(), base.hits(), own.clips.source_id.to_numpy()
-        )
+        figures["accuracy_minus_video_only"] = difference_to_baseline(revision, condition)
     if experiment.filter:
-        figures["kept_fraction"] = dvc.api.metrics_show("metrics/filter.json", rev=revision)[
-            SEMANTIC_VALIDATION
-        ]["kept_fraction"]
-    row = {
-        f"{name}{end}": figure[key] for name, figure in figures.items() for end, key in ENDS.items()
-    }
-    accuracy = found["accuracy"]
-    return row | {
-        "clips": accuracy["n"],
-        "sources": accuracy["sources"],
-        "seeds": accuracy["seeds"],
-    }
+        of_filter = read_metrics("metrics/filter.json", revision)
+        figures["kept_fraction"] = of_filter[SEMANTIC_VALIDATION]["kept_fraction"]
+
+    columns = {}
+    for name, figure in figures.items():
+        for suffix, part in INTERVAL_COLUMNS.items():
+            columns[f"{name}{suffix}"] = figure[part]
+    accuracy = metrics["accuracy"]
+    columns["clips"] = accuracy["n"]
+    columns["sources"] = accuracy["sources"]
+    columns["seeds"] = accuracy["seeds"]
+    return columns
 
 
-def read_answers(revision: str, condition: str) -> predictions.Predictions:
-    """What an experiment's condition answered."""
+def difference_to_baseline(revision: str, condition: str) -> Figure:
+    """The paired difference of test accuracy to `video_only` at the same setting."""
+    test = read_predictions(revision, condition).of("test")
+    baseline = read_predictions(revision, BASELINE).of("test")
+    sources = test.clips.source_id.to_numpy()
+    return intervals.paired_difference(test.hits(), baseline.hits(), sources)
+
+
+def read_metrics(path: str, revision: str) -> dict:
+    """A metrics file of an experiment's run."""
     import dvc.api
 
-    content = dvc.api.read(f"data/predictions/{condition}.parquet", rev=revision, mode="rb")
+    return dvc.api.metrics_show(path, rev=revision)
+
+
+def read_predictions(revision: str, condition: str) -> predictions.Predictions:
+    """The predictions of a condition in an experiment's run."""
+    import dvc.api
+
+    path = str(layout.predictions(condition))
+    content = dvc.api.read(path, rev=revision, mode="rb")
     return predictions.of_table(pq.read_table(io.BytesIO(content)))
 
 
-ENDS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
-
-
-def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> None:
-    """Run the settings one by one; the CSV file grows with each."""
-    rows = (
-        []
-        if again or not path.is_file()
-        else pd.read_csv(path, dtype={"setting": str}).to_dict("records")
-    )
-    for number, (setting, changes) in enumerate(experiment.settings.items()):
-        if set(experiment.conditions) <= {
-            row["condition"] for row in rows if row["setting"] == setting
-        }:
-            continue
-        revision = f"{name.replace('_', '-')}-{number}"
-        run_pipeline(
-            revision, changes, [f"classifier@{condition}" for condition in experiment.conditions]
-        )
-        rows = [row for row in rows if row["setting"] != setting]
-        for condition in experiment.conditions:
-            found = read_figures(revision, condition, experiment)
-            rows.append({"setting": setting, "condition": condition, **found, "machine": machine()})
-        order = list(experiment.settings)
-        rows.sort(
-            key=lambda row: order.index(row["setting"]) if row["setting"] in order else len(order)
-        )
-        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
-
-
 def confirm(name: str, experiment: Confirmation) -> None:
-    """Run everything once with the experiment's setting and keep its files below metrics/experiments/<name>."""
+    """Run everything once with the experiment's setting and keep its files."""
     import dvc.api
 
-    run_pipeline(f"{name}-0", experiment.setting, [])
+    revision = f"{name}-0"
+    run_pipeline(revision, experiment.setting, [])
     folder = layout.EXPERIMENTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in experiment.files:
-        text = dvc.api.read(file, rev=f"{name}-0")
-        (folder / Path(file).name).write_text(
-            text.split("\n## Experiment: ")[0].rstrip() + "\n"
-        )  # those are of other data
-    (folder / "setting.json").write_text(
-        json.dumps(experiment.setting | {"machine": machine()}, indent=2) + "\n"
-    )
+        text = without_experiments(dvc.api.read(file, rev=revision))
+        (folder / Path(file).name).write_text(text)
+    setting = experiment.setting | {"machine": machine()}
+    (folder / "setting.json").write_text(json.dumps(setting, indent=2) + "\n")
+
+
+def without_experiments(text: str) -> str:
+    """metrics/tables.md without the tables of other experiments, which are of other data."""
+    return EXPERIMENT_SECTION.sub("", text).rstrip() + "\n"
 
 
 def main() -> None:
@@ -202,24 +263,6 @@ def main() -> None:
         run(arguments.name, arguments.again)
     except UserError as error:
         sys.exit(f"experiments: error: {error}")
-
-
-def run(name: str, again: bool) -> None:
-    """Run an experiment."""
-    named = params.load("experiments", Experiments).named
-    if name not in named:
-        raise UserError(
-            f"'{name}' is not an experiment of params.yaml; there are {', '.join(named)}"
-        )
-    path = layout.EXPERIMENTS / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    experiment = named[name]
-    if isinstance(experiment, Timing):
-        pd.DataFrame([time_one(stage) for stage in experiment.stages]).to_csv(path, index=False)
-    elif isinstance(experiment, Confirmation):
-        confirm(name, experiment)
-    else:
-        run_settings(name, experiment, path, again)
 
 
 if __name__ == "__main__":

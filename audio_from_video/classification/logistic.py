@@ -1,60 +1,108 @@
 """Logistic regression in the LSTM's place: a weak LSTM would make any gain meaningless."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
+from audio_from_video.classification.audio_input import AudioReader, audio_scale
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.settings import ClassifierParams, Condition
-from audio_from_video.classification.training import Training, answered, hear
-from audio_from_video.runtime.vocabulary import LABELLED
+from audio_from_video.classification.settings import ClassifierParams
+from audio_from_video.classification.training import CLIPS_PER_PART, predictions_of
 from audio_from_video.storage.predictions import Predictions
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
-def logistic_regression(
-    data: ActionData, condition: Condition, p: ClassifierParams, name: str
-) -> tuple[Predictions, list[dict]]:
-    """Logistic regression (scikit-learn) on the mean and standard deviation over time of the features, standardised; its
-    regularisation is chosen on validation.  With audio once per seed, of whose generator the features are."""
+
+@dataclass(frozen=True)
+class LogisticResult:
+    """predictions: of validation and test clips.
+
+    hits: for each seed and missing rate whether test clips are predicted right, bool [test clips].
+    """
+
+    predictions: Predictions
+    hits: list[list[np.ndarray]]
+
+
+def logistic_regression(data: ActionData, p: ClassifierParams) -> LogisticResult:
+    """Fit scikit-learn's logistic regression on each clip's mean and standard deviation over time.
+
+    These are standardised; the regularisation is chosen on validation. With audio there is a fit
+    for each seed, of whose generator the features are.
+    """
+    predicted = data.participants("validation", "test")
+    test = data.participants("test")
+    test_labels = data.labels[test].numpy()
+    seeds = p.seeds if data.sounds else 1
+    probabilities = np.zeros((seeds, len(data.clips), len(data.actions)), np.float32)
+    hits = []
+    for seed in range(seeds):
+        clips = ClipSummaries(data, seed)
+        model = fit_best(clips, p.logistic.inverse_regularisation)
+        probabilities[seed, predicted] = model.predict_proba(clips.as_at_test(predicted))
+        seed_hits = []
+        for missing in data.missing_at(p.missing_rates, test, seed).values():
+            seed_hits.append(model.predict(clips.summary(test, "real", missing)) == test_labels)
+        hits.append(seed_hits)
+    return LogisticResult(predictions_of(data, predicted, probabilities), hits)
+
+
+class ClipSummaries:
+    """Mean and standard deviation over time of clips' features: float32 [n, 2 (V + A)]."""
+
+    def __init__(self, data: ActionData, seed: int):
+        self.data = data
+        training = data.participants("training")
+        self.training_indices = training[data.uses_label[training]]
+        if data.sounds:
+            self.audio = AudioReader(data, seed, audio_scale(data, self.training_indices))
+
+    def as_in_training(self) -> np.ndarray:
+        """The training clips with their label, with the audio of training."""
+        none_missing = torch.zeros(len(self.training_indices), dtype=torch.bool)
+        kind = self.data.condition.train_audio
+        return self.summary(self.training_indices, kind, none_missing)
+
+    def as_at_test(self, clip_indices: torch.Tensor) -> np.ndarray:
+        """Clips with the audio of test: all of them lack theirs, but for real audio."""
+        missing = torch.full((len(clip_indices),), self.data.condition.test_audio != "real")
+        return self.summary(clip_indices, "real", missing)
+
+    def summary(self, clip_indices: torch.Tensor, kind: str, missing: torch.Tensor) -> np.ndarray:
+        """Clips with a kind of audio, or where `missing` [n] with the condition's filler."""
+        parts = clip_indices.split(CLIPS_PER_PART)
+        features = torch.cat([self.data.video.read(part.tolist()) for part in parts])
+        if self.data.sounds:
+            audio = self.audio.read(clip_indices, kind, missing)
+            present = audio.features * audio.present[:, None, None]
+            features = torch.cat([features, present], dim=2)
+        return torch.cat([features.mean(1), features.std(1)], dim=1).numpy()
+
+
+def fit_best(clips: ClipSummaries, inverse_regularisation: list[float]) -> "Pipeline":
+    """Return the scikit-learn pipeline that is most accurate on the validation clips."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    training, validation, test = (data.rows(split) for split in LABELLED)
-    training = training[data.taught[training]]
-    asked = data.rows("validation", "test")
-    seeds = p.seeds if data.sounds else 1
-    probabilities, results = np.zeros((seeds, len(data.clips), len(data.actions)), np.float32), []
-    for seed in range(seeds):
-        task = Training(
-            data, condition, p, seed, training, torch.tensor([]), asked, name, p.missing_rates
+    data = clips.data
+    training = clips.as_in_training()
+    training_labels = data.labels[clips.training_indices].numpy()
+    validation_indices = data.participants("validation")
+    validation = clips.as_at_test(validation_indices)
+    validation_labels = data.labels[validation_indices].numpy()
+
+    best = None
+    best_accuracy = -1.0
+    for strength in inverse_regularisation:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(
+            training, training_labels
         )
-
-        def summary(rows: torch.Tensor, kind: str, missing: torch.Tensor, task=task) -> np.ndarray:
-            parts = [data.video.read(part.tolist()) for part in rows.split(512)]
-            features = torch.cat(parts)
-            if data.sounds:
-                audio, heard, _ = hear(task, None, rows, kind, missing)
-                features = torch.cat([features, audio * heard[:, None, None]], dim=2)
-            return torch.cat([features.mean(1), features.std(1)], dim=1).numpy()
-
-        def whole(rows: torch.Tensor, summary=summary) -> np.ndarray:
-            return summary(rows, "real", torch.full((len(rows),), condition.test_audio != "real"))
-
-        x, y = (
-            summary(training, condition.train_audio, torch.zeros(len(training), dtype=torch.bool)),
-            data.labels[training].numpy(),
-        )
-        candidates = [
-            LogisticRegression(C=c, max_iter=2000) for c in p.logistic.inverse_regularisation
-        ]
-        models = [make_pipeline(StandardScaler(), candidate).fit(x, y) for candidate in candidates]
-        held_out = whole(validation)
-        best = max(models, key=lambda model: model.score(held_out, data.labels[validation].numpy()))
-        probabilities[seed, asked] = best.predict_proba(whole(asked))
-        truth = data.labels[test].numpy()
-        right = [
-            best.predict(summary(test, "real", gone)) == truth
-            for gone in data.missing_at(p.missing_rates, test, seed).values()
-        ]
-        results.append({"right": right, "curve": []})
-    return answered(data, asked, probabilities), results
+        accuracy = model.score(validation, validation_labels)
+        if accuracy > best_accuracy:
+            best = model
+            best_accuracy = accuracy
+    return best

@@ -1,56 +1,97 @@
-"""The action classifier: one LSTM for every condition, only its input width differs; and what some conditions add to it."""
+"""The action classifier: one LSTM for every condition, and what some conditions add to it.
+
+Only the width of the input differs between conditions. Shapes: B clips, T time steps, V and A
+dimensions of the video and audio features, H of the hidden state.
+"""
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-FORGET_BIAS = 2.0  # a last hidden state must remember the first step (Jozefowicz et al. 2015 recommend 1 to 2)
+# A last hidden state must remember the first step (Jozefowicz et al. 2015 recommend 1 to 2).
+FORGET_BIAS = 2.0
+
+
+@dataclass(frozen=True)
+class ClassifierSizes:
+    """Sizes of a classifier.
+
+    projection: width of the first linear layer; 0 lets the LSTM read the features themselves.
+    steps: time steps of a clip, which only ReconstructingClassifier needs.
+    """
+
+    video_width: int
+    audio_width: int
+    actions: int
+    hidden: int
+    projection: int
+    dropout: float
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Features of the clips of a training step, and what a second loss learns from.
+
+    video [B, T, V]
+    audio [B, T, A]
+    has_audio [B] bool: clips whose `audio` stands in the input.
+    is_real [B] bool: clips whose own real audio stands in `audio`, in the input or not.
+    audio_belongs [B] bool: those whose real audio belongs to their action (gate `dictionary`).
+    """
+
+    video: torch.Tensor
+    audio: torch.Tensor
+    has_audio: torch.Tensor
+    is_real: torch.Tensor
+    audio_belongs: torch.Tensor
 
 
 class ActionClassifier(nn.Module):
-    """[features -> dropout -> linear -> ReLU] -> LSTM -> last hidden state -> dropout, ReLU, linear -> logits.
+    """[features -> dropout -> linear -> ReLU] -> LSTM -> last hidden state -> linear -> logits.
 
-    video [B, T, V] and audio [B, T, A] are standardised (`set_scale`) and concatenated to [B, T, V + A]; a clip without
-    audio gets the learned `token` [A] at every step.  `projection`: width of the first linear layer; 0 lets the LSTM read
-    the features themselves.
+    video [B, T, V] and audio [B, T, A] are standardised (`set_scale`) and concatenated to
+    [B, T, V + A]. A clip without audio gets the learned `token` [A] at every step. Dropout and ReLU
+    stand before the last linear layer, too.
     """
 
-    hears = True  # whether audio is part of the input
+    audio_in_input = True
 
-    def __init__(
-        self,
-        video_width: int,
-        audio_width: int,
-        actions: int,
-        hidden: int,
-        projection: int,
-        dropout: float,
-    ):
+    def __init__(self, sizes: ClassifierSizes):
         super().__init__()
-        width = video_width + audio_width * self.hears
-        for name, size in (("video", video_width), ("audio", audio_width)):
-            self.register_buffer(f"{name}_mean", torch.zeros(size))
-            self.register_buffer(f"{name}_std", torch.ones(size))
-        self.token = nn.Parameter(torch.zeros(audio_width * self.hears))
-        self.input_dropout = nn.Dropout(dropout)
-        self.project = (
-            nn.Sequential(nn.Linear(width, projection), nn.ReLU(), nn.Dropout(dropout))
-            if projection
-            else nn.Identity()
-        )
-        self.lstm = nn.LSTM(projection or width, hidden, batch_first=True)
+        input_audio_width = sizes.audio_width if self.audio_in_input else 0
+        width = sizes.video_width + input_audio_width
+        for modality, size in (("video", sizes.video_width), ("audio", sizes.audio_width)):
+            self.register_buffer(f"{modality}_mean", torch.zeros(size))
+            self.register_buffer(f"{modality}_std", torch.ones(size))
+        self.token = nn.Parameter(torch.zeros(input_audio_width))
+
+        # The order of the layers is that of their initial weights' random draws.
+        self.input_dropout = nn.Dropout(sizes.dropout)
+        self.project: nn.Module = nn.Identity()
+        if sizes.projection:
+            self.project = nn.Sequential(
+                nn.Linear(width, sizes.projection), nn.ReLU(), nn.Dropout(sizes.dropout)
+            )
+        self.lstm = nn.LSTM(sizes.projection or width, sizes.hidden, batch_first=True)
         with torch.no_grad():
-            self.lstm.bias_hh_l0[hidden : 2 * hidden] += FORGET_BIAS
-        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, actions))
+            self.lstm.bias_hh_l0[sizes.hidden : 2 * sizes.hidden] += FORGET_BIAS
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Dropout(sizes.dropout), nn.Linear(sizes.hidden, sizes.actions)
+        )
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Mean and standard deviation [V] or [A] of a modality over the training clips; saved with the weights."""
+        """Set mean and standard deviation [V] or [A] of a modality; saved with the weights."""
         getattr(self, f"{modality}_mean").copy_(mean)
         getattr(self, f"{modality}_std").copy_(std)
 
     def scale(self, modality: str, features: torch.Tensor) -> torch.Tensor:
-        """Features of a modality, standardised."""
-        return (features - getattr(self, f"{modality}_mean")) / getattr(self, f"{modality}_std")
+        """Standardise the features of a modality, [B, T, V] or [B, T, A]."""
+        mean = getattr(self, f"{modality}_mean")
+        std = getattr(self, f"{modality}_std")
+        return (features - mean) / std
 
     def forward(
         self,
@@ -59,142 +100,186 @@ class ActionClassifier(nn.Module):
         has_audio: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """video [B, T, V], audio [B, T, A], has_audio [B] bool -> logits [B, actions]."""
-        return self.answer(video, audio, has_audio)[0]
-
-    def answer(
-        self,
-        video: torch.Tensor,
-        audio: torch.Tensor | None = None,
-        has_audio: torch.Tensor | None = None,
-        known: torch.Tensor | None = None,
-        relevant: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits and, where a condition learns something else, too, that loss.  known [B]: clips whose real audio stands in
-        `audio`, given to the network or not; relevant [B]: those of them whose sound belongs to their action."""
         features = self.scale("video", video)
         if audio is not None and has_audio is not None:
             audio = torch.where(has_audio[:, None, None], self.scale("audio", audio), self.token)
             features = torch.cat([features, audio], dim=-1)  # [B, T, V + A]
-        return self.head(self.encode(features)[:, -1]), None
+        return self.classify(self.encode(features))
+
+    def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits [B, actions] and the second loss, a scalar; None where it has none."""
+        return self(batch.video, batch.audio, batch.has_audio), None
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features [B, T, V + A] -> hidden states [B, T, H]."""
         return self.lstm(self.project(self.input_dropout(features)))[0]
 
+    def classify(self, states: torch.Tensor) -> torch.Tensor:
+        """Hidden states [B, T, H] -> logits [B, actions], from the last one."""
+        return self.head(states[:, -1])
+
 
 class MultitaskClassifier(ActionClassifier):
-    """Sees the video alone, and from the same hidden states classifies and generates audio (after the multi-task LSTM of
-    "Audio feature generation for the missing modality problem in video action recognition", ICASSP 2019)."""
+    """Sees the video alone, and from the same hidden states classifies and generates audio.
 
-    hears = False
+    After the multi-task LSTM of "Audio feature generation for the missing modality problem in video
+    action recognition" (ICASSP 2019).
+    """
 
-    def __init__(
+    audio_in_input = False
+
+    def __init__(self, sizes: ClassifierSizes):
+        super().__init__(sizes)
+        self.generate = nn.Linear(sizes.hidden, sizes.audio_width)
+
+    def forward(
         self,
-        video_width: int,
-        audio_width: int,
-        actions: int,
-        hidden: int,
-        projection: int,
-        dropout: float,
-    ):
-        super().__init__(video_width, audio_width, actions, hidden, projection, dropout)
-        self.generate = nn.Linear(hidden, audio_width)
+        video: torch.Tensor,
+        audio: torch.Tensor | None = None,
+        has_audio: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """video [B, T, V] -> logits [B, actions], whatever the audio."""
+        return self.classify(self.encode(self.scale("video", video)))
 
-    def answer(self, video, audio=None, has_audio=None, known=None, relevant=None):
-        states = self.encode(self.scale("video", video))
-        extra = None
-        if audio is not None and known is not None and known.any():
-            extra = mse_loss(self.generate(states[known]), self.scale("audio", audio[known]))
-        return self.head(states[:, -1]), extra
+    def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits, and the squared error of the audio generated for clips with real audio."""
+        states = self.encode(self.scale("video", batch.video))
+        loss = None
+        if batch.is_real.any():
+            generated = self.generate(states[batch.is_real])
+            loss = mse_loss(generated, self.scale("audio", batch.audio[batch.is_real]))
+        return self.classify(states), loss
 
 
 class GatedClassifier(ActionClassifier):
-    """Learns in training, where a dictionary says which sound belongs to its action, to tell that from the features; the
-    learned gate then weighs sound against the token (after learnable irrelevant-modality dropout, CVPR 2022)."""
+    """Weighs audio against the token by a learned gate.
+
+    In training a dictionary says which audio belongs to its action; the gate learns to tell that
+    from the features (after learnable irrelevant-modality dropout, CVPR 2022).
+    """
 
     WIDTH = 32
 
-    def __init__(
-        self,
-        video_width: int,
-        audio_width: int,
-        actions: int,
-        hidden: int,
-        projection: int,
-        dropout: float,
-    ):
-        super().__init__(video_width, audio_width, actions, hidden, projection, dropout)
+    def __init__(self, sizes: ClassifierSizes):
+        super().__init__(sizes)
         self.gate = nn.Sequential(
-            nn.Linear(video_width + audio_width, self.WIDTH), nn.ReLU(), nn.Linear(self.WIDTH, 1)
+            nn.Linear(sizes.video_width + sizes.audio_width, self.WIDTH),
+            nn.ReLU(),
+            nn.Linear(self.WIDTH, 1),
         )
 
-    def answer(self, video, audio=None, has_audio=None, known=None, relevant=None):
-        video, audio = self.scale("video", video), self.scale("audio", audio)
-        logits = self.gate(torch.cat([video.mean(1), audio.mean(1)], dim=1))[:, 0]  # [B]
-        extra = None
-        if relevant is None:
-            weight = logits.sigmoid()
-        else:
-            weight = relevant.float()
-            if known.any():
-                extra = binary_cross_entropy_with_logits(logits[known], weight[known])
+    def forward(  # type: ignore[override]
+        self, video: torch.Tensor, audio: torch.Tensor, has_audio: torch.Tensor
+    ) -> torch.Tensor:
+        """As the base class; the gate's probability [B] weighs the audio."""
+        video = self.scale("video", video)
+        audio = self.scale("audio", audio)
+        weight = self._gate_logits(video, audio).sigmoid()
+        return self._weigh_and_classify(video, audio, weight, has_audio)
+
+    def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits by the dictionary's decisions, and the gate's cross-entropy against these."""
+        video = self.scale("video", batch.video)
+        audio = self.scale("audio", batch.audio)
+        gate_logits = self._gate_logits(video, audio)
+        weight = batch.audio_belongs.float()
+        loss = None
+        if batch.is_real.any():
+            loss = binary_cross_entropy_with_logits(
+                gate_logits[batch.is_real], weight[batch.is_real]
+            )
+        return self._weigh_and_classify(video, audio, weight, batch.has_audio), loss
+
+    def _gate_logits(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        """Standardised features [B, T, V] and [B, T, A] -> logits of the gate [B]."""
+        means = torch.cat([video.mean(1), audio.mean(1)], dim=1)
+        return self.gate(means)[:, 0]
+
+    def _weigh_and_classify(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor,
+        weight: torch.Tensor,
+        has_audio: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits [B, actions] with audio weighed against the token by `weight` [B]."""
         weight = (weight * has_audio)[:, None, None]
-        audio = torch.where(has_audio[:, None, None], audio, 0.0) * weight + self.token * (
-            1 - weight
-        )
-        return self.head(self.encode(torch.cat([video, audio], dim=-1))[:, -1]), extra
+        audio = torch.where(has_audio[:, None, None], audio, 0.0)
+        audio = audio * weight + self.token * (1 - weight)
+        return self.classify(self.encode(torch.cat([video, audio], dim=-1)))
 
 
 class ReconstructingClassifier(ActionClassifier):
-    """Reconstructs the audio that a clip lacks from its video, by a transformer layer over the time steps, and classifies
-    with it; trained with audio dropped at random (after ActionMAE, AAAI 2023)."""
+    """Reconstructs missing audio from the video by a transformer layer, and classifies with it.
 
-    WIDTH, HEADS = 64, 4
+    Trained with audio that is dropped at random (after ActionMAE, AAAI 2023).
+    """
 
-    def __init__(
-        self,
-        video_width: int,
-        audio_width: int,
-        actions: int,
-        hidden: int,
-        projection: int,
-        dropout: float,
-        steps: int,
-    ):
-        super().__init__(video_width, audio_width, actions, hidden, projection, dropout)
-        self.see = nn.Linear(video_width, self.WIDTH)
-        self.memory = nn.Parameter(
-            0.02 * torch.randn(steps, self.WIDTH)
-        )  # stands for the missing audio at each step
+    WIDTH = 64
+    HEADS = 4
+
+    def __init__(self, sizes: ClassifierSizes):
+        super().__init__(sizes)
+        self.see = nn.Linear(sizes.video_width, self.WIDTH)
+        # What stands for the missing audio at each step.
+        self.memory = nn.Parameter(0.02 * torch.randn(sizes.steps, self.WIDTH))
         self.fuse = nn.TransformerEncoderLayer(
-            self.WIDTH, self.HEADS, 2 * self.WIDTH, dropout, batch_first=True
+            self.WIDTH, self.HEADS, 2 * self.WIDTH, sizes.dropout, batch_first=True
         )
-        self.reconstruct = nn.Linear(self.WIDTH, audio_width)
+        self.reconstruct = nn.Linear(self.WIDTH, sizes.audio_width)
 
-    def answer(self, video, audio=None, has_audio=None, known=None, relevant=None):
-        video, audio = self.scale("video", video), self.scale("audio", audio)
-        made = self.reconstruct(self.fuse(self.see(video) + self.memory))  # [B, T, A]
-        extra = mse_loss(made[known], audio[known]) if known is not None and known.any() else None
-        audio = torch.where(has_audio[:, None, None], audio, made)
-        return self.head(self.encode(torch.cat([video, audio], dim=-1))[:, -1]), extra
+    def forward(  # type: ignore[override]
+        self, video: torch.Tensor, audio: torch.Tensor, has_audio: torch.Tensor
+    ) -> torch.Tensor:
+        """As the base class; the reconstruction stands where a clip has no audio."""
+        video = self.scale("video", video)
+        audio = self.scale("audio", audio)
+        reconstruction = self._reconstruction(video)
+        return self._fill_and_classify(video, audio, reconstruction, has_audio)
+
+    def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits, and the squared error of the reconstruction of clips with real audio."""
+        video = self.scale("video", batch.video)
+        audio = self.scale("audio", batch.audio)
+        reconstruction = self._reconstruction(video)
+        loss = None
+        if batch.is_real.any():
+            loss = mse_loss(reconstruction[batch.is_real], audio[batch.is_real])
+        return self._fill_and_classify(video, audio, reconstruction, batch.has_audio), loss
+
+    def _reconstruction(self, video: torch.Tensor) -> torch.Tensor:
+        """Standardised video features [B, T, V] -> standardised audio features [B, T, A]."""
+        return self.reconstruct(self.fuse(self.see(video) + self.memory))
+
+    def _fill_and_classify(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor,
+        reconstruction: torch.Tensor,
+        has_audio: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits [B, actions] with the reconstruction where `has_audio` [B] is False."""
+        audio = torch.where(has_audio[:, None, None], audio, reconstruction)
+        return self.classify(self.encode(torch.cat([video, audio], dim=-1)))
 
 
 def parameter_count(model: nn.Module) -> int:
+    """How many numbers a model learns."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def matched_hidden(
-    video_width: int, audio_width: int, actions: int, hidden: int, projection: int
-) -> int:
-    """The hidden size at which the video-only classifier comes closest to the parameter count of one with audio."""
-    target = parameter_count(
-        ActionClassifier(video_width, audio_width, actions, hidden, projection, 0.0)
-    )
-    sizes = range(hidden, 2 * hidden + 1)
-    return min(
-        sizes,
-        key=lambda size: abs(
-            parameter_count(ActionClassifier(video_width, 0, actions, size, projection, 0.0))
-            - target
-        ),
-    )
+def matched_hidden(sizes: ClassifierSizes) -> int:
+    """Return the hidden size that gives a video-only classifier about as many parameters.
+
+    sizes: those of the classifier with audio, whose parameter count is to be matched.
+    """
+    target = parameter_count(ActionClassifier(sizes))
+    best_hidden = sizes.hidden
+    best_gap = None
+    for hidden in range(sizes.hidden, 2 * sizes.hidden + 1):
+        video_only = ActionClassifier(replace(sizes, audio_width=0, hidden=hidden))
+        gap = abs(parameter_count(video_only) - target)
+        if best_gap is None or gap < best_gap:
+            best_hidden = hidden
+            best_gap = gap
+    return best_hidden

@@ -1,65 +1,93 @@
-"""Targets of the classifiers' training: labels, soft labels, lessons of teachers."""
+"""Targets of the classifiers' training: labels, smoothed labels and a teacher's predictions."""
 
-from collections.abc import Mapping
-
+import numpy as np
 import pandas as pd
 import torch
 
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.settings import Condition
+from audio_from_video.classification.settings import TeachingParams
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions
 
 
 def smoothed(labels: torch.Tensor, actions: int, smoothing: float) -> torch.Tensor:
     """Targets [n, actions] of labels [n], with label smoothing (Szegedy et al. 2016)."""
-    return (
-        torch.nn.functional.one_hot(labels, actions).float() * (1 - smoothing) + smoothing / actions
-    )
+    one_hot = torch.nn.functional.one_hot(labels, actions).float()
+    return one_hot * (1 - smoothing) + smoothing / actions
 
 
-def lessons(
+def training_targets(
+    data: ActionData, labelled: torch.Tensor, smoothing: float, teaching: TeachingParams, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the clips that a training learns from, sorted indices [n], and targets [N, actions].
+
+    labelled: indices of the training clips that are learned with their labels.
+    A row of the targets is 0 where a clip's action is not learned. A teacher (see `teach`) adds
+    the clips without label to the labelled ones, and so does `learns: audio` those with audio.
+    """
+    condition = data.condition
+    targets = torch.zeros(len(data.clips), len(data.actions))
+    targets[labelled] = smoothed(data.labels[labelled], len(data.actions), smoothing)
+    if condition.learns == "audio":
+        others = data.without_label()
+        audible = others[data.sounds["real"].row[others] >= 0]
+        return torch.cat([labelled, audible]).sort().values, targets
+    if not condition.teacher:
+        return labelled, targets
+    return teach(data, labelled, targets, smoothing, teaching, seed)
+
+
+def teach(
     data: ActionData,
-    condition: Condition,
-    taught: torch.Tensor,
+    labelled: torch.Tensor,
+    targets: torch.Tensor,
     smoothing: float,
-    teaching: Mapping[str, float],
+    teaching: TeachingParams,
     seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows that a condition learns from and what it is told of them: targets [all clips, actions], 0 where it is told no
-    action.
+    """Add a teacher's predictions to the targets; return clip indices [n] and targets [N, actions].
 
-    taught: training rows with their labels.  A teacher (another condition's answers, of the same seed; out of fold on training
-    clips) adds the pool: `soft`: its probabilities, and on labelled clips half label, half teacher by `weight` (Hinton et al.
-    2015, at temperature 1); `hard`: its most probable action as a label, where that has at least `confidence` (Lee 2013).
+    The predictions are those of the teacher's training of the same seed, out of fold on training
+    clips. `soft`: clips without label get the teacher's probabilities, and labelled clips a mix of
+    label and teacher by `weight` (Hinton et al. 2015, at temperature 1). `hard`: clips without label
+    get the teacher's most probable action as their label, where that has at least `confidence`
+    (Lee 2013).
     """
-    targets = torch.zeros(len(data.clips), len(data.actions))
-    targets[taught] = smoothed(data.labels[taught], len(data.actions), smoothing)
-    pool = data.pool()
-    if condition.learns == "audio":
-        return torch.cat([taught, pool[data.sounds["real"].row[pool] >= 0]]).sort().values, targets
-    if not condition.teacher:
-        return taught, targets
-    found = predictions.read(condition.teacher)
-    if found.actions != data.actions:
+    told, known = teacher_probabilities(data, seed)
+    others = data.without_label()
+    if not known[others].all():
         raise UserError(
-            f"{condition.teacher} answers other actions than this row: run `dvc repro classifier@{condition.teacher}`"
+            f"{data.condition.teacher} has not answered the unlabelled clips: "
+            "it needs answers_pool: true"
         )
-    said = pd.Series(range(len(found.clips)), index=found.clips.clip_id).reindex(data.clips.clip_id)
-    known = torch.tensor(said.notna().to_numpy())
-    told = torch.zeros_like(targets)
-    told[known] = torch.from_numpy(
-        found.probabilities[seed % len(found.probabilities), said[said.notna()].to_numpy(int)]
-    )
-    if not known[pool].all():
-        raise UserError(
-            f"{condition.teacher} has not answered the unlabelled clips: it needs answers_pool: true"
-        )
-    if condition.teaching == "soft":
-        both = taught[known[taught]]
-        targets[both] = (1 - teaching["weight"]) * targets[both] + teaching["weight"] * told[both]
-        targets[pool] = told[pool]
+    if data.condition.teaching == "soft":
+        mixed = labelled[known[labelled]]
+        targets[mixed] = (1 - teaching.weight) * targets[mixed] + teaching.weight * told[mixed]
+        targets[others] = told[others]
     else:
-        pool = pool[told[pool].max(1).values >= teaching["confidence"]]
-        targets[pool] = smoothed(told[pool].argmax(1), len(data.actions), smoothing)
-    return torch.cat([taught, pool]).sort().values, targets
+        others = others[told[others].max(1).values >= teaching.confidence]
+        best = told[others].argmax(1)
+        targets[others] = smoothed(best, len(data.actions), smoothing)
+    return torch.cat([labelled, others]).sort().values, targets
+
+
+def teacher_probabilities(data: ActionData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A teacher's probabilities [N, actions], 0 where it has none, and for which clips it has [N].
+
+    Raises UserError when the teacher knows other actions.
+    """
+    name = data.condition.teacher
+    teacher = predictions.read(name)
+    if teacher.actions != data.actions:
+        raise UserError(
+            f"{name} answers other actions than this condition: run `dvc repro classifier@{name}`"
+        )
+    positions = pd.Series(np.arange(len(teacher.clips)), index=teacher.clips.clip_id)
+    positions = positions.reindex(data.clips.clip_id)
+    known = positions.notna().to_numpy()
+    of_seed = teacher.probabilities[seed % len(teacher.probabilities)]
+
+    probabilities = torch.zeros(len(data.clips), len(data.actions))
+    told = of_seed[positions[known].to_numpy(int)]
+    probabilities[torch.tensor(known)] = torch.tensor(told)
+    return probabilities, torch.tensor(known)

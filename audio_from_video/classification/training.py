@@ -1,206 +1,254 @@
-"""One training of a row of the main table: what it learns, what it is asked, and what its network hears."""
+"""One training of a condition's LSTM: its task, the network, its losses and its predictions."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
 from audio_from_video.backbones import hub
+from audio_from_video.classification.audio_input import AudioReader, audio_scale
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.networks import (
     ActionClassifier,
+    ClassifierSizes,
     GatedClassifier,
     MultitaskClassifier,
     ReconstructingClassifier,
+    TrainingBatch,
     matched_hidden,
 )
-from audio_from_video.classification.settings import (
-    SOURCES,
-    ClassifierParams,
-    Condition,
-    NetworkParams,
-)
+from audio_from_video.classification.settings import ClassifierParams, NetworkParams
 from audio_from_video.learning.checkpoints import Checkpoint
-from audio_from_video.learning.features import AUDIO
 from audio_from_video.learning.loop import fit
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.storage import shards
 from audio_from_video.storage.predictions import Predictions
 
+CLIPS_PER_PART = 512  # bounds the memory of predictions
+
 
 @dataclass
-class Training:
-    """One training: rows [n] learned with their targets [N, actions], rows asked afterwards; a worker runs it."""
+class TrainingTask:
+    """One training, which a worker runs.
+
+    name: the condition's name.
+    training_indices [n]: clips that it learns from, with their rows of `targets` [N, actions].
+    predicted_indices [m]: clips whose actions it predicts afterwards.
+    missing_rates: rates at which test clips are predicted once more.
+    data_key: digest of the data, with which a killed training goes on; "": it begins anew.
+    """
 
     data: ActionData
-    condition: Condition
     p: ClassifierParams
     seed: int
-    learned: torch.Tensor
-    targets: torch.Tensor
-    asked: torch.Tensor
     name: str
-    rates: list[float]  # missing rates at which test clips are asked again
-    key: str = ""  # digest of the data, with which a killed training goes on where it was; "": it begins anew
+    training_indices: torch.Tensor
+    targets: torch.Tensor
+    predicted_indices: torch.Tensor
+    missing_rates: list[float]
+    data_key: str = ""
 
-    def checkpoint(self, drawn: torch.Generator) -> Checkpoint | None:
-        """Where it stores its state; drawn: what its losses draw from."""
-        if not self.key:
+    def checkpoint(self, generator: torch.Generator) -> Checkpoint | None:
+        """Where the training stores its state; generator: what its losses draw from."""
+        if not self.data_key:
             return None
         targets = hashlib.blake2b(self.targets.numpy().tobytes(), digest_size=16).hexdigest()
+        condition = self.data.condition.model_dump()
         others = self.p.model_dump(include={"missing_rates", "extra_weight"})
-        return Checkpoint(digest(self.key, targets, self.condition.model_dump(), others), (drawn,))
+        return Checkpoint(digest(self.data_key, targets, condition, others), (generator,))
 
-    def draw_missing(self, count: int, drawn: torch.Generator) -> torch.Tensor:
-        """Which clips of a training batch lack their audio [count]: a share of them, or one of the missing rates, drawn per batch."""
-        rates, rate = self.p.missing_rates, self.condition.missing_rate
-        share = (
-            rates[int(torch.randint(len(rates), (1,), generator=drawn))]
-            if rate == "drawn"
-            else float(rate)
-        )
-        return torch.rand(count, generator=drawn) < share
+    def draw_missing(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw which clips of a training batch lack their audio, bool [count].
 
-
-def hear(
-    task: Training,
-    model: ActionClassifier | None,
-    rows: torch.Tensor,
-    kind: str,
-    missing: torch.Tensor,
-    drawn: torch.Generator | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the network is given of the sound of `rows`: a kind of audio, or where `missing` [n] what the condition has in its
-    place; audio [n, T, A], whether the network is to hear it [n], and whether it is the clip's own real sound [n]."""
-    audio, heard = task.data.sounds[kind].read(rows, task.seed)
-    known, gone = heard & (kind == "real"), torch.nonzero(missing)[:, 0]
-    filler = task.condition.test_audio
-    if not len(gone) or filler in ("real", "token", "reconstructed"):
-        return audio, heard & ~missing, known
-    if filler == "zeros":
-        audio[gone], heard[gone] = 0.0, True
-    elif filler in ("mean", "noise") and model is not None:
-        shape = audio.shape[1:]
-        audio[gone] = model.audio_mean.cpu().expand(len(gone), *shape).clone()
-        if filler == "noise":
-            noise = (
-                task.data.noise(rows[gone], shape, task.seed)
-                if drawn is None
-                else torch.randn(len(gone), *shape, generator=drawn)
-            )
-            audio[gone] += model.audio_std.cpu() * noise
-        heard[gone] = True
-    else:
-        audio[gone], heard[gone] = task.data.sounds[filler].read(rows[gone], task.seed)
-    return audio, heard, known
+        Their share is the condition's missing rate, or one of all rates, drawn per batch.
+        """
+        rate = self.data.condition.missing_rate
+        if rate == "drawn":
+            rates = self.p.missing_rates
+            share = rates[int(torch.randint(len(rates), (1,), generator=generator))]
+        else:
+            share = float(rate)
+        return torch.rand(count, generator=generator) < share
 
 
-def answered(data: ActionData, asked: torch.Tensor, probabilities: np.ndarray) -> Predictions:
-    """Probabilities [seeds, all clips, actions] as the predictions for the clips that were asked."""
-    rows = asked.sort().values.numpy()
-    return Predictions(
-        data.clips.iloc[rows].reset_index(drop=True), data.actions, probabilities[:, rows]
-    )
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training gives.
+
+    weights: the network's state_dict.
+    curve: losses by epoch, as of `learning.loop.fit`.
+    probabilities [m, actions]: of the task's predicted clips.
+    hits: for each missing rate whether the predictions of test clips are right, bool [test clips].
+    """
+
+    weights: dict[str, torch.Tensor]
+    curve: list[dict]
+    probabilities: np.ndarray
+    hits: list[np.ndarray]
 
 
-def train_one(task: Training) -> dict:
-    """Train once (runs in a worker): weights, loss curve, probabilities [asked rows, actions], and at each missing rate
-    whether the answers on test clips are right [rates, test clips]."""
-    data, condition, p, seed = task.data, task.condition, task.p.lstm, task.seed
+def train_one(task: TrainingTask) -> TrainingResult:
+    """Train once; a worker runs it."""
     one_thread()
-    torch.manual_seed(seed)
-    where = hub.device()
-    model = build(data, condition, p, task.learned).to(where)
-    drawn = torch.Generator().manual_seed(seed)
-
-    def answer(
-        rows: torch.Tensor, missing: torch.Tensor, training: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        video = data.video.read(rows.tolist()).to(where)
-        if condition.learns == "audio":
-            audio, heard = data.sounds["real"].read(rows)
-            return model.answer(video, audio.to(where), None, heard.to(where) if training else None)
-        if not data.sounds:
-            return model.answer(video)
-        kind = condition.train_audio if training else "real"
-        audio, heard, known = (
-            value.to(where)
-            for value in hear(task, model, rows, kind, missing, drawn if training else None)
-        )
-        relevant = data.relevant[rows].to(where) if data.relevant is not None and training else None
-        return model.answer(video, audio, heard, known if training else None, relevant)
-
-    def learn(rows: torch.Tensor) -> torch.Tensor:
-        logits, extra = answer(rows, task.draw_missing(len(rows), drawn), True)
-        targets = task.targets[rows].to(where)
-        loss = -(targets * log_softmax(logits, 1)).sum() / targets.sum().clamp(min=1)
-        return loss if extra is None else loss + task.p.extra_weight * extra
-
-    def logits(rows: torch.Tensor, missing: torch.Tensor | None = None) -> torch.Tensor:
-        all_missing = torch.full((len(rows),), condition.test_audio != "real")
-        return answer(rows, all_missing if missing is None else missing)[0].cpu()
-
-    def validate() -> float:
-        parts = data.rows("validation").split(512)
-        return float(
-            np.average(
-                [cross_entropy(logits(part), data.labels[part]) for part in parts],
-                weights=[len(part) for part in parts],
-            )
-        )
-
+    torch.manual_seed(task.seed)
+    training = ConditionTraining(task)
     curve = fit(
-        model,
-        learn,
-        task.learned,
-        validate,
-        p,
-        seed,
+        training.model,
+        training.training_loss,
+        task.training_indices,
+        training.validation_loss,
+        task.p.lstm,
+        task.seed,
         f"classifier/{task.name}",
-        checkpoint=task.checkpoint(drawn),
+        checkpoint=task.checkpoint(training.generator),
     )
-    test = data.rows("test")
     with torch.inference_mode():
-        probabilities = torch.cat(
-            [logits(part).softmax(1) for part in task.asked.split(512)]
-        ).numpy()
-        right = []
-        for missing in data.missing_at(task.rates, test, seed).values():
-            answers = [
-                logits(part, gone).argmax(1)
-                for part, gone in zip(test.split(512), missing.split(512), strict=True)
-            ]
-            right.append((torch.cat(answers) == data.labels[test]).numpy())
-    weights = {key: value.cpu() for key, value in model.state_dict().items()}
-    return {"weights": weights, "curve": curve, "probabilities": probabilities, "right": right}
+        probabilities = training.probabilities(task.predicted_indices)
+        hits = training.hits_at_missing_rates()
+    weights = {key: value.cpu() for key, value in training.model.state_dict().items()}
+    return TrainingResult(weights, curve, probabilities, hits)
 
 
-def build(
-    data: ActionData, condition: Condition, p: NetworkParams, learned: torch.Tensor
-) -> ActionClassifier:
-    """The network of a condition, with the scale of the features of the clips it learns from."""
-    (steps, video_width), hidden = data.video.shape, p.hidden
-    audio_width = data.sounds["real"].file.shape[-1] if data.sounds else 0
+class ConditionTraining:
+    """The network of a training task, and what it reads of each clip."""
+
+    def __init__(self, task: TrainingTask):
+        self.task = task
+        self.data = task.data
+        self.device = hub.device()
+        self.model = build(task.data, task.p.lstm, task.training_indices).to(self.device)
+        self.generator = torch.Generator().manual_seed(task.seed)
+        if task.data.sounds:
+            scale = audio_scale(task.data, task.training_indices)
+            self.audio = AudioReader(task.data, task.seed, scale)
+
+    def training_loss(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch of training clips [n], a scalar."""
+        missing = self.task.draw_missing(len(clip_indices), self.generator)
+        logits, second_loss = self._training_pass(clip_indices, missing)
+        targets = self.task.targets[clip_indices].to(self.device)
+        loss = -(targets * log_softmax(logits, 1)).sum() / targets.sum().clamp(min=1)
+        if second_loss is None:
+            return loss
+        return loss + self.task.p.extra_weight * second_loss
+
+    def _training_pass(
+        self, clip_indices: torch.Tensor, missing: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits [n, actions] of training clips and the second loss, if the network has one."""
+        video = self._video(clip_indices)
+        if not self.data.sounds:
+            return self.model(video), None
+        if self.data.condition.learns == "audio":
+            features, present = self.data.sounds["real"].read(clip_indices)
+            is_real = present
+        else:
+            kind = self.data.condition.train_audio
+            audio = self.audio.read(clip_indices, kind, missing, self.generator)
+            features = audio.features
+            present = audio.present
+            is_real = audio.is_real
+        batch = TrainingBatch(
+            video,
+            features.to(self.device),
+            present.to(self.device),
+            is_real.to(self.device),
+            self.data.audio_belongs[clip_indices].to(self.device),
+        )
+        return self.model.training_pass(batch)
+
+    def logits(
+        self, clip_indices: torch.Tensor, missing: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits [n, actions] of clips, on the CPU.
+
+        missing [n] bool: the clips whose audio gives way to the condition's filler. Left out, it is
+        all of them, or none where the condition has real audio at test.
+        """
+        condition = self.data.condition
+        if missing is None:
+            missing = torch.full((len(clip_indices),), condition.test_audio != "real")
+        video = self._video(clip_indices)
+        if not self.data.sounds or condition.learns == "audio":
+            return self.model(video).cpu()
+        audio = self.audio.read(clip_indices, "real", missing)
+        features = audio.features.to(self.device)
+        return self.model(video, features, audio.present.to(self.device)).cpu()
+
+    def validation_loss(self) -> float:
+        """The mean cross-entropy of the validation clips."""
+        losses = []
+        sizes = []
+        for part in self.data.participants("validation").split(CLIPS_PER_PART):
+            losses.append(cross_entropy(self.logits(part), self.data.labels[part]))
+            sizes.append(len(part))
+        return float(np.average(losses, weights=sizes))
+
+    def probabilities(self, clip_indices: torch.Tensor) -> np.ndarray:
+        """Probabilities [n, actions] of clips."""
+        parts = [self.logits(part).softmax(1) for part in clip_indices.split(CLIPS_PER_PART)]
+        return torch.cat(parts).numpy()
+
+    def hits_at_missing_rates(self) -> list[np.ndarray]:
+        """For each missing rate whether the predictions of test clips are right, bool [clips]."""
+        test = self.data.participants("test")
+        missing_at = self.data.missing_at(self.task.missing_rates, test, self.task.seed)
+        hits = []
+        for missing in missing_at.values():
+            predicted = []
+            for part, part_missing in zip(
+                test.split(CLIPS_PER_PART), missing.split(CLIPS_PER_PART), strict=True
+            ):
+                predicted.append(self.logits(part, part_missing).argmax(1))
+            hits.append((torch.cat(predicted) == self.data.labels[test]).numpy())
+        return hits
+
+    def _video(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Video features [n, T, V] of clips."""
+        return self.data.video.read(clip_indices.tolist()).to(self.device)
+
+
+def predictions_of(
+    data: ActionData, clip_indices: torch.Tensor, probabilities: np.ndarray
+) -> Predictions:
+    """Predictions for the given clips, of probabilities [seeds, N, actions] for all clips."""
+    order = clip_indices.sort().values.numpy()
+    clips = data.clips.iloc[order].reset_index(drop=True)
+    return Predictions(clips, data.actions, probabilities[:, order])
+
+
+def build(data: ActionData, p: NetworkParams, training_indices: torch.Tensor) -> ActionClassifier:
+    """Build the network of a condition, with the scale of the features that it learns from."""
+    condition = data.condition
+    steps, video_width = data.video.shape
+    sizes = ClassifierSizes(
+        video_width=video_width,
+        audio_width=data.sounds["real"].file.shape[-1] if data.sounds else 0,
+        actions=len(data.actions),
+        hidden=p.hidden,
+        projection=p.projection,
+        dropout=p.dropout,
+        steps=steps,
+    )
     if condition.match_parameters:
-        other = shards.tensor_shape(AUDIO, "features")[-1]
-        hidden = matched_hidden(video_width, other, len(data.actions), p.hidden, p.projection)
-    sizes = video_width, audio_width, len(data.actions), hidden, p.projection, p.dropout
+        audio_width = shards.tensor_shape(condition.audio_path("real"), "features")[-1]
+        sizes = replace(sizes, hidden=matched_hidden(replace(sizes, audio_width=audio_width)))
+
     model: ActionClassifier
     if condition.learns == "audio":
-        model = MultitaskClassifier(*sizes)
+        model = MultitaskClassifier(sizes)
     elif condition.gate == "dictionary":
-        model = GatedClassifier(*sizes)
+        model = GatedClassifier(sizes)
     elif condition.test_audio == "reconstructed":
-        model = ReconstructingClassifier(*sizes, steps)
+        model = ReconstructingClassifier(sizes)
     else:
-        model = ActionClassifier(*sizes)
-    model.set_scale("video", *data.video.moments(learned.tolist()))
+        model = ActionClassifier(sizes)
+
+    model.set_scale("video", *data.video.moments(training_indices.tolist()))
     if data.sounds:
-        sound = data.sounds[condition.train_audio if condition.train_audio in SOURCES else "real"]
-        heard = sound.row[learned]
-        if (heard >= 0).any():  # a gate may reject all clips: then there is only the token
-            model.set_scale("audio", *sound.file.moments(heard[heard >= 0].tolist()))
+        scale = audio_scale(data, training_indices)
+        model.set_scale("audio", scale.mean, scale.std)
     return model

@@ -10,28 +10,29 @@ import pytest
 import torch
 
 from audio_from_video.audioset.labels import load_labels
-from audio_from_video.classification.data import HEARD, ActionData
+from audio_from_video.classification.audio_input import AudioReader, AudioScale
+from audio_from_video.classification.data import AUDIBLE_SCORE, ActionData
 from audio_from_video.classification.networks import (
-    ActionClassifier,
+    ClassifierSizes,
     GatedClassifier,
     MultitaskClassifier,
     ReconstructingClassifier,
+    TrainingBatch,
 )
-from audio_from_video.classification.settings import Condition
-from audio_from_video.classification.targets import lessons
+from audio_from_video.classification.settings import Condition, TeachingParams
+from audio_from_video.classification.targets import training_targets
 from audio_from_video.clipset import splits
 from audio_from_video.learning import features
-from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
-from stages import classifier
-from stages.classifier import ClassifierParams
 from tests.support import synthetic
-from tests.support.separable_features import PLAIN, train
+from tests.support.conditions import condition_keys
+from tests.support.separable_features import train
 from tests.support.synthetic import write_missing
 
-TEACHING = {"weight": 0.5, "confidence": 0.5}
+TEACHER = "data/predictions/real_audio.parquet"
+TEACHING = TeachingParams(weight=0.5, confidence=0.5)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def rows(workspace, in_process):
 
 
 def condition(**keys) -> Condition:
-    return Condition(**PLAIN | keys)
+    return Condition(**condition_keys(**keys))
 
 
 @pytest.fixture
@@ -74,23 +75,11 @@ def by_name(data: ActionData, rows: list[dict]) -> list[dict]:
 )
 def test_what_stands_where_audio_is_missing(rows, data, filler):
     made = data(train_audio="real", test_audio=filler)
-    p = params.load("classifier", ClassifierParams)
-    asked = made.rows("test")
-    task = classifier.Training(
-        made,
-        condition(train_audio="real", test_audio=filler),
-        p,
-        3,
-        asked,
-        torch.tensor([]),
-        asked,
-        "x",
-        [],
-    )
-    model = ActionClassifier(2, synthetic.COMPONENTS, 2, 4, 0, 0.0)
-    model.set_scale("audio", torch.arange(5.0), torch.full((5,), 2.0))
+    asked = made.participants("test")
+    reader = AudioReader(made, 3, AudioScale(torch.arange(5.0), torch.full((5,), 2.0)))
     missing = torch.arange(len(asked)) % 2 == 0
-    audio, heard, known = classifier.hear(task, model, asked, "real", missing)
+    read = reader.read(asked, "real", missing)
+    audio, heard, known = read.features, read.present, read.is_real
     named = by_name(made, rows)
     has = torch.tensor([named[i]["audible"] for i in asked.tolist()])
     assert torch.equal(known, has)
@@ -109,12 +98,10 @@ def test_what_stands_where_audio_is_missing(rows, data, filler):
         assert torch.equal(gone, torch.arange(5.0).expand_as(gone))
     elif filler == "noise":
         assert gone.std() > 1.5 and torch.equal(
-            gone, classifier.hear(task, model, asked, "real", missing)[0][missing]
+            gone, reader.read(asked, "real", missing).features[missing]
         )
         drawn = torch.Generator().manual_seed(0)
-        assert not torch.equal(
-            gone, classifier.hear(task, model, asked, "real", missing, drawn)[0][missing]
-        )
+        assert not torch.equal(gone, reader.read(asked, "real", missing, drawn).features[missing])
 
 
 def test_retrieval_lends_the_sound_of_the_most_alike_clip_of_another_source(rows, data):
@@ -166,10 +153,10 @@ def test_dictionary_finds_a_sound_to_belong_where_ast_hears_one_of_the_actions_l
     ]
     shards.write_table(pa.Table.from_pylist(table), Path("data/dictionary.parquet"))
     made = data(train_audio="real", test_audio="token", gate="dictionary")
-    for relevant, row in zip(made.relevant.tolist(), by_name(made, rows), strict=True):
-        heard = row["audible"] and max(row["label_scores"][entries[row["action"]]]) >= HEARD
+    for relevant, row in zip(made.audio_belongs.tolist(), by_name(made, rows), strict=True):
+        heard = row["audible"] and max(row["label_scores"][entries[row["action"]]]) >= AUDIBLE_SCORE
         assert relevant == bool(heard)
-    assert 0 < made.relevant.float().mean() < 1
+    assert 0 < made.audio_belongs.float().mean() < 1
 
 
 def write_teacher(rows: list[dict], pool: bool = True) -> predictions.Predictions:
@@ -186,12 +173,11 @@ def write_teacher(rows: list[dict], pool: bool = True) -> predictions.Prediction
 
 def test_soft_teaching_mixes_labels_with_the_teacher_and_adds_the_pool(rows, data):
     teacher = write_teacher(rows)
-    keys = {"teacher": "real_audio", "teaching": "soft"}
+    keys = {"teacher_predictions": TEACHER, "teaching": "soft"}
     made = data(**keys)
-    taught = made.rows("training")
-    learned, targets = lessons(
-        made, condition(**keys), taught, 0.0, {"weight": 0.25, "confidence": 1}, seed=1
-    )
+    taught = made.participants("training")
+    teaching = TeachingParams(weight=0.25, confidence=1)
+    learned, targets = training_targets(made, taught, 0.0, teaching, seed=1)
     assert set(learned.tolist()) == set(taught.tolist()) | set(
         torch.nonzero(made.labels < 0)[:, 0].tolist()
     )
@@ -206,12 +192,11 @@ def test_soft_teaching_mixes_labels_with_the_teacher_and_adds_the_pool(rows, dat
 
 def test_hard_teaching_takes_confident_answers_as_labels(rows, data):
     teacher = write_teacher(rows)
-    keys = {"teacher": "real_audio", "teaching": "hard"}
+    keys = {"teacher_predictions": TEACHER, "teaching": "hard"}
     made = data(**keys)
-    taught = made.rows("training")
-    learned, targets = lessons(
-        made, condition(**keys), taught, 0.1, {"weight": 0, "confidence": 0.7}, seed=0
-    )
+    taught = made.participants("training")
+    teaching = TeachingParams(weight=0, confidence=0.7)
+    learned, targets = training_targets(made, taught, 0.1, teaching, seed=0)
     told = dict(zip(teacher.clips.clip_id, teacher.probabilities[0], strict=True))
     pool = [
         i
@@ -227,20 +212,20 @@ def test_hard_teaching_takes_confident_answers_as_labels(rows, data):
 
 def test_a_teacher_that_did_not_answer_the_pool_is_a_sentence(rows, data):
     write_teacher(rows, pool=False)
-    made = data(teacher="real_audio")
+    made = data(teacher_predictions=TEACHER)
     with pytest.raises(UserError, match="real_audio has not answered the unlabelled clips"):
-        lessons(made, condition(teacher="real_audio"), made.rows("training"), 0.0, TEACHING, 0)
+        training_targets(made, made.participants("training"), 0.0, TEACHING, 0)
 
 
 def test_label_budget_teaches_so_many_clips_per_action_and_smaller_ones_lie_in_larger_ones(
     rows, data
 ):
-    taught = {n: set(torch.nonzero(data(n).taught)[:, 0].tolist()) for n in (2, 5, 0)}
+    taught = {n: set(torch.nonzero(data(n).uses_label)[:, 0].tolist()) for n in (2, 5, 0)}
     assert [len(taught[n]) for n in (2, 5, 0)] == [6, 15, 36] and taught[2] < taught[5] < taught[0]
     made = data(2, learns="audio")
     counts = pd.Series([made.clips.action[i] for i in taught[2]]).value_counts()
     assert set(counts) == {2}
-    assert len(made.pool()) == 36 - 6 + 20  # the other training clips lose their label
+    assert len(made.without_label()) == 36 - 6 + 20  # the other training clips lose their label
 
 
 def test_clips_lack_their_audio_as_the_shared_table_says(rows, data):
@@ -298,8 +283,8 @@ EXTRA = {
         "answers_pool": True,
         "out_of_fold": 2,
     },
-    "distillation": {"teacher": "real_audio"},
-    "pseudo_labels": {"teacher": "real_audio", "teaching": "hard"},
+    "distillation": {"teacher_predictions": TEACHER},
+    "pseudo_labels": {"teacher_predictions": TEACHER, "teaching": "hard"},
     "learned_dropout": {
         "train_audio": "real",
         "test_audio": "token",
@@ -310,7 +295,9 @@ EXTRA = {
 
 
 def test_every_row_trains_answers_test_and_is_asked_at_every_missing_rate(rows, workspace):
-    workspace.set(classifier={"conditions": {name: PLAIN | keys for name, keys in EXTRA.items()}})
+    workspace.set(
+        classifier={"conditions": {name: condition_keys(**keys) for name, keys in EXTRA.items()}}
+    )
     table = [{"action": action, "audio_label": "Speech"} for action in synthetic.ACTIONS]
     shards.write_table(pa.Table.from_pylist(table), Path("data/dictionary.parquet"))
     order = ["real_audio", *(name for name in EXTRA if name != "real_audio")]  # teachers first
@@ -351,7 +338,7 @@ def test_logistic_hears_generated_audio_of_each_seed(rows, workspace):
     synthetic.write_shards(
         Path("data/generated/semantic_validation"), {"features": (2, 6, 5)}, labelled
     )
-    row = PLAIN | {"model": "logistic", "train_audio": "generated", "test_audio": "generated"}
+    row = condition_keys(model="logistic", train_audio="generated", test_audio="generated")
     workspace.set(
         classifier={
             "conditions": {"logistic_generated": row},
@@ -373,30 +360,31 @@ def inputs(seed: int = 0):
 
 
 def test_multitask_never_hears_and_generates_from_what_it_classifies_with():
-    model = MultitaskClassifier(10, 5, 3, 8, 0, 0.0)
+    model = MultitaskClassifier(ClassifierSizes(10, 5, 3, 8, 0, 0.0))
     video, audio = inputs()
     known = torch.tensor([True, True, False, False, False, True])
-    logits, extra = model.answer(video, audio, None, known)
-    assert torch.equal(logits, model.answer(video)[0]) and torch.equal(
-        logits, model.answer(video, audio + 9)[0]
-    )
+    batch = TrainingBatch(video, audio, known, known, known)
+    logits, extra = model.training_pass(batch)
+    assert torch.equal(logits, model(video))
+    assert torch.equal(logits, model(video, audio + 9, known))
     states = model.encode(video)
     assert extra.item() == pytest.approx(
         ((model.generate(states[known]) - audio[known]) ** 2).mean().item(), rel=1e-5
     )
     extra.backward()
     assert model.lstm.weight_ih_l0.grad.abs().sum() > 0
-    assert model.answer(video, audio, None, torch.zeros(6, dtype=torch.bool))[1] is None
+    nobody = torch.zeros(6, dtype=torch.bool)
+    assert model.training_pass(TrainingBatch(video, audio, nobody, nobody, nobody))[1] is None
 
 
 def test_the_learned_gate_is_told_in_training_and_decides_later():
-    model = GatedClassifier(10, 5, 3, 8, 0, 0.0)
+    model = GatedClassifier(ClassifierSizes(10, 5, 3, 8, 0, 0.0))
     video, audio = inputs()
     heard, relevant = torch.tensor([True] * 5 + [False]), torch.tensor([True, False] * 3)
-    logits, extra = model.answer(video, audio, heard, heard, relevant)
-    silent = model.answer(
-        video, torch.zeros_like(audio), torch.zeros(6, dtype=torch.bool), heard, relevant
-    )[0]
+    logits, extra = model.training_pass(TrainingBatch(video, audio, heard, heard, relevant))
+    nobody = torch.zeros(6, dtype=torch.bool)
+    silence = torch.zeros_like(audio)
+    silent, _ = model.training_pass(TrainingBatch(video, silence, nobody, heard, relevant))
     assert torch.allclose(
         logits[~relevant | ~heard], silent[~relevant | ~heard], atol=1e-6
     )  # the token
@@ -408,7 +396,7 @@ def test_the_learned_gate_is_told_in_training_and_decides_later():
     assert extra.item() == pytest.approx(reference.item(), rel=1e-5)
     with torch.no_grad():
         model.gate[-1].bias.fill_(60.0)  # open
-    opened = model.answer(video, audio, heard)[0]
+    opened = model(video, audio, heard)
     assert torch.allclose(opened[0], logits[0], atol=1e-5) and torch.allclose(
         opened[5], silent[5], atol=1e-6
     )
@@ -416,13 +404,13 @@ def test_the_learned_gate_is_told_in_training_and_decides_later():
 
 def test_the_masked_autoencoder_puts_its_reconstruction_where_audio_is_missing():
     torch.manual_seed(0)
-    model = ReconstructingClassifier(10, 5, 3, 8, 0, 0.0, steps=4).eval()
+    model = ReconstructingClassifier(ClassifierSizes(10, 5, 3, 8, 0, 0.0, steps=4)).eval()
     video, audio = inputs()
     none = torch.zeros(6, dtype=torch.bool)
     made = model.reconstruct(model.fuse(model.see(video) + model.memory))
-    logits, extra = model.answer(video, audio, none, ~none)
-    assert torch.allclose(logits, model.answer(video, made, ~none)[0], atol=1e-5)
-    assert torch.equal(logits, model.answer(video, audio + 7, none)[0])
+    logits, extra = model.training_pass(TrainingBatch(video, audio, none, ~none, none))
+    assert torch.allclose(logits, model(video, made, ~none), atol=1e-5)
+    assert torch.equal(logits, model(video, audio + 7, none))
     assert extra.item() == pytest.approx(((made - audio) ** 2).mean().item(), rel=1e-5)
     extra.backward()
     assert model.memory.grad.abs().sum() > 0 and model.lstm.weight_ih_l0.grad is None

@@ -10,27 +10,20 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.storage import shards
 from stages import classifier
 from tests.support import synthetic
+from tests.support.conditions import condition_keys
 from tests.support.shard_rows import index_row
 
 ACTIONS = ["a", "b", "c", "d"]
 STEPS = 6
 VIDEO_WIDTH = 8  # of rgb and of flow
 AUDIO_WIDTH = 5
-PLAIN = {  # a condition that uses video alone
-    "model": "lstm",
-    "train_audio": "none",
-    "test_audio": "none",
-    "audio": "",
-    "made": "",
-    "decided": "",
-}
 CONDITIONS = {
-    "logistic": PLAIN | {"model": "logistic"},
-    "video_only": PLAIN,
-    "matched": PLAIN | {"match_parameters": True},
-    "real_audio": PLAIN | {"train_audio": "real", "test_audio": "real"},
-    "zero_fill": PLAIN | {"train_audio": "real", "test_audio": "zeros"},
-    "missing_token": PLAIN | {"train_audio": "real", "test_audio": "token", "missing_rate": 0.5},
+    "logistic": condition_keys(model="logistic"),
+    "video_only": condition_keys(),
+    "matched": condition_keys(match_parameters=True),
+    "real_audio": condition_keys(train_audio="real", test_audio="real"),
+    "zero_fill": condition_keys(train_audio="real", test_audio="zeros"),
+    "missing_token": condition_keys(train_audio="real", test_audio="token", missing_rate=0.5),
 }
 
 

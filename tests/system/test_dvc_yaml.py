@@ -4,7 +4,9 @@ import ast
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
+from audio_from_video.classification.settings import ClassifierParams
 from tests.support.closure import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -14,36 +16,54 @@ BODIES = {name: entry.get("do", entry) for name, entry in STAGES.items() if name
 
 @pytest.mark.parametrize("stage", BODIES)
 def test_a_stage_depends_on_its_own_code(stage):
-    assert [
-        path for path in BODIES[stage]["deps"] if "code" in path or path.startswith("stages")
-    ] == [f"data/code/{stage}.json"]
+    code = [path for path in BODIES[stage]["deps"] if path.startswith(("data/code", "stages"))]
+    assert code == [f"data/code/{stage}.json"]
+
+
+def declared_params(stage: str) -> set[str]:
+    """Return the sections and keys that dvc.yaml declares for all items of a stage.
+
+    `generator.architectures.${key}` is a part of a key, and `generator.${key}` what one item adds.
+    """
+    names = set()
+    for name in BODIES[stage]["params"]:
+        section, _, key = name.partition(".")
+        if key == "${key}":
+            names |= {f"{section}.{item}" for item in PARAMS[section]["architectures"]}
+        else:
+            names.add(name.removesuffix(".${key}"))
+    return names
+
+
+def params_read(stage: str) -> set[str]:
+    """Return the sections that a stage's script loads, and the keys of others that it reads."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        if function in ("params.load", "params.read"):
+            words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            names.add(".".join(words))
+    return names
 
 
 @pytest.mark.parametrize("stage", BODIES)
 def test_declared_params_are_those_read(stage):
-    script = ROOT / f"stages/{stage}.py"
-    tree = ast.parse(script.read_text())
-    read = set()
-    for call in ast.walk(tree):
-        if not isinstance(call, ast.Call):
-            continue
-        if ast.unparse(call.func) == "params.load":
-            read.add(call.args[0].value)
-        if ast.unparse(call.func) == "params.read":
-            read.add(f"{call.args[0].value}.{call.args[1].value}")
-    declared = set()
-    for name in BODIES[stage][
-        "params"
-    ]:  # `generator.${key}` is what an item adds, `generator.architectures.${key}` a part of a key
-        section, _, rest = name.partition(".")
-        own = PARAMS[section]["architectures"] if rest == "${key}" else ()
-        declared |= {f"{section}.{item}" for item in own} or {name.replace(".${key}", "")}
-    whole = {name for name in read if "." not in name}
-    for section in whole & {
-        name.split(".")[0] for name in declared if "." in name
-    }:  # a section declared key by key
-        read = read - {section} | {f"{section}.{field}" for field in PARAMS[section]}
+    declared = declared_params(stage)
+    read = params_read(stage)
+    # A section that is loaded whole may be declared key by key.
+    for section in {name for name in read if "." not in name} - declared:
+        read.remove(section)
+        read |= {f"{section}.{key}" for key in PARAMS[section]}
     assert declared == read
+
+
+def test_only_stages_and_commands_read_params():
+    for path in (ROOT / "audio_from_video").rglob("*.py"):
+        text = path.read_text()
+        assert "params.load(" not in text, path
+        assert "params.read(" not in text, path
 
 
 @pytest.mark.parametrize("stage", BODIES)
@@ -52,11 +72,8 @@ def test_one_name_for_script_section_metrics_and_test(stage):
     assert body["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
     assert stage in PARAMS
     metrics = [path for entry in body["metrics"] for path in entry]
-    assert (
-        metrics == [f"metrics/{stage}/${{key}}.json"]
-        if "foreach" in STAGES[stage]
-        else [f"metrics/{stage}.json"]
-    )
+    has_items = "foreach" in STAGES[stage]
+    assert metrics == [f"metrics/{stage}/${{key}}.json" if has_items else f"metrics/{stage}.json"]
     assert (ROOT / f"tests/test_{stage}.py").is_file()
     assert body["desc"]
 
@@ -67,49 +84,23 @@ def test_metrics_and_plots_are_in_git():
             assert all(options["cache"] is False for options in entry.values())
 
 
-def test_only_stages_read_params():
-    callers = [
-        path.name
-        for path in (ROOT / "stages/common").rglob("*.py")
-        if "params.load(" in path.read_text()
-    ]
-    assert callers == []
-
-
 def test_only_stages_with_metrics_on_it_depend_on_the_truth():
     readers = {name for name, body in BODIES.items() if "data/truth.parquet" in body["deps"]}
     assert readers == {"dictionary", "filter", "mapping", "report", "representative_frames"}
 
 
-def test_every_condition_names_what_it_reads():
-    nothing, real = "data/video_features/rgb", "data/audio_features"
-    made_for = {
-        "generated": "data/generated/semantic_validation",
-        "mapped": "data/generated/caption_mapping",
-        "shuffled": "data/generated/shuffled",
-    }
-    for name, condition in PARAMS["classifier"]["conditions"].items():
-        kinds, gate = (
-            {condition["train_audio"], condition["test_audio"]},
-            condition.get("gate", "none"),
-        )
-        hears = (
-            kinds != {"none"}
-            or condition.get("learns") == "audio"
-            or condition.get("match_parameters", False)
-        )
-        assert condition["audio"] == (real if hears else nothing), name
-        made = [made_for[kind] for kind in kinds if kind in made_for]
-        if condition.get("teacher"):
-            made = [f"data/predictions/{condition['teacher']}.parquet"]
-        assert [condition["made"]] == (made or [nothing]), name
-        filters = {"mapped": "data/filter/caption_mapping.parquet"}.get(
-            condition["train_audio"], "data/filter/semantic_validation.parquet"
-        )
-        assert condition["decided"] == {
-            "none": nothing,
-            "dictionary": "data/dictionary.parquet",
-        }.get(gate, filters), name
+def test_every_condition_tracks_the_files_that_it_names():
+    conditions = ClassifierParams.model_validate(PARAMS["classifier"]).conditions
+    stages = {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages}
+    for name, condition in conditions.items():
+        dependencies = {dep.def_path for dep in stages[f"classifier@{name}"].deps}
+        paths = {
+            condition.real_audio,
+            condition.generated_audio,
+            condition.teacher_predictions,
+            condition.decisions,
+        }
+        assert paths <= dependencies, name
 
 
 def test_worker_count_device_and_store_are_not_tracked():

@@ -15,26 +15,19 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.storage import predictions, shards
 from stages import classifier, filter, generator, label_predictor
 from tests.support import synthetic
+from tests.support.conditions import condition_keys
 from tests.support.synthetic import ACTIONS, NETWORK, STEPS
 from tests.support.tiny_backbones import write_ast
 
-ROW = {
-    "model": "lstm",
-    "train_audio": "generated",
-    "test_audio": "generated",
-    "audio": "",
-    "made": "",
-    "decided": "",
-}
+GENERATED = {"train_audio": "generated", "test_audio": "generated"}
 REAL = {"train_audio": "real", "test_audio": "real"}
-NONE = {"train_audio": "none", "test_audio": "none"}
 CONDITIONS = {
-    "video_only": ROW | NONE | {"out_of_fold": 2},
-    "logistic": ROW | NONE | {"model": "logistic"},
-    "generated": ROW,
-    "validated": ROW | {"gate": "keep"},
-    "validated_real": ROW | REAL | {"gate": "keep_real"},
-    "real_audio": ROW | REAL,
+    "video_only": condition_keys(out_of_fold=2),
+    "logistic": condition_keys(model="logistic"),
+    "generated": condition_keys(**GENERATED),
+    "validated": condition_keys(**GENERATED, gate="keep"),
+    "validated_real": condition_keys(**REAL, gate="keep_real"),
+    "real_audio": condition_keys(**REAL),
 }
 HONEST = [
     "score",

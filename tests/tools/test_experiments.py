@@ -25,7 +25,7 @@ def ran(workspace, monkeypatch) -> list[tuple]:
     )
     monkeypatch.setattr(
         experiments,
-        "read_figures",
+        "figure_columns",
         lambda revision, condition, experiment: {"accuracy": len(found), "seeds": 3},
     )
     return found

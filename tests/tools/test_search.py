@@ -48,8 +48,8 @@ def test_draws_begin_with_params_yamls_own_and_come_from_the_space():
         space={"hidden": [32, 64], "dropout": [0.1, 0.2, 0.3]},
         inverse_regularisation=[],
     )
-    drawn = search.draw(p)
-    assert len(drawn) == 9 and drawn[0] == {} and drawn == search.draw(p)
+    drawn = search.draw_settings(p)
+    assert len(drawn) == 9 and drawn[0] == {} and drawn == search.draw_settings(p)
     assert all(
         setting["hidden"] in (32, 64) and setting["dropout"] in (0.1, 0.2, 0.3)
         for setting in drawn[1:]
@@ -58,7 +58,9 @@ def test_draws_begin_with_params_yamls_own_and_come_from_the_space():
 
 def test_the_best_on_validation_is_trained_with_all_seeds_and_compared(searched):
     still = {"learning_rate": 1e-9}  # learns nothing
-    table = pd.DataFrame(search.search(ROWS, searched, [still, {}])).set_index("condition")
+    table = pd.DataFrame(
+        [search.table_row(result) for result in search.search_lstm(ROWS, searched, [still, {}])]
+    ).set_index("condition")
     for name in ROWS:
         row, own = table.loc[name], predictions.read(name).of("test")
         assert row.draws == 2 and row.seeds == 2 and row["chosen setting"] == "params.yaml's own"
@@ -74,13 +76,15 @@ def test_a_setting_that_validation_prefers_replaces_params_yamls(searched):
     weak = searched.model_copy(
         update={"lstm": searched.lstm.model_copy(update={"learning_rate": 1e-9})}
     )
-    (row,) = search.search(["real_audio"], weak, [{}, {"learning_rate": 0.02}])
+    (result,) = search.search_lstm(["real_audio"], weak, [{}, {"learning_rate": 0.02}])
+    row = search.table_row(result)
     assert row["chosen setting"] == "learning_rate 0.02" and row["clips"] > 0
 
 
 def test_logistic_rows_try_as_many_candidates(searched, workspace):
     own = searched.logistic.inverse_regularisation
-    row = search.search_logistic("logistic", searched, [1e-12, 5.0, 7.0], len(own) + 1)
+    result = search.search_logistic("logistic", searched, [1e-12, 5.0, 7.0], len(own) + 1)
+    row = search.table_row(result)
     assert (
         row["draws"] == len(own) + 1
         and row["chosen setting"] == "params.yaml's own"
@@ -91,6 +95,6 @@ def test_logistic_rows_try_as_many_candidates(searched, workspace):
             "logistic": searched.logistic.model_copy(update={"inverse_regularisation": [1e-12]})
         }
     )
-    row = search.search_logistic("logistic", weak, [0.01, 5.0], 2)
+    row = search.table_row(search.search_logistic("logistic", weak, [0.01, 5.0], 2))
     assert row["draws"] == 2 and row["chosen setting"] == "inverse_regularisation 0.01"
     assert float(row["validation, chosen %"]) > float(row["validation, params.yaml's own %"])
