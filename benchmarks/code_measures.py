@@ -19,6 +19,7 @@ from pathlib import Path
 DEFAULT = ("audio_from_video", "stages", "tools", "benchmarks")
 LONG_LINE = 100  # characters
 LONG_FUNCTION = 40  # lines
+PER_STATEMENTS = 1000
 LAYOUT = {
     tokenize.NL,
     tokenize.NEWLINE,
@@ -30,13 +31,14 @@ LAYOUT = {
 }
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# What makes a docstring a detailed one: a shape in brackets, or a word about results and errors.
 DETAIL = re.compile(
     r"\[[A-Z0-9n]\b[^\]]*\]|\b(Args|Returns|Raises|Yields)\b|\b(return|raise|yield)s?\b", re.I
 )
 
 
 def python_files(paths: Iterable[Path]) -> list[Path]:
-    """The Python files among `paths` and below those of them that are folders."""
+    """Return the files among `paths`, and the Python files below its folders."""
     files: list[Path] = []
     for path in paths:
         files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
@@ -44,20 +46,23 @@ def python_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def docstring_lines(tree: ast.AST) -> set[int]:
-    """Numbers of the lines that belong to a docstring."""
+    """Return the numbers of the lines that belong to a docstring."""
     lines: set[int] = set()
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list) or not body:
             continue
         first = body[0]
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
-            lines.update(range(first.lineno, first.end_lineno + 1))
+        if not isinstance(first, ast.Expr) or not isinstance(first.value, ast.Constant):
+            continue
+        if isinstance(first.value.value, str):
+            lines.update(line_numbers(first))
     return lines
+
+
+def line_numbers(node: ast.stmt) -> range:
+    """Return the numbers of a statement's lines, decorators left out."""
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def count_lines(text: str, tree: ast.AST, counts: Counter) -> None:
@@ -82,33 +87,37 @@ def count_nodes(text: str, tree: ast.AST, counts: Counter) -> None:
     for node in ast.walk(tree):
         counts["statements"] += isinstance(node, ast.stmt)
         if isinstance(node, COMPREHENSIONS):
-            inner = [part for part in ast.walk(node) if isinstance(part, COMPREHENSIONS)]
-            counts["nested_comprehensions"] += len(inner) > 1 or len(node.generators) > 1
+            # A walk begins with the node itself; two `for` in one comprehension are nested, too.
+            parts = [part for part in ast.walk(node) if isinstance(part, COMPREHENSIONS)]
+            counts["nested_comprehensions"] += len(parts) > 1 or len(node.generators) > 1
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
             counts["tuple_assignments"] += isinstance(node.targets[0], ast.Tuple)
         if isinstance(node, FUNCTIONS):
             count_function(node, lines, counts)
 
 
-def count_function(node: ast.FunctionDef, lines: list[str], counts: Counter) -> None:
+def count_function(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], counts: Counter
+) -> None:
     """Add a function's length, blank lines, arguments and docstring."""
+    body = [lines[number - 1] for number in line_numbers(node)]
     counts["functions"] += 1
-    length = node.end_lineno - node.lineno + 1
-    counts["long_functions"] += length > LONG_FUNCTION
-    body = lines[node.lineno - 1 : node.end_lineno]
+    counts["long_functions"] += len(body) > LONG_FUNCTION
     counts["function_lines"] += len(body)
     counts["blank_lines"] += sum(not line.strip() for line in body)
+
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
     counts["arguments"] += len(named)
     counts["annotated"] += sum(argument.annotation is not None for argument in named)
+
     if not node.name.startswith("_"):
         counts["public"] += 1
         counts["detailed"] += bool(DETAIL.search(ast.get_docstring(node) or ""))
 
 
-def measure(files: Iterable[Path]) -> Counter:
-    """Sums over all files, by name."""
+def count_all(files: Iterable[Path]) -> Counter:
+    """Return the counts of all files together, by name."""
     counts: Counter = Counter()
     for path in files:
         text = path.read_text()
@@ -119,7 +128,7 @@ def measure(files: Iterable[Path]) -> Counter:
 
 
 def figures(counts: Counter) -> dict[str, float]:
-    """The figures that are printed, by their names."""
+    """Return the figures that are printed, by their names."""
 
     def ratio(part: str, whole: str, factor: float = 1.0) -> float:
         return factor * counts[part] / max(1, counts[whole])
@@ -127,17 +136,19 @@ def figures(counts: Counter) -> dict[str, float]:
     return {
         "lines": counts["lines"],
         "tokens per code line": ratio("tokens", "code_lines"),
-        "lines over 100 characters, %": ratio("long_lines", "lines", 100),
+        f"lines over {LONG_LINE} characters, %": ratio("long_lines", "lines", 100),
         "blank lines within functions, %": ratio("blank_lines", "function_lines", 100),
-        "nested comprehensions per 1,000 statements": ratio(
-            "nested_comprehensions", "statements", 1000
+        f"nested comprehensions per {PER_STATEMENTS:,} statements": ratio(
+            "nested_comprehensions", "statements", PER_STATEMENTS
         ),
-        "tuple assignments per 1,000 statements": ratio("tuple_assignments", "statements", 1000),
+        f"tuple assignments per {PER_STATEMENTS:,} statements": ratio(
+            "tuple_assignments", "statements", PER_STATEMENTS
+        ),
         "comments per 100 code lines": ratio("comments", "code_lines", 100),
         "public docstrings with shapes, arguments, returns or raises, %": ratio(
             "detailed", "public", 100
         ),
-        "functions over 40 lines, %": ratio("long_functions", "functions", 100),
+        f"functions over {LONG_FUNCTION} lines, %": ratio("long_functions", "functions", 100),
         "arguments annotated, %": ratio("annotated", "arguments", 100),
     }
 
@@ -150,7 +161,7 @@ def main() -> None:
     )
     parser.add_argument("paths", nargs="*", type=Path, default=[Path(name) for name in DEFAULT])
     files = python_files(parser.parse_args().paths)
-    for name, value in figures(measure(files)).items():
+    for name, value in figures(count_all(files)).items():
         print(f"{value:10.1f}  {name}")
 
 
