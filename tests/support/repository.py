@@ -155,7 +155,7 @@ class Repository:
     def hashes(self) -> dict[str, str]:
         """Return the digests of outputs in dvc.lock, but for those of `pretrain`."""
         stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
-        digests = {}
+        digests: dict[str, str] = {}
         for name, stage in stages.items():
             if name != "pretrain":
                 digests |= {output["path"]: output["md5"] for output in stage["outs"]}
