@@ -10,14 +10,16 @@ one for each stage.
 """
 
 import ast
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from audio_from_video.runtime.digests import file_digest
+from audio_from_video.storage import layout
+
 STAGES = Path("stages")
 PACKAGES = ("stages", "audio_from_video")
-OUTPUT = Path("data/code")
+OUTPUT = layout.CODE
 
 
 def imported_files(script: Path, root: Path) -> set[Path]:
@@ -73,18 +75,14 @@ def _data_files(path: Path, text: str, root: Path) -> set[Path]:
     }
 
 
-def digest(path: Path) -> str:
-    """Return the BLAKE2b digest of a file's content, 32 hexadecimal digits."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-
-
 def main() -> None:
+    """Write the digests of every stage's files."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for script in sorted(STAGES.glob("*.py")):
         if script.stem in ("__init__", "code"):
             continue
         files = imported_files(script, Path()) | {STAGES / "__init__.py"}
-        digests = {str(path): digest(path) for path in sorted(files)}
+        digests = {str(path): file_digest(path) for path in sorted(files)}
         (OUTPUT / f"{script.stem}.json").write_text(json.dumps(digests, indent=1) + "\n")
 
 

@@ -225,7 +225,7 @@ def read_predictions(revision: str, condition: str) -> predictions.Predictions:
 
     path = str(layout.predictions(condition))
     content = dvc.api.read(path, rev=revision, mode="rb")
-    return predictions.of_table(pq.read_table(io.BytesIO(content)))
+    return predictions.from_table(pq.read_table(io.BytesIO(content)))
 
 
 def confirm(name: str, experiment: Confirmation) -> None:

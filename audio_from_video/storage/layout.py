@@ -6,6 +6,7 @@ DATA = Path("data")
 MODELS = Path("models")
 METRICS = Path("metrics")
 
+CODE = DATA / "code"  # digests of what each stage runs
 SAMPLE = DATA / "sample"
 TINY_MODELS = MODELS / "tiny"
 
@@ -30,6 +31,8 @@ LABEL_AUDIO = DATA / "label_audio"
 LABEL_AUDIO_FEATURES = LABEL_AUDIO / "features.safetensors"
 LABEL_AUDIO_LABELS = LABEL_AUDIO / "labels.parquet"
 MAPPING = DATA / "mapping"
+PREDICTIONS = DATA / "predictions"
+MISSING_RATES = DATA / "missing_rates"
 LABEL_PREDICTOR = MODELS / "label_predictor"
 
 FIGURES = METRICS / "figures"
@@ -40,6 +43,8 @@ REPORT_FIGURES = FIGURES / "report"
 REPORT_PAGE = METRICS / "report.html"
 TABLES = METRICS / "tables"
 TABLES_PAGE = METRICS / "tables.md"
+README_TABLE = TABLES / "readme.md"
+RESULTS_PAGE = Path("docs/results.md")
 SUBSETS = METRICS / "subsets.csv"
 EXPERIMENTS = METRICS / "experiments"
 CONFIRMATION = EXPERIMENTS / "confirmation"
@@ -47,7 +52,7 @@ LABEL_BUDGET = EXPERIMENTS / "label_budget.csv"
 
 
 def generated(architecture: str) -> Path:
-    """Audio features that a generator answered, a row per clip."""
+    """Generated audio features, a row per clip."""
     return DATA / "generated" / architecture
 
 
@@ -62,12 +67,12 @@ def generator_curves(architecture: str) -> Path:
 
 
 def predicted_labels(architecture: str) -> Path:
-    """AudioSet label scores of what a generator answered."""
+    """AudioSet label scores of generated audio, a row per clip."""
     return DATA / "predicted_labels" / architecture
 
 
 def decisions(architecture: str) -> Path:
-    """What the feature filter keeps of an architecture's audio."""
+    """Decisions of the feature filter on an architecture's audio, a row per clip."""
     return DATA / "filter" / f"{architecture}.parquet"
 
 
@@ -87,13 +92,13 @@ def classifier_plot(kind: str, condition: str) -> Path:
 
 
 def predictions(condition: str) -> Path:
-    """Probabilities of the actions that a condition's classifiers answered."""
-    return DATA / "predictions" / f"{condition}.parquet"
+    """Probabilities of the actions by a condition's classifiers, a row per seed and clip."""
+    return PREDICTIONS / f"{condition}.parquet"
 
 
 def missing_rates(condition: str) -> Path:
     """A condition's hits at each share of test clips without audio."""
-    return DATA / "missing_rates" / f"{condition}.parquet"
+    return MISSING_RATES / f"{condition}.parquet"
 
 
 def metrics(stage: str, item: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""What classifiers answered: data/predictions/<condition>.parquet, and the figures that come from it alone.
+"""Predictions of classifiers: data/predictions/<condition>.parquet.
 
 A row per seed and clip:
     seed           int32
@@ -9,100 +9,96 @@ A row per seed and clip:
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
-FOLDER = Path("data/predictions")
 CLIP_COLUMNS = ["clip_id", "split", "action", "source_id"]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """clips: a row per clip, CLIP_COLUMNS; probabilities [seeds, clips, actions]."""
+    """Probabilities of actions by the classifiers of one condition, one per seed.
+
+    clips: a row per clip with CLIP_COLUMNS.  probabilities: [seeds, clips, actions].
+    """
 
     clips: pd.DataFrame
     actions: list[str]
     probabilities: np.ndarray
 
     def of(self, split: str) -> "Predictions":
-        """The predictions for one split."""
-        chosen = (self.clips.split == split).to_numpy()
-        return Predictions(
-            self.clips[chosen].reset_index(drop=True), self.actions, self.probabilities[:, chosen]
-        )
+        """Return the predictions for the clips of one split."""
+        in_split = (self.clips.split == split).to_numpy()
+        clips = self.clips[in_split].reset_index(drop=True)
+        return Predictions(clips, self.actions, self.probabilities[:, in_split])
 
     @property
     def labels(self) -> np.ndarray:
-        """The true action's index of each clip [clips], -1 where it is unlabelled."""
-        return (
-            self.clips.action.map({action: i for i, action in enumerate(self.actions)})
-            .fillna(-1)
-            .to_numpy(int)
-        )
+        """The index of each clip's true action [clips], -1 where the clip is unlabelled."""
+        index_of = {action: index for index, action in enumerate(self.actions)}
+        return self.clips.action.map(index_of).fillna(-1).to_numpy(int)
 
     @property
     def answers(self) -> np.ndarray:
-        """The predicted action's index [seeds, clips]."""
+        """The index of the predicted action [seeds, clips]."""
         return self.probabilities.argmax(2)
 
     def hits(self, top: int = 1) -> np.ndarray:
-        """Share of seeds that have the true action among their `top` most probable ones [clips]; 0 for unlabelled clips."""
-        rank, labels = (-self.probabilities).argsort(2, kind="stable").argsort(2), self.labels
-        return (rank[:, np.arange(len(self.clips)), labels] < top).mean(0) * (labels >= 0)
+        """Return by clip [clips] the share of seeds that have the true action among their best.
+
+        top: how many of the most probable actions count.  The share of unlabelled clips is 0.
+        """
+        labels = self.labels
+        # [seeds, clips, actions]: 0 for the most probable action, the first one of equals.
+        ranks = (-self.probabilities).argsort(2, kind="stable").argsort(2)
+        rank_of_label = ranks[:, np.arange(len(self.clips)), labels]
+        return (rank_of_label < top).mean(0) * (labels >= 0)
 
     def consensus(self) -> pd.Series:
-        """The action with the highest probability averaged over seeds, indexed by clip_id."""
+        """Return the action with the highest mean probability over seeds, indexed by clip_id."""
         best = self.probabilities.mean(0).argmax(1)
         return pd.Series([self.actions[i] for i in best], index=self.clips.clip_id)
 
 
 def write(condition: str, predictions: Predictions) -> None:
-    """Write the predictions of a condition."""
-    schema = pa.schema(
-        [
-            ("seed", pa.int32()),
-            *((name, pa.string()) for name in (*CLIP_COLUMNS, "predicted")),
-            ("probabilities", shards.tensor(pa.float32(), len(predictions.actions))),
-        ],
-        {"actions": json.dumps(predictions.actions)},
-    )
-    clips = (
-        predictions.clips[CLIP_COLUMNS]
-        .astype(object)
-        .replace({float("nan"): None})
-        .to_dict("records")
-    )  # unlabelled: no action
-    rows = [
-        {
-            "seed": seed,
-            **clip,
-            "predicted": predictions.actions[int(vector.argmax())],
-            "probabilities": vector,
-        }
-        for seed, vectors in enumerate(predictions.probabilities)
-        for clip, vector in zip(clips, vectors, strict=True)
-    ]
-    shards.write_table(shards.to_table(rows, schema), FOLDER / f"{condition}.parquet")
+    """Write the predictions of a condition to its file."""
+    fields = [pa.field("seed", pa.int32())]
+    fields += [pa.field(name, pa.string()) for name in (*CLIP_COLUMNS, "predicted")]
+    width = len(predictions.actions)
+    fields.append(pa.field("probabilities", shards.tensor(pa.float32(), width)))
+    schema = pa.schema(fields, {"actions": json.dumps(predictions.actions)})
+
+    # pandas holds the missing action of unlabelled clips as NaN, Arrow as null.
+    clips = predictions.clips[CLIP_COLUMNS].astype(object).replace({float("nan"): None})
+    clip_rows = clips.to_dict("records")
+    rows = []
+    for seed, probabilities in enumerate(predictions.probabilities):
+        for clip, vector in zip(clip_rows, probabilities, strict=True):
+            predicted = predictions.actions[int(vector.argmax())]
+            rows.append({"seed": seed, **clip, "predicted": predicted, "probabilities": vector})
+    shards.write_table(shards.to_table(rows, schema), layout.predictions(condition))
 
 
 def read(condition: str) -> Predictions:
-    """The predictions of a condition, clips in the order in which they were written."""
-    path = FOLDER / f"{condition}.parquet"
+    """Return the predictions of a condition, clips in the order in which they were written.
+
+    Raises UserError where the classifier has not written them yet.
+    """
+    path = layout.predictions(condition)
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
-    return of_table(shards.read_table(path))
+    return from_table(shards.read_table(path))
 
 
-def of_table(table: pa.Table) -> Predictions:
-    """The predictions that a file of them holds."""
+def from_table(table: pa.Table) -> Predictions:
+    """Return the predictions in a table as `write` writes it."""
     seeds = max(1, len(set(table["seed"].to_pylist())))
-    probabilities = shards.as_array(table["probabilities"])
     clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]
-    names = json.loads(table.schema.metadata[b"actions"])
-    return Predictions(clips, names, probabilities.reshape(seeds, len(clips), len(names)))
+    actions = json.loads(table.schema.metadata[b"actions"])
+    probabilities = shards.as_array(table["probabilities"])
+    return Predictions(clips, actions, probabilities.reshape(seeds, len(clips), len(actions)))
