@@ -1,4 +1,9 @@
-"""The feature stages with the published models' geometry (random weights, one layer): [18, 768] and [18, 128]; BLIP: test_captions.py."""
+"""The feature stages with the published models' geometry: random weights, one layer.
+
+BLIP's is in tests/test_captions.py.
+"""
+
+import pytest
 
 from audio_from_video.storage import shards
 from benchmarks import full_size
@@ -6,17 +11,20 @@ from tests.support.closure import ROOT
 from tests.support.workspace import write_clip_set
 
 
+@pytest.mark.slow
 def test_vit_base_and_ast_base_give_the_published_shapes(tmp_path, monkeypatch):
-    write_clip_set(
-        tmp_path / "root", actions=("clapping",), training=10, validation=1
-    )  # 8 x 18 steps exceed 128 components
+    # 8 training clips x 18 steps exceed 128 components.
+    write_clip_set(tmp_path / "root", actions=("clapping",), training=10, validation=1)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(ROOT)
-    full_size.run(work, full_size.FEATURES, str(tmp_path / "root"), layers=1, segments="pooled")
+    settings = full_size.Settings(root=str(tmp_path / "root"), layers=1, segments="pooled")
+    full_size.run(work, full_size.FEATURES, settings)
     for modality in ("rgb", "flow"):
-        assert shards.tensor_shape(work / "data/video_features" / modality, "features") == (18, 768)
-        assert len(shards.ok_rows(work / "data/video_features" / modality)) == 11
-    assert shards.tensor_shape(work / "data/audio_features", "features") == (18, 128)
-    assert shards.tensor_shape(work / "data/audio_features", "patches") == (18, 768)
-    assert shards.tensor_shape(work / "data/audio_features", "label_scores") == (527,)
+        directory = work / "data/video_features" / modality
+        assert shards.tensor_shape(directory, "features") == (18, 768)
+        assert len(shards.ok_rows(directory)) == 11
+    directory = work / "data/audio_features"
+    assert shards.tensor_shape(directory, "features") == (18, 128)
+    assert shards.tensor_shape(directory, "patches") == (18, 768)
+    assert shards.tensor_shape(directory, "label_scores") == (527,)
