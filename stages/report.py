@@ -1,20 +1,27 @@
-"""Write the paper's tables and figures: every condition on all test clips and on subsets, paired with `video_only`.
+"""Write the tables and figures: every condition on all test clips and on subsets.
 
-Reads    data/predictions/<condition>.parquet and data/missing_rates/<condition>.parquet of every condition in params.yaml,
-         data/audio_features and data/generated (which clips have audible sound, and how like it the generated one is),
-         data/filter/semantic_validation.parquet (which are kept), data/truth.parquet (rendered clips only), `report.audio_visual_actions` and the
-         metrics files of the stages before
-Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each; metrics/figures/report/<name>.png and .svg;
-         metrics/report.html (common/page.py: tables, figures, thresholds and test clips in one file);
-         metrics/subsets.csv (every figure of every condition on every subset, with its interval); metrics/report.json
-         (their means, for `dvc metrics diff`)
-Values are averaged over seeds per clip; intervals and differences resample sources (common/statistics.py).  A condition,
-a seed or a missing rate that is not there is an error, not a gap.
+Differences are paired with `video_only`.
+
+Reads    data/predictions/<condition>.parquet and data/missing_rates/<condition>.parquet of every
+         condition in params.yaml, data/audio_features and data/generated (which clips have audible
+         sound, and how like it the generated one is), data/filter (which are kept),
+         data/truth.parquet (rendered clips only), `report.audio_visual_actions` and the metrics
+         files of the stages before
+Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each;
+         metrics/tables/readme.md (the README's table); metrics/figures/report/<name>.png and .svg;
+         docs/results.md (the results in words); metrics/report.html (reporting/page.py: tables,
+         figures, thresholds and test clips in one file); metrics/subsets.csv (every figure of
+         every condition on every subset, with its interval); metrics/report.json (their means, for
+         `dvc metrics diff`)
+Values are averaged over seeds per clip; intervals and differences resample sources
+(evaluation/intervals.py).  A condition, a seed or a missing rate that is not there is an error, not
+a gap.
 """
 
 import csv
 import re
 import shutil
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -22,317 +29,367 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from audio_from_video.classification.settings import Condition
 from audio_from_video.clipset import truth
-from audio_from_video.evaluation import curves, intervals, read_out
+from audio_from_video.evaluation import curves, read_out
 from audio_from_video.evaluation import rows as condition_evaluation
-from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, Row
+from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, ConditionAnswers
 from audio_from_video.reporting import (
     experiment_tables,
     figures,
     page,
+    results_page,
     row_tables,
     stage_tables,
     tables,
 )
+from audio_from_video.reporting.results import LookAlikePairs, Results
+from audio_from_video.reporting.tables import Content, Table
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SEMANTIC_VALIDATION
 from audio_from_video.storage import layout, predictions, shards
 
-FIGURES, PICTURES = (
-    layout.REPORT_FIGURES,
-    (layout.REPRESENTATIVE_FRAMES_FIGURE, layout.MEL_FIGURE),
-)
+# Figures of other stages that the page shows, too.
+STAGE_FIGURES = (layout.REPRESENTATIVE_FRAMES_FIGURE, layout.MEL_FIGURE)
 CONFIRMED = layout.CONFIRMATION / "subsets.csv"
-LEAKY = ("keep_oracle", "keep_published")  # gates that know the true action
-FILLED = ("none", "zeros", "mean", "noise", "token")  # audio at test that says nothing of the clip
 
 
 class ReportParams(params.Section):
+    """Section `report` of params.yaml."""
+
     clips: int = Field(ge=0, le=400)
     look_alike_pairs: list[list[str]]
     audio_visual_actions: str
     curves: list[str]
 
 
-def read_test(condition: str, row: dict, seeds: int) -> Row:
-    """The answers of one condition, which must come from as many seeds as params.yaml asks for."""
-    test = predictions.read(condition).of("test")
-    found = len(test.probabilities)
-    seeds = (
-        1 if row["model"] == "logistic" and row["train_audio"] == "none" else seeds
-    )  # nothing in it is drawn
-    if len(test.clips) and found != seeds:
+# ---- what the conditions answered ----
+
+
+def read_answers(name: str, condition: Condition, seeds: int) -> ConditionAnswers:
+    """Return what a condition answered on test.
+
+    seeds: how many params.yaml asks for.
+
+    Raises:
+        UserError: the predictions are missing or come from another number of seeds.
+    """
+    test = predictions.read(name).of("test")
+    if condition.model == "logistic" and condition.train_audio == "none":
+        seeds = 1  # nothing in it is drawn
+    if len(test.clips) and len(test.probabilities) != seeds:
         raise UserError(
-            f"data/predictions/{condition}.parquet holds {found} seeds, params.yaml asks for {seeds}: "
-            f"run `dvc repro classifier@{condition}`"
+            f"{layout.predictions(name)} holds {len(test.probabilities)} seeds, params.yaml asks "
+            f"for {seeds}: run `dvc repro classifier@{name}`"
         )
-    clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
-    error = intervals.calibration_error(test.probabilities, test.labels) if len(clips) else None
-    return Row(
-        clips,
-        found,
-        condition_evaluation.over_seeds(test, 1)["seed_sd"],
-        error,
-        condition_evaluation.confusion(test),
-    )
+    return condition_evaluation.condition_answers(test)
 
 
-def subsets(clips: pd.Index) -> dict[str, np.ndarray]:
-    """Test subsets as masks over `clips`: by audible sound, by the filter's decision, and on rendered clips by whether the
-    sound belongs to the action."""
-    heard = {row["clip_id"] for row in shards.ok_rows(layout.AUDIO_FEATURES)}
-    decisions = shards.read_table(
-        "data/filter/semantic_validation.parquet", ["clip_id", "keep"]
-    ).to_pandas()
+def clip_subsets(clips: pd.Index) -> dict[str, np.ndarray]:
+    """Return test subsets as masks over `clips`.
+
+    They are by audible sound, by the filter's decision, and on rendered clips by whether the sound
+    belongs to the action.
+    """
+    audible = {row["clip_id"] for row in shards.ok_rows(layout.AUDIO_FEATURES)}
+    decisions_path = layout.decisions(SEMANTIC_VALIDATION)
+    decisions = shards.read_table(decisions_path, ["clip_id", "keep"]).to_pandas()
     kept = set(decisions.clip_id[decisions.keep])
     masks = {
-        "with_audio": clips.isin(heard),
-        "without_audio": ~clips.isin(heard),
+        "with_audio": clips.isin(audible),
+        "without_audio": ~clips.isin(audible),
         "kept": clips.isin(kept),
         "rejected": ~clips.isin(kept),
     }
     sound_belongs = truth.sound_belongs()
     if sound_belongs:
-        belongs = {clip_id for clip_id, own in sound_belongs.items() if own}
-        masks["own_sound"] = masks["with_audio"] & clips.isin(belongs)
-        masks["foreign_sound"] = masks["with_audio"] & ~clips.isin(belongs)
+        own = {clip_id for clip_id, belongs in sound_belongs.items() if belongs}
+        masks["own_sound"] = masks["with_audio"] & clips.isin(own)
+        masks["foreign_sound"] = masks["with_audio"] & ~clips.isin(own)
     return masks
 
 
-def audio_visual_actions(path: str, actions: list[str]) -> set[str] | None:
-    """Those of `actions` that a list names in its first column, AVMIT's for one; None without a list.
-
-    Case, `+` and `_` do not matter: Moments in Time writes `playing+music`.
-    """
-    if not path:
-        return None
-    if not Path(path).is_file():
-        raise UserError(
-            f"the list {path} does not exist (report.audio_visual_actions is relative to the repository)"
-        )
-
-    def bare(name: str) -> str:
-        return re.sub(r"[+_\s]+", " ", name).strip().lower()
-
-    with open(path, newline="", encoding="utf-8-sig") as lines:
-        named = {bare(line[0]) for line in csv.reader(lines) if line}
-    found = {action for action in actions if bare(action) in named}
-    if not found:
-        raise UserError(
-            f"{path} (report.audio_visual_actions) names none of the actions {', '.join(actions)} in its first column"
-        )
-    return found
-
-
 def action_subsets(actions: pd.Series, audio_visual: set[str] | None) -> dict[str, np.ndarray]:
-    """Test subsets by whether the clip's action is on the list of audio-visual ones; none without a list."""
+    """Return test subsets by whether the clip's action is on the list of audio-visual ones.
+
+    There are none without a list.
+    """
     if audio_visual is None:
         return {}
     listed = actions.isin(audio_visual).to_numpy()
     return {"audio_visual": listed, "other_actions": ~listed}
 
 
-def introduction(root: str, base: pd.DataFrame, result: dict) -> str:
-    heard, resolved = (
-        result[BASELINE]["accuracy_with_audio"],
-        result[UPPER_BOUND]["smallest_detectable_difference"],
+def audio_visual_actions(path: str, actions: list[str]) -> set[str] | None:
+    """Return those of `actions` that a list names in its first column, AVMIT's for one.
+
+    Case, `+` and `_` do not matter: Moments in Time writes `playing+music`.  None without a list.
+
+    Raises:
+        UserError: the list does not exist or names none of the actions.
+    """
+    if not path:
+        return None
+    if not Path(path).is_file():
+        raise UserError(
+            f"the list {path} does not exist "
+            "(report.audio_visual_actions is relative to the repository)"
+        )
+    with open(path, newline="", encoding="utf-8-sig") as lines:
+        listed = {bare_name(line[0]) for line in csv.reader(lines) if line}
+    audio_visual = {action for action in actions if bare_name(action) in listed}
+    if not audio_visual:
+        raise UserError(
+            f"{path} (report.audio_visual_actions) names none of the actions {', '.join(actions)} "
+            "in its first column"
+        )
+    return audio_visual
+
+
+def bare_name(action: str) -> str:
+    """Return an action's name without differences of case and of separators."""
+    return re.sub(r"[+_\s]+", " ", action).strip().lower()
+
+
+def evaluate(
+    report_params: ReportParams,
+    conditions: dict[str, Condition],
+    answers: dict[str, ConditionAnswers],
+) -> Results:
+    """Return everything that is measured of the conditions."""
+    partial = {name for name, condition in conditions.items() if condition.kept_only}
+    clips = answers[BASELINE].clips
+    actions = sorted(set(clips.action))
+    audio_visual = audio_visual_actions(report_params.audio_visual_actions, actions)
+    subsets = clip_subsets(clips.index) | action_subsets(clips.action, audio_visual)
+    condition_figures = condition_evaluation.condition_figures(answers, subsets, partial)
+    by_action = {action: [action] for action in actions}
+
+    rates = params.read("classifier", "missing_rates", list[float])
+    missing_rates = {}
+    for name, condition in answers.items():
+        missing_rates[name] = curves.missing_rates(
+            name, condition.clips, condition.seeds, rates, name in partial
+        )
+    return Results(
+        root=params.read("clips", "root", str),
+        settings=conditions,
+        answers=answers,
+        figures=condition_figures,
+        checks=condition_evaluation.condition_checks(answers, condition_figures),
+        classifier_metrics={
+            name: stage_tables.read_metrics("classifier", name) for name in answers
+        },
+        missing_rates=missing_rates,
+        action_accuracy=condition_evaluation.group_accuracy(answers, by_action),
+        audio_visual=audio_visual,
+        pairs=look_alike_figures(report_params.look_alike_pairs, actions, answers),
     )
-    return (
-        f"Data set: `{root}`; {len(base)} test clips of {base.source_id.nunique()} sources and {base.action.nunique()} actions; "
-        f"{heard['n']} of them ({heard['sources']} sources) have audible sound. Accuracies in per cent with 95 % intervals, differences "
-        f"in points; both by resampling sources. The smallest true difference between `{UPPER_BOUND}` and `{BASELINE}` that this test "
-        f"set would find with 80 % power is {100 * resolved:.1f} points."
+
+
+def look_alike_figures(
+    pairs: list[list[str]], actions: list[str], answers: dict[str, ConditionAnswers]
+) -> LookAlikePairs | None:
+    """Return the figures of look-alike actions; None where the test clips show no such pair."""
+    pairs = condition_evaluation.look_alike(pairs, actions)
+    if not pairs:
+        return None
+    groups = condition_evaluation.pair_groups(pairs, actions)
+    return LookAlikePairs(
+        accuracy=condition_evaluation.group_accuracy(answers, groups),
+        difference=condition_evaluation.group_differences(answers, groups),
+        read_out=read_out.read_out_figures(pairs),
     )
 
 
-def lines(
-    shown: list[str], rates: dict[str, dict[str, dict]]
-) -> dict[str, tuple[list[str], dict, str]]:
-    """What is drawn as curves, by figure: ticks, curves of the conditions `shown`, label of the axis."""
-    missing = {name: list(rates[name].values()) for name in shown if rates.get(name)}
-    ticks = list(rates[BASELINE])
-    found = {"missing_rates": (ticks, missing, "test clips without audio (%)")}
-    path = layout.LABEL_BUDGET
-    if path.is_file():
-        found["label_budget"] = (*curves.label_budget(path, shown), "labelled clips per action")
-    return found
+# ---- tables ----
 
 
-def gallery() -> str:
-    """The figures, for readers of tables.md."""
-    drawn = {
-        name: caption
-        for name, caption in figures.CAPTIONS.items()
-        if (FIGURES / f"{name}.png").is_file()
-    }
-    return "\n\n".join(
-        [
-            "## Figures",
-            *(
-                f"![{name}](figures/report/{name}.png)\n\n{caption}"
-                for name, caption in drawn.items()
-            ),
-        ]
-    )
+def all_tables(results: Results, generated: dict[str, Path]) -> list[Table]:
+    """Return the report's tables in their order.
+
+    generated: directory of each architecture's audio features.
+    """
+    architecture_lines: list[list[Content]] = []
+    if row_tables.has_both_architectures(results):
+        architecture_lines = stage_tables.architecture_lines()
+    report_tables = row_tables.condition_tables(results, architecture_lines)
+    seeds = {name: shards.tensor_shape(path, "features")[0] for name, path in generated.items()}
+    report_tables += stage_tables.stage_tables(seeds)
+    if CONFIRMED.is_file():
+        report_tables.append(row_tables.confirmation_table(results, CONFIRMED))
+    return report_tables + experiment_tables.experiment_tables()
 
 
 def generated_folders() -> dict[str, Path]:
-    """Where the features of each architecture of params.yaml lie."""
-    made = params.read("generator", "architectures", dict[str, str])
-    return {name: layout.generated(name) for name in ARCHITECTURES if name in made}
+    """Return where the features of each architecture of params.yaml lie."""
+    configured = params.read("generator", "architectures", dict[str, str])
+    return {name: layout.generated(name) for name in ARCHITECTURES if name in configured}
 
 
-def kind(test_audio: str) -> str:
-    """How a row is coloured, by its audio at test."""
-    return "real" if test_audio == "real" else "none" if test_audio in FILLED else "generated"
+# ---- figures ----
 
 
-def draw(
-    p: ReportParams,
-    conditions: dict[str, dict],
-    rows: dict[str, Row],
-    result: dict,
-    rates: dict,
-    folders: dict[str, Path],
-) -> None:
-    """Write the figures; those of an empty data set or of an experiment that did not run are left out."""
-    shutil.rmtree(FIGURES, ignore_errors=True)
-    points = [
-        {
-            "name": name,
-            "kind": kind(conditions[name]["test_audio"]),
-            "leaky": conditions[name].get("gate") in LEAKY,
-            "partial": bool(conditions[name].get("kept_only")),
-            "accuracy": row["accuracy"],
-            "difference": row.get("difference"),
-        }
-        for name, row in result.items()
-    ]
-    figures.write(
-        FIGURES,
+def draw_figures(report_params: ReportParams, results: Results, generated: dict[str, Path]) -> None:
+    """Write the figures.
+
+    Those of an empty data set or of an experiment that did not run are left out.
+    """
+    folder = layout.REPORT_FIGURES
+    shutil.rmtree(folder, ignore_errors=True)
+    height_in = 0.7 + 0.16 * len(results.figures)
+    figures.save_figure(
+        folder,
         "main_comparison",
-        (figures.TWO_COLUMNS, 0.7 + 0.16 * len(points)),
-        figures.main_comparison,
-        points,
-        BASELINE,
+        (figures.TWO_COLUMNS, height_in),
+        figures.draw_main_comparison,
+        results,
     )
-    for name, (ticks, found, label) in lines(p.curves, rates).items():
-        if found:
-            figures.write(
-                FIGURES, name, (figures.COLUMN, 2.6), figures.curves, ticks, found, label, p.curves
-            )
-    chosen = stage_tables.metrics_of("filter")[SEMANTIC_VALIDATION]["threshold"]
+    draw_curves(folder, report_params.curves, results)
+
+    used = stage_tables.read_metrics("filter")[SEMANTIC_VALIDATION]["threshold"]
     sweep = pd.read_csv(layout.filter_sweep(SEMANTIC_VALIDATION))
-    figures.write(FIGURES, "threshold", (figures.COLUMN, 3.2), figures.threshold, sweep, chosen)
-    similar = {name: curves.similarity_over_time(folder) for name, folder in folders.items()}
-    if similar and all(similar.values()):
-        figures.write(
-            FIGURES,
+    size_in = (figures.COLUMN, 3.2)
+    figures.save_figure(folder, "threshold", size_in, figures.draw_threshold, sweep, used)
+
+    similarities = {name: curves.similarity_over_time(path) for name, path in generated.items()}
+    if similarities and all(similarities.values()):
+        figures.save_figure(
+            folder,
             "similarity_over_time",
             (figures.COLUMN, 2.8),
-            figures.similarity_over_time,
-            similar,
+            figures.draw_similarity_over_time,
+            similarities,
         )
-    difference = rows[UPPER_BOUND].confusion - rows[BASELINE].confusion
-    order = list(
-        dict.fromkeys(
-            [
-                *chain(*condition_evaluation.look_alike(p.look_alike_pairs, difference.index)),
-                *difference.index,
-            ]
+    draw_confusion(folder, report_params.look_alike_pairs, results)
+
+
+def draw_curves(folder: Path, shown: list[str], results: Results) -> None:
+    """Write the figures of accuracy over missing rates and over labelled clips per action.
+
+    shown: conditions that are drawn, as far as they were measured.
+    """
+    size_in = (figures.COLUMN, 2.6)
+    missing = {}
+    for name in shown:
+        if results.missing_rates.get(name):
+            missing[name] = list(results.missing_rates[name].values())
+    rates = list(results.missing_rates[BASELINE])
+    if missing:
+        label = "test clips without audio (%)"
+        figures.save_figure(
+            folder, "missing_rates", size_in, figures.draw_curves, rates, missing, label, shown
         )
-    )
-    label = f"{UPPER_BOUND} minus {BASELINE} (points)"
-    figures.write(
-        FIGURES,
+    if not layout.LABEL_BUDGET.is_file():
+        return
+    budgets, budget_curves = curves.label_budget(layout.LABEL_BUDGET, shown)
+    if budget_curves:
+        label = "labelled clips per action"
+        figures.save_figure(
+            folder,
+            "label_budget",
+            size_in,
+            figures.draw_curves,
+            budgets,
+            budget_curves,
+            label,
+            shown,
+        )
+
+
+def draw_confusion(folder: Path, pairs: list[list[str]], results: Results) -> None:
+    """Write the figure of what sound tells apart; look-alike actions stand beside each other."""
+    difference = results.answers[UPPER_BOUND].confusion - results.answers[BASELINE].confusion
+    look_alike = condition_evaluation.look_alike(pairs, difference.index)
+    order = unique([*chain.from_iterable(look_alike), *difference.index])
+    figures.save_figure(
+        folder,
         "confusion_difference",
         (figures.COLUMN, 2.8),
-        figures.confusion_difference,
+        figures.draw_confusion_difference,
         difference.loc[order, order],
-        label,
+        f"{UPPER_BOUND} minus {BASELINE} (points)",
     )
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Return names without repetitions, in the order in which they first occur."""
+    return list(dict.fromkeys(names))
+
+
+def drawn_captions() -> dict[str, str]:
+    """Return the captions of the report's figures that were drawn, by name."""
+    return {
+        name: caption
+        for name, caption in figures.CAPTIONS.items()
+        if (layout.REPORT_FIGURES / f"{name}.png").is_file()
+    }
+
+
+# ---- files ----
+
+
+def tables_markdown(introduction: str, report_tables: list[Table]) -> str:
+    """Return the text of metrics/tables.md."""
+    parts = ["# Results", introduction]
+    parts += [tables.markdown(table) for table in report_tables]
+    parts.append("## Figures")
+    for name, caption in drawn_captions().items():
+        parts.append(f"![{name}](figures/report/{name}.png)\n\n{caption}")
+    return "\n\n".join(parts) + "\n"
+
+
+def page_figures() -> dict[str, Path]:
+    """Return the image files that the page shows, by caption."""
+    candidates = [*layout.REPORT_FIGURES.glob("*.svg"), *STAGE_FIGURES]
+    paths = {path.stem: path for path in candidates if path.is_file()}
+    return {caption: paths[name] for name, caption in figures.CAPTIONS.items() if name in paths}
+
+
+def report_metrics(results: Results) -> dict:
+    """Return metrics/report.json: means of the figures."""
+    clips = results.answers[BASELINE].clips
+    measured = {
+        "conditions": {name: each.as_metrics() for name, each in results.figures.items()},
+        "checks": results.checks,
+        "missing_rates": {name: curve for name, curve in results.missing_rates.items() if curve},
+    }
+    if results.pairs:
+        measured["look_alike_pairs"] = results.pairs.accuracy
+        measured["read_out"] = results.pairs.read_out
+    counts = {"test_clips": len(clips), "test_sources": clips.source_id.nunique()}
+    return counts | condition_evaluation.means(measured)
 
 
 def main(stage: stage_run.StageRun) -> None:
-    p = params.load("report", ReportParams)
-    root = params.read("clips", "root", str)
-    conditions = params.read("classifier", "conditions", dict[str, dict])
+    """Run the stage."""
+    report_params = params.load("report", ReportParams)
+    conditions = params.read("classifier", "conditions", dict[str, Condition])
     seeds = params.read("classifier", "seeds", int)
-    rates_asked = params.read("classifier", "missing_rates", list[float])
-    named = stage.progress(conditions.items(), len(conditions), "condition")
-    rows = {name: read_test(name, condition, seeds) for name, condition in named}
-    partial = {name for name, condition in conditions.items() if condition.get("kept_only")}
-    base = rows[BASELINE].clips
-    actions = sorted(set(base.action))
-    audio_visual = audio_visual_actions(p.audio_visual_actions, actions)
-    result = condition_evaluation.accuracies(
-        rows, subsets(base.index) | action_subsets(base.action, audio_visual), partial
-    )
-    checked = condition_evaluation.checks(rows, result)
-    rates = {
-        name: curves.missing_rates(name, row.clips, row.seeds, rates_asked, name in partial)
-        for name, row in rows.items()
-    }
-    pairs = condition_evaluation.look_alike(p.look_alike_pairs, actions)
-    per_action = condition_evaluation.group_accuracy(rows, {action: [action] for action in actions})
-    groups = condition_evaluation.pair_groups(pairs, actions)
-    within = condition_evaluation.group_accuracy(rows, groups) if pairs else {}
-    folders = generated_folders()
+    answers = {}
+    for name, condition in stage.progress(conditions.items(), len(conditions), "condition"):
+        answers[name] = read_answers(name, condition, seeds)
 
-    made = [
-        row_tables.main_table(result, conditions),
-        row_tables.check_table(rows, result, checked),
-        row_tables.missing_rate_table(rows, rates),
-    ]
-    if all(
-        name in rows for kind in ARCHITECTURES.values() for name in (kind.generated, kind.filtered)
-    ):
-        made.append(row_tables.architecture_table(rows, result))
-    made += [
-        row_tables.subset_table(rows, result),
-        row_tables.action_table(rows, per_action, audio_visual),
-    ]
-    read = read_out.measure(pairs)
-    if pairs:
-        made += [
-            row_tables.pair_table(rows, result, within),
-            row_tables.pair_difference_table(
-                rows, result, condition_evaluation.group_differences(rows, groups)
-            ),
-            *([row_tables.read_out_table(read)] if read else []),
-        ]
-    made += stage_tables.of_stages(
-        {name: shards.tensor_shape(folder, "features")[0] for name, folder in folders.items()}
+    results = evaluate(report_params, conditions, answers)
+    generated = generated_folders()
+    introduction = row_tables.introduction(results)
+    report_tables = all_tables(results, generated)
+    draw_figures(report_params, results, generated)
+
+    tables.write_table_files(layout.TABLES, report_tables)
+    layout.TABLES_PAGE.write_text(tables_markdown(introduction, report_tables))
+    confirmed = row_tables.confirmation_estimates(CONFIRMED) if CONFIRMED.is_file() else {}
+    results_page.write_results(
+        layout.RESULTS_PAGE, layout.README_TABLE, results, confirmed, drawn_captions()
     )
-    if CONFIRMED.is_file():
-        made.append(row_tables.confirmation_table(result, CONFIRMED))
-    made += experiment_tables.of_experiments()
-    tables.write(layout.TABLES, made)
-    draw(p, conditions, rows, result, rates, folders)
-    text = [
-        "# Results",
-        introduction(root, base, result),
-        *(tables.markdown(table) for table in made),
-        gallery(),
-    ]
-    layout.TABLES_PAGE.write_text("\n\n".join(text) + "\n")
-    paths = {path.stem: path for path in [*FIGURES.glob("*.svg"), *PICTURES] if path.is_file()}
-    shown = {caption: paths[name] for name, caption in figures.CAPTIONS.items() if name in paths}
-    layout.REPORT_PAGE.write_text(
-        page.build("\n\n".join(text[:-1]), shown, p.clips, list(conditions))
+    html = page.build(
+        introduction, report_tables, page_figures(), report_params.clips, list(conditions)
     )
-    condition_evaluation.long_table(result).to_csv(layout.SUBSETS, index=False, float_format="%.6f")
-    figures_of = {
-        "conditions": result,
-        "checks": checked,
-        "missing_rates": {name: curve for name, curve in rates.items() if curve},
-    }
-    figures_of |= {"look_alike_pairs": within, "read_out": read} if pairs else {}
-    stage.write_metrics(
-        {"test_clips": len(base), "test_sources": base.source_id.nunique()}
-        | condition_evaluation.means(figures_of)
-    )
+    layout.REPORT_PAGE.write_text(html)
+    table = condition_evaluation.subset_table(results.figures)
+    table.to_csv(layout.SUBSETS, index=False, float_format="%.6f")
+    stage.write_metrics(report_metrics(results))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pytest
 
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
-from audio_from_video.evaluation import curves, intervals
+from audio_from_video.evaluation import curves, intervals, read_out
 from audio_from_video.evaluation import rows as condition_evaluation
-from audio_from_video.reporting import figures, row_tables, stage_tables
+from audio_from_video.reporting import figures, page, row_tables, stage_tables
 from audio_from_video.runtime import atomic, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from stages import report
+from tests.support.conditions import condition_keys
 from tests.support.shard_rows import index_row
 
 ACTIONS = ["knocking", "hammering", "waving"]
@@ -28,15 +29,11 @@ CLIPS = {
     "h2": ("hammering", "s3", False, False, {"video_only": 2, "real_audio": 0}),
     "w1": ("waving", "s4", False, False, {"video_only": 2, "real_audio": 2}),
 }
-ROW = {
-    "model": "lstm",
-    "train_audio": "none",
-    "test_audio": "none",
-    "audio": "",
-    "made": "",
-    "decided": "",
+PUBLISHED = condition_keys(kept_only=True)
+CONDITIONS = {
+    "video_only": condition_keys(),
+    "real_audio": condition_keys(train_audio="real", test_audio="real"),
 }
-CONDITIONS = {"video_only": ROW, "real_audio": ROW | {"train_audio": "real", "test_audio": "real"}}
 
 
 RATES = pa.schema(
@@ -71,7 +68,8 @@ def write(condition: str, seeds: int = 2, drop: int = 0) -> None:
     )
     atomic.write_json(
         Path(f"metrics/classifier/{condition}.json"),
-        condition_evaluation.score(predictions.read(condition)) | {"parameters": 12_345},
+        condition_evaluation.classifier_figures(predictions.read(condition))
+        | {"parameters": 12_345},
     )
     write_rates(condition)
 
@@ -112,7 +110,7 @@ MADE = {  # generated ones [seeds, T, A]
 
 @pytest.fixture(autouse=True)
 def results(workspace, monkeypatch):
-    monkeypatch.setattr(condition_evaluation, "score", score)
+    monkeypatch.setattr(condition_evaluation, "classifier_figures", score)
     pairs = [["knocking", "hammering"]]
     workspace.set(
         classifier={"seeds": 2, "conditions": CONDITIONS},
@@ -155,13 +153,13 @@ def results(workspace, monkeypatch):
     )
     keep({"k1", "h2"})
     Path("metrics/experiments").mkdir(parents=True)
-    monkeypatch.setattr(stage_tables, "of_stages", lambda seeds: [])  # of other stages' metrics
-    monkeypatch.setattr(figures, "write", lambda *_: None)  # most tests look at tables only
-    monkeypatch.setattr(report.page, "build", lambda *_: "")  # tests/test_page.py
-    monkeypatch.setattr(
-        report.pair_read_out, "measure", lambda pairs: {}
-    )  # tests/test_pair_read_out.py
-    atomic.write_json(Path("metrics/filter.json"), {"threshold": 0.5})
+    # What has tests of its own: other stages' metrics, figures, the page and read-outs.
+    monkeypatch.setattr(stage_tables, "stage_tables", lambda seeds: [])
+    monkeypatch.setattr(figures, "save_figure", lambda *_: None)
+    monkeypatch.setattr(page, "build", lambda *_: "")
+    monkeypatch.setattr(read_out, "read_out_figures", lambda pairs: {})
+    thresholds = {name: {"threshold": 0.5} for name in vocabulary.ARCHITECTURES}
+    atomic.write_json(Path("metrics/filter.json"), thresholds)
     Path("metrics/plots/filter").mkdir(parents=True)
     columns = [
         "kept_fraction",
@@ -178,8 +176,8 @@ def results(workspace, monkeypatch):
     return workspace
 
 
-REAL_SCORE = condition_evaluation.score
-REAL_WRITE = figures.write
+REAL_SCORE = condition_evaluation.classifier_figures
+REAL_SAVE = figures.save_figure
 
 
 def score(made: predictions.Predictions) -> dict:
@@ -216,7 +214,7 @@ def make() -> tuple[dict, str]:
     ).read_text()
 
 
-def figures() -> dict[str, dict[str, dict]]:
+def subset_figures() -> dict[str, dict[str, dict]]:
     """The rows of metrics/subsets.csv: by condition and `measure_subset`."""
     found: dict[str, dict[str, dict]] = {}
     for row in pd.read_csv("metrics/subsets.csv").to_dict("records"):
@@ -228,7 +226,7 @@ def figures() -> dict[str, dict[str, dict]]:
 def test_figures_are_those_counted_by_hand():
     metrics, _ = make()
     means = metrics["conditions"]
-    video, real = figures()["video_only"], figures()["real_audio"]
+    video, real = subset_figures()["video_only"], subset_figures()["real_audio"]
     assert {name: value["mean"] for name, value in real.items()} == pytest.approx(
         {
             name: value
@@ -328,21 +326,22 @@ def test_tables_show_the_same_figures_and_are_well_formed():
 
 
 def test_architectures_are_compared_on_the_same_clips(results, monkeypatch):
-    kinds = [name for kind in vocabulary.ARCHITECTURES.values() for name in kind]
-    results.set(classifier={"conditions": {**CONDITIONS, **{name: ROW for name in kinds}}})
+    kinds = []
+    for architecture in vocabulary.ARCHITECTURES.values():
+        kinds += [architecture.generated, architecture.filtered]
+    both = dict.fromkeys(kinds, condition_keys())
+    results.set(classifier={"conditions": {**CONDITIONS, **both}})
     for name in kinds:
         write(name)
     for name, right in (("mapped", "real_audio"), ("generated", "video_only")):
         predictions.write(name, predictions.read(right))
-    monkeypatch.setattr(row_tables, "architecture_figures", lambda names: [["a measure", *names]])
-    found = table_after(make()[1], "The two architectures")
-    assert found[0][1:] == ["`validation`", "`mapping`"] and found[2] == [
-        "a measure",
-        "validation",
-        "mapping",
-    ]
-    assert found[3][1].startswith("60.0 [") and found[3][2].startswith("70.0 [")
-    assert found[5][2].startswith("+10.0 [")
+    measured = ["a measure", "of the first", "of the second"]
+    monkeypatch.setattr(stage_tables, "architecture_lines", lambda: [measured])
+    lines = table_after(make()[1], "The two architectures")
+    assert lines[0][1:] == ["`semantic_validation`", "`caption_mapping`"]
+    assert lines[2] == measured
+    assert lines[3][1].startswith("60.0 [") and lines[3][2].startswith("70.0 [")
+    assert lines[5][2].startswith("+10.0 [")
 
 
 def test_without_truth_or_pairs_their_tables_are_left_out(results):
@@ -371,7 +370,8 @@ def test_a_missing_seed_is_an_error_not_a_gap(results):
         match="holds 1 seeds, params.yaml asks for 2: run `dvc repro classifier@real_audio`",
     ):
         make()
-    results.set(classifier={"conditions": {**CONDITIONS, "logistic": ROW | {"model": "logistic"}}})
+    logistic = condition_keys(model="logistic")
+    results.set(classifier={"conditions": {**CONDITIONS, "logistic": logistic}})
     write("real_audio")
     write("logistic", seeds=1)
     assert "logistic" in make()[0]["conditions"]  # it has one by nature
@@ -384,11 +384,11 @@ def test_other_clips_than_the_baselines_are_an_error():
 
 
 def test_a_row_of_kept_clips_only_is_compared_on_its_clips(results):
-    results.set(classifier={"conditions": {**CONDITIONS, "published": ROW | {"kept_only": True}}})
+    results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
     keep({"k1", "k2", "h1", "h2"})
     write("published", drop=1)
     make()
-    row = figures()["published"]
+    row = subset_figures()["published"]
     assert row["accuracy"]["n"] == row["difference"]["n"] == 4
     assert row["difference"]["mean"] == pytest.approx(
         0 - 4 / 8
@@ -406,7 +406,7 @@ def test_a_subset_without_clips_says_so(results):
     ]
     shards.write(Path("data/audio_features"), pa.schema([]), [], index, "v")
     metrics, text = make()
-    assert "no clips" in text and figures()["video_only"]["accuracy_with_audio"]["n"] == 0
+    assert "no clips" in text and subset_figures()["video_only"]["accuracy_with_audio"]["n"] == 0
     assert metrics["conditions"]["video_only"]["accuracy_with_audio"] is None
 
 
@@ -474,7 +474,8 @@ def test_a_list_that_is_missing_or_of_another_set_is_an_error(results, content, 
 
 
 def test_differences_are_adjusted_for_the_number_of_comparisons(results, monkeypatch):
-    results.set(classifier={"conditions": {**CONDITIONS, "zero_fill": ROW, "mapped": ROW}})
+    others = dict.fromkeys(("zero_fill", "mapped"), condition_keys())
+    results.set(classifier={"conditions": {**CONDITIONS, **others}})
     for name in ("zero_fill", "mapped"):
         write(name)
     asked = {}
@@ -506,7 +507,7 @@ def test_differences_are_shown_with_the_luck_of_trainings_too(results):
 def test_the_gap_share_needs_a_gap(results):
     """real_audio is no better beyond doubt; where it is, half of its gain is half."""
     assert table_after(make()[1], "Main table: tests and calibration")[3][6] == ""
-    results.set(classifier={"conditions": {**CONDITIONS, "generated": ROW}})
+    results.set(classifier={"conditions": {**CONDITIONS, "generated": condition_keys()}})
     sure = {
         name: (*clip[:4], {"video_only": 0, "generated": 1, "real_audio": 2})
         for name, clip in CLIPS.items()
@@ -576,7 +577,7 @@ def test_a_missing_rate_clip_or_seed_is_an_error(lost):
 
 
 def test_a_row_of_kept_clips_only_may_be_without_missing_rates(results):
-    results.set(classifier={"conditions": {**CONDITIONS, "published": ROW | {"kept_only": True}}})
+    results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
     write("published", drop=1)
     shards.write_table(RATES.empty_table(), Path("data/missing_rates/published.parquet"))
     metrics, text = make()
@@ -588,8 +589,8 @@ def test_a_row_of_kept_clips_only_may_be_without_missing_rates(results):
 
 
 def test_a_row_that_answers_no_clip_says_so(results, monkeypatch):
-    monkeypatch.setattr(figures, "write", REAL_WRITE)
-    results.set(classifier={"conditions": {**CONDITIONS, "published": ROW | {"kept_only": True}}})
+    monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
+    results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
     write("published", drop=5)
     _, text = make()
     assert table_after(text, "Main table")[4][2] == "no clips"
@@ -618,9 +619,8 @@ def test_each_table_is_there_as_csv_and_latex_and_old_ones_go():
         "look_alike_pairs",
         "look_alike_differences",
     }
-    assert {path.name for path in Path("metrics/tables").iterdir()} == {
-        f"{name}.{kind}" for name in names for kind in ("csv", "tex")
-    }
+    files = {f"{name}.{kind}" for name in names for kind in ("csv", "tex")} | {"readme.md"}
+    assert {path.name for path in Path("metrics/tables").iterdir()} == files
     with open("metrics/tables/main.csv") as lines:
         rows = {row["condition"]: row for row in csv.DictReader(lines)}
     assert float(rows["real_audio"]["accuracy"]) == pytest.approx(70)
@@ -639,7 +639,7 @@ BUDGET = "setting,condition,accuracy,accuracy_low,accuracy_high\n5,video_only,0.
 
 
 def test_figures_are_the_same_bytes_every_time(monkeypatch):
-    monkeypatch.setattr(figures, "write", REAL_WRITE)
+    monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     Path("metrics/experiments/label_budget.csv").write_text(BUDGET)
     folder = Path("metrics/figures/report")
     folder.mkdir(parents=True)
@@ -662,7 +662,7 @@ def test_figures_are_the_same_bytes_every_time(monkeypatch):
 
 
 def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
-    monkeypatch.setattr(figures, "write", REAL_WRITE)
+    monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     make()
     assert not Path("metrics/figures/report/label_budget.png").exists()
     path = Path("metrics/experiments/label_budget.csv")
@@ -716,3 +716,95 @@ def test_experiments_with_bounds_show_intervals():
         "5,mapped,41.234,30,50,0.5,0.4,0.6,480"
         in Path("metrics/tables/experiment_rates.csv").read_text()
     )
+
+
+# The results in words
+
+
+def write_confirmation(differences: dict[str, tuple[float, float, float]]) -> None:
+    """The confirmatory run's figures; differences in fractions: mean and bounds by condition."""
+    rows = []
+    for condition, (mean, low, high) in differences.items():
+        interval = {"mean": mean, "ci95_low": low, "ci95_high": high, "n": 10, "sources": 5}
+        key = {"condition": condition, "subset": ""}
+        rows.append(key | {"measure": "accuracy"} | interval | {"mean": 0.5})
+        rows.append(key | {"measure": "difference"} | interval)
+    folder = Path("metrics/experiments/confirmation")
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "subsets.csv", index=False)
+    atomic.write_json(folder / "setting.json", {"sample.seed": 3, "machine": "2 cores"})
+
+
+def results_section(heading: str) -> str:
+    """What docs/results.md says below a heading."""
+    return Path("docs/results.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_results_hold_the_main_table_and_the_data_set_sentence():
+    _, text = make()
+    page_text = Path("docs/results.md").read_text()
+    assert page_text.startswith("# Results\n")
+    assert table_after(page_text, "Main table") == table_after(text, "Main table")
+    assert "`my|media`; 5 test clips of 4 sources and 3 actions" in page_text
+    assert "(../metrics/tables.md)" in page_text
+
+
+def test_results_say_where_no_difference_can_be_shown():
+    make()
+    expected = "No difference between `real_audio` and `video_only` can be shown: +10.0 ["
+    assert expected in results_section("Real audio")
+
+
+@pytest.mark.parametrize(
+    ("right", "outcome"),
+    [
+        ({"video_only": 0, "real_audio": 2}, "more accurate than `video_only`: +100.0 [+100.0"),
+        ({"video_only": 2, "real_audio": 0}, "less accurate than `video_only`: -100.0 [-100.0"),
+    ],
+)
+def test_results_say_whether_a_difference_is_more_or_less(monkeypatch, right, outcome):
+    clips = {name: (*clip[:4], right) for name, clip in CLIPS.items()}
+    monkeypatch.setattr("tests.test_report.CLIPS", clips)
+    for name in CONDITIONS:
+        write(name)
+    make()
+    assert f"`real_audio` is {outcome}" in results_section("Real audio")
+
+
+def test_results_name_missing_rates_and_leaky_conditions(results):
+    oracle = condition_keys(train_audio="generated", test_audio="generated", gate="keep_oracle")
+    results.set(classifier={"conditions": {**CONDITIONS, "validated_oracle": oracle}})
+    write("validated_oracle")
+    make()
+    rates = results_section("Missing rates")
+    assert "`real_audio`: 70.0 [" in rates and "where 0 % of the test clips lack" in rates
+    assert "40.0 [" in rates and "where 100 % do" in rates
+    leaky = results_section("Leaky conditions")
+    assert "`validated_oracle`" in leaky
+    assert "`real_audio`" not in leaky
+
+
+def test_results_have_the_confirmatory_run_where_it_exists():
+    make()
+    assert "Confirmation" not in Path("docs/results.md").read_text()
+    write_confirmation({"real_audio": (0.095, 0.059, 0.133)})
+    _, text = make()
+    expected = "`real_audio` is more accurate than `video_only`: +9.5 [+5.9, +13.3] points."
+    assert expected in results_section("Confirmation on fresh data")
+    confirmed = table_after(text, "Confirmatory run")[3]
+    assert confirmed[2] == "50.0 [5.9, 13.3]" and confirmed[4:] == ["+9.5 [+5.9, +13.3]", "10 / 5"]
+
+
+def test_the_readmes_table_has_its_conditions_alone(results):
+    others = dict.fromkeys(("logistic", "zero_fill"), condition_keys())
+    results.set(classifier={"conditions": {**CONDITIONS, **others}})
+    for name in others:
+        write(name)
+    _, text = make()
+    lines = Path("metrics/tables/readme.md").read_text().splitlines()
+    assert lines[0] == "| condition | training / at test | accuracy | minus `video_only` |"
+    assert [line.split("`")[1] for line in lines[2:]] == ["video_only", "logistic", "real_audio"]
+    main = {line[0]: line[:4] for line in table_after(text, "Main table")}
+    for line in lines[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells == main[cells[0]]

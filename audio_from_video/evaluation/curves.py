@@ -1,6 +1,7 @@
 """Figures along an axis, with intervals over sources: missing rates, label budgets, time steps.
 
-data/missing_rates/<condition>.parquet, written by the classifier: a row per seed, rate and test clip with columns
+data/missing_rates/<condition>.parquet, written by the classifier, has a row per seed, rate and test
+clip with columns
     seed int32; missing_rate float32; clip_id, source_id string; hit bool
 """
 
@@ -11,121 +12,138 @@ import numpy as np
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
+from audio_from_video.meaning import similarity
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, shards
 
-MISSING = Path("data/missing_rates")
-AUDIO = layout.AUDIO_FEATURES
-
 
 def column_intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
-    """`intervals.interval` of each column of per-clip values [N, K], from one set of resamples."""
-    sums, sizes = (
-        intervals.by_source(values, sources),
-        intervals.by_source(np.ones(len(values)), sources),
-    )
-    drawn = intervals.resample_counts(len(sums), 0)
-    means = np.concatenate(
-        [(counts @ sums) / (counts @ sizes)[:, None] for counts in drawn]
-    )  # [resamples, K]
-    bounds = np.percentile(means, [2.5, 97.5], axis=0).T
-    return [
-        {
-            "mean": float(mean),
-            "ci95_low": float(low),
-            "ci95_high": float(high),
-            "n": len(values),
-            "sources": len(sums),
-        }
-        for mean, (low, high) in zip(values.mean(0), bounds, strict=True)
-    ]
+    """Return `intervals.interval` of each column of per-clip values [N, K].
+
+    sources: of the clips [N].  All columns share one set of resamples.
+    """
+    sums = intervals.by_source(values, sources)
+    sizes = intervals.by_source(np.ones(len(values)), sources)
+    resampled = []
+    for counts in intervals.resample_counts(len(sums), 0):
+        resampled.append((counts @ sums) / (counts @ sizes)[:, None])
+    bounds = np.percentile(np.concatenate(resampled), [2.5, 97.5], axis=0).T  # [K, 2]
+    estimates = []
+    for mean, (low, high) in zip(values.mean(0), bounds, strict=True):
+        estimates.append(
+            {
+                "mean": float(mean),
+                "ci95_low": float(low),
+                "ci95_high": float(high),
+                "n": len(values),
+                "sources": len(sums),
+            }
+        )
+    return estimates
 
 
 def missing_rates(
     condition: str, clips: pd.DataFrame, seeds: int, rates: list[float], partial: bool = False
 ) -> dict[str, dict]:
-    """Accuracy of a condition at each of `rates` (per cent as text); {} where a `partial` row, which answers some clips only, was
-    not measured.
+    """Return the accuracy of a condition at each of `rates`, by rate in per cent as text.
 
-    clips: what the condition answers on test, indexed by clip_id.
+    clips: what the condition answers on test, indexed by clip_id.  partial: whether it answers some
+    clips only; {} where such a condition was not measured.
+
+    Raises:
+        UserError: the file is missing or holds other clips, rates or seeds.
     """
-    path = MISSING / f"{condition}.parquet"
+    path = layout.missing_rates(condition)
+    advice = f"run `dvc repro classifier@{condition}`"
     if not path.is_file():
-        raise UserError(f"{path} is missing: run `dvc repro classifier@{condition}`")
+        raise UserError(f"{path} is missing: {advice}")
     table = shards.read_table(path).to_pandas()
     if partial and table.empty:
         return {}
     hits = table.pivot_table(
         index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"]
     )
-    asked = sorted(float(np.float32(rate)) for rate in rates)
-    same = (
-        list(hits["mean"].columns) == asked and set(hits.index) == set(clips.index)
-        if len(table)
-        else False
+    expected = sorted(float(np.float32(rate)) for rate in rates)
+    complete = (
+        len(table) > 0
+        and list(hits["mean"].columns) == expected
+        and set(hits.index) == set(clips.index)
+        and not (hits["size"] != seeds).any(axis=None)
     )
-    if not same or (hits["size"] != seeds).any(axis=None):
-        raise UserError(
-            f"{path} lacks clips, rates or seeds that {condition} answers: run `dvc repro classifier@{condition}`"
-        )
-    found = column_intervals(hits["mean"].loc[clips.index].to_numpy(), clips.source_id.to_numpy())
-    return {f"{100 * rate:.0f}": figure for rate, figure in zip(sorted(rates), found, strict=True)}
+    if not complete:
+        raise UserError(f"{path} lacks clips, rates or seeds that {condition} answers: {advice}")
+    by_rate = hits["mean"].loc[clips.index].to_numpy()  # [N, rates]
+    estimates = column_intervals(by_rate, clips.source_id.to_numpy())
+    return {
+        f"{100 * rate:.0f}": estimate
+        for rate, estimate in zip(sorted(rates), estimates, strict=True)
+    }
 
 
 def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, list[dict]]]:
-    """The settings of the experiment (labelled clips per action), and accuracies at each of them for `names` that it has."""
+    """Return the settings of the experiment and the accuracies at each of them.
+
+    path: its CSV file.  names: conditions; those that the experiment lacks are left out.  Settings
+    are numbers of labelled clips per action.
+
+    Raises:
+        UserError: a condition lacks a setting.
+    """
     columns = {"accuracy": "mean", "accuracy_low": "ci95_low", "accuracy_high": "ci95_high"}
-    found = (
-        pd.read_csv(path, dtype={"setting": str})
-        .rename(columns=columns)
-        .set_index(["condition", "setting"])
-    )
-    settings = list(found.index.unique("setting"))
+    table = pd.read_csv(path, dtype={"setting": str}).rename(columns=columns)
+    table = table.set_index(["condition", "setting"])
+    settings = list(table.index.unique("setting"))
     curves = {}
     for name in names:
-        if name in found.index.unique("condition"):
-            rows = found.loc[name]
-            if set(rows.index) != set(settings):
-                raise UserError(
-                    f"{path} has {name} at {', '.join(rows.index)}, not at all of {', '.join(settings)}: run the experiment"
-                )
-            curves[name] = rows.loc[settings, list(columns.values())].to_dict("records")
+        if name not in table.index.unique("condition"):
+            continue
+        rows = table.loc[name]
+        if set(rows.index) != set(settings):
+            raise UserError(
+                f"{path} has {name} at {', '.join(rows.index)}, not at all of "
+                f"{', '.join(settings)}: run the experiment"
+            )
+        curves[name] = rows.loc[settings, list(columns.values())].to_dict("records")
     return settings, curves
 
 
 def similarity_over_time(generated: Path) -> dict[str, list[dict]]:
-    """Cosine of generated to real audio features at each of T time steps: audible test clips, averaged over seeds.
+    """Return the cosine of generated to real audio features at each of T time steps.
 
-    Both are centred: PCA took the training clips' mean away.  `own`: of the clip itself; `other`: features generated for
-    clips of the same action from other sources, averaged; `difference`: own - other, paired.  Clips whose action has no other
-    source are left out; empty where nothing remains.
+    generated: directory of the generated features.  Clips are the audible ones of test; cosines are
+    averaged over seeds.  Both features are centred: PCA took the training clips' mean away.
+    `own`: of the clip itself.  `other`: features generated for clips of the same action from other
+    sources, averaged.  `difference`: own - other, paired.  Clips whose action has no other source
+    are left out; {} where nothing remains.
     """
-    place = {row["clip_id"]: (row["action"], row["source_id"]) for row in shards.ok_rows(AUDIO)}
-    rows = shards.iter_joined([AUDIO, generated], ["features"], ["test"])
-    found: list[tuple[np.ndarray, ...]] = []
-    for _, group in groupby(rows, key=lambda pair: place[pair[0]["clip_id"]][0]):
+    clips = {row["clip_id"]: row for row in shards.ok_rows(layout.AUDIO_FEATURES)}
+    rows = shards.iter_joined([layout.AUDIO_FEATURES, generated], ["features"], ["test"])
+    own_parts = []
+    other_parts = []
+    source_parts = []
+    # The shards hold the clips of an action one after the other.
+    for _, group in groupby(rows, key=lambda pair: clips[pair[0]["clip_id"]]["action"]):
         pairs = list(group)
-        sources = np.array([place[row["clip_id"]][1] for row, _ in pairs])
-        real, made = (
-            np.stack([pair[i]["features"] for pair in pairs]).astype(np.float32) for i in (0, 1)
-        )  # [n, T, A], [n, S, T, A]
-        cosines = np.einsum(
-            "nta,mta->nmt", unit(real), unit(made).mean(1), optimize=True
-        )  # of clip n's sound with what was made for m
+        sources = np.array([clips[row["clip_id"]]["source_id"] for row, _ in pairs])
+        real = np.stack([row["features"] for row, _ in pairs]).astype(np.float32)  # [n, T, A]
+        answers = np.stack([row["features"] for _, row in pairs]).astype(np.float32)  # [n, S, T, A]
+
+        # Of clip n's sound with what was generated for clip m, averaged over seeds: [n, m, T].
+        mean_answers = similarity.unit(answers).mean(1)
+        cosines = np.einsum("nta,mta->nmt", similarity.unit(real), mean_answers, optimize=True)
         foreign = sources[:, None] != sources  # [n, m]
-        some = foreign.any(1)
-        others = (cosines * foreign[..., None]).sum(1)[some] / foreign.sum(1)[some, None]
-        found.append((cosines.diagonal().T[some], others, sources[some]))
-    if not sum(len(sources) for *_, sources in found):
+        comparable = foreign.any(1)
+        foreign_sums = (cosines * foreign[..., None]).sum(1)[comparable]
+        own_parts.append(cosines.diagonal().T[comparable])
+        other_parts.append(foreign_sums / foreign.sum(1)[comparable, None])
+        source_parts.append(sources[comparable])
+    if not sum(len(sources) for sources in source_parts):
         return {}
-    own, other, sources = (np.concatenate(part) for part in zip(*found, strict=True))
+    own = np.concatenate(own_parts)
+    other = np.concatenate(other_parts)
+    sources = np.concatenate(source_parts)
     return {
         "own": column_intervals(own, sources),
         "other": column_intervals(other, sources),
         "difference": column_intervals(own - other, sources),
     }
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    """Features [..., A] at length 1."""
-    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-9)

@@ -1,93 +1,120 @@
-"""What a linear read-out of frozen features knows of look-alike actions: the most that any row could make of them linearly."""
+"""What a linear read-out of frozen features knows of look-alike actions.
+
+It is the most that any condition could make of the features linearly.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
 from audio_from_video.storage import layout, shards
 
-INPUTS = {  # what is read: directories of features, joined
+# What is read: directories of features, joined.
+INPUTS = {
     "video features": (layout.RGB_FEATURES, layout.FLOW_FEATURES),
     "real audio features (audible clips)": (layout.AUDIO_FEATURES,),
 }
-LEARNED = {  # what a read-out learns from: splits
+# What a read-out learns from: splits.
+LESSONS = {
     "labelled training clips": ("training",),
     "training and unlabelled clips, true actions told": ("training", "unlabelled"),
 }
-INVERSE_REGULARISATION = (0.001, 0.01, 0.1)  # candidates, chosen on validation
+INVERSE_REGULARISATION = (0.001, 0.01, 0.1)  # candidates for C, chosen on validation
+
+
+def read_out_figures(pairs: list[list[str]]) -> dict[str, dict[str, dict[str, dict]]]:
+    """Return the figures of read-outs by input, lesson (what was learned from) and pair.
+
+    pairs: of actions.  Pairs that lack clips of an action in a split are left out.
+    """
+    figures: dict[str, dict[str, dict[str, dict]]] = {}
+    actions = {action for pair in pairs for action in pair}
+    for name, folders in INPUTS.items():
+        clips = summaries(folders, actions)
+        for pair in pairs:
+            own = clips[clips.action.isin(pair)]
+            actions_of_split = own.groupby("split").action.nunique()
+            for lesson, splits in LESSONS.items():
+                needed = {"validation", "test", *splits}
+                if all(actions_of_split.get(split, 0) == 2 for split in needed):
+                    by_pair = figures.setdefault(name, {}).setdefault(lesson, {})
+                    by_pair[" / ".join(pair)] = pair_read_out(clips, pair, splits)
+    return figures
 
 
 def summaries(folders: tuple[Path, ...], actions: set[str]) -> pd.DataFrame:
-    """Mean and standard deviation over time (`x`, [2D]) of the clips of some actions, with split, action, source_id.
+    """Return mean and standard deviation over time of the features of clips of some actions.
 
-    The action of unlabelled clips is the rendered ones' truth; where nothing is known of them they are left out.
+    folders: outputs with features [T, D], which are joined.  The table has columns split, action,
+    source_id and x [2 D].  The action of unlabelled clips is the rendered ones' truth; where
+    nothing is known of them they are left out.
     """
-    truth = (
-        shards.read_table("data/truth.parquet", ["clip_id", "action"])
-        .to_pandas()
-        .set_index("clip_id")
-        .action
-    )
-    clips = (
-        row | {"action": row["action"] or truth.get(row["clip_id"])}
-        for row in shards.ok_rows(folders[0])
-    )
-    place = {clip["clip_id"]: clip for clip in clips if clip["action"] in actions}
+    true_actions = truth.actions()
+    clips = {}
+    for row in shards.ok_rows(folders[0]):
+        action = row["action"] or true_actions.get(row["clip_id"])
+        if action in actions:
+            clips[row["clip_id"]] = {
+                "split": row["split"],
+                "action": action,
+                "source_id": row["source_id"],
+            }
     rows = []
     for parts in shards.iter_joined(list(folders), ["features"]):
-        if clip := place.get(parts[0]["clip_id"]):
-            features = np.concatenate([part["features"] for part in parts], axis=-1).astype(
-                np.float32
-            )
+        clip_id = parts[0]["clip_id"]
+        if clip_id in clips:
+            joined = np.concatenate([part["features"] for part in parts], axis=-1)
+            features = joined.astype(np.float32)  # [T, D]
             summary = np.concatenate([features.mean(0), features.std(0)])
-            rows.append(
-                {key: clip[key] for key in ("split", "action", "source_id")} | {"x": summary}
-            )
+            rows.append(clips[clip_id] | {"x": summary})
     return pd.DataFrame(rows)
 
 
-def read_out(
-    table: pd.DataFrame, pair: list[str], learned: tuple[str, ...] = ("training",)
+def pair_read_out(
+    clips: pd.DataFrame, pair: list[str], splits: tuple[str, ...] = ("training",)
 ) -> dict:
-    """Accuracy (interval over sources) and AUROC on test of logistic regression between two actions, 0.5 is chance, and from
-    how many clips it learned.  learned: splits."""
+    """Return figures on test of logistic regression between two actions.
+
+    clips: see `summaries`.  splits: it learns from their clips; validation chooses its penalty.
+    The figures are accuracy with its interval over sources, AUROC (0.5 is chance) and
+    `learned_from`, a number of clips.
+    """
+    # Imported here because scikit-learn takes a second, and the report imports this module.
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    own = table[table.action.isin(pair) & table.split.isin(["validation", "test", *learned])]
-    parts = dict(
-        list(own.groupby(own.split.where(own.split.isin(["validation", "test"]), "training")))
-    )
-    x = {split: np.stack(part.x.to_list()) for split, part in parts.items()}
-    y = {split: (part.action == pair[0]).to_numpy() for split, part in parts.items()}
-    candidates = (LogisticRegression(C=c, max_iter=2000) for c in INVERSE_REGULARISATION)
-    models = [
-        make_pipeline(StandardScaler(), candidate).fit(x["training"], y["training"])
-        for candidate in candidates
-    ]
-    best = max(models, key=lambda model: model.score(x["validation"], y["validation"]))
-    right = best.predict(x["test"]) == y["test"]
-    figure = intervals.interval(right, parts["test"].source_id.to_numpy())
-    return figure | {
-        "auroc": float(roc_auc_score(y["test"], best.decision_function(x["test"]))),
-        "learned_from": len(y["training"]),
-    }
+    own = clips[clips.action.isin(pair)]
+    training = own[own.split.isin(splits)]
+    validation = own[own.split == "validation"]
+    test = own[own.split == "test"]
+    x_training = np.stack(training.x.to_list())
+    x_validation = np.stack(validation.x.to_list())
+    x_test = np.stack(test.x.to_list())
+    y_training = is_first(training, pair)
+    y_validation = is_first(validation, pair)
+    y_test = is_first(test, pair)
+
+    best = None
+    best_score = -1.0
+    for penalty in INVERSE_REGULARISATION:
+        classifier = LogisticRegression(C=penalty, max_iter=2000)
+        model = make_pipeline(StandardScaler(), classifier).fit(x_training, y_training)
+        score = model.score(x_validation, y_validation)
+        if score > best_score:  # of equals the first one: the strongest penalty
+            best = model
+            best_score = score
+
+    right = best.predict(x_test) == y_test  # type: ignore[union-attr]
+    auroc = roc_auc_score(y_test, best.decision_function(x_test))  # type: ignore[union-attr]
+    accuracy = intervals.interval(right, test.source_id.to_numpy())
+    return accuracy | {"auroc": float(auroc), "learned_from": len(y_training)}
 
 
-def measure(pairs: list[list[str]]) -> dict[str, dict[str, dict[str, dict]]]:
-    """Input -> what the read-out learned from -> pair -> figures; pairs that lack clips of a kind in a split are left out."""
-    found: dict[str, dict[str, dict[str, dict]]] = {}
-    for name, folders in INPUTS.items():
-        table = summaries(folders, {action for pair in pairs for action in pair})
-        for pair in pairs:
-            seen = table[table.action.isin(pair)].groupby("split").action.nunique()
-            for learned, splits in LEARNED.items():
-                if all(seen.get(split, 0) == 2 for split in {"validation", "test", *splits}):
-                    found.setdefault(name, {}).setdefault(learned, {})[" / ".join(pair)] = read_out(
-                        table, pair, splits
-                    )
-    return found
+def is_first(clips: pd.DataFrame, pair: list[str]) -> np.ndarray:
+    """Return whether each clip [N] shows the first action of a pair."""
+    return (clips.action == pair[0]).to_numpy()

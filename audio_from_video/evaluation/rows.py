@@ -1,29 +1,35 @@
-"""Figures of the classifier's rows: accuracies on subsets, paired differences to the baseline and what these are worth.
+"""Figures of the conditions, which are the rows of the main table.
 
-Values are averaged over seeds per clip; intervals and differences resample sources (statistics.py).
+These are accuracies on subsets, paired differences to the baseline and what the differences are
+worth.  Values are averaged over seeds per clip; intervals and differences resample sources
+(intervals.py).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import predictions
 from audio_from_video.storage.predictions import Predictions
 
-BASELINE, UPPER_BOUND = "video_only", "real_audio"
+BASELINE = "video_only"
+UPPER_BOUND = "real_audio"
+
+# The name of the subset that holds all test clips.
+ALL_CLIPS = ""
 
 
 @dataclass(frozen=True)
-class Row:
+class ConditionAnswers:
     """What a condition answers on test.
 
-    clips: indexed by clip_id: action, source_id and `hit`, the share of seeds that are right; seeds: their number; seed_sd:
-    deviation of their accuracies; calibration_error: of their probabilities; confusion: share of the answers (columns) to the
-    clips of an action (index).
+    clips: indexed by clip_id, with action, source_id and `hit`, the share of seeds that are right.
+    seeds: their number.  seed_sd: standard deviation of their accuracies.
+    calibration_error: of their probabilities, None without clips.
+    confusion: share of the answers (columns) to the clips of an action (index).
     """
 
     clips: pd.DataFrame
@@ -33,89 +39,213 @@ class Row:
     confusion: pd.DataFrame
 
 
-def confusion(test: predictions.Predictions) -> pd.DataFrame:
-    """Share of the answers (columns) to the clips of each action (index), over all seeds; 0 for actions without clips."""
-    counts = np.zeros((len(test.actions), len(test.actions)))
-    for answers in test.answers:
-        np.add.at(counts, (test.labels, answers), 1)
-    return pd.DataFrame(
-        counts / np.maximum(counts.sum(1, keepdims=True), 1), test.actions, test.actions
+@dataclass(frozen=True)
+class ConditionFigures:
+    """Estimates of a condition by subset of the test clips; ALL_CLIPS is one of them.
+
+    accuracy: share of right answers.  difference: to the baseline on the same clips, in fractions;
+    none of the baseline itself.  smallest_detectable_difference: of all its test clips, None for
+    the baseline and without clips.
+    """
+
+    accuracy: dict[str, dict] = field(default_factory=dict)
+    difference: dict[str, dict] = field(default_factory=dict)
+    smallest_detectable_difference: float | None = None
+
+    def as_metrics(self) -> dict:
+        """Return the figures by `<measure>_<subset>`, as metrics/report.json has them."""
+        metrics: dict = {}
+        for subset, accuracy in self.accuracy.items():
+            suffix = f"_{subset}" if subset else ""
+            metrics[f"accuracy{suffix}"] = accuracy
+            if self.difference:
+                metrics[f"difference{suffix}"] = self.difference[subset]
+        if self.difference:
+            metrics["smallest_detectable_difference"] = self.smallest_detectable_difference
+        return metrics
+
+
+def condition_answers(test: Predictions) -> ConditionAnswers:
+    """Return what the tables need of a condition's answers on test."""
+    clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
+    calibration_error = None
+    if len(clips):
+        calibration_error = intervals.calibration_error(test.probabilities, test.labels)
+    return ConditionAnswers(
+        clips=clips,
+        seeds=len(test.probabilities),
+        seed_sd=over_seeds(test, 1)["seed_sd"],
+        calibration_error=calibration_error,
+        confusion=confusion(test),
     )
 
 
-def accuracies(rows: dict[str, Row], masks: dict[str, np.ndarray], partial: set[str]) -> dict:
-    """Per condition: accuracy on all its test clips and on subsets (masks over the baseline's clips), and the paired differences
-    to the baseline on the same clips.  Conditions in `partial` answer some test clips only."""
-    everything = rows[BASELINE].clips
-    masks = {"": np.ones(len(everything), bool)} | masks
-    result: dict = {}
-    for name, clips in ((name, row.clips) for name, row in rows.items()):
-        if name not in partial and not clips.index.equals(everything.index):
+def confusion(test: Predictions) -> pd.DataFrame:
+    """Return the share of the answers (columns) to the clips of each action (index).
+
+    Shares are over all seeds; they are 0 for actions without clips.
+    """
+    counts = np.zeros((len(test.actions), len(test.actions)))
+    for answers in test.answers:
+        np.add.at(counts, (test.labels, answers), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return pd.DataFrame(shares, test.actions, test.actions)
+
+
+# ---- accuracies and differences ----
+
+
+def condition_figures(
+    answers: dict[str, ConditionAnswers], subsets: dict[str, np.ndarray], partial: set[str]
+) -> dict[str, ConditionFigures]:
+    """Return each condition's accuracies and its paired differences to the baseline.
+
+    subsets: masks [N] over the baseline's test clips.  partial: conditions that answer some test
+    clips only; differences are on the clips that both answer.
+
+    Raises:
+        UserError: another condition answers other test clips than the baseline.
+    """
+    baseline = answers[BASELINE].clips
+    masks = {ALL_CLIPS: np.ones(len(baseline), bool)} | subsets
+    figures: dict[str, ConditionFigures] = {}
+    for name, condition in answers.items():
+        clips = condition.clips
+        if name not in partial and not clips.index.equals(baseline.index):
             raise UserError(
-                f"{name} answers other test clips than {BASELINE}: run `dvc repro` so that both see the same features"
+                f"{name} answers other test clips than {BASELINE}: "
+                "run `dvc repro` so that both see the same features"
             )
-        row: dict = {}
+        accuracy = {}
+        difference = {}
         for subset, mask in masks.items():
-            chosen = clips.loc[clips.index.intersection(everything.index[mask])]
-            base, suffix = everything.hit[chosen.index].to_numpy(), f"_{subset}" if subset else ""
-            row[f"accuracy{suffix}"] = intervals.interval(chosen.hit, chosen.source_id)
+            part = clips.loc[clips.index.intersection(baseline.index[mask])]
+            accuracy[subset] = intervals.interval(part.hit, part.source_id)
             if name != BASELINE:
-                row[f"difference{suffix}"] = intervals.paired_difference(
-                    chosen.hit, base, chosen.source_id
-                )
+                base_hit = baseline.hit[part.index].to_numpy()
+                difference[subset] = intervals.paired_difference(part.hit, base_hit, part.source_id)
+        detectable = None
         if name != BASELINE:
-            base = everything.hit[clips.index].to_numpy()
-            row["smallest_detectable_difference"] = intervals.smallest_detectable_difference(
-                clips.hit, base, clips.source_id
+            base_hit = baseline.hit[clips.index].to_numpy()
+            detectable = intervals.smallest_detectable_difference(
+                clips.hit, base_hit, clips.source_id
             )
-        result[name] = row
-    return result
+        figures[name] = ConditionFigures(accuracy, difference, detectable)
+    return figures
 
 
-def checks(rows: dict[str, Row], result: dict) -> dict:
-    """Per condition: p of its difference to the baseline, alone and adjusted, its share of the gap and the calibration error."""
-    p = {name: row["difference"]["p"] for name, row in result.items() if name != BASELINE}
-    adjusted = intervals.holm(p)
+def subset_table(figures: dict[str, ConditionFigures]) -> pd.DataFrame:
+    """Return all figures as rows: condition, measure, subset ('' for all test clips), estimate.
 
-    def widened(name: str) -> dict | None:
-        variance = sum(
-            rows[each].seed_sd ** 2 / max(rows[each].seeds, 1) for each in (name, BASELINE)
-        )
-        return (
-            intervals.over_trainings(result[name]["difference"], variance)
-            if name != BASELINE
-            else None
-        )
+    measure: accuracy, or difference to the baseline.
+    """
+    rows = []
+    for condition, condition_estimates in figures.items():
+        for subset, accuracy in condition_estimates.accuracy.items():
+            key = {"condition": condition, "measure": "accuracy", "subset": subset}
+            rows.append(key | accuracy)
+            if condition_estimates.difference:
+                difference = condition_estimates.difference[subset]
+                rows.append(key | {"measure": "difference"} | difference)
+    return pd.DataFrame(rows)
 
-    return {
-        name: {
-            "difference_over_trainings": widened(name),
-            "p": p.get(name),
-            "p_holm": adjusted.get(name),
-            "gap_share": gap_share(name, rows),
-            "calibration_error": row.calibration_error,
-        }
-        for name, row in rows.items()
+
+def group_accuracy(
+    answers: dict[str, ConditionAnswers], groups: dict[str, list[str]]
+) -> dict[str, dict[str, dict]]:
+    """Return each condition's accuracy on the clips of each group of actions."""
+    accuracies: dict[str, dict[str, dict]] = {}
+    for name, condition in answers.items():
+        accuracies[name] = {}
+        for group, actions in groups.items():
+            part = condition.clips[condition.clips.action.isin(actions)]
+            accuracies[name][group] = intervals.interval(part.hit, part.source_id)
+    return accuracies
+
+
+def group_differences(
+    answers: dict[str, ConditionAnswers], groups: dict[str, list[str]]
+) -> dict[str, dict[str, dict]]:
+    """Return each condition's paired difference to the baseline on each group of actions.
+
+    The clips are those of the group that the condition answers.
+    """
+    base_hit = answers[BASELINE].clips.hit
+    differences: dict[str, dict[str, dict]] = {}
+    for name, condition in answers.items():
+        if name == BASELINE:
+            continue
+        differences[name] = {}
+        for group, actions in groups.items():
+            part = condition.clips[condition.clips.action.isin(actions)]
+            differences[name][group] = intervals.paired_difference(
+                part.hit, base_hit[part.index].to_numpy(), part.source_id
+            )
+    return differences
+
+
+# ---- what the differences are worth ----
+
+
+def condition_checks(
+    answers: dict[str, ConditionAnswers], figures: dict[str, ConditionFigures]
+) -> dict[str, dict]:
+    """Return, by condition, what its difference to the baseline is worth.
+
+    These are the difference widened by the luck of trainings, its p-value alone and adjusted for
+    all comparisons (Holm), its share of the gap and the calibration error.
+    """
+    p_values = {
+        name: condition.difference[ALL_CLIPS]["p"]
+        for name, condition in figures.items()
+        if name != BASELINE
     }
+    adjusted = intervals.holm(p_values)
+    checks = {}
+    for name, condition in answers.items():
+        widened = None
+        if name != BASELINE:
+            widened = difference_over_trainings(
+                figures[name].difference[ALL_CLIPS], condition, answers[BASELINE]
+            )
+        checks[name] = {
+            "difference_over_trainings": widened,
+            "p": p_values.get(name),
+            "p_holm": adjusted.get(name),
+            "gap_share": gap_share(name, answers),
+            "calibration_error": condition.calibration_error,
+        }
+    return checks
 
 
-def gap_share(name: str, rows: dict[str, Row]) -> dict | None:
-    """(row - baseline) / (upper bound - baseline) on the row's clips, with interval; None where the denominator may be 0."""
-    clips = rows[name].clips
+def difference_over_trainings(
+    difference: dict, condition: ConditionAnswers, baseline: ConditionAnswers
+) -> dict:
+    """Return a difference whose interval also holds for trainings with other seeds."""
+    variances = [each.seed_sd**2 / max(each.seeds, 1) for each in (condition, baseline)]
+    return intervals.over_trainings(difference, sum(variances))
+
+
+def gap_share(name: str, answers: dict[str, ConditionAnswers]) -> dict | None:
+    """Return (condition - baseline) / (upper bound - baseline) on the condition's clips.
+
+    The estimate has an interval; it is None where the interval of the denominator contains 0.
+    """
+    clips = answers[name].clips
     if name in (BASELINE, UPPER_BOUND) or clips.empty:
         return None
-    base, upper = (rows[other].clips.hit[clips.index] for other in (BASELINE, UPPER_BOUND))
-    gains = intervals.by_source(
-        np.stack([clips.hit - base, upper - base], axis=1), clips.source_id.to_numpy()
-    )  # [sources, 2]
-    drawn = np.concatenate(
-        [counts @ gains for counts in intervals.resample_counts(len(gains), 0)]
-    )  # [resamples, 2]
-    below, above = np.percentile(drawn[:, 1], [2.5, 97.5])
-    if below <= 0 <= above:
+    base_hit = answers[BASELINE].clips.hit[clips.index]
+    upper_hit = answers[UPPER_BOUND].clips.hit[clips.index]
+    gains_by_clip = np.stack([clips.hit - base_hit, upper_hit - base_hit], axis=1)
+    gains = intervals.by_source(gains_by_clip, clips.source_id.to_numpy())  # [sources, 2]
+
+    draws = [counts @ gains for counts in intervals.resample_counts(len(gains), 0)]
+    resampled = np.concatenate(draws)  # [resamples, 2]
+    gap_low, gap_high = np.percentile(resampled[:, 1], [2.5, 97.5])
+    if gap_low <= 0 <= gap_high:
         return None
-    drawn = drawn[drawn[:, 1] != 0]
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    resampled = resampled[resampled[:, 1] != 0]
+    low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
     return {
         "mean": float(gains[:, 0].sum() / gains[:, 1].sum()),
         "ci95_low": float(low),
@@ -123,99 +253,74 @@ def gap_share(name: str, rows: dict[str, Row]) -> dict | None:
     }
 
 
-def group_accuracy(rows: dict[str, Row], groups: dict[str, list[str]]) -> dict:
-    """Accuracy of each condition on the clips of each group of actions."""
-    result: dict = {}
-    for name, clips in ((name, row.clips) for name, row in rows.items()):
-        chosen = {group: clips[clips.action.isin(actions)] for group, actions in groups.items()}
-        result[name] = {
-            group: intervals.interval(part.hit, part.source_id) for group, part in chosen.items()
-        }
-    return result
-
-
-def group_differences(rows: dict[str, Row], groups: dict[str, list[str]]) -> dict:
-    """Paired difference of each condition to the baseline on the clips of each group of actions that it answers."""
-    base, result = rows[BASELINE].clips.hit, {}
-    for name, clips in ((name, row.clips) for name, row in rows.items() if name != BASELINE):
-        chosen = {group: clips[clips.action.isin(actions)] for group, actions in groups.items()}
-        result[name] = {
-            group: intervals.paired_difference(
-                part.hit, base[part.index].to_numpy(), part.source_id
-            )
-            for group, part in chosen.items()
-        }
-    return result
-
-
-def long_table(result: dict) -> pd.DataFrame:
-    """All figures as rows: condition, measure (accuracy, or difference to the baseline), subset ('' for all test clips)."""
-    rows = []
-    for condition, figures_of in result.items():
-        for name, figure in figures_of.items():
-            if isinstance(figure, dict):
-                measure, _, subset = name.partition("_")
-                rows.append(
-                    {"condition": condition, "measure": measure, "subset": subset, **figure}
-                )
-    return pd.DataFrame(rows)
-
-
-def means(result: dict) -> dict:
-    """The figures without their intervals: what `dvc metrics diff` should compare at a glance."""
-    plain = {
-        key: figure["mean"] if isinstance(figure, dict) and "mean" in figure else figure
-        for key, figure in result.items()
-    }
-    return {
-        key: means(figure) if isinstance(figure, dict) else figure for key, figure in plain.items()
-    }
+# ---- look-alike actions ----
 
 
 def look_alike(pairs: list[list[str]], actions: Iterable[str]) -> list[list[str]]:
-    """Those pairs whose actions the test clips show."""
+    """Return those pairs whose actions the test clips show."""
     return [pair for pair in pairs if set(pair) <= set(actions)]
 
 
 def pair_groups(pairs: list[list[str]], actions: list[str]) -> dict[str, list[str]]:
-    """Actions of each look-alike pair, of all pairs and of none."""
+    """Return the actions of each look-alike pair, of all pairs and of none."""
+    groups = {" / ".join(pair): pair for pair in pairs}
     paired = [action for pair in pairs for action in pair]
-    others = [action for action in actions if action not in paired]
-    return {" / ".join(pair): pair for pair in pairs} | {
-        "all pairs": paired,
-        "other actions": others,
-    }
+    groups["all pairs"] = paired
+    groups["other actions"] = [action for action in actions if action not in paired]
+    return groups
 
 
-def score(predictions: Predictions) -> dict:
-    """Accuracy, top5 and macro_f1 on test, accuracy on validation: values are averaged over seeds per clip, intervals
-    resample sources, the deviation over seeds stands beside them."""
+# ---- one condition's own metrics ----
+
+
+def classifier_figures(predictions: Predictions) -> dict:
+    """Return accuracy, top5 and macro_f1 on test and accuracy on validation, with intervals.
+
+    Values are averaged over seeds per clip and intervals resample sources; the standard deviation
+    over seeds stands beside them.
+    """
     figures: dict = {}
-    for name, split, top in (
+    measures = (
         ("accuracy", "test", 1),
         ("top5", "test", 5),
         ("validation_accuracy", "validation", 1),
-    ):
+    )
+    for name, split, top in measures:
         part = predictions.of(split)
-        figures[name] = intervals.interval(
-            part.hits(top), part.clips.source_id.to_numpy()
-        ) | over_seeds(part, top)
+        estimate = intervals.interval(part.hits(top), part.clips.source_id.to_numpy())
+        figures[name] = estimate | over_seeds(part, top)
     test = predictions.of("test")
-    f1 = intervals.macro_f1(
+    macro_f1 = intervals.macro_f1(
         test.labels, test.answers, len(test.actions), test.clips.source_id.to_numpy()
     )
-    return figures | {"macro_f1": f1 | {"seeds": len(test.probabilities)}}
+    figures["macro_f1"] = macro_f1 | {"seeds": len(test.probabilities)}
+    return figures
 
 
 def over_seeds(part: Predictions, top: int) -> dict:
-    """`{seeds, seed_sd}`: number of seeds and standard deviation of their accuracies."""
+    """Return `{seeds, seed_sd}`: the number of seeds, the standard deviation of their accuracies.
+
+    top: how many of the most probable actions may hold the true one.
+    """
+    seeds = len(part.probabilities)
     if part.clips.empty:
-        return {"seeds": len(part.probabilities), "seed_sd": 0.0}
-    per_seed = [
-        Predictions(part.clips, part.actions, vectors[None]).hits(top).mean()
-        for vectors in part.probabilities
-    ]
-    return {
-        "seeds": len(per_seed),
-        "seed_sd": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else 0.0,
-    }
+        return {"seeds": seeds, "seed_sd": 0.0}
+    accuracies = []
+    for probabilities in part.probabilities:
+        alone = Predictions(part.clips, part.actions, probabilities[None])
+        accuracies.append(alone.hits(top).mean())
+    deviation = float(np.std(accuracies, ddof=1)) if seeds > 1 else 0.0
+    return {"seeds": seeds, "seed_sd": deviation}
+
+
+def means(figures: dict) -> dict:
+    """Return nested figures without their intervals, for `dvc metrics diff`."""
+    reduced: dict = {}
+    for key, value in figures.items():
+        if isinstance(value, dict) and "mean" in value:
+            reduced[key] = value["mean"]
+        elif isinstance(value, dict):
+            reduced[key] = means(value)
+        else:
+            reduced[key] = value
+    return reduced

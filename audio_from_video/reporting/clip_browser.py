@@ -1,14 +1,14 @@
-"""What the report's clip browser shows of a test clip: pictures, sound, captions, labels, decisions, answers, truth.
+"""What the report's clip browser shows of a test clip.
 
-Reads, of the drawn clips alone, data/{frames,optical_flow,audio,audio_features,representative_frames,captions,mapping},
-data/predicted_labels, data/filter/semantic_validation.parquet, data/filter/caption_mapping.parquet, data/predictions and, to stand beside the answers,
-data/truth.parquet.  Whatever but frames and predictions is absent is left out: not every run has both architectures.
+These are pictures, sound, captions, labels, decisions, answers and, to stand beside the answers,
+what is true of rendered clips.  Only the drawn clips are read, from the outputs of the stages.
+Outputs other than frames and predictions may be absent: not every run has both architectures.
 """
 
 import base64
 import json
 from collections.abc import Iterable
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import cv2
@@ -19,275 +19,322 @@ from safetensors import safe_open
 from scipy.signal import stft
 
 from audio_from_video.audioset import labels as audioset_labels
+from audio_from_video.clipset import truth
 from audio_from_video.evaluation.motion import shown_at
 from audio_from_video.media import codecs
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage import layout, predictions, shards
-from audio_from_video.storage.layout import DATA
 
-FRAME_PX, FLOW_PX, QUALITY = 96, 64, 70  # heights on the page
-TOP = 3  # labels shown of each kind
-WAVE_BINS, MEL_BANDS, MEL_FLOOR_DB = 240, 64, -80.0
-LISTEN_BITS = (
-    10  # of the sound to listen to: half the bytes of 16, and its noise at -60 dB is not heard
-)
-WINDOW, HOP = 512, 160  # samples of the log-mel's windows: 32 ms every 10 ms
+# Heights of the pictures on the page, and the quality of their JPEG.
+FRAME_PX = 96
+FLOW_PX = 64
+JPEG_QUALITY = 70
+SPECTROGRAM_QUALITY = 85
+
+TOP_LABELS = 3  # labels shown of each kind
+WAVE_BINS = 240
+MEL_BANDS = 64
+MEL_FLOOR_DB = -80.0
+
+# Of the sound to listen to: half the bytes of 16 bits, and its noise at -60 dB is not heard.
+LISTENING_BITS = 10
+
+# Samples of the log-mel's windows: 32 ms every 10 ms.
+WINDOW = 512
+HOP = 160
 
 
-def records(count: int, conditions: list[str], seed: int = 0) -> list[dict]:
-    """A JSON-able dict for each of at most `count` test clips, drawn so that actions are balanced, in the order of clip_id."""
-    chosen = draw(shards.ok_rows(DATA / "frames"), count, seed)
-    names = [row["clip_id"] for row in chosen]
-    pictures, flow = (
-        stored("frames", ["jpegs", "times_s"], names),
-        stored("optical_flow", ["jpegs"], names),
-    )
-    answered = answers(conditions, names)
+def clip_records(count: int, conditions: list[str], seed: int = 0) -> list[dict]:
+    """Return what the page shows of at most `count` test clips, in the order of clip_id.
+
+    conditions: those whose answers are shown.  seed: draws the clips, balanced over actions.
+    Each record is JSON-able; its parts are None where the stage before them did not run.
+    """
+    drawn = draw_test_clips(shards.ok_rows(layout.FRAMES), count, seed)
+    names = [row["clip_id"] for row in drawn]
+    frames = shard_rows(layout.FRAMES, ["jpegs", "times_s"], names)
+    flow = shard_rows(layout.OPTICAL_FLOW, ["jpegs"], names)
+    answers = condition_answers(conditions, names)
     parts: dict[str, dict] = {
-        "sound": sounds(names),
-        "moving": motion(names),
-        "captions": captions(names),
-        "heard": heard(names),
-        "architectures": architectures(names),
-        "truth": truth({name: row["times_s"] for name, row in pictures.items()}),
+        "sound": sound_records(names),
+        "moving": motion_records(names),
+        "captions": caption_records(names),
+        "real_labels": real_labels(names),
+        "architectures": architecture_records(names),
+        "truth": truth_records({name: row["times_s"] for name, row in frames.items()}),
     }
-    found = []
-    for row in chosen:
-        name, times = row["clip_id"], pictures[row["clip_id"]]["times_s"]
-        found.append(
-            {
-                "id": name,
-                "action": row["action"],
-                "source": row["source_id"],
-                "steps": len(times),
-                "duration": round(float(times[-1] + times[min(1, len(times) - 1)]), 3),
-                "frames": sprite(pictures[name]["jpegs"], FRAME_PX),
-                "flow": sprite(flow[name]["jpegs"], FLOW_PX) if name in flow else None,
-                **{key: part.get(name) for key, part in parts.items()},
-                "answers": {condition: known.get(name) for condition, known in answered.items()},
-            }
-        )
-    return found
+    records = []
+    for row in drawn:
+        name = row["clip_id"]
+        times_s = frames[name]["times_s"]
+        # The last step lasts as long as the first one.
+        duration_s = float(times_s[-1] + times_s[min(1, len(times_s) - 1)])
+        record = {
+            "id": name,
+            "action": row["action"],
+            "source": row["source_id"],
+            "steps": len(times_s),
+            "duration": round(duration_s, 3),
+            "frames": sprite(frames[name]["jpegs"], FRAME_PX),
+            "flow": sprite(flow[name]["jpegs"], FLOW_PX) if name in flow else None,
+        }
+        record |= {key: part.get(name) for key, part in parts.items()}
+        record["answers"] = {condition: by_clip.get(name) for condition, by_clip in answers.items()}
+        records.append(record)
+    return records
 
 
-def draw(clips: list[dict], count: int, seed: int) -> list[dict]:
-    """At most `count` test clips of the index rows: by turns of each action, whose clips come in the order of their hash."""
+def draw_test_clips(clips: list[dict], count: int, seed: int) -> list[dict]:
+    """Return at most `count` test clips among the index rows `clips`, in the order of clip_id.
+
+    The actions take turns; each gives its clips in the order of their hash with `seed`.
+    """
     by_action: dict[str, list[dict]] = {}
     for row in sorted(clips, key=lambda row: digest(seed, row["clip_id"])):
         if row["split"] == "test":
             by_action.setdefault(row["action"], []).append(row)
-    turns = (row for turn in zip_longest(*by_action.values()) for row in turn if row is not None)
-    return sorted(
-        [row for row, _ in zip(turns, range(count), strict=False)], key=lambda row: row["clip_id"]
-    )
+    turns = zip_longest(*by_action.values())
+    in_turn = (row for row in chain.from_iterable(turns) if row is not None)
+    return sorted(islice(in_turn, count), key=lambda row: row["clip_id"])
 
 
-def stored(stage: str, columns: list[str], names: list[str]) -> dict[str, dict]:
-    """The rows of test clips in a stage's shards, by clip_id; none where the stage has not run or refused the clip."""
-    directory = DATA / stage
-    found = (
-        ds.dataset(directory, format="parquet", partitioning="hive") if directory.is_dir() else None
-    )
-    if not found or not found.files or not names:
+# ---- reading ----
+
+
+def shard_rows(directory: Path, columns: list[str], names: list[str]) -> dict[str, dict]:
+    """Return the rows of test clips in a stage's shards, by clip_id.
+
+    There are none where the stage has not run or refused the clip.
+    """
+    if not directory.is_dir() or not names:
         return {}
-    table = found.to_table(
-        ["clip_id", *columns],
-        filter=(ds.field("split") == "test") & ds.field("clip_id").isin(names),
-    )
+    dataset = ds.dataset(directory, format="parquet", partitioning="hive")
+    if not dataset.files:
+        return {}
+    is_shown = (ds.field("split") == "test") & ds.field("clip_id").isin(names)
+    table = dataset.to_table(["clip_id", *columns], filter=is_shown)
     return {row["clip_id"]: row for row in shards.to_rows(table)}
 
 
-def rows_of(path: Path, columns: list[str] | None, names: list[str]) -> dict[str, dict]:
-    """The rows of clips in one Parquet file, by clip_id, `columns` or all; none where there is no file."""
+def table_rows(path: Path, columns: list[str] | None, names: list[str]) -> dict[str, dict]:
+    """Return the rows of clips in one Parquet file, by clip_id; none where there is no file.
+
+    columns: those to read, None for all.
+    """
     if not path.is_file() or not names:
         return {}
-    table = pq.read_table(
-        path, columns=columns and ["clip_id", *columns], filters=[("clip_id", "in", names)]
-    )
+    read_columns = None if columns is None else ["clip_id", *columns]
+    table = pq.read_table(path, columns=read_columns, filters=[("clip_id", "in", names)])
     return {row["clip_id"]: row for row in table.to_pylist()}
 
 
-def uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+# ---- pictures ----
 
 
-def sprite(jpegs: list[bytes], height: int) -> str:
-    """Images side by side as one JPEG of `height` px, as a data URI."""
-    images = [codecs.decode_jpeg(data) for data in jpegs]
-    tall, wide = images[0].shape[:2]
-    size = (max(1, round(wide * height / tall)), height)
-    row = np.hstack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
-    return uri("image/jpeg", codecs.encode_jpeg(row, QUALITY))
+def data_uri(media_type: str, content: bytes) -> str:
+    """Return content as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def sounds(names: list[str]) -> dict[str, dict]:
-    """Per clip the status of its sound and its level in dBFS; where it is audible FLAC, envelope and log-mel."""
-    index = rows_of(DATA / "audio" / shards.INDEX, None, names)
-    audible = stored("audio", ["flac"], names)
-    found = {}
+def sprite(jpegs: list[bytes], height_px: int) -> str:
+    """Return images side by side as one JPEG of `height_px`, as a data URI."""
+    images = [codecs.decode_jpeg(jpeg) for jpeg in jpegs]
+    full_height, full_width = images[0].shape[:2]
+    size = (max(1, round(full_width * height_px / full_height)), height_px)
+    scaled = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+    return data_uri("image/jpeg", codecs.encode_jpeg(np.hstack(scaled), JPEG_QUALITY))
+
+
+def motion_records(names: list[str]) -> dict[str, dict]:
+    """Return each clip's motion by step, in px per step, and its representative frames' steps."""
+    rows = shard_rows(layout.REPRESENTATIVE_FRAMES, ["magnitudes", "steps"], names)
+    records = {}
+    for name, row in rows.items():
+        motion = [rounded(value, 2) for value in row["magnitudes"].tolist()]
+        records[name] = {"motion": motion, "chosen": row["steps"]}
+    return records
+
+
+# ---- sound ----
+
+
+def sound_records(names: list[str]) -> dict[str, dict]:
+    """Return the status of each clip's sound and its level in dBFS.
+
+    Where it is audible there are also FLAC, envelope and log-mel.
+    """
+    index = table_rows(layout.AUDIO / shards.INDEX, None, names)
+    audible = shard_rows(layout.AUDIO, ["flac"], names)
+    records: dict[str, dict] = {}
     for name in names:
         row = index.get(name, {})
-        found[name] = {
-            "status": row.get("status", "unknown"),
-            "level": rounded(row.get("rms_dbfs"), 1),
-        }
+        record = {"status": row.get("status", "unknown"), "level": rounded(row.get("rms_dbfs"), 1)}
         if name in audible:
             samples = codecs.decode_flac(audible[name]["flac"])
-            found[name] |= {
-                "flac": uri("audio/flac", to_listen(samples)),
-                "wave": envelope(samples),
-                "mel": log_mel_picture(samples),
-            }
-    return found
+            record["flac"] = data_uri("audio/flac", listening_flac(samples))
+            record["wave"] = envelope(samples)
+            record["mel"] = log_mel_picture(samples)
+        records[name] = record
+    return records
 
 
-def to_listen(samples: np.ndarray) -> bytes:
-    """Samples as FLAC, as loud as they can be, in steps of LISTEN_BITS."""
-    full = 2 ** (LISTEN_BITS - 1) - 1
-    steps = np.round(samples / max(np.abs(samples).max(initial=0), 1e-9) * full)
-    return codecs.encode_flac(steps.astype(np.int16) << (16 - LISTEN_BITS))
+def listening_flac(samples: np.ndarray) -> bytes:
+    """Return samples [N] as FLAC, as loud as they can be, in steps of LISTENING_BITS."""
+    largest = 2 ** (LISTENING_BITS - 1) - 1
+    steps = np.round(samples / max(np.abs(samples).max(initial=0), 1e-9) * largest)
+    return codecs.encode_flac(steps.astype(np.int16) << (16 - LISTENING_BITS))
 
 
 def envelope(samples: np.ndarray) -> list[int]:
-    """The largest magnitude in each of WAVE_BINS stretches of time, in per cent of the clip's largest."""
-    peaks = np.array([np.abs(part).max(initial=0) for part in np.array_split(samples, WAVE_BINS)])
+    """Return the largest magnitude in each of WAVE_BINS stretches, in per cent of the clip's."""
+    parts = np.array_split(samples, WAVE_BINS)
+    peaks = np.array([np.abs(part).max(initial=0) for part in parts])
     return np.round(100 * peaks / max(peaks.max(), 1e-9)).astype(int).tolist()
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
-    """Power in dB [MEL_BANDS, time] from 0 to half the rate, low bands first, relative to the largest, not below MEL_FLOOR_DB."""
+    """Return the power in dB [MEL_BANDS, time] from 0 to half the rate, low bands first.
+
+    It is relative to the largest and not below MEL_FLOOR_DB.
+    """
     hz, _, spectrum = stft(samples, codecs.SAMPLE_RATE_HZ, nperseg=WINDOW, noverlap=WINDOW - HOP)
-    top = 2595 * np.log10(1 + codecs.SAMPLE_RATE_HZ / 2 / 700)
-    corners = 700 * (10 ** (np.linspace(0, top, MEL_BANDS + 2) / 2595) - 1)  # of the triangles, Hz
-    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    bands = np.clip(np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)), 0, None)
-    bands[np.arange(MEL_BANDS), np.abs(hz - middle).argmin(1)] += (
-        1e-3  # the lowest triangles lie between two bins
-    )
+
+    # Triangles between corners that are evenly spaced in mel.
+    top_mel = 2595 * np.log10(1 + codecs.SAMPLE_RATE_HZ / 2 / 700)
+    corners_hz = 700 * (10 ** (np.linspace(0, top_mel, MEL_BANDS + 2) / 2595) - 1)
+    low = corners_hz[:-2, None]
+    middle = corners_hz[1:-1, None]
+    high = corners_hz[2:, None]
+    rising = (hz - low) / (middle - low)
+    falling = (high - hz) / (high - middle)
+    bands = np.clip(np.minimum(rising, falling), 0, None)
+
+    # The lowest triangles lie between two bins of the spectrum: their closest bin stands for them.
+    bands[np.arange(MEL_BANDS), np.abs(hz - middle).argmin(1)] += 1e-3
     level = 10 * np.log10(bands @ np.abs(spectrum) ** 2 + 1e-12)
     return np.maximum(level - level.max(), MEL_FLOOR_DB)
 
 
 def log_mel_picture(samples: np.ndarray) -> str:
-    """The log-mel as a JPEG, low bands below, as a data URI."""
-    level = 1 - log_mel(samples)[::-1] / MEL_FLOOR_DB
-    image = cv2.applyColorMap(np.round(255 * level).astype(np.uint8), cv2.COLORMAP_MAGMA)
-    return uri("image/jpeg", codecs.encode_jpeg(image, 85))
+    """Return the log-mel as a JPEG, low bands below, as a data URI."""
+    brightness = 1 - log_mel(samples)[::-1] / MEL_FLOOR_DB
+    image = cv2.applyColorMap(np.round(255 * brightness).astype(np.uint8), cv2.COLORMAP_MAGMA)
+    return data_uri("image/jpeg", codecs.encode_jpeg(image, SPECTROGRAM_QUALITY))
 
 
-def motion(names: list[str]) -> dict[str, dict]:
-    """Per clip the motion of each step, px per step, and the representative frames' steps."""
-    found = stored("representative_frames", ["magnitudes", "steps"], names)
-    return {
-        name: {
-            "motion": [rounded(value, 2) for value in row["magnitudes"].tolist()],
-            "chosen": row["steps"],
-        }
-        for name, row in found.items()
-    }
+# ---- captions and labels ----
 
 
-def captions(names: list[str]) -> dict[str, list[dict]]:
-    """Per clip its captions with their step and the labels that each was mapped to, [name, weight]."""
-    mapped = stored("mapping", ["labels", "similarity"], names)
-    known = label_names() if mapped else []
-    found = {}
-    for name, row in stored("captions", ["steps", "captions"], names).items():
-        found[name] = [
-            {"step": step, "text": text}
-            for step, text in zip(row["steps"], row["captions"], strict=True)
-        ]
-        for caption in found[name] if name in mapped else ():
-            labels, weights = (
-                mapped[name][key][caption["step"]] for key in ("labels", "similarity")
-            )
-            caption["labels"] = [
-                [known[label], rounded(weight)]
-                for label, weight in zip(labels, weights, strict=True)
-                if label >= 0
-            ]
-    return found
+def caption_records(names: list[str]) -> dict[str, list[dict]]:
+    """Return each clip's captions with their step and the labels they map to, [name, weight]."""
+    mapped = shard_rows(layout.MAPPING, ["labels", "similarity"], names)
+    label_names = mapping_label_names() if mapped else []
+    records = {}
+    for name, row in shard_rows(layout.CAPTIONS, ["steps", "captions"], names).items():
+        records[name] = []
+        for step, text in zip(row["steps"], row["captions"], strict=True):
+            caption: dict = {"step": step, "text": text}
+            if name in mapped:
+                labels = mapped[name]["labels"][step]
+                weights = mapped[name]["similarity"][step]
+                caption["labels"] = [
+                    [label_names[label], rounded(weight)]
+                    for label, weight in zip(labels, weights, strict=True)
+                    if label >= 0
+                ]
+            records[name].append(caption)
+    return records
 
 
-def label_names() -> list[str]:
-    """Names of the labels that `mapping` numbers."""
-    with safe_open(DATA / "mapping/_labels.safetensors", "numpy") as file:
+def mapping_label_names() -> list[str]:
+    """Return the names of the labels that the stage `mapping` numbers."""
+    with safe_open(layout.MAPPING / "_labels.safetensors", "numpy") as file:
         return json.loads(next(iter(file.metadata().values())))["names"]
 
 
-def best(scores: np.ndarray) -> list[list]:
-    """The TOP labels of highest score, [name, score]."""
-    names = audioset_labels.load_labels()
-    return [
-        [names[i].display_name, rounded(scores[i])]
-        for i in np.argsort(-scores.astype(np.float32), kind="stable")[:TOP]
-    ]
+def strongest_labels(scores: np.ndarray) -> list[list]:
+    """Return the TOP_LABELS labels of highest score among [L], [name, score]."""
+    labels = audioset_labels.load_labels()
+    order = np.argsort(-scores.astype(np.float32), kind="stable")
+    return [[labels[i].display_name, rounded(scores[i])] for i in order[:TOP_LABELS]]
 
 
-def heard(names: list[str]) -> dict[str, list[list]]:
-    """Per audible clip the labels that AST finds in its real sound."""
-    return {
-        name: best(row["label_scores"])
-        for name, row in stored("audio_features", ["label_scores"], names).items()
-    }
+def real_labels(names: list[str]) -> dict[str, list[list]]:
+    """Return the labels that AST finds in the real sound of each audible clip."""
+    rows = shard_rows(layout.AUDIO_FEATURES, ["label_scores"], names)
+    return {name: strongest_labels(row["label_scores"]) for name, row in rows.items()}
 
 
-def architectures(names: list[str]) -> dict[str, dict]:
-    """Per clip and architecture the labels its generated audio sounds like, and the filter's score and decision."""
-    found: dict[str, dict] = {name: {} for name in names}
+def architecture_records(names: list[str]) -> dict[str, dict]:
+    """Return, by clip and architecture, labels of the generated audio and the filter's decision."""
+    records: dict[str, dict] = {name: {} for name in names}
+    columns = ["predicted_action", "score", "keep"]
     for architecture in ARCHITECTURES:
-        labels = stored(f"predicted_labels/{architecture}", ["generated"], names)
-        decisions = rows_of(
-            layout.decisions(architecture), ["predicted_action", "score", "keep"], names
-        )
+        labels = shard_rows(layout.predicted_labels(architecture), ["generated"], names)
+        decisions = table_rows(layout.decisions(architecture), columns, names)
         for name in labels.keys() | decisions.keys():
-            entry: dict = {"labels": best(labels[name]["generated"])} if name in labels else {}
-            if row := decisions.get(name):
-                entry |= {
-                    "against": row["predicted_action"],
-                    "score": rounded(row["score"]),
-                    "keep": row["keep"],
-                }
-            found[name][architecture] = entry
-    return found
+            entry: dict = {}
+            if name in labels:
+                entry["labels"] = strongest_labels(labels[name]["generated"])
+            if name in decisions:
+                decision = decisions[name]
+                entry["against"] = decision["predicted_action"]
+                entry["score"] = rounded(decision["score"])
+                entry["keep"] = decision["keep"]
+            records[name][architecture] = entry
+    return records
 
 
-def answers(conditions: Iterable[str], names: list[str]) -> dict[str, dict[str, list]]:
-    """By condition and clip: the action that most seeds answered (of equals the more probable), how many did, of how many."""
-    found = {}
+# ---- answers and truth ----
+
+
+def condition_answers(conditions: Iterable[str], names: list[str]) -> dict[str, dict[str, list]]:
+    """Return, by condition and clip, the action that most seeds answered.
+
+    Of equally frequent actions it is the more probable one.  Each answer is
+    [action, number of seeds that gave it, number of seeds].
+    """
+    answers = {}
     for condition in conditions:
         test = predictions.read(condition).of("test")
-        place = {name: i for i, name in enumerate(test.clips.clip_id)}
-        asked = [name for name in names if name in place]
-        probabilities = test.probabilities[:, [place[name] for name in asked]]
-        votes = (probabilities.argmax(2)[..., None] == np.arange(len(test.actions))).sum(
-            0
-        )  # [clips, actions]
+        position = {name: i for i, name in enumerate(test.clips.clip_id)}
+        answered = [name for name in names if name in position]
+        probabilities = test.probabilities[:, [position[name] for name in answered]]
+        seeds = len(probabilities)
+        is_answer = probabilities.argmax(2)[..., None] == np.arange(len(test.actions))
+        votes = is_answer.sum(0)  # [clips, actions]
         winners = (votes + probabilities.mean(0) / 2).argmax(1)
-        found[condition] = {
-            name: [test.actions[winner], int(count[winner]), len(probabilities)]
-            for name, winner, count in zip(asked, winners, votes, strict=True)
+        answers[condition] = {
+            name: [test.actions[winner], int(count[winner]), seeds]
+            for name, winner, count in zip(answered, winners, votes, strict=True)
         }
-    return found
+    return answers
 
 
-def truth(times_s: dict[str, np.ndarray]) -> dict[str, dict]:
-    """Per rendered clip what is audible, whether it belongs to the action, its labels, and the steps that show its events."""
+def truth_records(times_s: dict[str, np.ndarray]) -> dict[str, dict]:
+    """Return what is true of rendered clips.
+
+    times_s: times of the frames [T] by clip_id.  `events` are the steps that show the events.
+    """
     columns = ["sound_kind", "audible", "sound_belongs", "audio_labels", "event_times_s"]
-    return {
-        name: {
+    records = {}
+    for name, row in truth.rows(columns).items():
+        if name not in times_s:
+            continue
+        events = shown_at(np.array(row["event_times_s"] or []), times_s[name])
+        records[name] = {
             "kind": row["sound_kind"],
             "audible": row["audible"],
             "belongs": row["sound_belongs"],
             "labels": row["audio_labels"] or [],
-            "events": sorted(
-                set(shown_at(np.array(row["event_times_s"] or []), times_s[name]).tolist())
-            ),
+            "events": sorted(set(events.tolist())),
         }
-        for name, row in rows_of(DATA / "truth.parquet", columns, list(times_s)).items()
-    }
+    return records
 
 
 def rounded(value: float | None, places: int = 3) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(float(value), places)
+    """Return a number rounded for JSON, None for what is no finite number."""
+    if value is None or not np.isfinite(value):
+        return None
+    return round(float(value), places)

@@ -1,65 +1,76 @@
 """Tables of the experiments, from their CSV files."""
 
 import re
+from pathlib import Path
 
 import pandas as pd
 
-from audio_from_video.reporting.stage_tables import METRICS
-from audio_from_video.reporting.tables import Cell, Table
+from audio_from_video.reporting.tables import NUMBER, POINTS, SHARE, Cell, Content, Table, Unit
+from audio_from_video.storage import layout
 
-WRITTEN_BY = {
-    "interval_coverage": "benchmarks.interval_coverage",
-    "search": "tools.search",
-}  # tables with a script of their own
+# Tables with a script of their own; all others are written by tools.experiments.
+WRITTEN_BY = {"interval_coverage": "benchmarks.interval_coverage", "search": "tools.search"}
 
-
-def of_experiments() -> list[Table]:
-    """The committed results of experiments (runs outside the default pipeline), a table each."""
-    tables = []
-    for path in sorted((METRICS / "experiments").glob("*.csv")):
-        found = pd.read_csv(path, dtype=str, keep_default_na=False)
-        header = [
-            name
-            for name in found.columns
-            if not (bound := re.fullmatch("(.+)_(low|high)", name)) or bound[1] not in found.columns
-        ]
-        columns = [
-            _intervals(found, name) if f"{name}_low" in found.columns else list(found[name])
-            for name in header
-        ]
-        shown = [
-            f"{name.replace('_', ' ')}{' (%)' * _is_share(name)}"
-            if f"{name}_low" in found.columns
-            else name
-            for name in header
-        ]
-        rows = [list(row) for row in zip(*columns, strict=True)]
-        note = (
-            f"Written by `python -m {WRITTEN_BY.get(path.stem, f'tools.experiments {path.stem}')}`."
-        )
-        tables.append(
-            Table(f"experiment_{path.stem}", f"Experiment: {path.stem}", shown, rows, note)
-        )
-    return tables
+# Units of the figures with intervals.  A name also holds for figures that go on with `_`, such as
+# accuracy_missing_0.25; of two that hold the longer one counts.
+UNITS = {
+    "validation_accuracy": SHARE,
+    "accuracy": SHARE,
+    "accuracy_minus_video_only": POINTS,
+    "gain": POINTS,
+    "kept_fraction": SHARE,
+    "centred_cosine": NUMBER,
+}
 
 
-def _is_share(name: str) -> bool:
-    return "accuracy" in name or name in ("gain", "kept_fraction")
+def experiment_tables() -> list[Table]:
+    """Return the committed results of experiments (runs outside the default pipeline)."""
+    return [experiment_table(path) for path in sorted(layout.EXPERIMENTS.glob("*.csv"))]
 
 
-def _intervals(found: pd.DataFrame, name: str) -> list[Cell]:
-    """The columns x, x_low and x_high as cells: shares in per cent, other figures to three places."""
-    numbers = found[[name, f"{name}_low", f"{name}_high"]].replace("", "nan").astype(float) * (
-        100 if _is_share(name) else 1
-    )
-    form = (
-        "{:+.1f}"
-        if "minus" in name or name == "gain"
-        else "{:.1f}"
-        if _is_share(name)
-        else "{:.3f}"
-    )
-    return [
-        Cell(tuple(row) if row[0] == row[0] else (None,), form)
-        for row in numbers.to_numpy().tolist()
-    ]
+def experiment_table(path: Path) -> Table:
+    """Return a table of one experiment's CSV file.
+
+    Columns x, x_low and x_high become one column of figures; all others stay as they are.
+    """
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    header = []
+    columns: list[list[Content]] = []
+    for name in text.columns:
+        if is_bound(name, text):
+            continue
+        if f"{name}_low" in text.columns:
+            unit = unit_of(name)
+            header.append(name.replace("_", " ") + (" (%)" if unit in (SHARE, POINTS) else ""))
+            columns.append(estimates(text, name, unit))
+        else:
+            header.append(name)
+            columns.append(list(text[name]))
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    script = WRITTEN_BY.get(path.stem, f"tools.experiments {path.stem}")
+    title = f"Experiment: {path.stem}"
+    note = f"Written by `python -m {script}`."
+    return Table(f"experiment_{path.stem}", title, header, rows, note)
+
+
+def is_bound(name: str, text: pd.DataFrame) -> bool:
+    """Return whether a column is a bound of another one's interval."""
+    match = re.fullmatch("(.+)_(low|high)", name)
+    return match is not None and match[1] in text.columns
+
+
+def unit_of(name: str) -> Unit:
+    """Return the unit of a column with intervals; a figure that is not known is a number."""
+    known = [known for known in UNITS if name == known or name.startswith(f"{known}_")]
+    return UNITS[max(known, key=len)] if known else NUMBER
+
+
+def estimates(text: pd.DataFrame, name: str, unit: Unit) -> list[Content]:
+    """Return the columns x, x_low and x_high as cells; an empty cell where there is no figure."""
+    columns = text[[name, f"{name}_low", f"{name}_high"]]
+    numbers = columns.replace("", "nan").astype(float)
+    cells: list[Content] = []
+    for mean, low, high in numbers.to_numpy().tolist():
+        values = (None,) if pd.isna(mean) else (mean, low, high)
+        cells.append(Cell(values, unit))
+    return cells

@@ -1,7 +1,8 @@
-"""The figures of a paper: PNG and SVG, 3.4 in (a column) or 7 in (two) wide, letters of 7 points, the same bytes every time.
+"""The figures of a paper: PNG and SVG, 3.4 in (a column) or 7 in (two) wide, letters of 7 points.
 
-Colours: Okabe & Ito's, which colour-blind people tell apart (jfly.uni-koeln.de/color); lines also differ in their marks.
-A function draws onto a `Figure`; `write` makes and stores it.  Accuracies come as fractions and are drawn in per cent.
+They have the same bytes every time.  Colours are Okabe & Ito's, which colour-blind people tell
+apart (jfly.uni-koeln.de/color); lines also differ in their marks.  A `draw_` function draws onto a
+`Figure`; `save_figure` makes and stores it.  Accuracies come as fractions; per cent are drawn.
 """
 
 from collections.abc import Callable
@@ -10,24 +11,39 @@ from pathlib import Path
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from audio_from_video.evaluation.rows import BASELINE
+from audio_from_video.reporting.results import Results
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 
-COLUMN, TWO_COLUMNS, LINE = 3.4, 7.0, 9 / 72  # in; a line of text
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-COLOURS = (BLACK, SKY, PURPLE, ORANGE, VERMILION, BLUE, GREEN)
+# Widths, and the height of a line of text, in inches.
+COLUMN = 3.4
+TWO_COLUMNS = 7.0
+TEXT_LINE = 9 / 72
+
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
 GREY = "#777777"
+LIGHT_GREY = "#eeeeee"
+COLOURS = (BLACK, SKY, PURPLE, ORANGE, VERMILION, BLUE, GREEN)
 MARKS = "osD^vPX"
-KINDS = {"none": GREY, "generated": VERMILION, "real": GREEN}  # of audio at test
+DASHES = (0, (3, 2))
+
+# By where a test clip's audio comes from.
+AUDIO_COLOURS = {"none": GREY, "generated": VERMILION, "real": GREEN}
+AUDIO_TITLES = {
+    "none": "no audio at test",
+    "generated": "audio from the video",
+    "real": "real audio",
+}
+
 STYLE = {
     "font.size": 7,
     "axes.titlesize": 7,
@@ -47,26 +63,53 @@ STYLE = {
     "svg.hashsalt": "report",
     "text.parse_math": False,  # names may hold a $
 }
-DASHES = (0, (3, 2))
-CLIPS = {"own": "of its own clip", "other": "of other clips of the action"}
-CAPTIONS = {  # by name, in the order in which they are read
-    "main_comparison": "Accuracy of every row, and its paired difference to video_only; lines: 95 % intervals over sources.",
-    "missing_rates": "Accuracy where some test clips lack their audio: clips that have it give every row their real audio, also those "
-    "that learned from generated audio.",
-    "label_budget": "Accuracy by labelled training clips per action; generators learn from all audible clips throughout.",
-    "threshold": "What a threshold of the filter keeps, and the accuracy of generated where it keeps, video_only where it rejects.",
-    "similarity_over_time": "Generated audio features against the real ones of their own clip and of other clips of the action.",
-    "confusion_difference": "Answers of real_audio minus answers of video_only: what sound tells apart.",
-    "representative_frames": "Frames in which more moves than the threshold times the clip's mean, and the true events.",
-    "mel": "Log-mel spectrograms of test clips: the real sound, decoded from its features, and decoded from generated features.",
+
+# By name, in the order in which they are read.
+CAPTIONS = {
+    "main_comparison": (
+        "Accuracy of every condition, and its paired difference to video_only; lines: 95 % "
+        "intervals over sources."
+    ),
+    "missing_rates": (
+        "Accuracy where some test clips lack their audio: clips that have it give every condition "
+        "their real audio, also those that learned from generated audio."
+    ),
+    "label_budget": (
+        "Accuracy by labelled training clips per action; generators learn from all audible clips "
+        "throughout."
+    ),
+    "threshold": (
+        "What a threshold of the filter keeps, and the accuracy of generated where it keeps, "
+        "video_only where it rejects."
+    ),
+    "similarity_over_time": (
+        "Generated audio features against the real ones of their own clip and of other clips of "
+        "the action."
+    ),
+    "confusion_difference": (
+        "Answers of real_audio minus answers of video_only: what sound tells apart."
+    ),
+    "representative_frames": (
+        "Frames in which more moves than the threshold times the clip's mean, and the true events."
+    ),
+    "mel": (
+        "Log-mel spectrograms of test clips: the real sound, decoded from its features, and "
+        "decoded from generated features."
+    ),
 }
-SHOWN_ACTIONS = 24  # of more actions those whose rows change most
+SHOWN_ACTIONS = 24  # of more actions those whose answers change most
 
 
-def write(folder: Path, name: str, size: tuple[float, float], draw: Callable, *content) -> None:
-    """Draw a figure of `size` (width, height in inches) and write <name>.png and <name>.svg."""
-    with matplotlib.style.context(["default", STYLE]):  # whatever a user's own matplotlibrc says
-        figure = Figure(size, layout="constrained")
+def save_figure(
+    folder: Path, name: str, size_in: tuple[float, float], draw: Callable[..., None], *content
+) -> None:
+    """Draw a figure and write <name>.png and <name>.svg.
+
+    size_in: width and height in inches.  draw: takes a `Figure` and the content.
+    """
+    # Whatever a user's own matplotlibrc says.
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(size_in, layout="constrained")
         draw(figure, *content)
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{name}.png", metadata={"Software": None})
@@ -74,106 +117,126 @@ def write(folder: Path, name: str, size: tuple[float, float], draw: Callable, *c
 
 
 def bounds(curve: list[dict], scale: float = 1) -> np.ndarray:
-    """Figures as an array [3, K]: mean, low, high."""
-    return scale * np.array(
-        [[figure[key] for figure in curve] for key in ("mean", "ci95_low", "ci95_high")]
-    )
+    """Return estimates as an array [3, K]: mean, low, high."""
+    keys = ("mean", "ci95_low", "ci95_high")
+    by_key = [[estimate[key] for estimate in curve] for key in keys]
+    return scale * np.array(by_key)
 
 
-def main_comparison(figure: Figure, rows: list[dict], baseline: str) -> None:
-    """Accuracy of each row (name, kind, leaky, partial, accuracy, difference) and its paired difference to the baseline."""
+# ---- conditions ----
+
+
+def draw_main_comparison(figure: Figure, results: Results) -> None:
+    """Draw the accuracy of each condition and its paired difference to the baseline."""
     left, right = figure.subplots(1, 2, sharey=True)
-    places = np.arange(len(rows))[::-1]
-    for axis, key in ((left, "accuracy"), (right, "difference")):
-        for place, row in zip(places, rows, strict=True):
-            if row[key] and row[key]["mean"] is not None:
-                mean, low, high = bounds([row[key]], 100)[:, 0]
-                face = "white" if row["leaky"] else KINDS[row["kind"]]
-                axis.plot([low, high], [place, place], color=KINDS[row["kind"]], linewidth=1.2)
-                axis.plot(
-                    mean, place, "o", color=KINDS[row["kind"]], markerfacecolor=face, markersize=4
-                )
-        axis.grid(axis="y", color="#eeeeee", linewidth=0.6)
+    places = np.arange(len(results.figures))[::-1]
+    for axis in (left, right):
+        for place, name in zip(places, results.figures, strict=True):
+            value = results.accuracy(name) if axis is left else results.difference(name)
+            if value and value["mean"] is not None:
+                settings = results.settings[name]
+                colour = AUDIO_COLOURS[settings.audio_at_test]
+                draw_estimate(axis, place, value, colour, hollow=settings.leaky)
+        axis.grid(axis="y", color=LIGHT_GREY, linewidth=0.6)
         axis.tick_params(axis="y", length=0)
         axis.set_axisbelow(True)
-    reference = 100 * next(row["accuracy"]["mean"] for row in rows if row["name"] == baseline)
+
+    reference = 100 * results.accuracy(BASELINE)["mean"]
     left.axvline(reference, color=BLACK, linewidth=0.6, linestyle=DASHES, zorder=1)
     right.axvline(0, color=BLACK, linewidth=0.6, linestyle=DASHES, zorder=1)
-    left.set_yticks(places, [row["name"] + " (kept clips only)" * row["partial"] for row in rows])
+    labels = []
+    for name in results.figures:
+        suffix = " (kept clips only)" if results.settings[name].kept_only else ""
+        labels.append(name + suffix)
+    left.set_yticks(places, labels)
     left.set_xlabel("accuracy (%)")
-    right.set_xlabel(f"minus {baseline}, same clips (points)")
-    names = {"none": "no audio at test", "generated": "audio from the video", "real": "real audio"}
-    handles = [left.plot([], [], "o-", color=colour, markersize=4)[0] for colour in KINDS.values()]
-    hollow = left.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=4)[0]
-    figure.legend(
-        [*handles, hollow],
-        [*names.values(), "leaky: knows the true action"],
-        ncols=4,
-        loc="outside upper center",
-    )
+    right.set_xlabel(f"minus {BASELINE}, same clips (points)")
+
+    # Empty lines that only the legend shows.
+    handles = []
+    for colour in AUDIO_COLOURS.values():
+        handles += left.plot([], [], "o-", color=colour, markersize=4)
+    handles += left.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=4)
+    titles = [*AUDIO_TITLES.values(), "leaky: knows the true action"]
+    figure.legend(handles, titles, ncols=4, loc="outside upper center")
 
 
-def curves(
-    figure: Figure, ticks: list[str], lines: dict[str, list[dict]], x_label: str, order: list[str]
+def draw_estimate(axis: Axes, place: float, value: dict, colour: str, hollow: bool) -> None:
+    """Draw an estimate as a dot on the line of its interval, in per cent."""
+    mean, low, high = bounds([value], 100)[:, 0]
+    face = "white" if hollow else colour
+    axis.plot([low, high], [place, place], color=colour, linewidth=1.2)
+    axis.plot(mean, place, "o", color=colour, markerfacecolor=face, markersize=4)
+
+
+def draw_curves(
+    figure: Figure, ticks: list[str], curves: dict[str, list[dict]], x_label: str, order: list[str]
 ) -> None:
-    """Accuracies of conditions over the ticks of an axis, named at their ends; the lines stand apart so that intervals are seen.
+    """Draw accuracies of conditions over the ticks of an axis, with the names at their ends.
 
-    order: names in the order of their colours, so that a condition has the same one in every figure.
+    The lines stand apart so that intervals are seen.  curves: estimates at the ticks by condition.
+    order: names in the order of their colours, so that a condition has the same in every figure.
     """
     axis = figure.subplots()
-    apart = 0.4 / len(lines)
+    apart = 0.4 / len(curves)
+    middle = (len(curves) - 1) / 2
     ends = []
-    for i, (name, curve) in enumerate(lines.items()):
+    labels = []
+    for i, (name, curve) in enumerate(curves.items()):
         mean, low, high = bounds(curve, 100)
         style = order.index(name) % len(COLOURS)
+        colour = COLOURS[style]
         axis.errorbar(
-            np.arange(len(ticks)) + apart * (i - (len(lines) - 1) / 2),
+            np.arange(len(ticks)) + apart * (i - middle),
             mean,
             (mean - low, high - mean),
-            color=COLOURS[style],
+            color=colour,
             marker=MARKS[style],
-            ecolor=(COLOURS[style], 0.6),
+            ecolor=(colour, 0.6),
             elinewidth=0.6,
             linewidth=0.8,
         )
         ends.append(mean[-1])
+        labels.append((name, colour))
     axis.set_xticks(np.arange(len(ticks)), ticks)
     axis.set_xlabel(x_label)
     axis.set_ylabel("accuracy (%)")
-    label_ends(
-        axis,
-        [(name, COLOURS[order.index(name) % len(COLOURS)]) for name in lines],
-        ends,
-        [len(ticks) - 0.65] * len(ends),
-    )
+    label_ends(axis, labels, ends, [len(ticks) - 0.65] * len(ends))
 
 
-def label_ends(axis, labels: list[tuple[str, str]], ends: list[float], places: list[float]) -> None:
-    """Write labels (text, colour) right of lines that end at (place, end), with room between them."""
+def label_ends(
+    axis: Axes, labels: list[tuple[str, str]], ends: list[float], places: list[float]
+) -> None:
+    """Write labels (text, colour) right of lines that end at (place, end), at a distance."""
     low, high = axis.get_ylim()
     figure = axis.get_figure()
-    line = (
-        (high - low) * LINE / (0.8 * figure.get_figheight() / len(figure.axes))
-    )  # in units of the axis, which are below one another
-    for (text, colour), x, y in zip(labels, places, spread(ends, line), strict=True):
+    # The height of a line of text in units of the axis; axes stand below one another.
+    axis_height_in = 0.8 * figure.get_figheight() / len(figure.axes)
+    gap = (high - low) * TEXT_LINE / axis_height_in
+    for (text, colour), x, y in zip(labels, places, spread(ends, gap), strict=True):
         axis.annotate(text, (x, y), color=colour, va="center", annotation_clip=False)
 
 
 def spread(places: list[float], gap: float) -> list[float]:
-    """Places for labels, near those given and at least `gap` apart."""
+    """Return places for labels, near those given and at least `gap` apart."""
     order = np.argsort(places, kind="stable")
-    found = np.array(places, float)[order]
+    moved = np.array(places, float)[order]
     for _ in range(200):
-        close = np.maximum(gap - np.diff(found), 0) / 2
-        found[1:] += close
-        found[:-1] -= close
-    return found[np.argsort(order, kind="stable")].tolist()
+        push = np.maximum(gap - np.diff(moved), 0) / 2
+        moved[1:] += push
+        moved[:-1] -= push
+    return moved[np.argsort(order, kind="stable")].tolist()
 
 
-def threshold(figure: Figure, sweep: pd.DataFrame, chosen: float) -> None:
-    """The filter's threshold: what is kept and how well it is chosen, and what becomes of accuracy."""
-    sweep = sweep[sweep.threshold >= 0]
-    upper, lower = figure.subplots(2, 1, sharex=True)
+# ---- filter, generators and answers ----
+
+
+def draw_threshold(figure: Figure, sweep: pd.DataFrame, used: float) -> None:
+    """Draw what the filter keeps over its threshold, and what becomes of accuracy.
+
+    sweep: evaluation/filter.py.  used: the threshold that the filter used.
+    """
+    by_threshold = sweep[sweep.threshold >= 0].set_index("threshold")
     clips = {
         "kept_fraction": ("kept", BLACK),
         "precision": ("precision", BLUE),
@@ -184,52 +247,49 @@ def threshold(figure: Figure, sweep: pd.DataFrame, chosen: float) -> None:
         "test_accuracy": ("test", VERMILION),
         "validation_accuracy": ("validation", SKY),
     }
+    upper, lower = figure.subplots(2, 1, sharex=True)
     for axis, series, label in ((upper, clips, "share (%)"), (lower, accuracy, "accuracy (%)")):
-        drawn = [(100 * sweep.set_index("threshold")[name]).dropna() for name in series]
-        for values, (_, colour) in zip(drawn, series.values(), strict=True):
+        ends = []
+        places = []
+        for column, (_, colour) in series.items():
+            values = (100 * by_threshold[column]).dropna()
             axis.plot(values.index, values, color=colour)
-        axis.axvline(chosen, color=BLACK, linewidth=0.6, linestyle=DASHES)
+            ends.append(values.iloc[-1])
+            places.append(values.index[-1] + 0.04)
+        axis.axvline(used, color=BLACK, linewidth=0.6, linestyle=DASHES)
         axis.set_ylabel(label)
-        label_ends(
-            axis,
-            list(series.values()),
-            [values.iloc[-1] for values in drawn],
-            [values.index[-1] + 0.04 for values in drawn],
-        )
+        label_ends(axis, list(series.values()), ends, places)
     lower.set_xlim(-0.02, 1.02)
+    lower.set_xlabel("threshold of the filter")
     upper.annotate(
-        f"chosen: {chosen:g}",
-        (chosen, 1),
+        f"chosen: {used:g}",
+        (used, 1),
         (0, 2),
         ("data", "axes fraction"),
         "offset points",
         ha="center",
         va="bottom",
     )
-    lower.set_xlabel("threshold of the filter")
 
 
-def similarity_over_time(figure: Figure, found: dict[str, dict[str, list[dict]]]) -> None:
-    """Cosine of generated to real features per time step: of the own clip and of others, and their paired difference.
+def draw_similarity_over_time(figure: Figure, curves: dict[str, dict[str, list[dict]]]) -> None:
+    """Draw the cosine of generated to real features by time step.
 
-    found: architecture -> own, other, difference -> curve.
+    curves: by architecture `own` (to the own clip), `other` (to other clips) and `difference`.
     """
-    axes = figure.subplots(2, len(found), sharex=True, sharey="row", squeeze=False)
-    for (upper, lower), (architecture, parts) in zip(axes.T, found.items(), strict=True):
-        for axis, kind, colour in (
+    titles = {"own": "of its own clip", "other": "of other clips of the action"}
+    axes = figure.subplots(2, len(curves), sharex=True, sharey="row", squeeze=False)
+    for (upper, lower), (architecture, parts) in zip(axes.T, curves.items(), strict=True):
+        lines = (
             (upper, "own", VERMILION),
             (upper, "other", GREY),
             (lower, "difference", VERMILION),
-        ):
-            mean, low, high = bounds(parts[kind])
+        )
+        for axis, part, colour in lines:
+            mean, low, high = bounds(parts[part])
             steps = np.arange(1, len(mean) + 1)
-            axis.plot(
-                steps,
-                mean,
-                color=colour,
-                linestyle=DASHES if kind == "other" else "-",
-                label=CLIPS.get(kind),
-            )
+            line_style = DASHES if part == "other" else "-"
+            axis.plot(steps, mean, color=colour, linestyle=line_style, label=titles.get(part))
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         lower.axhline(0, color=BLACK, linewidth=0.6)
         upper.set_title(ARCHITECTURES[architecture].title)
@@ -237,20 +297,22 @@ def similarity_over_time(figure: Figure, found: dict[str, dict[str, list[dict]]]
     axes[0, 0].set_ylabel("centred cosine")
     axes[1, 0].set_ylabel("difference")
     figure.align_ylabels(axes[:, 0])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=2, loc="outside upper center")
 
 
-def confusion_difference(figure: Figure, difference: pd.DataFrame, title: str) -> None:
-    """Change of the answers' shares [true action, answer], in points."""
-    changed = difference.abs().sum(axis=1) + difference.abs().sum(axis=0)
-    kept = set(changed.nlargest(SHOWN_ACTIONS).index)
-    shown = [action for action in difference.index if action in kept]
-    values = 100 * difference.loc[shown, shown].to_numpy()
-    axis = figure.subplots()
+def draw_confusion_difference(figure: Figure, difference: pd.DataFrame, title: str) -> None:
+    """Draw the change of the answers' shares [true action, answer], in points."""
+    change = difference.abs().sum(axis=1) + difference.abs().sum(axis=0)
+    most_changed = set(change.nlargest(SHOWN_ACTIONS).index)
+    actions = [action for action in difference.index if action in most_changed]
+    values = 100 * difference.loc[actions, actions].to_numpy()
     limit = max(1.0, float(np.abs(values).max()))
+
+    axis = figure.subplots()
     image = axis.imshow(values, cmap="PuOr", vmin=-limit, vmax=limit)
-    axis.set_xticks(range(len(shown)), shown, rotation=90)
-    axis.set_yticks(range(len(shown)), shown)
+    axis.set_xticks(range(len(actions)), actions, rotation=90)
+    axis.set_yticks(range(len(actions)), actions)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set_xlabel("answer")

@@ -1,6 +1,6 @@
-"""Tables of the classifier's rows: accuracies, tests, subsets, actions, missing rates; *reported* figures stand beside ours.
+"""Tables of the conditions: accuracies, tests, subsets, actions, missing rates.
 
-rows, result, checks: see row_measures.py, by condition.
+*Reported* figures are those of the research description and stand beside ours.
 """
 
 import json
@@ -9,23 +9,37 @@ from pathlib import Path
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
-from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, Row
-from audio_from_video.reporting.stage_tables import architecture_figures, metrics_of
-from audio_from_video.reporting.tables import Content, Table, number, percent
+from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
+from audio_from_video.reporting.results import LookAlikePairs, Results, sample_size
+from audio_from_video.reporting.tables import (
+    COUNT,
+    P_VALUE,
+    SHARE,
+    Content,
+    Table,
+    number,
+    points,
+    share,
+)
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 
-REPORTED = {  # accuracies of the research description, 20 MiT classes, untuned
+# Accuracies of the research description, 20 MiT classes, untuned.
+REPORTED = {
     "video_only": "17.79 (elsewhere 17.7)",
     "generated": "18.56 (18.6)",
     "published": "35.6, 62.3 % kept",
     "real_audio": "34.32 (34.0)",
 }
 NOT_COMPARABLE = (
-    "*Reported* figures are the research description's: 20 classes of Moments in Time, untuned, and 35.6 likely scored on the "
-    "kept clips alone. Ours are of the data set named above: other videos, other classes, other backbones. They stand side by "
-    "side for orientation and cannot be compared."
+    "*Reported* figures are the research description's: 20 classes of Moments in Time, untuned, "
+    "and 35.6 likely scored on the kept clips alone. Ours are of the data set named above: other "
+    "videos, other classes, other backbones. They stand side by side for orientation and cannot be "
+    "compared."
 )
-SUBSETS = {  # how a subset's columns are headed
+PUBLISHED = "published"  # the condition that does as the research description does
+
+# How the columns of subsets are headed, in their order.
+SUBSET_TITLES = {
     "with_audio": "audible sound",
     "without_audio": "no audible sound",
     "kept": "kept",
@@ -35,31 +49,38 @@ SUBSETS = {  # how a subset's columns are headed
     "audio_visual": "audio-visual actions",
     "other_actions": "other actions",
 }
-STANDS_ON = "clips / sources / seeds"
+SAMPLE_SIZE = "clips / sources / seeds"
+KEPT_CLIPS_ONLY = f"`{PUBLISHED}` answers kept clips only."
 
 
-def stands_on(figure: dict, seeds: int) -> str:
-    return f"{figure['n']} / {figure['sources']} / {seeds}"
+def condition_tables(results: Results, architecture_lines: list[list[Content]]) -> list[Table]:
+    """Return the tables of the conditions in their order.
+
+    architecture_lines: rows of the comparison of both architectures that other stages measured;
+    they are needed where there are conditions of both.
+    """
+    tables = [main_table(results), check_table(results), missing_rate_table(results)]
+    if has_both_architectures(results):
+        tables.append(architecture_table(results, architecture_lines))
+    tables += [subset_table(results), action_table(results)]
+    pairs = results.pairs
+    if pairs:
+        tables += [pair_table(results, pairs), pair_difference_table(results, pairs)]
+        if pairs.read_out:
+            tables.append(read_out_table(pairs))
+    return tables
 
 
-def main_table(result: dict, conditions: dict) -> Table:
-    lines: list[list[Content]] = []
-    for name, row in result.items():
-        own, accuracy = metrics_of(f"classifier/{name}"), row["accuracy"]
-        lines.append(
-            [
-                f"`{name}`",
-                f"{conditions[name]['train_audio']} / {conditions[name]['test_audio']}",
-                percent(accuracy),
-                percent(row["difference"], True) if name != BASELINE else "",
-                number(100 * own["accuracy"]["seed_sd"], "{:.1f}"),
-                percent(own["macro_f1"]),
-                percent(own["top5"]),
-                number(own["parameters"], "{:,}"),
-                stands_on(accuracy, own["accuracy"]["seeds"]),
-                REPORTED.get(name, ""),
-            ]
-        )
+def has_both_architectures(results: Results) -> bool:
+    """Return whether there are conditions with the audio of both architectures, also filtered."""
+    return all(
+        {architecture.generated, architecture.filtered} <= set(results.figures)
+        for architecture in ARCHITECTURES.values()
+    )
+
+
+def main_table(results: Results) -> Table:
+    """Return accuracies of all conditions and their differences to the baseline."""
     header = [
         "condition",
         "audio in training / at test",
@@ -69,41 +90,48 @@ def main_table(result: dict, conditions: dict) -> Table:
         "macro F1",
         "top 5",
         "parameters",
-        STANDS_ON,
+        SAMPLE_SIZE,
         "*reported*",
     ]
-    below = NOT_COMPARABLE
-    if "published" in result:
-        own, whole = (result[name]["accuracy"]["n"] for name in ("published", BASELINE))
-        below += f" Our `published` keeps {own} of {whole} test clips, {100 * own / max(whole, 1):.1f} %."
-    return Table("main", "Main table", header, lines, below=below)
-
-
-def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
-    """What a difference is worth, and whether probabilities can be believed."""
     lines: list[list[Content]] = []
-    for name, check in checks.items():
-        share = check["gap_share"]
-        detectable = result[name].get("smallest_detectable_difference")
-        difference: list[Content] = [""] * 5
-        if name != BASELINE:
-            difference = [
-                percent(result[name]["difference"], True),
-                percent(check["difference_over_trainings"], True),
-                number(check["p"], "{:.2g}"),
-                number(check["p_holm"], "{:.2g}"),
-                number(None if detectable is None else 100 * detectable, "{:.1f}"),
-            ]
-        error = number(check["calibration_error"])
+    for name in results.figures:
+        metrics = results.classifier_metrics[name]
         lines.append(
             [
                 f"`{name}`",
-                *difference,
-                "" if share is None else percent(share),
-                error,
-                stands_on(result[name]["accuracy"], rows[name].seeds),
+                audio(results, name),
+                share(results.accuracy(name)),
+                difference_cell(results, name),
+                number(metrics["accuracy"]["seed_sd"], SHARE),
+                share(metrics["macro_f1"]),
+                share(metrics["top5"]),
+                number(metrics["parameters"], COUNT),
+                sample_size(results.accuracy(name), metrics["accuracy"]["seeds"]),
+                REPORTED.get(name, ""),
             ]
         )
+    below = NOT_COMPARABLE
+    if PUBLISHED in results.figures:
+        kept = results.accuracy(PUBLISHED)["n"]
+        whole = results.accuracy(BASELINE)["n"]
+        kept_share = 100 * kept / max(whole, 1)
+        below += f" Our `{PUBLISHED}` keeps {kept} of {whole} test clips, {kept_share:.1f} %."
+    return Table("main", "Main table", header, lines, below=below)
+
+
+def audio(results: Results, name: str) -> str:
+    """Return the kinds of audio that a condition has in training and at test."""
+    return f"{results.settings[name].train_audio} / {results.settings[name].test_audio}"
+
+
+def difference_cell(results: Results, name: str) -> Content:
+    """Return a condition's difference to the baseline, '' for the baseline itself."""
+    difference = results.difference(name)
+    return "" if difference is None else points(difference)
+
+
+def check_table(results: Results) -> Table:
+    """Return what differences are worth, and whether probabilities can be believed."""
     header = [
         "condition",
         f"minus `{BASELINE}`, same clips",
@@ -113,184 +141,130 @@ def check_table(rows: dict[str, Row], result: dict, checks: dict) -> Table:
         "smallest detectable difference",
         "gap share %",
         "ECE",
-        STANDS_ON,
+        SAMPLE_SIZE,
     ]
+    lines: list[list[Content]] = []
+    for name, check in results.checks.items():
+        difference: list[Content] = [""] * 5
+        if name != BASELINE:
+            difference = [
+                difference_cell(results, name),
+                points(check["difference_over_trainings"]),
+                number(check["p"], P_VALUE),
+                number(check["p_holm"], P_VALUE),
+                number(results.figures[name].smallest_detectable_difference, SHARE),
+            ]
+        gap_share = "" if check["gap_share"] is None else share(check["gap_share"])
+        error = number(check["calibration_error"])
+        lines.append([f"`{name}`", *difference, gap_share, error, results.sample_size(name)])
     note = (
-        "Differences in points; also over trainings: with the luck of the seeds, which resampling sources takes as given (what that does "
-        f"to coverage is simulated in the experiment `interval_coverage`). p: two-sided, jackknife over sources; Holm: adjusted for all "
-        f"{len(checks) - 1} comparisons of this table. "
-        "Smallest detectable difference: the true one that would be found in 80 % of test sets like this, at 5 %, one comparison. "
-        f"Gap share: (row - `{BASELINE}`) / (`{UPPER_BOUND}` - `{BASELINE}`) on the row's clips, left out where the interval of the "
-        "denominator contains 0. ECE: expected calibration error of each seed's probabilities, 15 bins, averaged over seeds."
+        "Differences in points; also over trainings: with the luck of the seeds, which resampling "
+        "sources takes as given (what that does to coverage is simulated in the experiment "
+        "`interval_coverage`). p: two-sided, jackknife over sources; Holm: adjusted for all "
+        f"{len(results.others)} comparisons of this table. "
+        "Smallest detectable difference: the true one that would be found in 80 % of test sets "
+        "like this, at 5 %, one comparison. "
+        f"Gap share: (condition - `{BASELINE}`) / (`{UPPER_BOUND}` - `{BASELINE}`) on the "
+        "condition's clips, left out where the interval of the denominator contains 0. ECE: "
+        "expected calibration error of each seed's probabilities, 15 bins, averaged over seeds."
     )
     return Table("tests_and_calibration", "Main table: tests and calibration", header, lines, note)
 
 
-def missing_rate_table(rows: dict[str, Row], curves: dict[str, dict[str, dict]]) -> Table:
-    header = ["condition", *(f"{rate} % missing" for rate in curves[BASELINE]), STANDS_ON]
-    lines: list[list[Content]] = [
-        [
-            f"`{name}`",
-            *(percent(figure) for figure in curve.values()),
-            stands_on(next(iter(curve.values())), rows[name].seeds),
-        ]
-        for name, curve in curves.items()
-        if curve
-    ]
+def missing_rate_table(results: Results) -> Table:
+    """Return accuracies where some test clips have lost their audio."""
+    rates = results.missing_rates[BASELINE]
+    header = ["condition", *(f"{rate} % missing" for rate in rates), SAMPLE_SIZE]
+    lines: list[list[Content]] = []
+    for name, curve in results.missing_rates.items():
+        if not curve:
+            continue
+        cells = [share(figure) for figure in curve.values()]
+        size = sample_size(next(iter(curve.values())), results.answers[name].seeds)
+        lines.append([f"`{name}`", *cells, size])
     note = (
-        "Accuracy where so many test clips have lost their audio: drawn once per seed, the same clips for all rows. The others give their "
-        "real audio to every row that hears any, also to rows trained on made audio alone; rows without audio do not change; those that "
-        "answer kept clips only are left out."
+        "Accuracy where so many test clips have lost their audio: drawn once per seed, the same "
+        "clips for all conditions. The others give their real audio to every condition that hears "
+        "any, also to conditions trained on generated audio alone; conditions without audio do not "
+        "change; those that answer kept clips only are left out."
     )
     return Table("missing_rates", "Missing rates", header, lines, note)
 
 
-def subset_table(rows: dict[str, Row], result: dict) -> Table:
-    """Accuracy of every condition on every subset."""
-    names = [name for name in SUBSETS if f"accuracy_{name}" in result[BASELINE]]
-    header = [
-        "condition",
-        *(f"{SUBSETS[name]} (n = {result[BASELINE][f'accuracy_{name}']['n']})" for name in names),
-        STANDS_ON,
-    ]
-    lines: list[list[Content]] = [
-        [
-            f"`{condition}`",
-            *(percent(row[f"accuracy_{name}"]) for name in names),
-            stands_on(row["accuracy"], rows[condition].seeds),
-        ]
-        for condition, row in result.items()
-    ]
-    return Table(
-        "subsets",
-        "On subsets of the test clips",
-        header,
-        lines,
-        "`published` answers kept clips only.",
+def subset_table(results: Results) -> Table:
+    """Return the accuracy of every condition on every subset."""
+    measured = results.figures[BASELINE].accuracy
+    subsets = [subset for subset in SUBSET_TITLES if subset in measured]
+    titles = [f"{SUBSET_TITLES[subset]} (n = {measured[subset]['n']})" for subset in subsets]
+    lines: list[list[Content]] = []
+    for name, figures in results.figures.items():
+        cells = [share(figures.accuracy[subset]) for subset in subsets]
+        lines.append([f"`{name}`", *cells, results.sample_size(name)])
+    header = ["condition", *titles, SAMPLE_SIZE]
+    return Table("subsets", "On subsets of the test clips", header, lines, KEPT_CLIPS_ONLY)
+
+
+def action_table(results: Results) -> Table:
+    """Return the accuracy of every condition per action.
+
+    An action is a row: data sets have more actions than this table has conditions.
+    """
+    has_list = results.audio_visual is not None
+    header = ["action"]
+    if has_list:
+        header.append("audio-visual")
+    header += [f"`{name}` ({results.answers[name].seeds})" for name in results.action_accuracy]
+    header += ["clips", "sources"]
+    lines: list[list[Content]] = []
+    for action, base in results.action_accuracy[BASELINE].items():
+        line: list[Content] = [action]
+        if has_list:
+            line.append("yes" if action in (results.audio_visual or ()) else "no")
+        line += [share(accuracies[action]) for accuracies in results.action_accuracy.values()]
+        line += [base["n"], base["sources"]]
+        lines.append(line)
+    note = (
+        "Accuracy on the clips of each action; in brackets the number of seeds. " + KEPT_CLIPS_ONLY
     )
-
-
-def action_table(rows: dict[str, Row], accuracies: dict, audio_visual: set[str] | None) -> Table:
-    """Accuracy of every condition per action, an action a row: sets have more actions than this table has conditions."""
-    some = ["audio-visual"] if audio_visual is not None else []
-    lines: list[list[Content]] = [
-        [
-            action,
-            *("yes" if action in (audio_visual or ()) else "no" for _ in some),
-            *(percent(row[action]) for row in accuracies.values()),
-            base["n"],
-            base["sources"],
-        ]
-        for action, base in accuracies[BASELINE].items()
-    ]
-    header = [
-        "action",
-        *some,
-        *(f"`{name}` ({rows[name].seeds})" for name in accuracies),
-        "clips",
-        "sources",
-    ]
-    note = "Accuracy on the clips of each action; in brackets the number of seeds. `published` answers kept clips only."
     return Table("actions", "Per action", header, lines, note)
 
 
-def pair_table(rows: dict[str, Row], result: dict, pairs: dict) -> Table:
-    groups = list(pairs[BASELINE])
-    header = [
-        "condition",
-        *(f"{group} (n = {pairs[BASELINE][group]['n']})" for group in groups),
-        STANDS_ON,
-    ]
-    lines: list[list[Content]] = [
-        [
-            f"`{name}`",
-            *(percent(row[group]) for group in groups),
-            stands_on(result[name]["accuracy"], rows[name].seeds),
-        ]
-        for name, row in pairs.items()
-    ]
+# ---- look-alike pairs ----
+
+
+def pair_table(results: Results, pairs: LookAlikePairs) -> Table:
+    """Return the accuracy of every condition on the clips of look-alike actions."""
+    accuracy = pairs.accuracy
+    titles = [f"{group} (n = {base['n']})" for group, base in accuracy[BASELINE].items()]
+    lines: list[list[Content]] = []
+    for name, by_group in accuracy.items():
+        cells = [share(figure) for figure in by_group.values()]
+        lines.append([f"`{name}`", *cells, results.sample_size(name)])
+    header = ["condition", *titles, SAMPLE_SIZE]
     note = (
         "Accuracy (over all actions) on the clips of actions that look alike and sound different."
     )
     return Table("look_alike_pairs", "Within look-alike pairs", header, lines, note)
 
 
-def pair_difference_table(rows: dict[str, Row], result: dict, differences: dict) -> Table:
-    lines: list[list[Content]] = [
-        [
-            f"`{name}`",
-            *(percent(figure, True) for figure in row.values()),
-            stands_on(result[name]["accuracy"], rows[name].seeds),
-        ]
-        for name, row in differences.items()
-    ]
-    header = ["condition", *next(iter(differences.values())), STANDS_ON]
-    note = f"Points, on the same clips; {len(lines)} rows by {len(header) - 2} columns without correction: for exploration."
-    return Table(
-        "look_alike_differences",
-        f"Within look-alike pairs, minus `{BASELINE}`",
-        header,
-        lines,
-        note,
-    )
-
-
-def architecture_table(rows: dict[str, Row], result: dict) -> Table:
-    """The two architectures side by side, on the same clips and folds."""
-    lines, columns = architecture_figures(ARCHITECTURES), list(ARCHITECTURES)
-    for name, kind in (
-        ("accuracy %, every clip", "generated"),
-        ("accuracy %, filtered", "filtered"),
-    ):
-        lines.append(
-            [
-                name,
-                *(
-                    percent(result[getattr(ARCHITECTURES[column], kind)]["accuracy"])
-                    for column in columns
-                ),
-            ]
-        )
-    first, second = (rows[ARCHITECTURES[column].generated].clips for column in columns)
-    difference = intervals.paired_difference(
-        second.hit, first.hit.loc[second.index], second.source_id
-    )
-    lines.append(
-        [f"`{columns[1]}` minus `{columns[0]}`, every clip, points", "", percent(difference, True)]
-    )
-    shown = [ARCHITECTURES[column].generated for column in columns]
-    lines.append(
-        [STANDS_ON, *(stands_on(result[name]["accuracy"], rows[name].seeds) for name in shown)]
-    )
+def pair_difference_table(results: Results, pairs: LookAlikePairs) -> Table:
+    """Return the differences to the baseline on the clips of look-alike actions."""
+    difference = pairs.difference
+    lines: list[list[Content]] = []
+    for name, by_group in difference.items():
+        cells = [points(figure) for figure in by_group.values()]
+        lines.append([f"`{name}`", *cells, results.sample_size(name)])
+    header = ["condition", *next(iter(difference.values())), SAMPLE_SIZE]
     note = (
-        "`semantic_validation` generates and then checks; `caption_mapping` builds the meaning in. Same clips, folds and seeds; cosines and labels are of "
-        "audible clips. Seconds of training stand in the experiment `training` below."
+        f"Points, on the same clips; {len(lines)} rows by {len(header) - 2} columns without "
+        "correction: for exploration."
     )
-    return Table(
-        "architectures",
-        "The two architectures",
-        ["on test", *(f"`{column}`" for column in columns)],
-        lines,
-        note,
-    )
+    title = f"Within look-alike pairs, minus `{BASELINE}`"
+    return Table("look_alike_differences", title, header, lines, note)
 
 
-def read_out_table(found: dict[str, dict[str, dict[str, dict]]]) -> Table:
-    """Linear read-outs of the frozen features within look-alike pairs (pair_read_out.py)."""
-    lines: list[list[Content]] = [
-        [
-            name,
-            pair,
-            learned,
-            figure["learned_from"],
-            percent(figure),
-            number(figure["auroc"]),
-            stands_on(figure, 1),
-        ]
-        for name, ways in found.items()
-        for learned, pairs in ways.items()
-        for pair, figure in pairs.items()
-    ]
+def read_out_table(pairs: LookAlikePairs) -> Table:
+    """Return linear read-outs of the frozen features within look-alike pairs (read_out.py)."""
     header = [
         "read from",
         "pair",
@@ -298,47 +272,82 @@ def read_out_table(found: dict[str, dict[str, dict[str, dict]]]) -> Table:
         "clips of the two",
         "accuracy between the two",
         "AUROC",
-        STANDS_ON,
+        SAMPLE_SIZE,
+    ]
+    lines: list[list[Content]] = []
+    for name, by_lesson in pairs.read_out.items():
+        for lesson, by_pair in by_lesson.items():
+            for pair, figure in by_pair.items():
+                clips = figure["learned_from"]
+                auroc = number(figure["auroc"])
+                size = sample_size(figure, 1)
+                lines.append([name, pair, lesson, clips, share(figure), auroc, size])
+    note = (
+        "Logistic regression between the two actions of a pair, on mean and standard deviation "
+        "over time; chance is 50 %. Where it learns from unlabelled clips, too, it is told their "
+        "true actions, which no condition knows: the clips that generators learn from."
+    )
+    title = "What a linear read-out knows of look-alike actions"
+    return Table("read_out", title, header, lines, note)
+
+
+# ---- comparisons ----
+
+
+def architecture_table(results: Results, measured_lines: list[list[Content]]) -> Table:
+    """Return the two architectures side by side, on the same clips and folds.
+
+    measured_lines: rows with what was measured before the classifier, a column per architecture.
+    """
+    names = list(ARCHITECTURES)
+    unfiltered = [architecture.generated for architecture in ARCHITECTURES.values()]
+    filtered = [architecture.filtered for architecture in ARCHITECTURES.values()]
+    difference = architecture_difference(results)
+    lines: list[list[Content]] = [
+        *measured_lines,
+        ["accuracy %, every clip", *(share(results.accuracy(name)) for name in unfiltered)],
+        ["accuracy %, filtered", *(share(results.accuracy(name)) for name in filtered)],
+        [f"`{names[1]}` minus `{names[0]}`, every clip, points", "", points(difference)],
+        [SAMPLE_SIZE, *(results.sample_size(name) for name in unfiltered)],
     ]
     note = (
-        "Logistic regression between the two actions of a pair, on mean and standard deviation over time; chance is 50 %. Where it "
-        "learns from unlabelled clips, too, it is told their true actions, which no row knows: the clips that generators learn from."
+        f"`{names[0]}` generates and then checks; `{names[1]}` builds the meaning in. Same clips, "
+        "folds and seeds; cosines and labels are of audible clips. Seconds of training stand in "
+        "the experiment `training` below."
     )
-    return Table(
-        "read_out", "What a linear read-out knows of look-alike actions", header, lines, note
-    )
+    header = ["on test", *(f"`{name}`" for name in names)]
+    return Table("architectures", "The two architectures", header, lines, note)
 
 
-def confirmation_table(result: dict, path: Path) -> Table:
-    """The accuracies and differences of this run beside those of the confirmatory run on fresh data."""
-    found = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"subset": str})
-    found = found[found.subset.isna()].set_index(["condition", "measure"])
+def architecture_difference(results: Results) -> dict:
+    """Return the paired difference of the second architecture's accuracy to the first one's.
 
-    def there(name: str, measure: str) -> Content:
-        key = (name, measure)
-        return (
-            percent(found.loc[key].to_dict(), measure == "difference") if key in found.index else ""
-        )
+    It is that of their generated audio without a filter, in fractions.
+    """
+    unfiltered = [architecture.generated for architecture in ARCHITECTURES.values()]
+    first, second = (results.answers[name].clips for name in unfiltered)
+    return intervals.paired_difference(second.hit, first.hit.loc[second.index], second.source_id)
 
-    def clips(name: str) -> str:
-        key = (name, "accuracy")
-        return (
-            " / ".join(str(int(found.loc[key, part])) for part in ("n", "sources"))
-            if key in found.index
-            else ""
-        )
 
-    lines: list[list[Content]] = [
-        [
-            f"`{name}`",
-            percent(row["accuracy"]),
-            there(name, "accuracy"),
-            percent(row["difference"], True) if "difference" in row else "",
-            there(name, "difference"),
-            clips(name),
-        ]
-        for name, row in result.items()
-    ]
+def confirmation_estimates(path: Path) -> dict[tuple[str, str], dict]:
+    """Return the estimates on all test clips of the confirmatory run.
+
+    path: its subsets.csv.  Keys are (condition, measure); measures are accuracy and difference.
+    """
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"subset": str})
+    whole = table[table.subset.isna()]
+    return {
+        (estimate["condition"], estimate["measure"]): estimate
+        for estimate in whole.to_dict("records")
+    }
+
+
+def confirmation_table(results: Results, path: Path) -> Table:
+    """Return accuracies and differences of this run beside those of the confirmatory run.
+
+    path: subsets.csv of that run, which was on fresh data; setting.json lies beside it.
+    """
+    confirmed = confirmation_estimates(path)
     header = [
         "condition",
         "accuracy",
@@ -347,10 +356,45 @@ def confirmation_table(result: dict, path: Path) -> Table:
         f"minus `{BASELINE}`, confirmatory",
         "clips / sources, confirmatory",
     ]
+    lines: list[list[Content]] = []
+    for name in results.figures:
+        accuracy = confirmed.get((name, "accuracy"))
+        difference = confirmed.get((name, "difference"))
+        size = f"{int(accuracy['n'])} / {int(accuracy['sources'])}" if accuracy else ""
+        lines.append(
+            [
+                f"`{name}`",
+                share(results.accuracy(name)),
+                share(accuracy) if accuracy else "",
+                difference_cell(results, name),
+                points(difference) if difference else "",
+                size,
+            ]
+        )
     setting = json.loads((path.parent / "setting.json").read_text())
+    machine = setting.pop("machine")
+    changes = ", ".join(f"{key} {value}" for key, value in setting.items())
     note = (
         "Everything once more on a sample that nothing was adjusted on: "
-        f"{', '.join(f'{key} {value}' for key, value in setting.items() if key != 'machine')} ({setting['machine']}); written by "
-        "`python -m tools.experiments confirmation`."
+        f"{changes} ({machine}); written by `python -m tools.experiments confirmation`."
     )
     return Table("confirmation", "Confirmatory run", header, lines, note)
+
+
+def introduction(results: Results) -> str:
+    """Return the paragraph about the data set and what its test clips can show."""
+    clips = results.answers[BASELINE].clips
+    audible = results.figures[BASELINE].accuracy["with_audio"]
+    text = (
+        f"Data set: `{results.root}`; {len(clips)} test clips of {clips.source_id.nunique()} "
+        f"sources and {clips.action.nunique()} actions; {audible['n']} of them "
+        f"({audible['sources']} sources) have audible sound. Accuracies in per cent with 95 % "
+        "intervals, differences in points; both by resampling sources."
+    )
+    detectable = results.figures[UPPER_BOUND].smallest_detectable_difference
+    if detectable is not None:
+        text += (
+            f" The smallest true difference between `{UPPER_BOUND}` and `{BASELINE}` that this "
+            f"test set would find with 80 % power is {100 * detectable:.1f} points."
+        )
+    return text

@@ -1,11 +1,12 @@
-"""Tables as values, and the three forms in which they are written: Markdown, CSV and LaTeX (booktabs).
+"""Tables as values, and their four written forms: Markdown, CSV, LaTeX (booktabs) and HTML.
 
-A cell is text or a `Cell`, a number that knows how it is shown.  Text may hold `code` and *emphasis* in Markdown's marks.
-CSV gives plain numbers in the unit that the table shows (per cent where it says per cent), an interval in three columns:
-`x`, `x_low`, `x_high`.
+A cell is text, a whole number or a `Cell`: a figure that knows its unit.  Text may hold `code` and
+*emphasis* in Markdown's marks.  CSV gives plain numbers in the unit that the table shows (per cent
+where it says per cent), an interval in three columns: `x`, `x_low`, `x_high`.
 """
 
 import csv
+import html as html_escapes
 import io
 import re
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-LATEX = {character: f"\\{character}" for character in "_%&#${}"} | {
+LATEX_ESCAPES = {character: f"\\{character}" for character in "_%&#${}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
@@ -22,22 +23,52 @@ LATEX = {character: f"\\{character}" for character in "_%&#${}"} | {
     "|": r"\textbar{}",
     "[": "{[}",
 }
-CODE, EMPHASIS = re.compile(r"`([^`]+)`"), re.compile(r"\*([^*]+)\*")
-FORMULA = tuple("=+-@")  # what a spreadsheet takes a cell for a formula by
+CODE = re.compile(r"`([^`]+)`")
+EMPHASIS = re.compile(r"\*([^*]+)\*")
+NUMBER_TEXT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+INTERVAL_TEXT = re.compile(r"\[[-+]?[\d.]+, [-+]?[\d.]+\]")
+# A count, a number with its interval or counts between slashes, also in emphasis.
+FIGURE_TEXT = re.compile(r"[-+*]*\d[\d.,]*[*]*( \[.*\])?( / .*)?$")
+
+# A spreadsheet takes text that begins with one of these for a formula.
+FORMULA_STARTS = tuple("=+-@")
+SHORT_TEXT = 14  # characters; shorter text stays on one line of the HTML page
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a figure is shown: the format of a number, after it was multiplied by `scale`."""
+
+    form: str
+    scale: int = 1
+
+
+SHARE = Unit("{:.1f}", 100)  # a fraction, shown in per cent
+POINTS = Unit("{:+.1f}", 100)  # a difference of fractions, shown in points
+NUMBER = Unit("{:.3f}")
+SHORT_NUMBER = Unit("{:.2f}")
+P_VALUE = Unit("{:.2g}")
+COUNT = Unit("{:,}")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number (mean,) or a figure (mean, low, high) and the format in which people read it; (None,) shows as `empty`."""
+    """A number (mean,) or an estimate (mean, low, high) with its unit; (None,) shows as `empty`."""
 
     values: tuple[float | int | None, ...]
-    form: str
+    unit: Unit
     empty: str = ""
+
+    @property
+    def scaled(self) -> tuple[float | int | None, ...]:
+        """The values in the unit that is shown."""
+        scale = self.unit.scale
+        return tuple(None if value is None else scale * value for value in self.values)
 
     def __str__(self) -> str:
         if self.values[0] is None:
             return self.empty
-        mean, *bounds = (self.form.format(value) for value in self.values)
+        mean, *bounds = (self.unit.form.format(value) for value in self.scaled)
         return f"{mean} [{', '.join(bounds)}]" if bounds else mean
 
 
@@ -46,7 +77,10 @@ Content = str | int | Cell
 
 @dataclass(frozen=True)
 class Table:
-    """name: stem of its files; note: what stands between title and table; below: after it."""
+    """A table with its texts.
+
+    name: stem of its files.  note: paragraphs between title and table.  below: paragraphs after it.
+    """
 
     name: str
     title: str
@@ -55,111 +89,121 @@ class Table:
     note: str = ""
     below: str = ""
 
+    @property
+    def columns(self) -> list[list[Content]]:
+        """The cells by column, without the header."""
+        columns: list[list[Content]] = [[] for _ in self.header]
+        for row in self.rows:
+            for column, content in zip(columns, row, strict=True):
+                column.append(content)
+        return columns
 
-def figure(value: dict, form: str, scale: float = 1, empty: str = "no clips") -> Cell:
-    """A cell of a figure `{mean, ci95_low, ci95_high}`, times `scale`."""
-    numbers = [value[key] for key in ("mean", "ci95_low", "ci95_high")]
-    return Cell(
-        tuple(None if number is None else scale * number for number in numbers), form, empty
-    )
+
+def estimate(value: dict, unit: Unit, empty: str = "no clips") -> Cell:
+    """Return the cell of an estimate `{mean, ci95_low, ci95_high}` with its interval."""
+    return Cell((value["mean"], value["ci95_low"], value["ci95_high"]), unit, empty)
 
 
-def percent(value: dict, signed: bool = False) -> Cell:
-    """A figure in per cent (points for differences)."""
-    return figure(value, "{:+.1f}" if signed else "{:.1f}", 100)
+def share(value: dict) -> Cell:
+    """Return the cell of a fraction with its interval, in per cent."""
+    return estimate(value, SHARE)
+
+
+def points(value: dict) -> Cell:
+    """Return the cell of a difference of fractions with its interval, in points with a sign."""
+    return estimate(value, POINTS)
 
 
 def interval(value: dict) -> Cell:
-    """A figure as it is, to three places."""
-    return figure(value, "{:.3f}")
+    """Return the cell of an estimate that is no fraction, to three places."""
+    return estimate(value, NUMBER)
 
 
-def number(value: float | None, form: str = "{:.3f}") -> Cell:
-    return Cell((value,), form)
-
-
-def grid(header: list[str], rows: list[list[Content]]) -> str:
-    """Header and rows in Markdown."""
-    lines: list[list] = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(markdown_text(str(cell)) for cell in line) + " |" for line in lines
-    )
-
-
-def markdown_text(text: str) -> str:
-    """A backslash before a pipe would undo the pipe's own, so it is doubled."""
-    return re.sub(r"(\\*)\|", lambda found: 2 * found[1] + r"\|", one_line(text))
+def number(value: float | None, unit: Unit = NUMBER) -> Cell:
+    """Return the cell of a number without interval; None shows as nothing."""
+    return Cell((value,), unit)
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks, which no cell of the three forms can be trusted to survive."""
+    """Return text without line breaks, which no form of a table can be trusted to survive."""
     return re.sub(r"\s*[\r\n]+\s*", " ", text)
 
 
+# ---- Markdown ----
+
+
 def markdown(table: Table) -> str:
-    """Title, note, table and what stands below it."""
-    return "\n\n".join(
-        part
-        for part in (f"## {table.title}", table.note, grid(table.header, table.rows), table.below)
-        if part
-    )
+    """Return title, note, table and what stands below it in Markdown."""
+    parts = (f"## {table.title}", table.note, grid(table.header, table.rows), table.below)
+    return "\n\n".join(part for part in parts if part)
 
 
-def plain(text: str) -> str:
-    """Text without Markdown's marks, as no spreadsheet takes it for a formula."""
-    text = one_line(EMPHASIS.sub(r"\1", CODE.sub(r"\1", text))).strip()
-    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+def grid(header: list[str], rows: list[list[Content]]) -> str:
+    """Return header and rows as a Markdown table."""
+    lines: list[list] = [header, ["---"] * len(header), *rows]
+    return "\n".join(markdown_line(line) for line in lines)
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+def markdown_line(cells: Iterable[Content]) -> str:
+    """Return a line of a Markdown table."""
+    return "| " + " | ".join(markdown_text(str(cell)) for cell in cells) + " |"
+
+
+def markdown_text(text: str) -> str:
+    """Return text with escaped pipes.
+
+    A backslash before a pipe is doubled, as it would undo the pipe's own.
+    """
+    return re.sub(r"(\\*)\|", lambda match: 2 * match[1] + r"\|", one_line(text))
+
+
+# ---- CSV ----
 
 
 def csv_text(table: Table) -> str:
-    """Plain numbers, six significant digits; a column in which a cell has an interval becomes three."""
+    """Return the table as CSV: plain numbers, six significant digits.
+
+    A column in which a cell has an interval becomes three.
+    """
     columns = []
-    for name, cells in zip(table.header, columns_of(table), strict=True):
-        spread = any(isinstance(cell, Cell) and len(cell.values) == 3 for cell in cells)
-        for part, suffix in enumerate(("", "_low", "_high") if spread else ("",)):
+    for name, cells in zip(table.header, table.columns, strict=True):
+        has_interval = any(isinstance(cell, Cell) and len(cell.values) == 3 for cell in cells)
+        suffixes = ("", "_low", "_high") if has_interval else ("",)
+        for part, suffix in enumerate(suffixes):
             columns.append([plain(name) + suffix, *(csv_value(cell, part) for cell in cells)])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
     return text.getvalue()
 
 
-def columns_of(table: Table) -> list[list[Content]]:
-    return [[row[i] for row in table.rows] for i in range(len(table.header))]
-
-
 def csv_value(content: Content, part: int) -> str:
-    """The mean (part 0) or a bound of a cell; '' for what it has not."""
+    """Return the mean (part 0) or a bound of a cell; '' for what it has not."""
     if not isinstance(content, Cell):
         return "" if part else plain(str(content))
-    value = content.values[part] if part < len(content.values) else None
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.6g}"
+    value = content.scaled[part] if part < len(content.values) else None
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def latex_text(content: Content) -> str:
-    """Escaped text; marks become commands, minus signs of numbers are true ones and intervals smaller than their figures."""
-    if isinstance(content, Cell) and content.values[0] is not None:
-        return (
-            re.sub(r" (\[.+\])", r" {\\scriptsize \1}", str(content))
-            .replace("-", "$-$")
-            .replace("%", r"\%")
-        )
-    text = "".join(LATEX.get(character, character) for character in one_line(str(content)))
-    return EMPHASIS.sub(r"\\emph{\1}", CODE.sub(r"\\texttt{\1}", text))
+def plain(text: str) -> str:
+    """Return text without Markdown's marks, such that no spreadsheet takes it for a formula."""
+    text = EMPHASIS.sub(r"\1", CODE.sub(r"\1", text))
+    text = one_line(text).strip()
+    is_formula = text.startswith(FORMULA_STARTS) and NUMBER_TEXT.fullmatch(text) is None
+    return f"'{text}" if is_formula else text
+
+
+# ---- LaTeX ----
 
 
 def latex(table: Table) -> str:
-    """A float for booktabs and graphicx; a table too wide for the line is scaled down to it."""
-    numeric = [
-        all(isinstance(cell, Cell | int) or not cell for cell in cells)
-        for cells in columns_of(table)
-    ]
+    """Return a float for booktabs and graphicx; a table that is too wide is scaled to the line."""
+    alignment = "".join("r" if is_numeric(cells) else "l" for cells in table.columns)
     lines: list[list] = [table.header, *table.rows]
-    head, *body = (" & ".join(latex_text(cell) for cell in line) + r" \\" for line in lines)
+    head, *body = (latex_line(line) for line in lines)
     caption = ". ".join(part.rstrip(".") for part in (table.title, table.note) if part)
+    below = [rf"\par\smallskip\footnotesize {latex_text(table.below)}"] if table.below else []
     return "\n".join(
         [
             "% \\usepackage{booktabs, graphicx}; written by `python -m stages.report`",
@@ -168,22 +212,106 @@ def latex(table: Table) -> str:
             rf"\caption{{{latex_text(caption)}.}}",
             rf"\label{{tab:{table.name}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
             head,
             r"\midrule",
             *body,
             r"\bottomrule",
             r"\end{tabular}}",
-            *([rf"\par\smallskip\footnotesize {latex_text(table.below)}"] if table.below else []),
+            *below,
             r"\end{table*}",
             "",
         ]
     )
 
 
-def write(folder: Path, tables: Iterable[Table]) -> None:
-    """Write <name>.csv and <name>.tex of each table into the folder, and remove what else it held."""
+def is_numeric(cells: list[Content]) -> bool:
+    """Return whether a column holds nothing but figures and gaps."""
+    return all(isinstance(cell, Cell | int) or not cell for cell in cells)
+
+
+def latex_line(cells: Iterable[Content]) -> str:
+    """Return a line of a LaTeX table."""
+    return " & ".join(latex_text(cell) for cell in cells) + r" \\"
+
+
+def latex_text(content: Content) -> str:
+    """Return escaped text whose marks are commands.
+
+    Minus signs of figures are true ones, and intervals are smaller than their figures.
+    """
+    if isinstance(content, Cell) and content.values[0] is not None:
+        text = re.sub(r" (\[.+\])", r" {\\scriptsize \1}", str(content))
+        return text.replace("-", "$-$").replace("%", r"\%")
+    characters = (LATEX_ESCAPES.get(character, character) for character in one_line(str(content)))
+    text = CODE.sub(r"\\texttt{\1}", "".join(characters))
+    return EMPHASIS.sub(r"\\emph{\1}", text)
+
+
+# ---- HTML ----
+
+
+def html(table: Table) -> str:
+    """Return note, table and what stands below it in HTML.
+
+    The title is the table's accessible name.
+
+    The table comes in a container that scrolls.  The first column holds the headings of the rows.
+    """
+    label = html_escapes.escape(plain(table.title))
+    titles = "".join(f'<th scope="col">{html_text(name)}</th>' for name in table.header)
+    lines = "".join(html_line(row) for row in table.rows)
+    return (
+        f"{html_paragraphs(table.note)}"
+        f'<div class="table" role="region" tabindex="0" aria-label="{label}"><table>\n'
+        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>\n"
+        f"{html_paragraphs(table.below)}"
+    )
+
+
+def html_line(cells: list[Content]) -> str:
+    """Return a row of an HTML table."""
+    heading, *others = cells
+    cells_html = "".join(html_cell(cell) for cell in others)
+    return f'<tr><th scope="row">{html_text(heading)}</th>{cells_html}</tr>\n'
+
+
+def html_cell(content: Content) -> str:
+    """Return a cell whose class says whether it is a number or short: both stay on one line."""
+    text = str(content)
+    kind = ""
+    if FIGURE_TEXT.match(text):
+        kind = ' class="number"'
+    elif len(text) < SHORT_TEXT:
+        kind = ' class="short"'
+    return f"<td{kind}>{html_text(content)}</td>"
+
+
+def html_paragraphs(text: str) -> str:
+    """Return the paragraphs of a text, which empty lines separate."""
+    return "".join(f"<p>{html_text(part)}</p>\n" for part in text.split("\n\n") if part)
+
+
+def html_text(content: Content) -> str:
+    """Return escaped text whose marks are elements and whose intervals are marked."""
+    pieces = CODE.split(str(content))
+    # What CODE.split captured stands at the odd places: code, in which nothing else is marked.
+    for i, piece in enumerate(pieces):
+        escaped = html_escapes.escape(piece)
+        if i % 2:
+            pieces[i] = f"<code>{escaped}</code>"
+        else:
+            marked = INTERVAL_TEXT.sub(r'<span class="interval">\g<0></span>', escaped)
+            pieces[i] = EMPHASIS.sub(r"<em>\1</em>", marked)
+    return "".join(pieces)
+
+
+# ---- files ----
+
+
+def write_table_files(folder: Path, tables: Iterable[Table]) -> None:
+    """Write <name>.csv and <name>.tex of each table into the folder and remove all else in it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for table in tables:

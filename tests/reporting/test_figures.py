@@ -23,11 +23,11 @@ def test_labels_keep_their_distance_and_their_order():
 
 
 def test_a_figure_fits_the_column_at_300_dots_per_inch(tmp_path):
-    figures.write(
+    figures.save_figure(
         tmp_path,
         "a",
         (figures.COLUMN, 2.0),
-        figures.curves,
+        figures.draw_curves,
         ["0", "1"],
         {"x": CURVE},
         "rate",
@@ -44,8 +44,15 @@ def test_a_users_own_settings_change_nothing(tmp_path):
         with matplotlib.rc_context(
             {"font.size": size, "axes.facecolor": "red", "svg.hashsalt": str(size)}
         ):
-            figures.write(
-                tmp_path, "a", (3.4, 2.0), figures.curves, ["0", "1"], {"x": CURVE}, "rate", ["x"]
+            figures.save_figure(
+                tmp_path,
+                "a",
+                (3.4, 2.0),
+                figures.draw_curves,
+                ["0", "1"],
+                {"x": CURVE},
+                "rate",
+                ["x"],
             )
         drawn.append([(tmp_path / f"a.{kind}").read_bytes() for kind in ("png", "svg")])
     assert drawn[0] == drawn[1]
@@ -63,7 +70,7 @@ def test_letters_are_readable_and_a_condition_keeps_its_colour():
     colours = []
     for lines in ({"b": CURVE}, {"a": CURVE, "b": CURVE}):
         drawing = figures.Figure((3.4, 2))
-        figures.curves(drawing, ["0", "1"], lines, "rate", ["a", "b"])
+        figures.draw_curves(drawing, ["0", "1"], lines, "rate", ["a", "b"])
         colours.append(
             [text.get_color() for text in drawing.axes[0].texts if text.get_text() == "b"]
         )
@@ -75,7 +82,7 @@ def test_of_many_actions_those_that_change_are_shown():
     change = pd.DataFrame(0.0, index=names, columns=names)
     change.loc["action 33", "action 07"] = -0.5
     drawing = figures.Figure((3.4, 3))
-    figures.confusion_difference(drawing, change, "points")
+    figures.draw_confusion_difference(drawing, change, "points")
     shown = [label.get_text() for label in drawing.axes[0].get_yticklabels()]
     assert (
         len(shown) == figures.SHOWN_ACTIONS
@@ -88,11 +95,11 @@ def test_of_many_actions_those_that_change_are_shown():
 
 def test_names_are_no_formulas(tmp_path):
     names = ["$_{", "a$b$c"]
-    figures.write(
+    figures.save_figure(
         tmp_path,
         "a",
         (3.4, 3),
-        figures.confusion_difference,
+        figures.draw_confusion_difference,
         pd.DataFrame(np.eye(2), names, names),
         "points ($",
     )

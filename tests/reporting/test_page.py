@@ -17,11 +17,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from audio_from_video.audioset import labels as audioset_labels
-from audio_from_video.clipset.truth import TRUTH
+from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.media import codecs
 from audio_from_video.reporting import clip_browser, page
-from audio_from_video.runtime import atomic
-from audio_from_video.storage import predictions, shards
+from audio_from_video.reporting.tables import Table
+from audio_from_video.runtime import atomic, vocabulary
+from audio_from_video.storage import layout, predictions, shards
 from tests.support import synthetic
 from tests.support.synthetic import LABEL_NAMES, LABELS, STEPS
 
@@ -31,25 +32,19 @@ EVIL, CAPTION = (
 )
 ACTIONS = ("boiling", EVIL, "waving")
 CONDITIONS = ["video_only", "generated", "mapped", "real_audio", "published"]
-TABLES = f"""# Results
-
-Data set: `my|media`; *nobody* <b>bold</b> `real_audio`.
-
-## Main table
-
-| condition | accuracy | minus `video_only` | *reported* |
-| --- | --- | --- | --- |
-| `video_only` | 61.9 [55.0, 68.4] |  | a\\|b |
-| `generated` | 62.9 [56.0, 69.4] | +1.0 [-2.0, +3.9] | [x](javascript:alert(3)) |
-
-## On <img src=x onerror=alert(4)>
-
-{EVIL}
-
-| a | b |
-| --- | --- |
-| <i>1</i> | 2 |
-"""
+INTRODUCTION = "Data set: `my|media`; *nobody* <b>bold</b> `real_audio`."
+TABLES = [
+    Table(
+        "main",
+        "Main table",
+        ["condition", "accuracy", "minus `video_only`", "*reported*"],
+        [
+            ["`video_only`", "61.9 [55.0, 68.4]", "", "a|b"],
+            ["`generated`", "62.9 [56.0, 69.4]", "+1.0 [-2.0, +3.9]", "[x](javascript:alert(3))"],
+        ],
+    ),
+    Table("on", "On <img src=x onerror=alert(4)>", ["a", "b"], [["<i>1</i>", "2"]], EVIL),
+]
 SWEEP = pd.DataFrame(
     {
         "threshold": [-1.0, 0.0, 0.4, 0.8],
@@ -105,9 +100,9 @@ def write(rows: list[dict]) -> None:
         "event_times_s": [0.34, 0.4, 0.9, 5.0],
     }
     known = [row | happened for row in pq.read_table("data/truth.parquet").to_pylist()]
-    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist(known, schema=TRUTH_SCHEMA), Path("data/truth.parquet"))
     labelled = [row for row in rows if row["action"]]
-    for architecture, name in (("validation", "filter"), ("mapping", "filter_mapping")):
+    for architecture in vocabulary.ARCHITECTURES:
         synthetic.write_shards(
             Path("data/predicted_labels") / architecture, {"generated": (LABELS,)}, labelled
         )
@@ -120,13 +115,13 @@ def write(rows: list[dict]) -> None:
             }
             for i, row in enumerate(labelled)
         ]
-        shards.write_table(pa.Table.from_pylist(decisions), Path(f"data/{name}.parquet"))
+        shards.write_table(pa.Table.from_pylist(decisions), layout.decisions(architecture))
     for seed, condition in enumerate(CONDITIONS):
         answering = [row for i, row in enumerate(rows) if condition != "published" or i % 2]
         synthetic.write_predictions(condition, answering, seed, skill=1 + seed % 3, actions=ACTIONS)
-    atomic.write_json(
-        Path("metrics/filter.json"), {"threshold": 0.4, "mapping": {"threshold": 0.0}}
-    )
+    thresholds = {"semantic_validation": 0.4, "caption_mapping": 0.0}
+    filter_metrics = {name: {"threshold": value} for name, value in thresholds.items()}
+    atomic.write_json(Path("metrics/filter.json"), filter_metrics)
     Path("metrics/plots/filter").mkdir(parents=True)
     SWEEP.to_csv("metrics/plots/filter/semantic_validation.csv", index=False)
     SWEEP.assign(kept_fraction=SWEEP.kept_fraction / 2).to_csv(
@@ -165,7 +160,7 @@ def write_mapping(rows: list[dict]) -> None:
 
 def build(clips: int = 10, conditions=CONDITIONS) -> str:
     figures = {f"Decoded {EVIL}": Path("figure.png"), "Curves": Path("figure.svg")}
-    return page.build(TABLES, figures, clips, list(conditions))
+    return page.build(INTRODUCTION, TABLES, figures, clips, list(conditions))
 
 
 def island(text: str) -> dict:
@@ -241,44 +236,26 @@ def test_data_arrives_unchanged(data):
     assert data["clips"][0]["captions"][0]["text"] == CAPTION
 
 
-def test_tables_keep_their_cells():
-    lead, ((title, main), (other, rest)) = page.split(TABLES)
-    assert (
-        "<code>my|media</code>; <em>nobody</em> &lt;b&gt;bold&lt;/b&gt;" in lead
-        and "<h1" not in lead
-    )
-    assert (
-        title == "Main table"
-        and '<h2 id="table-0">' in main
-        and '<h3 id="table-1">On &lt;img' in rest
-    )
-    assert (
-        '<th scope="row"><code>video_only</code></th><td class="number">61.9 <span class="interval">[55.0, 68.4]</span></td>'
-        in main.replace("\n", "")
-    )
-    assert (
-        main.count("<tr>") == 3
-        and main.count("<th ") == 4 + 2
-        and main.count("</th>") == 4 + 2
-        and "a|b" in main
-    )
-    assert "<i>" not in rest and "onerror" not in Elements(rest).of("div")[0]
+def test_tables_are_sections_with_headings_and_links(folder):
+    text = Path("report.html").read_text()
+    assert "<code>my|media</code>; <em>nobody</em> &lt;b&gt;bold&lt;/b&gt;" in text
+    assert '<section><h2 id="table-0">Main table</h2>' in text
+    assert '<section><h3 id="table-1">On &lt;img src=x onerror=alert(4)&gt;</h3>' in text
+    assert '<li><a href="#table-1">On &lt;img src=x onerror=alert(4)&gt;</a></li>' in text
+    assert 'href="#table-2"' not in text
+    assert "<i>1" not in text
+    regions = [element for element in Elements(text).of("div") if element.get("class") == "table"]
+    assert [region["aria-label"] for region in regions] == [table.title for table in TABLES]
 
 
-def test_numbers_that_are_intervals_or_counts_are_told_from_text():
-    numbers = [
-        "61.9 [55.0, 68.4]",
-        "-1.5",
-        "+0.9 [-1.3, +3.2]",
-        "480 / 204 / 3",
-        "58,828",
-        "*0.41*",
-    ]
-    assert [page.cell(text) for text in numbers] == ['<td class="number">'] * len(numbers)
-    assert (
-        page.cell("real / real") == '<td class="short">'
-        and page.cell("mapped, and then some more") == "<td>"
-    )
+def test_names_come_from_the_vocabulary(data):
+    assert data["architectures"] == {
+        "semantic_validation": "1: semantic validation",
+        "caption_mapping": "2: caption mapping",
+    }
+    assert data["baseline"] == "video_only"
+    assert ["mapped_validated", "video_only"] in data["comparisons"]
+    assert data["sweeps"]["caption_mapping"]["condition"] == "mapped"
 
 
 def test_clips_are_drawn_by_turns_whatever_else_is_there():
@@ -287,7 +264,7 @@ def test_clips_are_drawn_by_turns_whatever_else_is_there():
         for action in "abc"
         for i in range(5 if action == "a" else 20)
     ]
-    drawn = clip_browser.draw(clips, 25, 0)
+    drawn = clip_browser.draw_test_clips(clips, 25, 0)
     counts = pd.Series([row["action"] for row in drawn]).value_counts()
     assert (
         counts["a"] == 5
@@ -295,8 +272,15 @@ def test_clips_are_drawn_by_turns_whatever_else_is_there():
         and drawn == sorted(drawn, key=lambda row: row["clip_id"])
     )
     more = [*clips, {"clip_id": "a/x", "split": "training", "action": "a"}]
-    assert clip_browser.draw(more[::-1], 25, 0) == drawn != clip_browser.draw(clips, 25, 1)
-    assert len(clip_browser.draw(clips, 99, 0)) == 45 and clip_browser.draw([], 5, 0) == []
+    assert (
+        clip_browser.draw_test_clips(more[::-1], 25, 0)
+        == drawn
+        != clip_browser.draw_test_clips(clips, 25, 1)
+    )
+    assert (
+        len(clip_browser.draw_test_clips(clips, 99, 0)) == 45
+        and clip_browser.draw_test_clips([], 5, 0) == []
+    )
 
 
 def test_answers_are_those_of_most_seeds(folder, monkeypatch):
@@ -316,7 +300,7 @@ def test_answers_are_those_of_most_seeds(folder, monkeypatch):
         "two": predictions.Predictions(clips, list("xyz"), votes[:2]),
     }
     monkeypatch.setattr(predictions, "read", known.__getitem__)
-    found = clip_browser.answers(known, ["x/2", "x/1", "x/3"])
+    found = clip_browser.condition_answers(known, ["x/2", "x/1", "x/3"])
     assert found["three"] == {
         "x/1": ["y", 2, 3],
         "x/2": ["z", 2, 3],
@@ -327,22 +311,22 @@ def test_answers_are_those_of_most_seeds(folder, monkeypatch):
 def test_a_clip_shows_what_the_stages_wrote(data, folder):
     clip = next(clip for clip in data["clips"] if clip["sound"]["status"] == "ok")
     silent = next(clip for clip in data["clips"] if clip["sound"]["status"] == "silent")
-    moving = clip_browser.stored("representative_frames", ["magnitudes"], [clip["id"]])[clip["id"]][
-        "magnitudes"
-    ]
+    moving = clip_browser.shard_rows(layout.REPRESENTATIVE_FRAMES, ["magnitudes"], [clip["id"]])[
+        clip["id"]
+    ]["magnitudes"]
     assert clip["moving"] == {"motion": pytest.approx(moving.tolist(), abs=0.006), "chosen": [1, 4]}
     assert [(caption["step"], caption["labels"]) for caption in clip["captions"]] == [
         (1, [["Saw", 0.625], ["Applause", 0.625]]),
         (4, [["Crowd", 0.625]]),
     ]
-    scores = clip_browser.stored("audio_features", ["label_scores"], [clip["id"]])[clip["id"]][
-        "label_scores"
-    ]
+    scores = clip_browser.shard_rows(layout.AUDIO_FEATURES, ["label_scores"], [clip["id"]])[
+        clip["id"]
+    ]["label_scores"]
     names = [label.display_name for label in audioset_labels.load_labels()[:LABELS]]
     assert (
-        clip["heard"][0]
+        clip["real_labels"][0]
         == [names[int(scores.argmax())], pytest.approx(float(scores.max()), abs=1e-3)]
-        and len(clip["heard"]) == 3
+        and len(clip["real_labels"]) == 3
     )
     truth = {"kind": "own", "audible": True, "belongs": clip["truth"]["belongs"], "labels": ["Saw"]}
     assert clip["truth"] == truth | {"events": [2, 5]} and isinstance(
@@ -350,7 +334,7 @@ def test_a_clip_shows_what_the_stages_wrote(data, folder):
     )  # 0.9 s is on the last frame, 5 s after it
     assert (
         "wave" not in silent["sound"]
-        and silent["heard"] is None
+        and silent["real_labels"] is None
         and max(clip["sound"]["wave"]) == 100
     )
     picture = codecs.decode_jpeg(base64.b64decode(clip["frames"].partition(",")[2]))
@@ -360,10 +344,10 @@ def test_a_clip_shows_what_the_stages_wrote(data, folder):
 def test_sound_to_listen_to_is_the_clips_own():
     time = np.arange(48_000) / codecs.SAMPLE_RATE_HZ
     samples = (0.02 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
-    heard = codecs.decode_flac(clip_browser.to_listen(samples))
+    heard = codecs.decode_flac(clip_browser.listening_flac(samples))
     assert np.abs(heard).max() > 0.99
     assert np.corrcoef(samples, heard)[0, 1] > 0.99999
-    assert not codecs.decode_flac(clip_browser.to_listen(np.zeros(100, np.float32))).any()
+    assert not codecs.decode_flac(clip_browser.listening_flac(np.zeros(100, np.float32))).any()
 
 
 @pytest.mark.parametrize("hz", [150, 440, 1000, 3000, 7000])
@@ -404,7 +388,7 @@ def sparse(tmp_path, monkeypatch):
         "metrics/plots/filter/caption_mapping.csv",
     ):
         Path(name).unlink()
-    shards.write_table(pa.Table.from_pylist([], schema=TRUTH), Path("data/truth.parquet"))
+    shards.write_table(pa.Table.from_pylist([], schema=TRUTH_SCHEMA), Path("data/truth.parquet"))
 
 
 def test_all_clips_may_be_silent(sparse):
@@ -427,9 +411,10 @@ def test_optional_inputs_may_be_absent(sparse):
     found = island(build(conditions=["video_only"]))
     clip = found["clips"][0]
     assert (
-        list(found["sweeps"]) == ["validation"] and found["sweeps"]["validation"]["chosen"] is None
+        list(found["sweeps"]) == ["semantic_validation"]
+        and found["sweeps"]["semantic_validation"]["chosen"] is None
     )
-    assert (clip["flow"], clip["moving"], clip["captions"], clip["heard"], clip["truth"]) == (
+    assert (clip["flow"], clip["moving"], clip["captions"], clip["real_labels"], clip["truth"]) == (
         None,
     ) * 5
     assert clip["architectures"] == {} and clip["sound"] == {"status": "unknown", "level": None}
@@ -510,7 +495,7 @@ def test_slider_shows_the_sweep(shown):
         )
         assert f"{SWEEP.threshold[i]:.2f}" in shown.get_attribute("#slider", "aria-valuetext")
     before = shown.inner_html("#upper")
-    shown.get_by_label("2: meaning built in").check()
+    shown.get_by_label("2: caption mapping").check()
     assert (
         shown.text_content("#threshold") == "0.00"
         and outputs(shown)[0] == "45.0 %"
@@ -610,15 +595,15 @@ def test_filters_restrict_the_list(shown, data):
     shown.select_option("#who", label=f"real_audio right, video_only wrong ({len(expected_clips)})")
     assert listed() == expected_clips != []
     shown.select_option("#who", "own")
-    shown.select_option("#row-right", "mapped")
-    shown.select_option("#row-wrong", "published")
+    shown.select_option("#condition-right", "mapped")
+    shown.select_option("#condition-wrong", "published")
     expected_clips = [
         clip["id"]
         for clip in clips
         if right(clip, "mapped") is True and right(clip, "published") is False
     ]
     assert listed() == expected_clips and len(expected_clips) < len(clips)
-    shown.select_option("#row-wrong", "mapped")  # nothing can be right and wrong
+    shown.select_option("#condition-wrong", "mapped")  # nothing can be right and wrong
     assert (
         shown.is_visible("#none")
         and not shown.is_visible("#clip")

@@ -7,14 +7,19 @@ import pytest
 
 from audio_from_video.reporting import tables
 from audio_from_video.reporting.tables import (
+    COUNT,
+    NUMBER,
+    SHARE,
     Cell,
     Table,
-    figure,
+    Unit,
+    estimate,
     interval,
     latex_text,
     number,
-    percent,
     plain,
+    points,
+    share,
 )
 
 FIGURE = {"mean": 0.12345, "ci95_low": -0.01, "ci95_high": 0.5}
@@ -25,24 +30,18 @@ def parsed(table: Table) -> list[list[str]]:
 
 
 def test_cells_show_what_people_read():
-    assert (
-        str(percent(FIGURE)) == "12.3 [-1.0, 50.0]"
-        and str(percent(FIGURE, True)) == "+12.3 [-1.0, +50.0]"
-    )
-    assert (
-        str(interval(FIGURE)) == "0.123 [-0.010, 0.500]"
-        and str(figure(FIGURE, "{:.2f}", 10)) == "1.23 [-0.10, 5.00]"
-    )
-    empty = dict.fromkeys(FIGURE)
-    assert (
-        str(percent(empty)) == "no clips"
-        and str(number(None)) == ""
-        and str(number(12_345, "{:,}")) == "12,345"
-    )
+    assert str(share(FIGURE)) == "12.3 [-1.0, 50.0]"
+    assert str(points(FIGURE)) == "+12.3 [-1.0, +50.0]"
+    assert str(interval(FIGURE)) == "0.123 [-0.010, 0.500]"
+    assert str(estimate(FIGURE, Unit("{:.2f}", 10))) == "1.23 [-0.10, 5.00]"
+    assert str(share(dict.fromkeys(FIGURE))) == "no clips"
+    assert str(number(None)) == ""
+    assert str(number(12_345, COUNT)) == "12,345"
+    assert str(number(0.5, SHARE)) == "50.0"
 
 
 def test_markdown_has_title_note_table_and_what_stands_below():
-    table = Table("t", "Title", ["a", "b|c"], [["x", percent(FIGURE)]], "Note.", "Below.")
+    table = Table("t", "Title", ["a", "b|c"], [["x", share(FIGURE)]], "Note.", "Below.")
     assert (
         tables.markdown(table)
         == "## Title\n\nNote.\n\n| a | b\\|c |\n| --- | --- |\n| x | 12.3 [-1.0, 50.0] |\n\nBelow."
@@ -68,7 +67,7 @@ def test_no_text_breaks_out_of_a_markdown_cell(text, shown):
 
 def test_csv_gives_plain_numbers_and_three_columns_for_an_interval():
     rows = [
-        ["`real`", percent(FIGURE, True), number(1_234_567, "{:,}"), 3],
+        ["`real`", points(FIGURE), number(1_234_567, COUNT), 3],
         ["none", "", number(None), 4],
     ]
     assert parsed(Table("t", "T", ["row", "minus `x`", "*n*", "seeds"], rows)) == [
@@ -79,7 +78,7 @@ def test_csv_gives_plain_numbers_and_three_columns_for_an_interval():
 
 
 def test_csv_of_a_figure_without_clips_is_empty_not_a_word():
-    rows = [["a", percent(dict.fromkeys(FIGURE))], ["b", percent(FIGURE)]]
+    rows = [["a", share(dict.fromkeys(FIGURE))], ["b", share(FIGURE)]]
     assert parsed(Table("t", "T", ["row", "x"], rows))[1] == ["a", "", "", ""]
 
 
@@ -120,9 +119,9 @@ def test_latex_escapes_every_special_character():
 
 
 def test_latex_numbers_have_minus_signs():
-    assert latex_text(percent(FIGURE)) == r"12.3 {\scriptsize [$-$1.0, 50.0]}"
+    assert latex_text(share(FIGURE)) == r"12.3 {\scriptsize [$-$1.0, 50.0]}"
     assert latex_text(number(-0.5)) == "$-$0.500" and latex_text("a-b") == "a-b"
-    assert latex_text(Cell((None,), "{}", "no clips")) == "no clips"
+    assert latex_text(Cell((None,), NUMBER, "no clips")) == "no clips"
 
 
 def test_latex_table_is_booktabs_with_balanced_rows():
@@ -144,10 +143,62 @@ def test_latex_table_is_booktabs_with_balanced_rows():
     assert text.count("{") == text.count("}")
 
 
+def test_html_keeps_cells_and_marks_intervals():
+    rows = [["`video_only`", share(FIGURE), ""], ["`generated`", points(FIGURE), "a|b"]]
+    table = Table(
+        "t", "A `title`", ["condition", "accuracy", "*reported*"], rows, "Note.", "Below."
+    )
+    text = tables.html(table).replace("\n", "")
+    assert text.startswith("<p>Note.</p>") and text.endswith("<p>Below.</p>")
+    assert 'aria-label="A title"' in text
+    figure = '12.3 <span class="interval">[-1.0, 50.0]</span>'
+    expected = f'<th scope="row"><code>video_only</code></th><td class="number">{figure}</td>'
+    assert expected in text
+    assert text.count("<tr>") == 3
+    assert text.count("<th ") == text.count("</th>") == 3 + 2
+    assert "<em>reported</em>" in text and "a|b" in text
+
+
+def test_html_has_a_paragraph_for_each_of_a_note():
+    assert tables.html_paragraphs("One.\n\nTwo `x`.") == "<p>One.</p>\n<p>Two <code>x</code>.</p>\n"
+    assert tables.html_paragraphs("") == ""
+
+
+def test_no_text_breaks_out_of_html():
+    evil = "<img src=x onerror=alert(1)> & \"'`<b>`"
+    table = Table("t", evil, [evil], [[evil]], evil, evil)
+    text = tables.html(table)
+    assert "<img" not in text and "<b>" not in text
+    assert text.count("&lt;img src=x onerror=alert(1)&gt; &amp; &quot;&#x27;") == 5
+    assert "<code>&lt;b&gt;</code>" in text
+    assert "<em>" not in tables.html_text("`a*b*c`")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("61.9 [55.0, 68.4]", "number"),
+        ("-1.5", "number"),
+        ("+0.9 [-1.3, +3.2]", "number"),
+        ("480 / 204 / 3", "number"),
+        ("58,828", "number"),
+        ("*0.41*", "number"),
+        (12, "number"),
+        (share(FIGURE), "number"),
+        (share(dict.fromkeys(FIGURE)), "short"),
+        ("real / real", "short"),
+        ("", "short"),
+    ],
+)
+def test_html_tells_numbers_and_short_cells_from_text(content, kind):
+    assert tables.html_cell(content).startswith(f'<td class="{kind}">')
+    assert tables.html_cell("mapped, and then some more").startswith("<td>")
+
+
 def test_write_leaves_the_tables_given_and_nothing_else(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/old.tex").write_text("x")
-    tables.write(tmp_path / "tables", [Table("a", "A", ["x"], [["1"]])])
+    tables.write_table_files(tmp_path / "tables", [Table("a", "A", ["x"], [["1"]])])
     assert {path.name: path.read_text() for path in (tmp_path / "tables").glob("*.csv")} == {
         "a.csv": "x\n1\n"
     }
