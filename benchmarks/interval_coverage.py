@@ -1,17 +1,23 @@
-"""Do the intervals and tests of audio_from_video/evaluation/intervals.py hold what they promise?  Simulated test sets of known truth.
+"""Check on simulated test sets that intervals and tests hold what they promise.
 
     python -m benchmarks.interval_coverage [--runs 2000]
 
-Writes metrics/experiments/interval_coverage.csv: a row per simulated world and question, with the Monte Carlo error of the figure.
-Four minutes of one core.  The pipeline takes 4,000 resamples.  Intervals of 1,000 cover 0.2 points less, of 400 0.5 points less;
-the p-value is below 5 % as often with 400 (4.99 %, were it exact), so that tests can be simulated five times as often.
+Checks audio_from_video/evaluation/intervals.py. Writes metrics/experiments/interval_coverage.csv: a
+row per simulated world and question, with the Monte Carlo error of the figure. Four minutes of one
+core.
 
-A simulated test set is shaped like the embedded one: 204 sources of 1 to 4 clips, two conditions that are both right on 63 % of
-the clips, 3 trainings each.  An answer is right where a normal variable is above a threshold; it adds up what SHARES names, plus
-in some worlds what all clips of one training have in common, its luck.  The shares give correlations near those of the
-predictions on the embedded test set: between trainings of a clip 0.73, between conditions 0.61, between clips of a source 0.71.
-Luck there has a deviation of about 1 point: over the seeds of 11 conditions accuracies deviate by 1.9 points (root mean square),
-of which resampling sources explains 1.6.
+The pipeline takes 4,000 resamples. Intervals of 1,000 cover 0.2 points less, of 400 0.5 points
+less. The p-value is below 5 % as often with 400 (4.99 %, were it exact), so that tests can be
+simulated five times as often.
+
+A simulated test set is shaped like the embedded one: 204 sources of 1 to 4 clips, two conditions
+that are both right on 63 % of the clips, 3 trainings each. An answer is right where a normal
+variable is above a threshold. The variable adds up what SHARES names, and in some worlds what all
+clips of one training have in common, its luck. The shares give correlations near those of the
+predictions on the embedded test set: 0.73 between trainings of a clip, 0.61 between conditions,
+0.71 between clips of a source. Luck there has a deviation of about 1 point: over the seeds of 11
+conditions accuracies deviate by 1.9 points (root mean square), of which resampling sources
+explains 1.6.
 """
 
 import argparse
@@ -32,15 +38,22 @@ from audio_from_video.evaluation.intervals import (
     smallest_detectable_difference,
 )
 
-INTERVAL_RESAMPLES, TEST_RESAMPLES, TEST_RUNS = 1000, 400, 5  # runs: of tests for each of intervals
 OUTPUT = Path("metrics/experiments/interval_coverage.csv")
-SHARES = {
+INTERVAL_RESAMPLES = 1000
+TEST_RESAMPLES = 400
+TEST_RUNS = 5  # simulated tests for each simulated interval
+SHARES = {  # of the normal variable's variance
     "source": 0.80,
     "source x condition": 0.09,
     "clip": 0.03,
     "source x training": 0.055,
     "clip x training": 0.025,
-}  # of variance
+}
+EMBEDDED_SIZES = (1,) * 59 + (2,) * 54 + (3,) * 51 + (4,) * 40
+
+COVERAGE = "interval holds the true accuracy"
+FALSE_ALARM = "paired test at 5 % finds a difference that is not there"
+WIDENED = ", widened by `over_trainings`"
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,9 @@ class World:
     """What a test set is drawn from."""
 
     sources: int = 204
-    sizes: tuple[int, ...] = (
-        (1,) * 59 + (2,) * 54 + (3,) * 51 + (4,) * 40
-    )  # clips of a source are drawn from these
-    size_effect: float = 0.0  # what a further clip adds to the normal variable of its source: larger sources are easier
+    sizes: tuple[int, ...] = EMBEDDED_SIZES  # numbers of clips, from which each source's is drawn
+    # What a further clip adds to the normal variable of its source: larger sources are easier.
+    size_effect: float = 0.0
     conditions: int = 2
     seeds: int = 3
     seed_sd: float = 0.0  # deviation of the true accuracy from training to training, a share
@@ -60,97 +72,118 @@ class World:
 
     @property
     def luck_sd(self) -> float:
-        """Deviation of the normal variable over trainings that moves accuracy by `seed_sd` (first order)."""
-        return self.seed_sd / norm.pdf(norm.ppf(self.accuracy))
+        """Deviation over trainings of the normal variable; moves accuracy by `seed_sd`."""
+        return self.seed_sd / norm.pdf(norm.ppf(self.accuracy))  # to first order
 
     @property
     def thresholds(self) -> np.ndarray:
-        """[conditions] below which an answer is wrong, negated."""
+        """[conditions] thresholds below which an answer is wrong, negated."""
         accuracies = np.full(self.conditions, self.accuracy)
         accuracies[1:] += self.difference
         return norm.ppf(accuracies) * np.sqrt(1 + self.luck_sd**2)
 
     def true_accuracy(self) -> float:
-        """Of the first condition, over clips, sources and trainings."""
+        """Return the first condition's accuracy over clips, sources and trainings."""
         easier = self.size_effect * (np.asarray(self.sizes) - np.mean(self.sizes))
-        return float(
-            np.average(
-                norm.cdf((self.thresholds[0] + easier) / np.sqrt(1 + self.luck_sd**2)),
-                weights=self.sizes,
-            )
-        )
+        by_size = norm.cdf((self.thresholds[0] + easier) / np.sqrt(1 + self.luck_sd**2))
+        return float(np.average(by_size, weights=self.sizes))
 
 
-def draw(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the answers are right [conditions, seeds, N] and the source of each clip [N]."""
+def draw_test_set(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether the answers are right [conditions, seeds, N], and the clips' sources [N]."""
     sizes = rng.choice(world.sizes, world.sources)
     sources = np.repeat(np.arange(world.sources), sizes)
-    c, k, s, n = world.conditions, world.seeds, world.sources, len(sources)
-    shapes = ((1, 1, s), (c, 1, s), (1, 1, n), (c, k, s), (c, k, n))
-    parts = [
-        np.sqrt(share) * rng.standard_normal(shape)
-        for share, shape in zip(SHARES.values(), shapes, strict=True)
-    ]
-    of_sources = (
-        parts[0] + parts[1] + parts[3] + world.size_effect * (sizes - np.mean(world.sizes))
-    )  # [c, k, s]
-    level = world.thresholds[:, None, None] + world.luck_sd * rng.standard_normal((c, k, 1))
-    return level + of_sources[:, :, sources] + parts[2] + parts[4] > 0, sources
 
+    # How often each part of the variable is drawn: by condition, training, and source or clip.
+    shapes = {
+        "source": (1, 1, world.sources),
+        "source x condition": (world.conditions, 1, world.sources),
+        "clip": (1, 1, len(sources)),
+        "source x training": (world.conditions, world.seeds, world.sources),
+        "clip x training": (world.conditions, world.seeds, len(sources)),
+    }
+    parts = {}
+    for name, share in SHARES.items():
+        parts[name] = np.sqrt(share) * rng.standard_normal(shapes[name])
 
-def drawn(world: World, runs: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """`runs` test sets, numbered: the number seeds their resamples, whose errors would otherwise not average out."""
-    rng = np.random.default_rng(0)
-    return ((run, *draw(world, rng)) for run in range(runs))
-
-
-def covered(world: World, runs: int, resamples: int, by_clip: bool = False) -> np.ndarray:
-    """Whether the first condition's interval, and the one over trainings, holds its true accuracy [runs, 2]."""
-    truth, result = world.true_accuracy(), []
-    for run, hits, sources in drawn(world, runs):
-        figure = interval(
-            hits[0].mean(0), np.arange(len(sources)) if by_clip else sources, run, resamples
-        )
-        result.append(
-            [
-                holds(figure, truth),
-                holds(over_trainings(figure, training_variance(hits[:1])), truth),
-            ]
-        )
-    return np.array(result)
-
-
-def found(world: World, runs: int, resamples: int) -> np.ndarray:
-    """Whether the second condition differs from the first at 5 %: by p, and by the interval over trainings [runs, 2]."""
-    result = []
-    for run, hits, sources in drawn(world, runs):
-        figure = paired_difference(hits[1].mean(0), hits[0].mean(0), sources, run, resamples)
-        result.append(
-            [figure["p"] < 0.05, not holds(over_trainings(figure, training_variance(hits)), 0)]
-        )
-    return np.array(result)
-
-
-def found_of_family(world: World, runs: int, resamples: int) -> np.ndarray:
-    """Whether any further condition differs from the first at 5 %: by its own p, and by Holm's [runs, 2]."""
-    result = []
-    for run, hits, sources in drawn(world, runs):
-        rows = hits.mean(1)
-        p = {
-            str(i): paired_difference(row, rows[0], sources, run, resamples)["p"]
-            for i, row in enumerate(rows[1:])
-        }
-        result.append([min(values.values()) < 0.05 for values in (p, holm(p))])
-    return np.array(result)
-
-
-def smallest(world: World, runs: int) -> float:
-    """The mean smallest detectable difference of the first two conditions, a share."""
-    each = (
-        smallest_detectable_difference(hits[1].mean(0), hits[0].mean(0), sources)
-        for _, hits, sources in drawn(world, runs)
+    easier = world.size_effect * (sizes - np.mean(world.sizes))
+    of_sources = (  # [conditions, seeds, sources]
+        parts["source"] + parts["source x condition"] + parts["source x training"] + easier
     )
-    return float(np.mean(list(each)))
+    luck = world.luck_sd * rng.standard_normal((world.conditions, world.seeds, 1))
+    level = world.thresholds[:, None, None] + luck
+    variable = level + of_sources[:, :, sources] + parts["clip"] + parts["clip x training"]
+    return variable > 0, sources
+
+
+def test_sets(world: World, runs: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield `runs` test sets with their numbers.
+
+    The number seeds the resamples of a test set, whose errors would otherwise not average out.
+    """
+    rng = np.random.default_rng(0)
+    for run in range(runs):
+        hits, sources = draw_test_set(world, rng)
+        yield run, hits, sources
+
+
+def coverage(world: World, runs: int, by_clip: bool = False) -> np.ndarray:
+    """Return whether intervals hold the first condition's true accuracy [runs, 2].
+
+    The columns are the plain interval and the one over trainings. `by_clip` resamples clips, as if
+    each were a source of its own.
+    """
+    truth = world.true_accuracy()
+    outcomes = []
+    for run, hits, sources in test_sets(world, runs):
+        units = np.arange(len(sources)) if by_clip else sources
+        plain = interval(hits[0].mean(0), units, run, INTERVAL_RESAMPLES)
+        widened = over_trainings(plain, training_variance(hits[:1]))
+        outcomes.append([holds(plain, truth), holds(widened, truth)])
+    return np.array(outcomes)
+
+
+def detections(world: World, runs: int) -> np.ndarray:
+    """Return whether the second condition differs from the first at 5 % [runs, 2].
+
+    The columns are by p, and by the interval over trainings.
+    """
+    outcomes = []
+    for run, hits, sources in test_sets(world, runs):
+        plain = paired_difference(hits[1].mean(0), hits[0].mean(0), sources, run, TEST_RESAMPLES)
+        widened = over_trainings(plain, training_variance(hits))
+        outcomes.append([plain["p"] < 0.05, not holds(widened, 0)])
+    return np.array(outcomes)
+
+
+def detections_in_family(world: World, runs: int) -> np.ndarray:
+    """Return whether any further condition differs from the first at 5 % [runs, 2].
+
+    The columns are by the conditions' own p-values, and by Holm's.
+    """
+    outcomes = []
+    for run, hits, sources in test_sets(world, runs):
+        first, *others = hits.mean(1)
+        p_values: dict[str, float | None] = {}
+        for i, other in enumerate(others):
+            # Holm's smallest threshold, 5 / 12 %, needs all resamples.
+            p_values[str(i)] = paired_difference(other, first, sources, run, RESAMPLES)["p"]
+        outcomes.append([any_significant(p_values), any_significant(holm(p_values))])
+    return np.array(outcomes)
+
+
+def any_significant(p_values: dict[str, float | None]) -> bool:
+    return any(p is not None and p < 0.05 for p in p_values.values())
+
+
+def smallest_detectable(world: World, runs: int) -> float:
+    """Return the mean smallest detectable difference of the first two conditions, a share."""
+    differences = []
+    for _, hits, sources in test_sets(world, runs):
+        first = hits[0].mean(0)
+        second = hits[1].mean(0)
+        differences.append(smallest_detectable_difference(second, first, sources))
+    return float(np.mean(np.array(differences, dtype=float)))
 
 
 def holds(figure: dict, truth: float) -> bool:
@@ -158,38 +191,42 @@ def holds(figure: dict, truth: float) -> bool:
 
 
 def training_variance(hits: np.ndarray) -> float:
-    """Sum over conditions of the squared deviation over seeds / seeds."""
+    """Return the sum over conditions of the variance of the mean over seeds.
+
+    `hits`: [conditions, seeds, N].
+    """
     return float((hits.mean(2).var(1, ddof=1) / hits.shape[1]).sum())
 
 
+def csv_row(world: World, name: str, question: str, wanted: str, outcomes: np.ndarray) -> dict:
+    """Return a row of the CSV file from the outcomes [runs] of one question in one world."""
+    share = outcomes.mean()
+    error = np.sqrt(share * (1 - share) / len(outcomes))
+    return {
+        "simulated": name,
+        "question": question,
+        "wanted %": wanted,
+        "measured %": f"{100 * share:.1f}",
+        "Monte Carlo error, points": f"{100 * error:.1f}",
+        "runs": len(outcomes),
+        "sources": world.sources,
+        "seeds": world.seeds,
+    }
+
+
 def table(runs: int) -> Iterator[dict]:
-    """The rows of the CSV file, as they are computed."""
+    """Yield the rows of the CSV file, as they are computed."""
+    yield from shape_rows(runs)
+    yield from clip_rows(runs)
+    yield from power_rows(runs)
+    yield from family_rows(runs)
+    yield from luck_rows(runs)
+
+
+def shape_rows(runs: int) -> Iterator[dict]:
+    """Yield rows on test sets of other shapes than the embedded one."""
     ours = World()
-
-    def held(world: World) -> np.ndarray:
-        return covered(world, runs, INTERVAL_RESAMPLES)
-
-    def tested(world: World) -> np.ndarray:
-        return found(world, TEST_RUNS * runs, TEST_RESAMPLES)
-
-    def row(simulated: str, question: str, wanted: str, outcomes: np.ndarray, world: World) -> dict:
-        share = outcomes.mean()
-        return {
-            "simulated": simulated,
-            "question": question,
-            "wanted %": wanted,
-            "measured %": f"{100 * share:.1f}",
-            "Monte Carlo error, points": f"{100 * np.sqrt(share * (1 - share) / len(outcomes)):.1f}",
-            "runs": len(outcomes),
-            "sources": world.sources,
-            "seeds": world.seeds,
-        }
-
-    accuracy, difference = (
-        "interval holds the true accuracy",
-        "paired test at 5 % finds a difference that is not there",
-    )
-    for name, world in {
+    worlds = {
         "as the embedded test set": ours,
         "half of the sources (as `published`)": replace(ours, sources=103),
         "34 sources (as a look-alike pair)": replace(ours, sources=34),
@@ -198,43 +235,53 @@ def table(runs: int) -> Iterator[dict]:
         "a tenth of the sources hold 20 clips": replace(ours, sizes=(1,) * 9 + (20,)),
         "larger sources are easier": replace(ours, size_effect=0.3),
         "93 % are right (as top 5)": replace(ours, accuracy=0.93),
-    }.items():
-        yield row(name, accuracy, "95", held(world)[:, 0], world)
-        yield row(name, difference, "5", tested(world)[:, 0], world)
-    clips = covered(ours, runs, INTERVAL_RESAMPLES, by_clip=True)
-    yield row("resampling clips instead of sources", accuracy, "95", clips[:, 0], ours)
-    least = smallest(ours, runs)
-    powerful = tested(replace(ours, difference=least))[:, 0]
-    yield row(
-        f"true difference {100 * least:.1f} points, the smallest detectable",
-        "paired test at 5 % finds it",
-        "80",
-        powerful,
-        ours,
-    )
-    family = replace(ours, conditions=13)
-    any_found = found_of_family(
-        family, runs // 4, RESAMPLES
-    )  # Holm's smallest threshold, 5 / 12 %, needs all resamples
-    for column, (by, wanted) in enumerate({"": "", ", by Holm": "at most 5"}.items()):
-        name = "12 conditions that do not differ from the first"
-        yield row(
-            name, "paired tests at 5 % find at least one" + by, wanted, any_found[:, column], family
-        )
-    for world in (
-        replace(ours, seeds=seeds, seed_sd=points / 100)
-        for seeds in (3, 5)
-        for points in (0, 1, 2, 3)
-    ):
-        name = f"trainings differ by luck: sd {100 * world.seed_sd:.0f} points"
-        for question, wanted, outcomes in (
-            (accuracy, "95", held(world)),
-            (difference, "5", tested(world)),
-        ):
-            yield row(name, question, wanted, outcomes[:, 0], world)
-            yield row(
-                name, question + ", widened by `over_trainings`", wanted, outcomes[:, 1], world
-            )
+    }
+    for name, world in worlds.items():
+        yield csv_row(world, name, COVERAGE, "95", coverage(world, runs)[:, 0])
+        alarms = detections(world, TEST_RUNS * runs)
+        yield csv_row(world, name, FALSE_ALARM, "5", alarms[:, 0])
+
+
+def clip_rows(runs: int) -> Iterator[dict]:
+    """Yield the row that tells what resampling clips would cost."""
+    world = World()
+    outcomes = coverage(world, runs, by_clip=True)
+    yield csv_row(world, "resampling clips instead of sources", COVERAGE, "95", outcomes[:, 0])
+
+
+def power_rows(runs: int) -> Iterator[dict]:
+    """Yield the row on a true difference of the smallest detectable size."""
+    world = World()
+    difference = smallest_detectable(world, runs)
+    outcomes = detections(replace(world, difference=difference), TEST_RUNS * runs)
+    name = f"true difference {100 * difference:.1f} points, the smallest detectable"
+    yield csv_row(world, name, "paired test at 5 % finds it", "80", outcomes[:, 0])
+
+
+def family_rows(runs: int) -> Iterator[dict]:
+    """Yield rows on many comparisons at once."""
+    world = World(conditions=13)
+    name = "12 conditions that do not differ from the first"
+    question = "paired tests at 5 % find at least one"
+    outcomes = detections_in_family(world, runs // 4)
+    yield csv_row(world, name, question, "", outcomes[:, 0])
+    yield csv_row(world, name, f"{question}, by Holm", "at most 5", outcomes[:, 1])
+
+
+def luck_rows(runs: int) -> Iterator[dict]:
+    """Yield rows on trainings whose true accuracy differs by luck."""
+    for seeds in (3, 5):
+        for points in (0, 1, 2, 3):
+            world = World(seeds=seeds, seed_sd=points / 100)
+            name = f"trainings differ by luck: sd {points} points"
+            covered = coverage(world, runs)
+            alarms = detections(world, TEST_RUNS * runs)
+            for question, wanted, outcomes in (
+                (COVERAGE, "95", covered),
+                (FALSE_ALARM, "5", alarms),
+            ):
+                yield csv_row(world, name, question, wanted, outcomes[:, 0])
+                yield csv_row(world, name, question + WIDENED, wanted, outcomes[:, 1])
 
 
 def main() -> None:

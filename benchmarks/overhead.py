@@ -1,14 +1,15 @@
-"""How much slower are the stages than the bare work they are for?  Ratios measured in one run.
+"""Compare stages with the bare work that they are for: ratios measured in one run.
 
     python -m benchmarks.overhead [--clips-per-action 40] [--repeats 3]
 
-    frames           the whole stage against decoding every frame of the same files with cv2.VideoCapture.read
-    optical_flow     the whole stage against bare calcOpticalFlowFarneback calls on ready grey images
-    video_features   the whole stage (item rgb) against the bare model on ready float tensors, a clip at a time
+    frames           the whole stage against decoding all frames with cv2.VideoCapture.read
+    optical_flow     the whole stage against calcOpticalFlowFarneback on ready grey images
+    video_features   the whole stage (item rgb) against the model on ready tensors, clip by clip
 
-A stage's time is its log's `seconds`: workers' start, item store and Parquet included.  The bare work runs in the same
-number of processes, through the same pool, its inputs made beforehand.  The best of the repeats counts, alternating.
-Run it from the repository root, after `dvc repro`, on a quiet machine.
+A stage's time is its log's `seconds`: the start of workers, item store and Parquet included. The
+bare work runs in the same number of processes, through the same pool, its inputs made beforehand.
+The best of the repeats counts; stage and bare work alternate. Run it from the repository root, on
+a quiet machine.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,25 @@ import yaml
 
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel
-from audio_from_video.runtime.parallel import default_workers, one_thread
 from audio_from_video.storage import shards
 
-_grey: np.ndarray  # these three: one per worker process
+FARNEBACK = (  # in the order of OpenCV's arguments
+    "pyramid_scale",
+    "levels",
+    "window_px",
+    "iterations",
+    "polynomial_px",
+    "polynomial_sigma",
+)
+
+# What a worker process loads once.
+_grey: np.ndarray  # [clips, T, H, W] uint8
 _model: Any
-_tensors: np.ndarray
+_tensors: np.ndarray  # [clips, T, 3, h, w] float32
 
 
 def decode_all(path: str) -> int:
-    """Decode every frame of a file; their number."""
+    """Decode every frame of a file; return how many there are."""
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     frames = 0
     while capture.read()[0]:
@@ -46,50 +57,46 @@ def decode_all(path: str) -> int:
 
 
 def load_grey(path: str) -> None:
-    one_thread()
+    """Load the grey images of all clips into this worker."""
     global _grey
+    parallel.one_thread()
     _grey = np.load(path, mmap_mode="r")
 
 
-def farneback(clip: int) -> int:
-    """All flows of one clip of ready grey images."""
+def flows_of(clip_index: int) -> int:
+    """Compute all flows of one clip; return the number of images."""
     flow = yaml.safe_load(Path("params.yaml").read_text())["optical_flow"]
-    knobs = [
-        flow[key]
-        for key in (
-            "pyramid_scale",
-            "levels",
-            "window_px",
-            "iterations",
-            "polynomial_px",
-            "polynomial_sigma",
-        )
-    ]
-    images = np.asarray(_grey[clip])
-    for first, second in zip(images, images[1:], strict=False):
-        cv2.calcOpticalFlowFarneback(first, second, None, *knobs, 0)
+    values = [flow[key] for key in FARNEBACK]
+    images = np.asarray(_grey[clip_index])
+    for first, second in zip(images[:-1], images[1:], strict=True):
+        cv2.calcOpticalFlowFarneback(first, second, None, *values, 0)
     return len(images)
 
 
 def load_model(path: str, tensors: str) -> None:
-    one_thread()
+    """Load the model and the tensors of all clips into this worker."""
+    # Imported here: only these workers need them, and they take seconds.
     import torch
     from transformers import AutoModel
 
     global _model, _tensors
-    _model, _tensors = AutoModel.from_pretrained(path).eval(), np.load(tensors, mmap_mode="r")
+    parallel.one_thread()
+    _model = AutoModel.from_pretrained(path).eval()
+    _tensors = np.load(tensors, mmap_mode="r")
     torch.set_num_threads(1)
 
 
-def infer(clip: int) -> int:
-    """The plain model on one clip's ready tensors [T, 3, h, w]."""
+def infer(clip_index: int) -> int:
+    """Run the plain model on one clip; return the number of images."""
     import torch
 
     with torch.inference_mode():
-        return len(_model(torch.from_numpy(np.array(_tensors[clip]))).last_hidden_state)
+        tensors = torch.from_numpy(np.array(_tensors[clip_index]))
+        return len(_model(tensors).last_hidden_state)
 
 
-def seconds(function, items, **options) -> float:
+def seconds(function: Callable, items: Iterable, **options) -> float:
+    """Return how long `parallel.map_items` takes, the start of its workers included."""
     start = time.perf_counter()
     for _ in parallel.map_items(function, items, **options):
         pass
@@ -97,39 +104,37 @@ def seconds(function, items, **options) -> float:
 
 
 def run_stage(folder: Path, *arguments: str) -> float:
-    """Run a stage with an empty item store; the seconds it logs."""
+    """Run a stage, and its item if any, with an empty item store; return the seconds it logs."""
     with tempfile.TemporaryDirectory(dir=folder) as store:
         environment = os.environ | {"ITEM_STORE": store, "PYTHONPATH": str(Path.cwd())}
         command = [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    return json.loads((folder / "logs" / ("/".join(arguments) + ".json")).read_text())["seconds"]
+    log = folder / "logs" / ("/".join(arguments) + ".json")
+    return json.loads(log.read_text())["seconds"]
 
 
 def prepare(folder: Path, clips_per_action: int) -> dict:
-    """A folder in which stages run on some clips of the current root."""
+    """Run the stages before those that are timed, on some clips; return the parameters."""
     p = yaml.safe_load(Path("params.yaml").read_text())
-    p["clips"] |= {
-        "root": str(Path(p["clips"]["root"]).absolute()),
-        "max_per_action": clips_per_action,
-    }
+    p["clips"]["root"] = str(Path(p["clips"]["root"]).absolute())
+    p["clips"]["max_per_action"] = clips_per_action
     for section in ("video_features", "audio_features"):
-        p[section]["model"] = (
-            str(Path(p[section]["model"]).absolute())
-            if Path(p[section]["model"]).is_dir()
-            else p[section]["model"]
-        )
+        model = Path(p[section]["model"])
+        if model.is_dir():  # else it is a name on the hub
+            p[section]["model"] = str(model.absolute())
     (folder / "params.yaml").write_text(yaml.safe_dump(p))
-    for stage in (["clips"], ["frames"], ["optical_flow"]):
-        run_stage(folder, *stage)
+    for stage in ("clips", "frames", "optical_flow"):
+        run_stage(folder, stage)
     return p
 
 
-def ready_inputs(folder: Path, p: dict) -> int:
-    """Write grey images and float tensors of the clips; the number of clips."""
+def write_inputs(folder: Path, model: str) -> int:
+    """Write the clips' grey images and the model's tensors; return the number of clips."""
     from audio_from_video.backbones.vision import VisionBackbone
 
-    backbone = VisionBackbone(p["video_features"]["model"])
-    grey, tensors = [], []
+    backbone = VisionBackbone(model)
+    grey = []
+    tensors = []
     for row in shards.iter_rows(folder / "data/frames", ["jpegs"]):
         images = [codecs.decode_jpeg(jpeg) for jpeg in row["jpegs"]]
         grey.append(np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]))
@@ -137,6 +142,43 @@ def ready_inputs(folder: Path, p: dict) -> int:
     np.save(folder / "grey.npy", np.stack(grey))
     np.save(folder / "tensors.npy", np.stack(tensors))
     return len(grey)
+
+
+class Comparison:
+    """The three stages and their bare work, each timed by a method that returns seconds."""
+
+    def __init__(self, folder: Path, clips_per_action: int):
+        self.folder = folder
+        p = prepare(folder, clips_per_action)
+        root = Path(p["clips"]["root"])
+        clips = pq.read_table(folder / "data/clips.parquet").to_pylist()
+        self.files = [str(root / clip["path"]) for clip in clips if clip["status"] == "ok"]
+        self.model = p["video_features"]["model"]
+        self.clips = write_inputs(folder, self.model)
+
+    def decoding(self) -> float:
+        return seconds(decode_all, self.files)
+
+    def flow(self) -> float:
+        grey = str(self.folder / "grey.npy")
+        return seconds(flows_of, range(self.clips), initializer=load_grey, initargs=(grey,))
+
+    def inference(self) -> float:
+        inputs = (self.model, str(self.folder / "tensors.npy"))
+        return seconds(infer, range(self.clips), initializer=load_model, initargs=inputs)
+
+    def ratio(self, stage: str, bare_work: Callable[[], float], repeats: int) -> str:
+        """Return a line with the best times of a stage and of its bare work."""
+        stage_s = []
+        bare_s = []
+        for _ in range(repeats):
+            stage_s.append(run_stage(self.folder, *stage.split()))
+            bare_s.append(bare_work())
+        best_s = min(stage_s)
+        best_bare_s = min(bare_s)
+        name = stage.split()[0]
+        ratio = best_s / best_bare_s
+        return f"{name:16s} {best_s:7.2f} s   bare {best_bare_s:7.2f} s   ratio {ratio:.2f}"
 
 
 def main() -> None:
@@ -148,41 +190,14 @@ def main() -> None:
     parser.add_argument("--clips-per-action", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    repeats = arguments.repeats
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        p = prepare(folder, arguments.clips_per_action)
-        clips = pq.read_table(folder / "data/clips.parquet").to_pylist()
-        files = [
-            str(Path(p["clips"]["root"]) / clip["path"]) for clip in clips if clip["status"] == "ok"
-        ]
-        count = ready_inputs(folder, p)
-        model = p["video_features"]["model"]
-        pairs = {
-            "frames": (lambda: run_stage(folder, "frames"), lambda: seconds(decode_all, files)),
-            "optical_flow": (
-                lambda: run_stage(folder, "optical_flow"),
-                lambda: seconds(
-                    farneback,
-                    range(count),
-                    initializer=load_grey,
-                    initargs=(str(folder / "grey.npy"),),
-                ),
-            ),
-            "video_features": (
-                lambda: run_stage(folder, "video_features", "rgb"),
-                lambda: seconds(
-                    infer,
-                    range(count),
-                    initializer=load_model,
-                    initargs=(model, str(folder / "tensors.npy")),
-                ),
-            ),
-        }
-        print(f"{count} clips, {default_workers()} processes, best of {arguments.repeats}")
-        for stage, (whole, bare) in pairs.items():
-            times = [(whole(), bare()) for _ in range(arguments.repeats)]
-            best, base = (min(column) for column in zip(*times, strict=True))
-            print(f"{stage:16s} {best:7.2f} s   bare {base:7.2f} s   ratio {best / base:.2f}")
+        comparison = Comparison(Path(name), arguments.clips_per_action)
+        processes = parallel.default_workers()
+        print(f"{comparison.clips} clips, {processes} processes, best of {repeats}")
+        print(comparison.ratio("frames", comparison.decoding, repeats))
+        print(comparison.ratio("optical_flow", comparison.flow, repeats))
+        print(comparison.ratio("video_features rgb", comparison.inference, repeats))
 
 
 if __name__ == "__main__":
