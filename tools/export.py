@@ -1,10 +1,11 @@
-"""Export a stage's output for other tools: arrays as pickle-free .npz, images and sound as a folder of files.
+"""Export a stage's output for other tools: arrays as pickle-free .npz, images and sound as files.
 
-    python -m tools.export data/video_features/rgb rgb.npz     one array per clip, keyed <action>/<video id>
-    python -m tools.export data/frames frames/                 <action>/<video id>/00.jpg, 01.jpg, ...
-    python -m tools.export data/audio sound/                   <action>/<video id>.flac
+    python -m tools.export data/video_features/rgb rgb.npz   one array per clip, <action>/<video id>
+    python -m tools.export data/frames frames/               <action>/<video id>/00.jpg, 01.jpg, ...
+    python -m tools.export data/audio sound/                 <action>/<video id>.flac
 
-Clips without action label stand under `unlabelled`.  `--split` and `--column` choose; nothing is held in memory.
+Clips without action label stand under `unlabelled`.  `--split` and `--column` choose; nothing is
+held in memory.
 """
 
 import argparse
@@ -17,33 +18,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
 from audio_from_video.storage import shards
 
+# Columns of media and the endings of their files.
 MEDIA = {"jpegs": "jpg", "flac": "flac"}
 
 
 def export_arrays(source: Path, target: Path, column: str, splits: list[str] | None) -> int:
-    """Write a tensor column as .npz (numpy.load reads it with allow_pickle=False); the number of clips."""
+    """Write a tensor column as .npz and return the number of clips.
+
+    numpy.load reads the file with allow_pickle=False.  splits: None for all.
+    """
     count = 0
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for row in shards.iter_rows(source, [column], splits):
+            array = np.ascontiguousarray(row[column])
             with archive.open(f"{row['clip_id']}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(
-                    entry, np.ascontiguousarray(row[column]), allow_pickle=False
-                )
+                np.lib.format.write_array(entry, array, allow_pickle=False)
             count += 1
     return count
 
 
 def export_media(source: Path, target: Path, column: str, splits: list[str] | None) -> int:
-    """Write JPEG frames or FLAC sound as files; the number of clips."""
+    """Write JPEG frames or FLAC sound as files and return the number of clips.
+
+    splits: None for all.
+    """
     count = 0
     for row in shards.iter_rows(source, [column], splits):
         path = target / row["clip_id"]
         if column == "jpegs":
             path.mkdir(parents=True, exist_ok=True)
-            for number, image in enumerate(row[column]):
-                (path / f"{number:02d}.jpg").write_bytes(image)
+            for i, image in enumerate(row[column]):
+                (path / f"{i:02d}.jpg").write_bytes(image)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f"{path.name}.{MEDIA[column]}").write_bytes(row[column])
@@ -51,21 +59,28 @@ def export_media(source: Path, target: Path, column: str, splits: list[str] | No
     return count
 
 
-def choose_column(source: Path, wanted: str | None) -> tuple[str, bool]:
-    """The column to export and whether it holds arrays."""
+def choose_column(source: Path, name: str | None) -> tuple[str, bool]:
+    """Return the column to export and whether it holds arrays.
+
+    name: of the column, None for the first one that can be exported.
+
+    Raises:
+        UserError: the output holds no clip or no such column.
+    """
     paths = shards.shard_paths(source)
     if not paths:
         raise UserError(f"{source} holds no clip")
     schema = pq.read_schema(paths[0])
     arrays = [field.name for field in schema if isinstance(field.type, pa.FixedShapeTensorType)]
-    usable = [name for name in schema.names if name in MEDIA] + arrays
-    column = wanted or usable[0]
+    usable = [column for column in schema.names if column in MEDIA] + arrays
+    column = name or usable[0]
     if column not in usable:
         raise UserError(f"{source} has no column '{column}' to export; it has {', '.join(usable)}")
     return column, column in arrays
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.export",
         description=__doc__,
@@ -74,15 +89,17 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="output of a per-clip stage, such as data/frames")
     parser.add_argument("target", type=Path, help="an .npz file, or a folder for images and sound")
     parser.add_argument("--column", help="which column (default: images or sound, else `features`)")
-    splits = ["training", "validation", "test", "unlabelled"]
     parser.add_argument(
-        "--split", action="append", choices=splits, help="only this split; may be repeated"
+        "--split",
+        action="append",
+        choices=[*LABELLED, UNLABELLED],
+        help="only this split; may be repeated",
     )
     arguments = parser.parse_args()
     try:
-        column, arrays = choose_column(arguments.source, arguments.column)
-        write = export_arrays if arrays else export_media
-        count = write(arguments.source, arguments.target, column, arguments.split)
+        column, holds_arrays = choose_column(arguments.source, arguments.column)
+        export = export_arrays if holds_arrays else export_media
+        count = export(arguments.source, arguments.target, column, arguments.split)
     except (UserError, OSError) as error:
         sys.exit(f"export: error: {error}")
     print(f"{count} clips, column {column}, to {arguments.target}")

@@ -18,7 +18,7 @@ from tools import explain
 
 
 @pytest.fixture
-def made(workspace):
+def clip_files(workspace):
     """Clips that end in different stages, through the stages that open files."""
     place = workspace.folder / "media/training/ringing"
     place.mkdir(parents=True)
@@ -49,58 +49,65 @@ def made(workspace):
     return workspace
 
 
-def told(clip: str) -> dict[str, str]:
-    head, *rest = explain.lines(explain.find(clip))
-    return {"": head} | {line.split()[0]: " ".join(line.split()[1:]) for line in rest}
+def account_of(clip: str) -> dict[str, str]:
+    head, *rest = explain.account(explain.find_clip(clip))
+    by_stage = {line.split()[0]: " ".join(line.split()[1:]) for line in rest}
+    return {"": head} | by_stage
 
 
-def test_each_clip_ends_where_it_was_refused(made):
+def test_each_clip_ends_where_it_was_refused(clip_files):
     assert (
-        told("ringing/text_1")["clips"]
+        account_of("ringing/text_1")["clips"]
         == "unreadable Invalid data found when processing input (moov atom not found)"
     )
     assert (
-        told("ringing/text_1")["frames"] == told("ringing/text_1")["audio"] == "- did not get here"
+        account_of("ringing/text_1")["frames"]
+        == account_of("ringing/text_1")["audio"]
+        == "- did not get here"
     )
-    cut = told("ringing/cut_1")
+    cut = account_of("ringing/cut_1")
     assert (
         cut["clips"] == "ok"
         and cut["frames"].startswith("unreadable the file breaks off: ")
         and cut["audio"] == "- did not get here"
     )
-    assert told("faint")["audio"].startswith("silent -83.") and told("faint")["audio"].endswith(
-        " dBFS, below -50"
-    )
-    loud = told("training/ringing/loud_1.mp4")
+    assert account_of("faint")["audio"].startswith("silent -83.") and account_of("faint")[
+        "audio"
+    ].endswith(" dBFS, below -50")
+    loud = account_of("training/ringing/loud_1.mp4")
     assert loud[""].startswith("ringing/loud_1: path training/ringing/loud_1.mp4, split ")
     assert loud["frames"] == "ok frame_count 18, duration_s 3" and loud["audio"].startswith(
         "ok rms_dbfs -9.0"
     )
-    assert loud["filter"] == "kept True, score 0.512"
+    assert loud["filter/semantic_validation"] == "kept True, score 0.512"
 
 
-def test_names_and_reasons_cannot_command_the_terminal(made):
-    lines = explain.lines(explain.find("mute"))
+def test_names_and_reasons_cannot_command_the_terminal(clip_files):
+    lines = explain.account(explain.find_clip("mute"))
     assert all(line.isprintable() for line in lines) and "mute\\x1b[31m_1" in lines[0]
 
 
-def test_what_names_no_clip_or_several_is_a_sentence(made):
+def test_what_names_no_clip_or_several_is_a_sentence(clip_files):
     with pytest.raises(UserError, match="no clip among 5 has 'nobody' in its id or path"):
-        explain.find("nobody")
+        explain.find_clip("nobody")
     with pytest.raises(
         UserError, match="5 clips have 'ringing' in their id or path: ringing/.+_1, "
     ):
-        explain.find("ringing")
+        explain.find_clip("ringing")
     Path("data/clips.parquet").unlink()
     with pytest.raises(UserError, match="run `dvc repro` first"):
-        explain.find("loud")
+        explain.find_clip("loud")
 
 
-def test_the_command(made):
+def test_the_command(clip_files):
     command = [sys.executable, "-m", "tools.explain", "faint"]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=made.folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=clip_files.folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "silent" in done.stdout
     command[-1] = "nobody"
-    done = subprocess.run(command, cwd=made.folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=clip_files.folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 1 and done.stderr.startswith("explain: error: no clip among 5")
