@@ -2,68 +2,85 @@
 
 import numpy as np
 
-from audio_from_video.backbones.hub import _load, _load_model, device
+from audio_from_video.backbones import hub
 
 
 class AudioBackbone:
-    """AST (Gong et al. 2021; transformers.ASTForAudioClassification): log-mel patches to vectors, and label scores."""
+    """Audio Spectrogram Transformer (Gong et al. 2021; transformers.ASTForAudioClassification).
 
-    FRAME_S, HOP_S = 0.025, 0.010  # Kaldi's filter bank, as in ASTFeatureExtractor
+    Turns log-mel patches into vectors of `width` dimensions and into scores of `labels`.
+    rate_hz: sampling rate of its input.  max_s: length of sound that one pass takes, in seconds.
+    """
 
-    def __init__(self, name: str):
-        self.device = device()
-        self.model = _load_model(
-            name, "ASTForAudioClassification", "an Audio Spectrogram Transformer"
+    # Kaldi's filter bank, as in ASTFeatureExtractor
+    FRAME_S = 0.025
+    HOP_S = 0.010
+
+    def __init__(self, name: str, device: str | None = None):
+        """Load a model by directory or hub name onto a device (default: `hub.device()`).
+
+        Raises UserError when it cannot be found or is no such model.
+        """
+        from transformers import ASTFeatureExtractor, ASTForAudioClassification
+
+        self.device = device or hub.device()
+        self.model = hub.load_frozen_model(
+            ASTForAudioClassification, name, "an Audio Spectrogram Transformer", self.device
         )
-        self.extractor = _load(name, "ASTFeatureExtractor", "a feature extractor")
+        self.extractor = hub.load_pretrained(ASTFeatureExtractor, name, "a feature extractor")
         self.config = self.model.config
         self.width: int = self.config.hidden_size
         self.labels: list[str] = [self.config.id2label[i] for i in range(self.config.num_labels)]
         self.rate_hz: int = self.extractor.sampling_rate
-        self.max_s = self.config.max_length * self.HOP_S  # what one pass can hear
+        self.max_s = self.config.max_length * self.HOP_S
 
     def log_mel(self, waveforms: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
-        """float32 waveforms -> normalised log-mel [N, max_length, mel bins], zero-padded, and their numbers of frames."""
+        """Return normalised log-mel [N, max_length, mel bins] and the number of frames of each.
+
+        waveforms: N of float32 at `rate_hz`.  The frames behind a sound are padding.
+        """
         shortest = round(self.FRAME_S * self.rate_hz)
         padded = [np.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
-        frames = [
-            min(
-                1 + round((len(wave) - shortest) // (self.HOP_S * self.rate_hz)),
-                self.config.max_length,
-            )
-            for wave in padded
-        ]
-        return np.stack(
-            self.extractor(padded, sampling_rate=self.rate_hz, return_tensors="np")["input_values"]
-        ), frames
+        values = self.extractor(padded, sampling_rate=self.rate_hz, return_tensors="np")
+        frames = [self._frame_count(len(wave), shortest) for wave in padded]
+        return np.stack(values["input_values"]), frames
+
+    def _frame_count(self, samples: int, frame_samples: int) -> int:
+        hops = round((samples - frame_samples) // (self.HOP_S * self.rate_hz))
+        return min(1 + hops, self.config.max_length)
 
     def encode(self, log_mel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """log-mel [N, max_length, mel bins] -> patch outputs [N, time, D] (mean over frequency), pooled [N, D] (mean of
-        the two special tokens, which the head expects) and label scores [N, 527] (sigmoid)."""
+        """Return what the model makes of log-mel [N, max_length, mel bins], as float32.
+
+        Patch outputs [N, time, D] (mean over frequency), pooled [N, D] (mean of the two special
+        tokens, which the classification head expects) and label scores [N, L] (sigmoid).
+        """
         import torch
 
-        with (
-            torch.inference_mode(),
-            torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")),
-        ):
+        transformer = self.model.audio_spectrogram_transformer
+        with torch.inference_mode(), hub.autocast(self.device):
             values = torch.from_numpy(log_mel).to(self.device)
-            output = self.model.audio_spectrogram_transformer(values)
+            output = transformer(values)
             scores = self.model.classifier(output.pooler_output).sigmoid()
-            high, wide = self.model.audio_spectrogram_transformer.embeddings.get_shape(self.config)
-            patches = (
-                output.last_hidden_state[:, 2:].unflatten(1, (high, wide)).mean(1)
-            )  # [N, time, D]
-            return tuple(
-                part.float().cpu().numpy() for part in (patches, output.pooler_output, scores)
-            )
+
+            # Two special tokens come first, then the patches, frequency by frequency.
+            high, wide = transformer.embeddings.get_shape(self.config)
+            patches = output.last_hidden_state[:, 2:].unflatten(1, (high, wide)).mean(1)
+            return _to_numpy(patches), _to_numpy(output.pooler_output), _to_numpy(scores)
 
     def valid_patches(self, frames: int) -> int:
-        """How many of the time patches lie within `frames` real frames (at least one): the others see padding."""
+        """Return how many time patches lie within `frames` real frames, at least one.
+
+        The others see padding.
+        """
         return max(1, (frames - self.config.patch_size) // self.config.time_stride + 1)
 
     def patch_times_s(self, count: int) -> np.ndarray:
-        """Start and end [count, 2] in seconds of the first `count` time patches."""
+        """Return start and end [count, 2] of the first `count` time patches, in seconds."""
         start = np.arange(count) * self.config.time_stride * self.HOP_S
-        return np.stack(
-            [start, start + (self.config.patch_size - 1) * self.HOP_S + self.FRAME_S], axis=1
-        )
+        end = start + (self.config.patch_size - 1) * self.HOP_S + self.FRAME_S
+        return np.stack([start, end], axis=1)
+
+
+def _to_numpy(values) -> np.ndarray:
+    return values.float().cpu().numpy()

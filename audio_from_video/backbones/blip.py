@@ -1,141 +1,178 @@
-"""BLIP, frozen or with fine-tuned weights: images to captions."""
+"""BLIP, frozen or with fine-tuned weights: images to captions.
+
+Li et al. 2022; transformers.BlipForConditionalGeneration.  A fine-tuned decoder
+(captioning/fine_tuning.py) is a file of weights beside the model.  It is asked with a prompt, the
+published model without one.
+
+transformers is imported at the top: the fork server imports this module with the stage
+captions, so its workers have the 3.4 s of this import behind them when they start.
+"""
 
 import copy
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from audio_from_video.backbones import hub
 from audio_from_video.runtime.errors import UserError
 
 PROMPT = "the sound of"
-PUBLISHED = "Salesforce/blip-image-captioning-base"
-AS_IT_IS = ""  # instead of a file of weights: the decoder that the model came with
+PUBLISHED_MODEL = "Salesforce/blip-image-captioning-base"
+PUBLISHED_WEIGHTS = ""  # instead of a file of weights: the decoder that the model came with
+IGNORED = -100  # a label that cross-entropy leaves out
+
+
+@dataclass(frozen=True)
+class CaptionerSettings:
+    """What captions depend on: the model, the beams of the search, the most tokens of a caption."""
+
+    model: str
+    beams: int
+    max_tokens: int
 
 
 class Captioner:
-    """A BLIP model with its processor; the weights are loaded when they are needed, not for resizing pictures alone."""
+    """A BLIP model with its processor.
 
-    def __init__(self, name: str, beams: int, max_tokens: int):
-        if (kind := hub._config_file(name).get("model_type", "blip")) != "blip":
+    The weights are loaded when they are needed first: resizing pictures takes the processor alone.
+    """
+
+    def __init__(self, settings: CaptionerSettings, device: str | None = None):
+        """Load the processor; the model will run on `device` (default: `hub.device()`).
+
+        Raises UserError when the model cannot be found or is no BLIP model.
+        """
+        kind = hub.read_config(settings.model).get("model_type", "blip")
+        if kind != "blip":
             raise UserError(
-                f"'{name}' is no BLIP model but of the kind '{kind}': captions.model takes {PUBLISHED} or a directory like it"
+                f"'{settings.model}' is no BLIP model but of the kind '{kind}': "
+                f"captions.model takes {PUBLISHED_MODEL} or a directory like it"
             )
-        self.name, self.beams, self.max_tokens, self.device = (
-            name,
-            beams,
-            max_tokens,
-            hub.device(),
-        )
-        self.processor = hub._load(name, "BlipProcessor", "a BLIP processor")
+        self.settings = settings
+        self.device = device or hub.device()
+        self.processor = hub.load_pretrained(BlipProcessor, settings.model, "a BLIP processor")
         self._decoders: dict[str, torch.nn.Module] = {}
 
     @cached_property
-    def model(self):
-        if not any(hub.locate(self.name).glob("*.safetensors")):
+    def model(self) -> BlipForConditionalGeneration:
+        """The model on its device; UserError when its weights are pickled, missing or damaged."""
+        name = self.settings.model
+        if not any(hub.locate(name).glob("*.safetensors")):
             raise UserError(
-                f"'{self.name}' has no weights in safetensors form, and pickled ones are not loaded: where you trust them, convert them "
-                "once by BlipForConditionalGeneration.from_pretrained(...).save_pretrained(directory), and the processor likewise, "
+                f"'{name}' has no weights in safetensors form, and pickled ones are not loaded: "
+                "where you trust them, convert them once by BlipForConditionalGeneration"
+                ".from_pretrained(...).save_pretrained(directory), and the processor likewise, "
                 "and give that directory in params.yaml"
             )
-        return hub._load_model(self.name, "BlipForConditionalGeneration", "a BLIP captioning model")
+        return hub.load_frozen_model(
+            BlipForConditionalGeneration, name, "a BLIP captioning model", self.device
+        )
 
     @cached_property
-    def _text(self):
+    def _text_config(self):
         return self.model.config.text_config
 
     @cached_property
-    def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rescaling(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Gain and offset [3, 1, 1] of the processor's rescaling and normalisation."""
         images = self.processor.image_processor
-        mean, std = (
-            torch.tensor(getattr(images, key)).view(3, 1, 1) for key in ("image_mean", "image_std")
-        )
+        mean = torch.tensor(images.image_mean).view(3, 1, 1)
+        std = torch.tensor(images.image_std).view(3, 1, 1)
         return (images.rescale_factor / std).to(self.device), (mean / std).to(self.device)
 
-    def _autocast(self):
-        return torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda"))
-
     def resize(self, images: list[np.ndarray]) -> np.ndarray:
-        """BGR images [H, W, 3] uint8 -> RGB [N, 3, h, w] uint8, resized by the model's own processor."""
+        """Return N BGR images [H, W, 3] uint8 as the model's input, RGB [N, 3, h, w] uint8."""
         rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        pixels = self.processor.image_processor(
+        resized = self.processor.image_processor(
             rgb, do_rescale=False, do_normalize=False, return_tensors="np"
-        )["pixel_values"]
-        return np.stack(pixels).astype(np.uint8)
+        )
+        return np.stack(resized["pixel_values"]).astype(np.uint8)
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        """RGB [N, 3, h, w] uint8 -> what the decoder attends to [N, P, D] float32."""
-        gain, offset = self._scale
-        with torch.inference_mode(), self._autocast():
+        """Return picture outputs [N, P, D] float32, which the decoder attends to.
+
+        pixels: RGB [N, 3, h, w] uint8.
+        """
+        gain, offset = self._rescaling
+        with torch.inference_mode(), hub.autocast(self.device):
             values = torch.from_numpy(pixels).to(self.device).float() * gain - offset
             return self.model.vision_model(values).last_hidden_state.float()
 
-    def decoder(self, weights: str = AS_IT_IS) -> torch.nn.Module:
-        """The text decoder, or one with other weights from a file; kept for the next call."""
-        if weights == AS_IT_IS:
+    def decoder(self, weights: str = PUBLISHED_WEIGHTS) -> torch.nn.Module:
+        """Return the text decoder, or a copy with the weights of a file, kept for the next call."""
+        if weights == PUBLISHED_WEIGHTS:
             return self.model.text_decoder
         if weights not in self._decoders:
-            self._decoders[weights] = copy.deepcopy(self.model.text_decoder)
-            load_weights(self._decoders[weights], Path(weights).read_bytes())
+            decoder = copy.deepcopy(self.model.text_decoder)
+            load_weights(decoder, Path(weights).read_bytes())
+            self._decoders[weights] = decoder
         return self._decoders[weights]
 
-    def caption(self, outputs: torch.Tensor, weights: str = AS_IT_IS) -> list[str]:
-        """Captions of picture outputs [N, P, D]: original ones by the model as it is, tagged ones by fine-tuned weights."""
-        prompt = "" if weights == AS_IT_IS else PROMPT
-        return self.texts(
-            self.generate(
-                self.decoder(weights), outputs, prompt, num_beams=self.beams, do_sample=False
-            ),
-            prompt,
+    def caption(self, outputs: torch.Tensor, weights: str = PUBLISHED_WEIGHTS) -> list[str]:
+        """Return N captions of picture outputs [N, P, D], in lower case.
+
+        The published weights give original captions, fine-tuned ones captions that name sounds.
+        """
+        prompt = "" if weights == PUBLISHED_WEIGHTS else PROMPT
+        ids = self.generate(
+            self.decoder(weights), outputs, prompt, num_beams=self.settings.beams, do_sample=False
         )
+        return self.texts(ids, prompt)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """What a caption begins with: the start token and the prompt."""
-        return [self._text.bos_token_id, *self.processor.tokenizer(prompt)["input_ids"][1:-1]]
+        """Return the ids that a caption begins with: the start token and the prompt."""
+        prompt_tokens = self.processor.tokenizer(prompt)["input_ids"][1:-1]
+        return [self._text_config.bos_token_id, *prompt_tokens]
 
     @torch.no_grad()
     def generate(self, decoder, outputs: torch.Tensor, prompt: str, **search) -> torch.Tensor:
-        """Token ids [N, tokens] with the prompt, as BlipForConditionalGeneration.generate gives them for pictures."""
+        """Return token ids [N, tokens] of captions, the prompt included.
+
+        They equal those of BlipForConditionalGeneration.generate for the pictures of `outputs`
+        [N, P, D].  search: options of transformers' generate, such as num_beams.
+        """
+        config = self._text_config
         start = self.prompt_ids(prompt)
-        with self._autocast():
+        attention_mask = torch.ones(outputs.shape[:2], dtype=torch.long, device=self.device)
+        positions_left = config.max_position_embeddings - len(start)
+        with hub.autocast(self.device):
             return decoder.generate(
                 input_ids=torch.tensor([start] * len(outputs), device=self.device),
                 encoder_hidden_states=outputs,
-                encoder_attention_mask=torch.ones(
-                    outputs.shape[:2], dtype=torch.long, device=self.device
-                ),
-                eos_token_id=self._text.sep_token_id,
-                pad_token_id=self._text.pad_token_id,
-                max_new_tokens=min(
-                    self.max_tokens, self._text.max_position_embeddings - len(start)
-                ),
+                encoder_attention_mask=attention_mask,
+                eos_token_id=config.sep_token_id,
+                pad_token_id=config.pad_token_id,
+                max_new_tokens=min(self.settings.max_tokens, positions_left),
                 **search,
             )
 
     def texts(self, ids: torch.Tensor, prompt: str) -> list[str]:
-        """The captions without the prompt, in lower case."""
-        decoded = self.processor.tokenizer.batch_decode(
-            ids[:, len(self.prompt_ids(prompt)) :], skip_special_tokens=True
-        )
+        """Return the captions of token ids [N, tokens], in lower case and without the prompt."""
+        after_prompt = ids[:, len(self.prompt_ids(prompt)) :]
+        decoded = self.processor.tokenizer.batch_decode(after_prompt, skip_special_tokens=True)
         return [" ".join(text.lower().split()) for text in decoded]
 
     def loss(self, decoder, outputs: torch.Tensor, texts: list[str], prompt: str) -> torch.Tensor:
-        """Cross-entropy of captions given picture outputs [N, P, D], mean over the tokens after the prompt."""
-        whole, longest = (
-            [f"{prompt} {text}".strip() for text in texts],
-            self._text.max_position_embeddings,
-        )
+        """Return the cross-entropy of N captions given picture outputs [N, P, D], a scalar.
+
+        It is the mean over all tokens after the prompt.
+        """
+        prompted = [f"{prompt} {text}".strip() for text in texts]
         tokens = self.processor.tokenizer(
-            whole, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            prompted,
+            padding=True,
+            truncation=True,
+            max_length=self._text_config.max_position_embeddings,
+            return_tensors="pt",
         ).to(self.device)
-        tokens["input_ids"][:, 0] = self._text.bos_token_id
-        return self.loss_of_ids(
-            decoder, outputs, tokens["input_ids"], tokens["attention_mask"], prompt
-        )
+        ids = tokens["input_ids"]
+        ids[:, 0] = self._text_config.bos_token_id
+        return self.loss_of_ids(decoder, outputs, ids, tokens["attention_mask"], prompt)
 
     def loss_of_ids(
         self,
@@ -146,30 +183,38 @@ class Captioner:
         prompt: str,
         reduction: str = "mean",
     ) -> torch.Tensor:
-        """The same of token ids [N, tokens]; with reduction `none` each caption's sum over its tokens [N]."""
-        labels = ids.masked_fill(mask == 0, -100)
-        labels[:, : len(self.prompt_ids(prompt))] = -100
-        seen = {"encoder_hidden_states": outputs.to(self.device)}
-        with self._autocast():
+        """Return the cross-entropy of token ids [N, tokens] given picture outputs [N, P, D].
+
+        mask [N, tokens] is 0 at padding.  With reduction `mean` a scalar, with `none` each
+        caption's sum over its tokens [N].
+        """
+        labels = ids.masked_fill(mask == 0, IGNORED)
+        labels[:, : len(self.prompt_ids(prompt))] = IGNORED
+        with hub.autocast(self.device):
             return decoder(
-                input_ids=ids, attention_mask=mask, labels=labels, reduction=reduction, **seen
+                input_ids=ids,
+                attention_mask=mask,
+                labels=labels,
+                reduction=reduction,
+                encoder_hidden_states=outputs.to(self.device),
             ).loss
 
-    def save(self, folder: Path, weights: str = AS_IT_IS) -> None:
-        """A Hugging Face directory of the model with these decoder weights."""
+    def save(self, folder: Path, weights: str = PUBLISHED_WEIGHTS) -> None:
+        """Write a Hugging Face directory of the model with these decoder weights."""
         load_weights(self.model.text_decoder, dump_weights(self.decoder(weights)))
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 
 def dump_weights(decoder: torch.nn.Module) -> bytes:
-    """A decoder's weights as safetensors; those tied to the word embeddings stand there once."""
-    return safetensors.torch.save(
-        {name: value.detach().cpu().contiguous() for name, value in decoder.named_parameters()}
-    )
+    """Return a decoder's weights as safetensors; those tied to the word embeddings stand once."""
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in decoder.named_parameters()
+    }
+    return safetensors.torch.save(weights)
 
 
 def load_weights(decoder: torch.nn.Module, weights: bytes) -> None:
-    decoder.load_state_dict(
-        safetensors.torch.load(weights), strict=False
-    )  # not strict: tied names are missing
+    """Set a decoder's weights to those that `dump_weights` returned."""
+    # Not strict: the names of tied weights are missing.
+    decoder.load_state_dict(safetensors.torch.load(weights), strict=False)

@@ -1,7 +1,11 @@
-"""Pretrained Hugging Face models as frozen feature extractors: any vision model of the Auto classes, AST for sound.
+"""Pretrained Hugging Face models as frozen feature extractors: where they lie, how they are loaded and where they run.
 
-A model is named in `params.yaml` by a local directory or a hub name.  Sizes come from its config, preprocessing from its
-own processor.  On CUDA the models run in bfloat16 autocast, on CPU in float32 on one thread.
+A model is named in `params.yaml` by a local directory or a hub name.  Sizes come from its config,
+preprocessing from its own processor.  On CUDA the models run in bfloat16 autocast, on CPU in
+float32 on one thread.
+
+transformers and torch are imported within functions here, in vision.py and in audio.py: together
+that takes about 5 s, which a run whose items are all stored need not spend.
 """
 
 import hashlib
@@ -14,10 +18,11 @@ from pathlib import Path
 from audio_from_video.runtime.errors import UserError
 
 HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]  # no pickles
+LONGEST_CAUSE = 240  # characters of a library's message that an error sentence quotes
 
 
 def locate(name: str) -> Path:
-    """The local directory of a model: the name itself if it is one, else a snapshot of the hub's repository.
+    """Return the local directory of a model: `name` itself if it is one, else a hub snapshot.
 
     Raises UserError, with what was looked for, where, and the two ways out.
     """
@@ -29,18 +34,19 @@ def locate(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=5))
     except Exception as error:  # the hub client raises many kinds; each means the same to the user
         raise UserError(
-            f"the model '{name}' was found neither as a local directory with a config.json nor on the Hugging Face hub "
-            f"({_first_line(error)}); give a local model directory in params.yaml, or run once where the hub can be reached"
+            f"the model '{name}' was found neither as a local directory with a config.json "
+            f"nor on the Hugging Face hub ({_first_line(error)}); "
+            "give a local model directory in params.yaml, or run once where the hub can be reached"
         ) from None
 
 
 def revision(name: str) -> str:
-    """Digest of the model's files: what an item version names, so that other weights are other items."""
+    """Return the digest of a model's files; item versions name it, so other weights are other items."""
     return digest_of(locate(name))
 
 
 def digest_of(directory: Path) -> str:
-    """Digest of the settings and weights in a directory."""
+    """Return the digest (32 hex digits) of the settings and weights in a directory."""
     total = hashlib.blake2b(digest_size=16)
     for path in sorted(directory.glob("*.json")) + sorted(directory.glob("*.safetensors")):
         with open(path, "rb") as file:
@@ -49,42 +55,53 @@ def digest_of(directory: Path) -> str:
 
 
 def width_of(name: str) -> int:
-    """D, the width of a model's outputs, from its config alone."""
-    if isinstance(width := _config_file(name).get("hidden_size"), int):
+    """Return D, the width of a model's outputs, from its config alone.
+
+    Raises UserError when the config names none, as that of a model of two encoders.
+    """
+    width = read_config(name).get("hidden_size")
+    if isinstance(width, int):
         return width
-    config = _config(name)
-    width = (
-        getattr(config, "hidden_size", None)
-        or (getattr(config, "hidden_sizes", None) or [None])[-1]
-    )
+
+    # Models such as ResNet name a width per stage; others name theirs by defaults of transformers.
+    config = _transformers_config(name)
+    width = getattr(config, "hidden_size", None)
+    stage_widths = getattr(config, "hidden_sizes", None)
+    if not width and stage_widths:
+        width = stage_widths[-1]
     if width is None:
         raise UserError(
-            f"'{name}' ({type(config).__name__}) names no hidden size; give the directory of a single vision or audio encoder"
+            f"'{name}' ({type(config).__name__}) names no hidden size; "
+            "give the directory of a single vision or audio encoder"
         )
     return width
 
 
 def label_count_of(name: str) -> int:
-    """How many labels a classification model has, from its config alone."""
-    return len(_config_file(name).get("id2label", ())) or _config(name).num_labels
+    """Return how many labels a classification model has, from its config alone."""
+    return len(read_config(name).get("id2label", ())) or _transformers_config(name).num_labels
 
 
 def labels_of(name: str) -> list[str]:
-    """The names of a classification model's labels, by index."""
-    names = _config(name).id2label
+    """Return the names of a classification model's labels, by index."""
+    names = _transformers_config(name).id2label
     return [names[i] for i in range(len(names))]
 
 
-def _config_file(name: str) -> dict:
-    """A model's config as it stands in its file, without the seconds that importing transformers takes; {} if unreadable."""
+def read_config(name: str) -> dict:
+    """Return a model's config as its file has it, or {} where the file cannot be read.
+
+    This spares the import of transformers, whose own reader says what is wrong with a broken file.
+    """
     try:
-        found = json.loads((locate(name) / "config.json").read_text())
-    except ValueError:  # `_config` says what is wrong with it
+        config = json.loads((locate(name) / "config.json").read_text())
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
-def _config(name: str):
+def _transformers_config(name: str):
+    """Return a model's config with the defaults that transformers adds (PretrainedConfig)."""
     from transformers import AutoConfig
 
     try:
@@ -96,23 +113,38 @@ def _config(name: str):
 
 
 def _first_line(error: Exception) -> str:
-    return textwrap.shorten(
-        (str(error).strip() or type(error).__name__).splitlines()[0], 240, placeholder=" ..."
-    )
+    text = str(error).strip() or type(error).__name__
+    return textwrap.shorten(text.splitlines()[0], LONGEST_CAUSE, placeholder=" ...")
 
 
 def device() -> str:
-    """Where models run: the environment's DEVICE, else cuda where there is one, else cpu."""
-    if found := os.environ.get("DEVICE"):
-        return found
-    if version("torch").endswith("+cpu"):  # known without the seconds that importing it takes
+    """Return where models run: the environment's DEVICE, else cuda where there is one, else cpu."""
+    from_environment = os.environ.get("DEVICE")
+    if from_environment:
+        return from_environment
+
+    # A build of torch for CPU alone says so in its version.  That is known without importing
+    # torch (1.4 s), which a run whose items are all stored would do for this question alone.
+    if version("torch").endswith("+cpu"):
         return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _load(name: str, loader: str, what: str, **options):
+def autocast(device: str):
+    """Return the context in which models run: bfloat16 autocast on CUDA, none on CPU."""
+    import torch
+
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda"))
+
+
+def load_pretrained(loader, name: str, description: str, **options):
+    """Return what a class of transformers (a model, a processor) loads from a model's directory.
+
+    loader: the class; description: what it loads, for error sentences, such as "a vision model".
+    Raises UserError when the directory holds no such thing, or holds it incomplete or damaged.
+    """
     directory = locate(name)
     import transformers
     from safetensors import SafetensorError
@@ -120,24 +152,31 @@ def _load(name: str, loader: str, what: str, **options):
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        return getattr(transformers, loader).from_pretrained(
-            directory, local_files_only=True, **options
-        )
+        return loader.from_pretrained(directory, local_files_only=True, **options)
     except RuntimeError:  # its text refers to a report that transformers only logs
         raise UserError(
-            f"'{name}' cannot be loaded as {what}: its weights do not have the shapes that its config.json names"
+            f"'{name}' cannot be loaded as {description}: "
+            "its weights do not have the shapes that its config.json names"
         ) from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"'{name}' cannot be loaded as {what}: {_first_line(error)}") from None
-
-
-def _load_model(name: str, loader: str, what: str):
-    """A frozen model on its device; weights that the directory lacks would be random, which is an error."""
-    model, report = _load(name, loader, what, output_loading_info=True, use_safetensors=True)
-    if missing := sorted(
-        key for key in report["missing_keys"] if "pooler." not in key
-    ):  # poolers are not used here
         raise UserError(
-            f"'{name}' cannot be loaded as {what}: it has no weights for {missing[0]} (and {len(missing) - 1} others)"
+            f"'{name}' cannot be loaded as {description}: {_first_line(error)}"
+        ) from None
+
+
+def load_frozen_model(loader, name: str, description: str, device: str):
+    """Return a model in evaluation mode, without gradients, on a device.
+
+    Arguments as for `load_pretrained`.  Weights that the directory lacks would be random, so they
+    raise UserError; poolers are excepted, because nothing here uses them.
+    """
+    model, report = load_pretrained(
+        loader, name, description, output_loading_info=True, use_safetensors=True
+    )
+    missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
+    if missing:
+        raise UserError(
+            f"'{name}' cannot be loaded as {description}: "
+            f"it has no weights for {missing[0]} (and {len(missing) - 1} others)"
         )
-    return model.eval().requires_grad_(False).to(device())
+    return model.eval().requires_grad_(False).to(device)

@@ -1,114 +1,135 @@
-"""Vision models, frozen: images of a clip to patch outputs per time step."""
+"""Vision models, frozen: the frames of a clip to one vector each."""
 
 from functools import cached_property
 
 import numpy as np
 
-from audio_from_video.backbones.hub import _load, _load_model, device
+from audio_from_video.backbones import hub
 from audio_from_video.runtime.errors import UserError
 
 
 class VisionBackbone:
     """Frames to one vector each: patch tokens -> encoder -> mean of the patch outputs (never [CLS]).
 
-    attention: `frame` lets the patches of one frame attend to each other, `joint` those of the whole clip (ViT-like
-    models only).  temporal_scale: factor of sinusoidal temporal positions (Vaswani et al. 2017) added to a frame's
-    tokens; at 0 with `frame` the result equals the stock model's.  Tokens come from the checkpoint's own patch
-    projection and spatial positions: a fresh projection before a pretrained encoder would destroy it.
+    attention: `frame` lets the patches of one frame attend to each other, `joint` those of the
+    whole clip (ViT-like models only).  temporal_scale: factor of sinusoidal temporal positions
+    (Vaswani et al. 2017) added to a frame's tokens; at 0 with `frame` the result equals the stock
+    model's.  Tokens come from the checkpoint's own patch projection and spatial positions: a fresh
+    projection before a pretrained encoder would destroy it.
     """
 
-    def __init__(self, name: str, attention: str = "frame", temporal_scale: float = 0.0):
+    def __init__(
+        self,
+        name: str,
+        attention: str = "frame",
+        temporal_scale: float = 0.0,
+        device: str | None = None,
+    ):
+        """Load a model by directory or hub name onto a device (default: `hub.device()`).
+
+        Raises UserError when it cannot be found or is no vision model, and with `joint` attention
+        when it keeps no sequence of tokens.
+        """
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.device = device or hub.device()
+        self.model = hub.load_frozen_model(AutoModel, name, "a vision model", self.device)
+        self.processor = hub.load_pretrained(AutoImageProcessor, name, "an image processor")
+        self.attention = attention
+        self.temporal_scale = temporal_scale
+        if attention == "joint" and self._layers is None:
+            raise UserError(
+                "video_features.attention: joint needs a model of ViT's kind; "
+                f"'{name}' is {type(self.model).__name__}: use frame"
+            )
+        self._gain, self._offset = self._rescaling()
+
+    def _rescaling(self):
+        """Return gain and offset [3, 1, 1]: uint8 * gain - offset is what the processor computes."""
         import torch
 
-        self.device = device()
-        self.model = _load_model(name, "AutoModel", "a vision model")
-        self.processor = _load(name, "AutoImageProcessor", "an image processor")
-        self.attention, self.temporal_scale = attention, temporal_scale
-        if attention == "joint" and self._layers is None:
-            kind = type(self.model).__name__
-            raise UserError(
-                f"video_features.attention: joint needs a model of ViT's kind; '{name}' is {kind}: use frame"
-            )
-        mean, std = (
-            torch.tensor(getattr(self.processor, key)).view(3, 1, 1)
-            for key in ("image_mean", "image_std")
-        )
+        mean = torch.tensor(self.processor.image_mean).view(3, 1, 1)
+        std = torch.tensor(self.processor.image_std).view(3, 1, 1)
         if not self.processor.do_normalize:
-            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+            mean = torch.zeros_like(mean)
+            std = torch.ones_like(std)
         scale = self.processor.rescale_factor if self.processor.do_rescale else 1.0
-        self._gain, self._offset = (scale / std).to(self.device), (mean / std).to(self.device)
+        return (scale / std).to(self.device), (mean / std).to(self.device)
 
     def resize(self, images: list[np.ndarray]) -> np.ndarray:
-        """BGR images [H, W, 3] uint8 -> RGB [T, 3, h, w] uint8, resized and cropped by the model's own processor."""
+        """Return T BGR images [H, W, 3] uint8 as the model's input, RGB [T, 3, h, w] uint8.
+
+        The model's own processor resizes and crops them.
+        """
         rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        if all(
-            image.shape[:2] == self._input_size for image in rgb
-        ):  # the processor would change nothing
+        unchanged = all(image.shape[:2] == self._input_size for image in rgb)
+        if unchanged:  # the processor takes its time even where it has nothing to do
             return np.stack(rgb).transpose(0, 3, 1, 2)
-        return np.stack(
-            self.processor(rgb, do_rescale=False, do_normalize=False, return_tensors="np")[
-                "pixel_values"
-            ]
-        ).astype(np.uint8)
+        resized = self.processor(rgb, do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.stack(resized["pixel_values"]).astype(np.uint8)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """RGB [B, T, 3, h, w] uint8 -> [B, T, D] float32."""
+        """Return the frames' vectors [B, T, D] float32 of RGB [B, T, 3, h, w] uint8."""
         import torch
 
         batch, frames = pixels.shape[:2]
-        with (
-            torch.inference_mode(),
-            torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")),
-        ):
-            values = (
-                torch.from_numpy(pixels).to(self.device).flatten(0, 1).float() * self._gain
-                - self._offset
-            )  # [B*T, 3, h, w]
-            patches = (
-                self._tokens_path(values, batch)
-                if self._layers is not None
-                else self._stock_path(values)
-            )
+        with torch.inference_mode(), hub.autocast(self.device):
+            values = torch.from_numpy(pixels).to(self.device).flatten(0, 1).float()
+            values = values * self._gain - self._offset  # [B*T, 3, h, w]
+            patches = self._patch_outputs(values, batch)
             return patches.float().mean(1).unflatten(0, (batch, frames)).cpu().numpy()
 
-    def _stock_path(self, values):
-        """[N, 3, h, w] -> [N, P, D] for models that keep no token sequence of their own, such as ResNet."""
+    def _patch_outputs(self, values, batch: int):
+        """Return [B*T, P, D] of [B*T, 3, h, w], the frames of `batch` clips."""
+        if self._layers is None:
+            return self._encode_by_stock_model(values)
+        return self._encode_tokens(values, batch)
+
+    def _encode_by_stock_model(self, values):
+        """Return [N, P, D] of [N, 3, h, w], for models without a sequence of tokens (ResNet)."""
         hidden = self.model(values).last_hidden_state
         if hidden.ndim == 4:  # [N, D, h', w']
             return hidden.flatten(2).transpose(1, 2)
         return hidden
 
-    def _tokens_path(self, values, batch: int):
-        """[B*T, 3, h, w] -> patch outputs [B*T, P, D] through embeddings, layers and final norm of the checkpoint."""
+    def _encode_tokens(self, values, batch: int):
+        """Return patch outputs [B*T, P, D] of [B*T, 3, h, w].
+
+        The way leads through embeddings, layers and final norm of the checkpoint, one by one,
+        because temporal positions and joint attention come in between.
+        """
         tokens = self.model.embeddings(values)  # [B*T, S+P, D], S special tokens first
         frames = tokens.shape[0] // batch
         tokens = tokens.unflatten(0, (batch, frames))  # [B, T, S+P, D]
         if self.temporal_scale:
-            tokens = (
-                tokens
-                + self.temporal_scale
-                * temporal_positions(frames, tokens.shape[-1]).to(tokens)[:, None]
-            )
+            positions = temporal_positions(frames, tokens.shape[-1]).to(tokens)
+            tokens = tokens + self.temporal_scale * positions[:, None]
+
+        # A sequence is what attends to itself: a clip or a frame.
         sequence = tokens.flatten(1, 2) if self.attention == "joint" else tokens.flatten(0, 1)
         for layer in self._layers:
             output = layer(sequence)
             sequence = output[0] if isinstance(output, tuple) else output
         sequence = self.model.layernorm(sequence).reshape(tokens.shape).flatten(0, 1)
-        return sequence[:, sequence.shape[1] - self._patches(values) :]
+        return sequence[:, sequence.shape[1] - self._patch_count(values) :]
 
-    def _patches(self, values) -> int:
+    def _patch_count(self, values) -> int:
         size = self.model.config.patch_size
         high, wide = size if isinstance(size, list | tuple) else (size, size)
         return (values.shape[-2] // high) * (values.shape[-1] // wide)
 
     @cached_property
     def _layers(self):
-        """The encoder's layers where the model is of ViT's kind (embeddings, layers, layernorm), else None."""
-        if not (
+        """The encoder's layers where the model is of ViT's kind, else None.
+
+        That kind has embeddings, layers and layernorm.
+        """
+        has_tokens = (
             hasattr(self.model, "embeddings")
             and hasattr(self.model, "layernorm")
             and hasattr(self.model.config, "patch_size")
-        ):
+        )
+        if not has_tokens:
             return None
         encoder = getattr(self.model, "encoder", None)
         return (
@@ -119,7 +140,10 @@ class VisionBackbone:
 
     @cached_property
     def _input_size(self) -> tuple[int, int] | None:
-        """(height, width) of images that the processor neither resizes nor crops; None where that depends on the image."""
+        """(height, width) of images that the processor neither resizes nor crops.
+
+        None where that depends on the image.
+        """
         size = self.processor.size
         if not self.processor.do_resize or "height" not in size:
             return None
@@ -131,7 +155,7 @@ class VisionBackbone:
 
 
 def temporal_positions(steps: int, width: int):
-    """Sinusoidal positions [steps, width] (Vaswani et al. 2017, section 3.5)."""
+    """Return sinusoidal positions [steps, width] (Vaswani et al. 2017, section 3.5)."""
     import torch
 
     rates = torch.exp(torch.arange(0, width, 2) * (-np.log(10_000.0) / width))

@@ -69,6 +69,49 @@ def write_ast(folder: Path, seed: int = 3, **changes) -> Path:
     return folder
 
 
+BLIP_TOKENS = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"),
+    *("a", "red", "blue", "ball", "drum", "in", "the", "street"),
+    *("sound", "of", "with", "knock", "tap", ",", "label"),
+    *"012345678",
+]
+
+
+def write_blip(folder: Path, seed: int = 5) -> Path:
+    """Write a BLIP that knows BLIP_TOKENS and takes pictures of 32 x 32 pixels."""
+    torch.manual_seed(seed)
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
+    text = {
+        "vocab_size": len(BLIP_TOKENS),
+        "max_position_embeddings": 24,
+        "encoder_hidden_size": 32,
+        "pad_token_id": 0,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "bos_token_id": 5,
+        **shape,
+    }
+    vision = {"image_size": 32, "patch_size": 8, **shape}
+    config = transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=32)
+    _save(transformers.BlipForConditionalGeneration(config), folder)
+    images = transformers.BlipImageProcessorPil(
+        size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]
+    )
+    transformers.BlipProcessor(images, blip_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def blip_tokenizer() -> transformers.BertTokenizer:
+    """Return a tokeniser of BLIP_TOKENS."""
+    vocabulary = {token: i for i, token in enumerate(BLIP_TOKENS)}
+    return transformers.BertTokenizer(vocab=vocabulary, do_lower_case=True, bos_token="[DEC]")
+
+
 def _save(model: torch.nn.Module, folder: Path) -> None:
     for (
         parameter
