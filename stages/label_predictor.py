@@ -1,14 +1,19 @@
 """Predict AudioSet labels from generated audio features, through the pretrained AST.
 
-Reads    data/generated/<architecture>, data/audio_features, data/audio (the real log-mel, which the decoder learns)
+Reads    data/generated/<architecture>, data/audio_features, data/audio (the real log-mel, which
+         the decoder learns)
 Writes   data/predicted_labels/<architecture>, a row per labelled clip:
-             generated   tensor float16 [labels]  scores for the generated features, mean over seeds, by `head`
-             real_path   tensor float16 [labels]  scores for the real features through the same path; 0 where inaudible
+             generated   tensor float16 [labels]  scores for the generated features by `head`, mean
+                                                  over seeds
+             real_path   tensor float16 [labels]  scores for the real features through the same
+                                                  path; 0 where inaudible
          models/label_predictor/decoder.safetensors and map.safetensors, metrics/figures/mel.png
          metrics/label_predictor.json: the same by either head, on validation and test
-Two ways from [T, components] to AST's 527 labels (`label_predictor.head`), both fitted on audible training clips only:
+Two ways lead from [T, components] to AST's 527 labels (`label_predictor.head`), both fitted on
+audible training clips only:
     mel        a decoder back to log-mel in AST's input form, then the whole AST
-    features   a ridge map from mean and deviation over time to AST's pooled output, then AST's classification head
+    features   a ridge map from mean and deviation over time to AST's pooled output, then AST's
+               classification head
 """
 
 from pathlib import Path
@@ -25,17 +30,20 @@ from audio_from_video.learning.features import AUDIO, Features, noted
 from audio_from_video.meaning.mel_head import (
     DecoderParams,
     MelDecoder,
+    MelHead,
+    RealMels,
     fit_decoder,
-    predict_by_mel,
     real_mels,
 )
-from audio_from_video.meaning.pooled_head import fit_map, predict_by_map
-from audio_from_video.reporting import mel_figure
+from audio_from_video.meaning.pooled_head import PooledHead, fit_map
+from audio_from_video.reporting.mel_figure import MelColumn, draw_mels
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.vocabulary import ARCHITECTURES, LABELLED, SEMANTIC_VALIDATION, SPLITS
+from audio_from_video.runtime.vocabulary import ARCHITECTURES, LABELLED, SPLITS
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile, scratch
+
+CLIPS_IN_FIGURE = 4
 
 
 class LabelPredictorParams(params.Section):
@@ -48,77 +56,98 @@ class LabelPredictorParams(params.Section):
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("label_predictor", LabelPredictorParams)
     model = params.read("audio_features", "model", str)
-    trained = params.read("generator", "architectures", dict[str, str])
-    architectures = [name for name in ARCHITECTURES if name in trained]
+    architectures = trained_architectures()
     with scratch() as files:
         data = Features(files, SPLITS, AUDIO)
-        learned, held_out = (
-            rows[data.audio_row[rows] >= 0]
-            for rows in (data.rows("training", "unlabelled"), data.rows("validation"))
-        )
-        if not len(learned) or not len(held_out):
-            raise UserError(
-                "the label predictor needs audible training and validation clips; metrics/audio.json says what became of the sound"
-            )
-        mel, mel_row = real_mels(stage, data, files, model)
-        decoder = fit_decoder(data, mel, mel_row, learned, held_out, p.decoder)
+        learned = audible(data, data.rows("training", "unlabelled"))
+        held_out = audible(data, data.rows("validation"))
+        require_clips(learned, held_out)
+
+        mels = real_mels(stage, data, files, model)
+        decoder = fit_decoder(data, mels, learned, held_out, p.decoder)
         real_scores, pooled = real_labels(data)
         weights = fit_map(data, pooled, learned, held_out, p.ridge_penalties)
         save_models(decoder, weights)
-        rows = data.rows(*LABELLED)
-        generated = {name: read_generated(files, name, data, rows) for name in architectures}
-        scores = predict_by_map(data, rows, generated, weights, model)
-        asked = (
-            rows if p.head == "mel" else data.rows("validation", "test")
-        )  # AST's pass over each mel takes long
-        scores |= predict_by_mel(stage, data, rows, asked, generated, decoder, model)
+
+        labelled = data.rows(*LABELLED)
+        generated = {name: read_generated(files, name, data, labelled) for name in architectures}
+        scores = PooledHead(weights, model).predict(data, labelled, generated)
+        # AST's pass over each mel takes long: without need only the measured clips go through it.
+        scored = labelled if p.head == "mel" else data.rows("validation", "test")
+        scores |= MelHead(decoder, model).predict(stage, data, labelled, scored, generated)
+
         for name in architectures:
-            write_labels(
-                name,
-                data,
-                rows,
-                scores[f"{ARCHITECTURES[name].generated}_{p.head}"],
-                scores[f"real_path_{p.head}"],
-            )
-        mel_figure.draw_mels(
-            layout.MEL_FIGURE,
-            data,
-            rows,
-            generated[SEMANTIC_VALIDATION],
-            decoder,
-            mel,
-            mel_row,
-        )
-    stage.write_metrics(
-        label_evaluation.measure(data, rows, scores, real_scores, p.threshold)
-        | {"head": p.head, "threshold": p.threshold}
-    )
+            own = scores[f"{ARCHITECTURES[name].generated}_{p.head}"]
+            write_labels(name, data, labelled, own, scores[f"real_path_{p.head}"])
+        columns = figure_columns(data, labelled, generated[architectures[0]], decoder, mels)
+        draw_mels(layout.MEL_FIGURE, columns)
+    figures = label_evaluation.measure(data, labelled, scores, real_scores, p.threshold)
+    stage.write_metrics(figures | {"head": p.head, "threshold": p.threshold})
 
 
-def read_generated(folder: Path, architecture: str, data: Features, rows: torch.Tensor) -> RowFile:
-    """What an architecture generated [seeds, T, A] for the clips `rows`, in a file."""
-    source, names = layout.generated(architecture), list[str]()
-    file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
-    file.write(noted(names, shards.iter_rows(source, ["features"], LABELLED), "features"))
-    if names != data.clips.clip_id[rows.numpy()].tolist():
+def trained_architectures() -> list[str]:
+    """Return the architectures whose generators are trained, in the vocabulary's order.
+
+    Raises UserError when there is none.
+    """
+    trained = params.read("generator", "architectures", dict[str, str])
+    architectures = [name for name in ARCHITECTURES if name in trained]
+    if not architectures:
         raise UserError(
-            f"{source} holds other clips than data/video_features: run `dvc repro generator@{architecture}`"
+            f"generator.architectures names none of {', '.join(ARCHITECTURES)}, "
+            "so there are no generated features to predict labels of"
+        )
+    return architectures
+
+
+def audible(data: Features, clip_indices: torch.Tensor) -> torch.Tensor:
+    """Return those clips [n] that have audio features."""
+    return clip_indices[data.audio_row[clip_indices] >= 0]
+
+
+def require_clips(learned: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Raise UserError when there is nothing to learn from or nothing to stop by."""
+    if not len(learned) or not len(held_out):
+        raise UserError(
+            "the label predictor needs audible training and validation clips; "
+            "metrics/audio.json says what became of the sound"
+        )
+
+
+def read_generated(
+    folder: Path, architecture: str, data: Features, clip_indices: torch.Tensor
+) -> RowFile:
+    """Copy what an architecture generated for the clips into a file of rows [seeds, T, A].
+
+    Raises UserError when it was generated for other clips.
+    """
+    source = layout.generated(architecture)
+    clip_ids: list[str] = []
+    file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
+    file.write(noted(clip_ids, shards.iter_rows(source, ["features"], LABELLED), "features"))
+    if clip_ids != data.clips.clip_id[clip_indices.numpy()].tolist():
+        raise UserError(
+            f"{source} holds other clips than data/video_features: "
+            f"run `dvc repro generator@{architecture}`"
         )
     return file
 
 
 def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """AST's label scores and pooled output of the real sound, by row."""
-    position = {name: i for i, name in enumerate(data.clips.clip_id)}
-    scores, pooled = {}, {}
+    """Return AST's label scores [L] and pooled output [D] of the real sound, by clip index."""
+    index_of = {clip_id: i for i, clip_id in enumerate(data.clips.clip_id)}
+    scores: dict[int, np.ndarray] = {}
+    pooled: dict[int, np.ndarray] = {}
     for row in shards.iter_rows(AUDIO, ["label_scores", "pooled"], SPLITS):
-        if row["clip_id"] in position:
-            scores[position[row["clip_id"]]] = row["label_scores"].astype(np.float32)
-            pooled[position[row["clip_id"]]] = row["pooled"].astype(np.float32)
+        clip_index = index_of.get(row["clip_id"])
+        if clip_index is not None:
+            scores[clip_index] = row["label_scores"].astype(np.float32)
+            pooled[clip_index] = row["pooled"].astype(np.float32)
     return scores, pooled
 
 
 def save_models(decoder: MelDecoder, weights: torch.Tensor) -> None:
+    """Write both heads' fitted weights below models/label_predictor."""
     folder = layout.LABEL_PREDICTOR
     folder.mkdir(parents=True, exist_ok=True)
     save_file(decoder.state_dict(), folder / "decoder.safetensors")
@@ -126,21 +155,57 @@ def save_models(decoder: MelDecoder, weights: torch.Tensor) -> None:
 
 
 def write_labels(
-    architecture: str, data: Features, rows: torch.Tensor, generated: np.ndarray, real: np.ndarray
+    architecture: str,
+    data: Features,
+    clip_indices: torch.Tensor,
+    generated: np.ndarray,
+    real: np.ndarray,
 ) -> None:
-    """An output directory (see the module's docstring)."""
-    clips = [data.clips.iloc[row].to_dict() for row in rows.tolist()]
+    """Write an output directory (see the module's docstring) of label scores [n, L]."""
+    clips = [data.clips.iloc[clip_index].to_dict() for clip_index in clip_indices.tolist()]
     index = [{**clip, "item_key": None, "status": "ok", "reason": ""} for clip in clips]
-    schema = pa.schema(
-        [
-            (name, shards.tensor(pa.float16(), generated.shape[1]))
-            for name in ("generated", "real_path")
-        ]
-    )
-    table = (
+    scores = shards.tensor(pa.float16(), generated.shape[1])
+    schema = pa.schema([("generated", scores), ("real_path", scores)])
+    rows = (
         {**clip, "generated": generated[i], "real_path": real[i]} for i, clip in enumerate(clips)
     )
-    shards.write(layout.predicted_labels(architecture), schema, table, index, "")
+    shards.write(layout.predicted_labels(architecture), schema, rows, index, "")
+
+
+def figure_columns(
+    data: Features,
+    clip_indices: torch.Tensor,
+    generated: RowFile,
+    decoder: MelDecoder,
+    mels: RealMels,
+) -> list[MelColumn]:
+    """Return the log-mels of some audible test clips, evenly spread, for the figure.
+
+    generated: rows [seeds, T, A] in the order of `clip_indices`, of which seed 0 is shown.
+    """
+    split = data.clips.split.to_numpy()
+    test = [
+        position
+        for position, clip_index in enumerate(clip_indices.tolist())
+        if split[clip_index] == "test" and mels.row[clip_index] >= 0
+    ]
+    shown = np.linspace(0, len(test) - 1, min(CLIPS_IN_FIGURE, len(test))).astype(int)
+    columns = []
+    for position in (test[i] for i in shown):
+        clip = clip_indices[position : position + 1]
+        audio, _ = data.sound(clip)
+        with torch.inference_mode():
+            decoded = decoder(audio)[0]
+            from_generated = decoder(generated.read([position])[0][:1])[0]
+        columns.append(
+            MelColumn(
+                action=data.clips.action[int(clip)],
+                real=mels.read(clip)[0].numpy(),
+                decoded=decoded.numpy(),
+                generated=from_generated.numpy(),
+            )
+        )
+    return columns
 
 
 if __name__ == "__main__":

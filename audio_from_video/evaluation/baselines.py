@@ -3,12 +3,13 @@
 import numpy as np
 import torch
 
+from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.learning import features
 from audio_from_video.learning.features import Features
+from audio_from_video.learning.ridge import ridge_weights
 from audio_from_video.runtime.digests import digest
 
 MEASURED = 4000
-WHOLE = -1  # instead of a fold: no clip is left out
 RIDGE = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # candidates for the penalty, chosen on validation
 
 
@@ -91,9 +92,7 @@ class Baselines:
             sum(products for products, _ in kept),
             sum(targets for _, targets in kept),
         )
-        weights = torch.linalg.solve(
-            products + penalty * torch.eye(len(products), dtype=torch.float64), targets
-        ).float()
+        weights = ridge_weights(products, targets, penalty).float()
         return torch.cat([self._inputs(part) @ weights for part in rows.split(256)]).numpy()
 
     def _moments(self, learned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.baselines import Baselines, measured
 from audio_from_video.learning.features import Features
+from audio_from_video.meaning import similarity
 from audio_from_video.storage import layout, predictions
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine similarity over the last dimension, averaged over the time steps: [N, T, A] -> [N]."""
-    norm = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    return ((first * second).sum(-1) / np.maximum(norm, 1e-9)).mean(-1)
+    return similarity.paired_cosine(first, second).mean(-1)
 
 
 def against_real(
@@ -43,8 +43,8 @@ def against_real(
 
 def own_minus_others(made: np.ndarray, real: np.ndarray, actions: np.ndarray) -> float:
     """Mean cosine [N, T*A] to the own clip minus that to other clips of the same action (0: no more than the class)."""
-    made = made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9)
-    real = real / np.maximum(np.linalg.norm(real, axis=1, keepdims=True), 1e-9)
+    made = similarity.unit(made)
+    real = similarity.unit(real)
     gaps = []
     for action in np.unique(actions):
         block = made[actions == action] @ real[actions == action].T

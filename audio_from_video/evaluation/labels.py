@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from audio_from_video.learning.features import Features
+from audio_from_video.meaning import similarity
 
 
 def compare(predicted: np.ndarray, real: np.ndarray, threshold: float) -> dict[str, float]:
@@ -14,7 +15,6 @@ def compare(predicted: np.ndarray, real: np.ndarray, threshold: float) -> dict[s
     hits = (truth & answer).sum()
     precision, recall = hits / max(answer.sum(), 1), hits / max(truth.sum(), 1)
     occur = truth.any(0) & ~truth.all(0)
-    norm = np.linalg.norm(predicted, axis=1) * np.linalg.norm(real, axis=1)
     return {
         "precision": float(precision),
         "recall": float(recall),
@@ -22,7 +22,7 @@ def compare(predicted: np.ndarray, real: np.ndarray, threshold: float) -> dict[s
         "map": float(average_precision_score(truth[:, occur], predicted[:, occur], average="macro"))
         if occur.any()
         else 0.0,
-        "cosine": float(((predicted * real).sum(1) / np.maximum(norm, 1e-9)).mean()),
+        "cosine": float(similarity.paired_cosine(predicted, real).mean()),
     }
 
 

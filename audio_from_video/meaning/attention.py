@@ -1,8 +1,24 @@
 """Attention of captions over AudioSet labels."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from audio_from_video.meaning import similarity
+
+
+@dataclass(frozen=True)
+class CaptionReader:
+    """How captions are mapped to labels: to the `top_k` whose names are closest in meaning.
+
+    names: of the labels, by index.  text_model: embeds captions and names.  temperature: of the
+    softmax that weights the labels.
+    """
+
+    text_model: str
+    names: list[str]
+    top_k: int
+    temperature: float
 
 
 def mapped_audio(
@@ -12,21 +28,13 @@ def mapped_audio(
     top_k: int,
     temperature: float,
 ) -> np.ndarray:
-    """Audio features [N, A] of captions: the mean of their `top_k` closest labels' features, weighted by softmax.
+    """Return the audio features [N, A] that captions stand for.
 
-    caption_embeddings [N, D] and label_embeddings [L, D] are normalised, label_audio is [L, A]; the softmax is over the
-    chosen labels' cosines, divided by `temperature`.
+    They are the mean of the features of a caption's `top_k` closest labels, weighted by the
+    softmax of the cosines / temperature.  caption_embeddings [N, D] and label_embeddings [L, D]
+    are normalised; label_audio is [L, A].
     """
-    cosine = similarity.cosines(caption_embeddings, label_embeddings)
-    labels = similarity.closest(cosine, top_k)  # [N, k]
-    chosen = np.take_along_axis(cosine, labels, 1)
-    weights = np.exp((chosen - chosen.max(1, keepdims=True)) / temperature)
-    weights /= weights.sum(1, keepdims=True)
+    cosines = similarity.cosines(caption_embeddings, label_embeddings)
+    labels = similarity.closest(cosines, top_k)  # [N, k]
+    weights = similarity.softmax(np.take_along_axis(cosines, labels, 1), temperature)
     return (weights[..., None] * label_audio[labels]).sum(1)
-
-
-def attention(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax over the last axis; -inf takes no part (all of them: zeros)."""
-    best = np.maximum(scores.max(-1, keepdims=True), -1e30)
-    weights = np.exp((scores - best) / temperature)
-    return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)

@@ -1,30 +1,42 @@
-"""Captions as words: with sounds in them, and how well they name those that are heard."""
+"""Captions as words: how names of labels stand in them, and which ones they name."""
 
 import re
 from functools import lru_cache
 
 
 def words(text: str) -> list[str]:
+    """Return the words of a text in lower case: runs of letters a-z and digits."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
 @lru_cache(maxsize=4096)
 def spoken(label: str) -> str:
-    """A label's name as it stands in captions: `Thump, thud` is `thump thud`, because commas separate labels."""
+    """Return a label's name as it stands in captions.
+
+    `Thump, thud` is `thump thud`, because commas separate labels.
+    """
     return " ".join(words(label))
 
 
 def tagged(caption: str, labels: list[str]) -> str:
-    """A caption that also names sounds; itself where there are none."""
-    return f"{', '.join(map(spoken, labels))} with {caption}" if labels else caption
+    """Return a caption that also names sounds, "thump thud, music with a drum"; itself without any."""
+    if not labels:
+        return caption
+    names = ", ".join(spoken(label) for label in labels)
+    return f"{names} with {caption}"
 
 
 def named(text: str, labels: list[str]) -> set[int]:
-    """Numbers of the labels that a text names, each word in one label at most: the longest names are found first."""
-    rest, found = f" {' '.join(words(text))} ", set()
-    for number in sorted(range(len(labels)), key=lambda i: (-len(spoken(labels[i])), i)):
-        phrase = f" {spoken(labels[number])} "
+    """Return the indices of the labels that a text names.
+
+    A word counts for one label at most: the longest names are looked for first.
+    """
+    by_length = sorted(range(len(labels)), key=lambda i: (-len(spoken(labels[i])), i))
+    rest = f" {' '.join(words(text))} "
+    indices: set[int] = set()
+    for i in by_length:
+        phrase = f" {spoken(labels[i])} "
         if phrase in rest:
-            found.add(number)
+            indices.add(i)
             rest = rest.replace(phrase, " | ")
-    return found
+    return indices

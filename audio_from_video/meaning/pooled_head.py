@@ -1,16 +1,21 @@
-"""Labels of features by way of AST's pooled output: a ridge map, then AST's head."""
+"""Labels of audio features by way of AST's pooled output: a ridge map, then AST's own head."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.learning.features import Features
+from audio_from_video.learning.ridge import ridge_weights
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage.row_file import RowFile
 
+BATCH = 256  # clips at a time, so that memory does not grow with their number
+
 
 def summarise(audio: torch.Tensor) -> torch.Tensor:
-    """[n, T, A] -> mean and deviation over time, and 1: [n, 2A + 1]."""
+    """Return mean and standard deviation over time, and 1, [n, 2A + 1] of audio [n, T, A]."""
     return torch.cat([audio.mean(1), audio.std(1), torch.ones(len(audio), 1)], dim=1)
 
 
@@ -21,70 +26,63 @@ def fit_map(
     held_out: torch.Tensor,
     penalties: list[float],
 ) -> torch.Tensor:
-    """Ridge weights [2A + 1, D] to AST's pooled output, the penalty chosen on validation."""
+    """Return ridge weights [2A + 1, D] from summarised features to AST's pooled output [D].
 
-    def parts(rows: torch.Tensor):
-        for part in rows.split(256):
-            yield (
-                summarise(data.sound(part)[0]).double(),
-                torch.from_numpy(np.stack([pooled[row] for row in part.tolist()])).double(),
-            )
+    pooled: by clip index.  learned: indices of the clips to learn from; held_out: of those whose
+    squared error chooses among the penalties.
+    """
 
-    products = sum(x.T @ x for x, _ in parts(learned))
-    targets = sum(x.T @ y for x, y in parts(learned))
-    candidates = [
-        torch.linalg.solve(
-            products + penalty * torch.eye(len(products), dtype=torch.float64), targets
-        )
-        for penalty in penalties
-    ]
-    return (
-        min(
-            candidates,
-            key=lambda weights: sum(
-                ((x @ weights - y) ** 2).sum().item() for x, y in parts(held_out)
-            ),
-        )
-        .float()
-        .contiguous()
-    )
+    def pairs(clip_indices: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield inputs [n, 2A + 1] and outputs [n, D] float64, batch by batch."""
+        for part in clip_indices.split(BATCH):
+            audio, _ = data.sound(part)
+            outputs = np.stack([pooled[clip_index] for clip_index in part.tolist()])
+            yield summarise(audio).double(), torch.from_numpy(outputs).double()
+
+    def held_out_error(weights: torch.Tensor) -> float:
+        return sum(((x @ weights - y) ** 2).sum().item() for x, y in pairs(held_out))
+
+    products = sum(x.T @ x for x, _ in pairs(learned))
+    targets = sum(x.T @ y for x, y in pairs(learned))
+    candidates = [ridge_weights(products, targets, penalty) for penalty in penalties]
+    return min(candidates, key=held_out_error).float().contiguous()
 
 
-def predict_by_map(
-    data: Features,
-    rows: torch.Tensor,
-    generated: dict[str, RowFile],
-    weights: torch.Tensor,
-    model: str,
-) -> dict[str, np.ndarray]:
-    """Label scores [clips, labels] by the head `features`: of what each architecture generated (mean over seeds) and of the
-    real features (0 where there is no sound)."""
-    ast = AudioBackbone(model)
+class PooledHead:
+    """The head `features`: fitted ridge weights, then the classification head of AST."""
 
-    def scores(audio: torch.Tensor) -> np.ndarray:
+    def __init__(self, weights: torch.Tensor, model: str):
+        self.weights = weights
+        self.ast = AudioBackbone(model)
+
+    def scores(self, audio: torch.Tensor) -> np.ndarray:
+        """Return label scores [n, L] float32 of audio features [n, T, A]."""
         with torch.inference_mode():
-            return (
-                ast.model.classifier((summarise(audio) @ weights).to(ast.device))
-                .sigmoid()
-                .cpu()
-                .numpy()
-            )
+            pooled = (summarise(audio) @ self.weights).to(self.ast.device)
+            return self.ast.model.classifier(pooled).sigmoid().cpu().numpy()
 
-    found = {
-        f"{ARCHITECTURES[name].generated}_features": np.concatenate(
-            [
-                scores(file.read(part.tolist()).flatten(0, 1))
-                .reshape(len(part), file.shape[0], -1)
-                .mean(1)
-                for part in torch.arange(len(rows)).split(256)
-            ]
-        )
-        for name, file in generated.items()
-    }
-    heard = (data.audio_row[rows] >= 0).numpy()[:, None]
-    return found | {
-        "real_path_features": np.concatenate(
-            [scores(data.sound(part)[0]) for part in rows.split(256)]
-        )
-        * heard
-    }
+    def predict(
+        self, data: Features, clip_indices: torch.Tensor, generated: dict[str, RowFile]
+    ) -> dict[str, np.ndarray]:
+        """Return label scores [n, L] by way: "<condition>_features" and "real_path_features".
+
+        generated: by architecture, rows [seeds, T, A] in the order of `clip_indices`; their scores
+        are averaged over seeds.  Clips without sound have zeros in "real_path_features".
+        """
+        predictions = {
+            f"{ARCHITECTURES[name].generated}_features": self._mean_over_seeds(file)
+            for name, file in generated.items()
+        }
+        real = [self.scores(data.sound(part)[0]) for part in clip_indices.split(BATCH)]
+        audible = (data.audio_row[clip_indices] >= 0).numpy()
+        predictions["real_path_features"] = np.concatenate(real) * audible[:, None]
+        return predictions
+
+    def _mean_over_seeds(self, file: RowFile) -> np.ndarray:
+        """Return label scores [n, L] of a file's rows [seeds, T, A]."""
+        means = []
+        for part in torch.arange(len(file)).split(BATCH):
+            audio = file.read(part.tolist())  # [n, seeds, T, A]
+            scores = self.scores(audio.flatten(0, 1))
+            means.append(scores.reshape(*audio.shape[:2], -1).mean(1))
+        return np.concatenate(means)

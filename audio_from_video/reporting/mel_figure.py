@@ -1,56 +1,54 @@
 """The figure of log-mel spectrograms: real, decoded, generated."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
+from matplotlib.figure import Figure
+
+FRAMES_PER_S = 100  # AST's spectrogram has a frame each 10 ms
+RANGE = (-1.2, 1.2)  # of the colours, in AST's normalised units
+DPI = 110
 
 
-def draw_mels(
-    path: Path,
-    data,
-    rows: torch.Tensor,
-    generated,
-    decoder,
-    mel,
-    mel_row: torch.Tensor,
-    count: int = 4,
-) -> None:
-    """A figure: real log-mel, the real features decoded, the generated features (seed 0) decoded, of some test clips."""
-    import matplotlib
+class MelColumn(NamedTuple):
+    """The log-mels [frames, mel bins] of one clip, as they stand below each other."""
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    action: str
+    real: np.ndarray
+    decoded: np.ndarray  # from the real features
+    generated: np.ndarray  # decoded from generated features
 
-    split = data.clips.split.to_numpy()
-    test = [i for i, row in enumerate(rows.tolist()) if split[row] == "test" and mel_row[row] >= 0]
-    chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)]
-    figure, axes = pyplot.subplots(
-        3, len(chosen), figsize=(3 * len(chosen), 5.4), sharex=True, sharey=True, squeeze=False
-    )
-    for column, position in enumerate(chosen):
-        row = int(rows[position])
-        with torch.inference_mode():
-            decoded = decoder(data.sound(torch.tensor([row]))[0])[0]
-            made = decoder(generated.read([position])[0][:1])[0]
-        panels = {
-            "real": mel.read([int(mel_row[row])])[0],
-            "real features, decoded": decoded,
-            "generated, decoded": made,
-        }
-        for line, (title, values) in enumerate(panels.items()):
-            axis = axes[line, column]
-            extent = (0, len(values) / 100, 0, values.shape[1])  # s, mel bins
-            axis.imshow(
-                values.numpy().T, origin="lower", aspect="auto", vmin=-1.2, vmax=1.2, extent=extent
-            )
-            axis.set_title(f"{data.clips.action[row]}: {title}" if line == 0 else title, fontsize=8)
-            if column == 0:
-                axis.set_ylabel("mel bin", fontsize=8)
-            if line == 2:
-                axis.set_xlabel("time (s)", fontsize=8)
-            axis.tick_params(labelsize=7)
+
+def draw_mels(path: Path, columns: list[MelColumn]) -> None:
+    """Write a PNG with a column per clip and the three kinds of log-mel as lines."""
+    figure = Figure(figsize=(3 * len(columns), 5.4))
+    axes = figure.subplots(3, len(columns), sharex=True, sharey=True, squeeze=False)
+    for place, column in enumerate(columns):
+        panels = [
+            (f"{column.action}: real", column.real),
+            ("real features, decoded", column.decoded),
+            ("generated, decoded", column.generated),
+        ]
+        for axis, (title, values) in zip(axes[:, place], panels, strict=True):
+            _draw_panel(axis, title, values)
+        axes[2, place].set_xlabel("time (s)", fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mel bin", fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def _draw_panel(axis, title: str, values: np.ndarray) -> None:
+    frames, mel_bins = values.shape
+    axis.imshow(
+        values.T,
+        origin="lower",
+        aspect="auto",
+        vmin=RANGE[0],
+        vmax=RANGE[1],
+        extent=(0, frames / FRAMES_PER_S, 0, mel_bins),
+    )
+    axis.set_title(title, fontsize=8)
+    axis.tick_params(labelsize=7)
