@@ -21,8 +21,6 @@ An item's key names the weights that made it.
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +48,7 @@ from audio_from_video.clipset import folds
 from audio_from_video.evaluation import captions as caption_evaluation
 from audio_from_video.evaluation.captions import StepCaptions
 from audio_from_video.meaning.attention import CaptionReader
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, item_store, layout, shards
@@ -304,13 +302,8 @@ def store_weights(weights: bytes, folder: Path) -> str:
 
 def save_model(p: CaptionsParams, weights: str) -> None:
     """Write models/captions, which appears at once."""
-    folder = layout.CAPTION_MODEL
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    Captioner(p.captioner).save(temporary, weights)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with atomic.replace_directory(layout.CAPTION_MODEL) as temporary:
+        Captioner(p.captioner).save(temporary, weights)
 
 
 if __name__ == "__main__":

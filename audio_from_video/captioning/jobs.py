@@ -25,6 +25,7 @@ from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.fine_tuning import Example, Material
 from audio_from_video.captioning.reward import Reward
 from audio_from_video.captioning.workers import Setup, Task
+from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.learning.loop import TrainingParams
 from audio_from_video.meaning import label_words
 from audio_from_video.meaning.attention import CaptionReader
@@ -37,7 +38,6 @@ from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import RowFile
 
-WHOLE = -1  # instead of a fold: the model fitted on all training clips
 WEIGHTS = pa.schema(
     [("weights", pa.binary()), ("epochs", pa.int32()), ("reward", pa.list_(pa.float64()))]
 )

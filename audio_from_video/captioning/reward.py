@@ -1,38 +1,38 @@
-"""The sound that a caption stands for: attention to the audio labels that are closest to it in meaning."""
+"""The reward of a caption: how well the sound that it stands for meets the real one."""
 
 import numpy as np
 
 from audio_from_video.backbones import text as text_backbone
-from audio_from_video.meaning.attention import mapped_audio
+from audio_from_video.meaning import similarity
+from audio_from_video.meaning.attention import CaptionReader, mapped_audio
 
 
 class Reward:
-    """How well the audio that a caption stands for meets what is heard, as a cosine."""
+    """Cosine of the audio features that a caption stands for with the real ones.
 
-    def __init__(
-        self,
-        text_model: str,
-        labels: list[str],
-        label_audio: np.ndarray,
-        top_k: int,
-        temperature: float,
-    ):
-        self.text_model, self.label_audio, self.top_k, self.temperature = (
-            text_model,
-            label_audio,
-            top_k,
-            temperature,
-        )
-        self.labels = text_backbone.embed(text_model, labels)
-        self._known: dict[str, np.ndarray] = {}  # embeddings of captions
+    A caption stands for the audio of the labels that are closest to it in meaning.
+    """
 
-    def __call__(self, captions: list[str], heard: np.ndarray) -> np.ndarray:
-        """Cosines [N] of N captions with the centred audio features [N, A] of their frames; 0 where one of the two is 0."""
-        fresh = [text for text in dict.fromkeys(captions) if text not in self._known]
-        self._known.update(zip(fresh, text_backbone.embed(self.text_model, fresh), strict=True))
-        embeddings = np.stack([self._known[text] for text in captions])
+    def __init__(self, reader: CaptionReader, label_audio: np.ndarray):
+        """Embed the labels' names; label_audio [L, A] are their centred audio features."""
+        self.reader = reader
+        self.label_audio = label_audio
+        self.labels = text_backbone.embed(reader.text_model, reader.names)  # [L, D]
+        self._embeddings: dict[str, np.ndarray] = {}  # of captions met so far
+
+    def __call__(self, captions: list[str], sound: np.ndarray) -> np.ndarray:
+        """Return the rewards [N] of N captions; 0 where one of the two features is 0.
+
+        sound [N, A]: centred real audio features around the captions' frames.
+        """
+        new = [text for text in dict.fromkeys(captions) if text not in self._embeddings]
+        vectors = text_backbone.embed(self.reader.text_model, new)
+        self._embeddings.update(zip(new, vectors, strict=True))
         audio = mapped_audio(
-            embeddings, self.labels, self.label_audio, self.top_k, self.temperature
+            np.stack([self._embeddings[text] for text in captions]),
+            self.labels,
+            self.label_audio,
+            self.reader.top_k,
+            self.reader.temperature,
         )
-        norms = np.linalg.norm(audio, axis=1) * np.linalg.norm(heard, axis=1)
-        return (audio * heard).sum(1) / np.maximum(norms, 1e-9)
+        return similarity.paired_cosine(audio, sound)

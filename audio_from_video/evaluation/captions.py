@@ -1,107 +1,133 @@
 """What captions name of the sound that is really there."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from audio_from_video.backbones import text as text_backbone
-from audio_from_video.learning.features import AUDIO
 from audio_from_video.meaning import similarity
+from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.meaning.label_words import named, words
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
-MEASURED = 300  # clips of a split behind the metrics
+MEASURED = 300  # clips of a split behind the figures, at most
+SPLITS = {"validation": "validation", "out_of_fold": "training"}
 
-
-def measure(
-    source: Path,
-    heard: list[dict],
-    some_steps: Callable[[list[int]], list[int]],
-    tag_score: float,
-    names: list[str],
-    reader: str,
-    top_k: int,
-) -> dict:
-    """How many captions there are in `source`, and how well they name what AST hears with at least `tag_score` in the clips' real
-    sound.  `before` are the original captions of the same frames: as `heard` has them or, where nothing was fine-tuned, those of
-    the frames that `some_steps` chooses.  names: of the labels; reader: the text model that maps captions to them."""
-    meanings = text_backbone.embed(reader, names)
-    scores = {
-        row["clip_id"]: row["label_scores"]
-        for row in shards.iter_rows(AUDIO, ["label_scores"], ["training", "validation"])
-    }
-    audible = {
-        clip: set(np.flatnonzero(row >= tag_score).tolist())
-        for clip, row in scores.items()
-        if (row >= tag_score).any()
-    }
-    written = {
-        row["clip_id"]: captions_by_step(row)
-        for row in shards.iter_rows(source, ["steps", "captions"])
-    }
-    originals = {clip["clip_id"]: captions_by_step(clip) for clip in heard} or {
-        clip: {step: row[step] for step in some_steps([*row])} for clip, row in written.items()
-    }
-    found: dict = {"before": {}, "after": {}}
-    for name, split in (("validation", "validation"), ("out_of_fold", "training")):
-        clips = [
-            row
-            for row in shards.ok_rows(source)
-            if row["split"] == split and row["clip_id"] in {*audible} & {*originals}
-        ]
-        clips = clips[:: len(clips) // MEASURED + 1]
-        frames = [(row["clip_id"], step) for row in clips for step in originals[row["clip_id"]]]
-        counts = {"clips": len(clips), "sources": len({row["source_id"] for row in clips})}
-        labels, before = (
-            [audible[clip] for clip, _ in frames],
-            [originals[clip][step] for clip, step in frames],
-        )
-        after = [written[clip][step] for clip, step in frames]
-        if frames:
-            for key, texts in (("before", before), ("after", after)):
-                cosines = similarity.cosines(text_backbone.embed(reader, texts), meanings)
-                mapped = similarity.closest(cosines, top_k).tolist()
-                found[key][name] = quality(texts, before, labels, names, mapped) | counts
-    captions = [text for row in written.values() for text in row.values()]
-    frames_per_clip = len(captions) / max(1, len(written))
-    return {
-        "frames": len(captions),
-        "frames_per_clip": frames_per_clip,
-        "distinct_captions": len(set(captions)),
-        **found,
-    }
+StepCaptions = dict[int, str]  # the captions of a clip, by time step
 
 
-def captions_by_step(row: dict) -> dict[int, str]:
+def captions_by_step(row: Mapping[str, Any]) -> StepCaptions:
+    """Return the captions of a row with `steps` and `captions`, by step."""
     return dict(zip(row["steps"], row["captions"], strict=True))
+
+
+def captions_by_clip(source: Path) -> dict[str, StepCaptions]:
+    """Return the captions in a directory of shards, by clip_id."""
+    rows = shards.iter_rows(source, ["steps", "captions"])
+    return {row["clip_id"]: captions_by_step(row) for row in rows}
+
+
+def audible_labels(lowest_score: float) -> dict[str, set[int]]:
+    """Return by clip_id the indices of the labels that AST hears with at least this score.
+
+    These are training and validation clips; those without such a label are left out.
+    """
+    labels: dict[str, set[int]] = {}
+    rows = shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores"], ["training", "validation"])
+    for row in rows:
+        heard = np.flatnonzero(row["label_scores"] >= lowest_score)
+        if len(heard):
+            labels[row["clip_id"]] = set(heard.tolist())
+    return labels
+
+
+def caption_figures(
+    clips: list[dict],
+    captions: dict[str, StepCaptions],
+    originals: dict[str, StepCaptions],
+    heard: dict[str, set[int]],
+    reader: CaptionReader,
+) -> dict[str, Any]:
+    """Return how many captions there are, and how well they name what is heard.
+
+    clips: dicts with clip_id, split and source_id.  captions, originals: by clip_id; figures are
+    over the steps of `originals`, which are captions of the unchanged model.  heard: indices of
+    the labels that are heard, at least one a clip, by clip_id.  The result's `before` are figures
+    of the originals, `after` those of the captions in the same places.
+    """
+    meanings = text_backbone.embed(reader.text_model, reader.names)  # [L, D]
+
+    def named_well(texts: list[str], before: list[str], labels: list[set[int]]) -> dict[str, Any]:
+        embeddings = text_backbone.embed(reader.text_model, texts)
+        closest = similarity.closest(similarity.cosines(embeddings, meanings), reader.top_k)
+        return quality(texts, before, labels, reader.names, closest.tolist())
+
+    figures: dict[str, dict] = {"before": {}, "after": {}}
+    for name, split in SPLITS.items():
+        measured = [
+            clip
+            for clip in clips
+            if clip["split"] == split and clip["clip_id"] in heard and clip["clip_id"] in originals
+        ]
+        measured = measured[:: len(measured) // MEASURED + 1]
+        counts = {
+            "clips": len(measured),
+            "sources": len({clip["source_id"] for clip in measured}),
+        }
+        labels: list[set[int]] = []
+        before: list[str] = []
+        after: list[str] = []
+        for clip_id in (clip["clip_id"] for clip in measured):
+            for step, text in originals[clip_id].items():
+                labels.append(heard[clip_id])
+                before.append(text)
+                after.append(captions[clip_id][step])
+        if labels:
+            figures["before"][name] = named_well(before, before, labels) | counts
+            figures["after"][name] = named_well(after, before, labels) | counts
+
+    texts = [text for by_step in captions.values() for text in by_step.values()]
+    return {
+        "frames": len(texts),
+        "frames_per_clip": len(texts) / max(1, len(captions)),
+        "distinct_captions": len(set(texts)),
+        **figures,
+    }
 
 
 def quality(
     texts: list[str],
     originals: list[str],
     heard: list[set[int]],
-    labels: list[str],
+    names: list[str],
     mapped: list[list[int]],
-) -> dict:
-    """Captions against the numbers of the labels that are heard (at least one each), and against the original captions.
-    mapped: the labels that each caption is mapped to."""
-    names = [named(text, labels) for text in texts]
-    right = sum(len(a & b) for a, b in zip(names, heard, strict=True))
-    pairs = [
-        (Counter(words(old)), Counter(words(new)))
-        for old, new in zip(originals, texts, strict=True)
-    ]
+) -> dict[str, Any]:
+    """Return figures of N captions against the labels that are heard and the original captions.
+
+    heard: indices of the labels, at least one a caption.  names: of all labels.  mapped: the
+    labels that each caption is mapped to.  named_labels: per caption; mapped_hits: share of the
+    captions with a heard label among their mapped ones; kept_words: share of the original's words.
+    """
+    named_labels = [named(text, names) for text in texts]
+    count = sum(len(labels) for labels in named_labels)
+    right = sum(len(a & b) for a, b in zip(named_labels, heard, strict=True))
+    hits = [not b.isdisjoint(a) for a, b in zip(mapped, heard, strict=True)]
+    kept = [kept_words(old, new) for old, new in zip(originals, texts, strict=True)]
     return {
         "captions": len(texts),
-        "named_labels": sum(map(len, names)) / len(texts),  # per caption
-        "named_precision": right / max(1, sum(map(len, names))),
-        "named_recall": right / sum(map(len, heard)),
-        "mapped_hits": float(
-            np.mean([not b.isdisjoint(a) for a, b in zip(mapped, heard, strict=True)])
-        ),  # one of them is heard
-        "kept_words": float(
-            np.mean([(old & new).total() / max(1, old.total()) for old, new in pairs])
-        ),
+        "named_labels": count / len(texts),
+        "named_precision": right / max(1, count),
+        "named_recall": right / sum(len(labels) for labels in heard),
+        "mapped_hits": float(np.mean(hits)),
+        "kept_words": float(np.mean(kept)),
     }
+
+
+def kept_words(original: str, text: str) -> float:
+    """Return the share of an original caption's words that another one has, too."""
+    old = Counter(words(original))
+    new = Counter(words(text))
+    return (old & new).total() / max(1, old.total())

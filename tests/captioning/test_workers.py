@@ -1,0 +1,82 @@
+"""Sound around a frame, and tasks on CPU and in batches of a device."""
+
+import numpy as np
+import pytest
+
+from audio_from_video.backbones import hub
+from audio_from_video.backbones.blip import CaptionerSettings
+from audio_from_video.captioning import workers
+from audio_from_video.captioning.workers import Setup, SoundWindows, Task
+from audio_from_video.media import codecs
+from audio_from_video.runtime import parallel
+from audio_from_video.runtime.worker import Failure
+from tests.support.map_items import without_processes
+from tests.support.tiny_backbones import LABELS, images, write_ast, write_blip
+
+RATE_HZ = 16_000
+FAILED = Failure("timeout", "too slow")
+
+
+def test_windows_lie_around_their_frames_and_fill_the_pass():
+    wave = np.arange(3 * RATE_HZ, dtype=np.float32)
+    times_s = np.array([0.1, 1.5, 2.9], np.float32)
+    first, middle, last = workers.windows(wave, times_s, 1.0, RATE_HZ, 4.0)
+    assert all(len(window) == 4 * RATE_HZ for window in (first, middle, last))
+    assert (first[0], middle[0], last[0]) == (0, RATE_HZ, 2 * RATE_HZ)
+    assert (middle.reshape(4, RATE_HZ) == middle[:RATE_HZ]).all()
+    (short,) = workers.windows(wave[:100], np.array([1.0]), 1.0, RATE_HZ, 0.0625)
+    assert (short == np.resize(wave[:100], 1000)).all()
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory) -> Setup:
+    folder = tmp_path_factory.mktemp("models")
+    captioner = CaptionerSettings(str(write_blip(folder / "blip")), beams=1, max_tokens=10)
+    ast = str(write_ast(folder / "ast"))
+    return Setup(captioner, frames_per_batch=4, workers=1, ast=ast)
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    """Nine clips of one to four frames, with sound."""
+    clips = []
+    for i in range(9):
+        steps = list(range(1 + i % 4))
+        jpegs = [codecs.encode_jpeg(picture, 95) for picture in images(len(steps), 40, 56, i)]
+        wave = (8000 * np.sin(np.arange(RATE_HZ) * (0.02 + 0.01 * i))).astype(np.int16)
+        sound = SoundWindows(codecs.encode_flac(wave), np.arange(len(steps)) / 6, 0.5)
+        clips.append(Task(steps, jpegs, sound=sound))
+    return clips
+
+
+def test_batches_of_a_device_give_the_clips_in_order(setup, tasks, in_process, monkeypatch):
+    """The batching for a GPU, run on the CPU; then two clips fail."""
+    monkeypatch.setenv("DEVICE", "cpu")
+    alone = list(workers.results(workers.describe, tasks, setup))
+    assert [row["steps"] for row in alone] == [task.steps for task in tasks]
+    assert all(row["scores"].shape == (len(row["steps"]), LABELS) for row in alone)
+
+    monkeypatch.setattr(hub, "device", lambda: "cpu:0")  # a device that is not "cpu"
+    batched = list(workers.results(workers.describe, tasks, setup))
+    for row, expected in zip(batched, alone, strict=True):
+        assert row["captions"] == expected["captions"]
+        assert np.allclose(row["scores"], expected["scores"], atol=1e-5)
+
+    def failing(*arguments, **options):
+        for i, result in enumerate(without_processes(*arguments, **options)):
+            yield FAILED if i in (2, 8) else result
+
+    monkeypatch.setattr(parallel, "map_items", failing)
+    with_failures = list(workers.results(workers.describe, tasks, setup))
+    for i, row in enumerate(with_failures):
+        if i in (2, 8):
+            assert row == FAILED
+        else:
+            assert row["captions"] == alone[i]["captions"]
+
+
+def test_stored_outputs_are_a_row_per_frame(setup, tasks, in_process, monkeypatch):
+    monkeypatch.setenv("DEVICE", "cpu")
+    outputs = list(workers.results(workers.encode_to_store, tasks, setup))
+    assert [len(rows) for rows in outputs] == [len(task.steps) for task in tasks]
+    assert all(rows.dtype == np.float16 for rows in outputs)
