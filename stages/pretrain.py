@@ -1,19 +1,20 @@
-"""Train the small embedded backbones on rendered scenes, so that the sample runs without any
-download.
+"""Train the small embedded backbones on rendered scenes: the sample then runs without a download.
 
-Writes
-    models/tiny/vit     ViTModel: what each patch shows, for pictures and for flow images
-    models/tiny/blip    BlipForConditionalGeneration: one line on objects, materials, colours and
-    place models/tiny/ast     ASTForAudioClassification: the 527 AudioSet labels
-    metrics/pretrain.json   quality on held-out rendered scenes
+Writes   models/tiny/vit     ViTModel: what each patch shows, for pictures and for flow images
+         models/tiny/blip    BlipForConditionalGeneration: one line on objects, materials, colours
+                             and place
+         models/tiny/ast     ASTForAudioClassification: the 527 AudioSet labels
+         metrics/pretrain.json    quality on held-out rendered scenes and sounds
 
 The scenes are drawn from other seeds than the sample's and before backgrounds of other hues; three
-actions (`audio_from_video.world.actions.HELD_OUT`) never occur.  No model ever meets an action's
-name: the ViT learns to segment and to name variants of objects, BLIP captions without words of
-actions or sounds, the AST audio labels.  The models are kept in git and this stage need not run on
-a fresh clone.
+actions (HELD_OUT in audio_from_video/world/actions.py) never occur.  No model ever meets an
+action's name: the ViT learns to segment and to name variants of objects, BLIP captions without
+words of actions or sounds, the AST audio labels.  The models are kept in git, and this stage need
+not run on a fresh clone.
 """
 
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,24 +22,30 @@ from pydantic import Field
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from audio_from_video.runtime import parallel, params
+from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.atomic import replace_directory
-from audio_from_video.runtime.stage_run import StageRun, main
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout
 from audio_from_video.world import tiny_models
-from audio_from_video.world.pretraining_data import PICTURES, VARIANTS, scenes, sounds
+from audio_from_video.world.pretraining_data import (
+    PICTURES,
+    VARIANTS,
+    Scenes,
+    draw_scenes,
+    draw_sounds,
+)
 from audio_from_video.world.props import CLASSES
 from audio_from_video.world.scenes import rng_of
 from audio_from_video.world.sounds import RATE_HZ
 
 ROOT = layout.TINY_MODELS
-FLOW_SHARE = 0.35  # of a batch
+FLOW_FRACTION_OF_BATCH = 0.35
+WEIGHT_DECAY = 0.02
+RARE_LABEL_LOGIT = -5.0  # the AST's first answer to every label
+IGNORED = -100  # the id that BLIP's loss leaves out
 
 
 class PretrainParams(params.Section):
-    """Section `pretrain` of params.yaml."""
-
     seed: int = Field(ge=0)
     scenes: int = Field(ge=64)
     sounds: int = Field(ge=64)
@@ -50,18 +57,26 @@ class PretrainParams(params.Section):
     learning_rate: float = Field(gt=0)
 
 
-def fit(parameters: list[nn.Parameter], steps: int, learning_rate: float, loss_of) -> None:
-    """AdamW with a warm-up of a twentieth and a cosine decay; `loss_of(step)` gives the loss of one batch."""
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda s: min(
-            (s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / max(1, steps - warm)))
-        ),
-    )
-    for step in range(steps):
-        loss = loss_of(step)
+def train(
+    parameters: list[nn.Parameter],
+    steps: int,
+    learning_rate: float,
+    loss_of_batch: Callable[[], torch.Tensor],
+) -> None:
+    """Train parameters by AdamW with a warm-up and a cosine decay of the learning rate.
+
+    loss_of_batch: draws a batch and returns its loss.
+    """
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    warm_up = max(1, steps // 20)
+
+    def rate_factor(step: int) -> float:
+        progress = max(0, step - warm_up) / max(1, steps - warm_up)
+        return min((step + 1) / warm_up, 0.5 * (1 + np.cos(np.pi * progress)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate_factor)
+    for _ in range(steps):
+        loss = loss_of_batch()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -70,13 +85,17 @@ def fit(parameters: list[nn.Parameter], steps: int, learning_rate: float, loss_o
 
 
 def pixels(images: np.ndarray) -> torch.Tensor:
-    """Pictures [B, H, W, 3] uint8 -> [B, 3, H, W] in -1..1, as the image processors do it."""
+    """Return images [B, H, W, 3] uint8 as [B, 3, H, W] in -1..1, as the image processors do."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_vit(p: PretrainParams, data: dict, test: dict) -> tuple[nn.Module, dict]:
-    """Segmentation per patch, the objects' variant and the movement's moment from the mean patch (for pictures and flow)."""
-    model, processor = tiny_models.vit()
+def train_vit(p: PretrainParams, data: Scenes, test: Scenes) -> tuple[nn.Module, dict]:
+    """Train the ViT on pictures and flow images; return it and its figures on `test`.
+
+    It learns a segmentation per patch and, from the mean patch, the objects' variant and the
+    movement's moment.
+    """
+    model, processor = tiny_models.new_vit()
     heads = nn.ModuleDict(
         {
             "patches": nn.Linear(tiny_models.HIDDEN, len(CLASSES)),
@@ -86,157 +105,176 @@ def train_vit(p: PretrainParams, data: dict, test: dict) -> tuple[nn.Module, dic
     )
     rng = rng_of("pretrain", p.seed, "vit batches")
 
-    def loss_of(_: int) -> torch.Tensor:
-        i, k = (
-            rng.integers(len(data["pictures"]), size=p.batch_size),
-            rng.integers(PICTURES, size=p.batch_size),
-        )
-        k[: int(FLOW_SHARE * p.batch_size)] = PICTURES
-        hidden = model(pixels(data["pictures"][i, k])).last_hidden_state[:, 1:]  # [B, 36, D]
-        target = torch.from_numpy(data["patches"][i, k].astype(np.float32))
+    def loss_of_batch() -> torch.Tensor:
+        scene = rng.integers(len(data.pictures), size=p.batch_size)
+        image = rng.integers(PICTURES, size=p.batch_size)
+        image[: int(FLOW_FRACTION_OF_BATCH * p.batch_size)] = PICTURES  # the flow image
+        hidden = _patch_states(model, data.pictures[scene, image])  # [B, 36, D]
         mean = hidden.mean(1)
-        return (
-            2
-            * nn.functional.cross_entropy(
-                heads["patches"](hidden).flatten(0, 1), target.flatten(0, 1)
-            )
-            + 0.5
-            * nn.functional.cross_entropy(
-                heads["variant"](mean), torch.from_numpy(data["variants"][i])
-            )
-            + nn.functional.mse_loss(heads["moment"](mean), torch.from_numpy(data["moments"][i, k]))
-        )
+        patches = torch.from_numpy(data.patches[scene, image].astype(np.float32))
+        patch_logits = heads["patches"](hidden)
+        patch_loss = nn.functional.cross_entropy(patch_logits.flatten(0, 1), patches.flatten(0, 1))
+        variants = torch.from_numpy(data.variants[scene])
+        variant_loss = nn.functional.cross_entropy(heads["variant"](mean), variants)
+        moments = torch.from_numpy(data.moments[scene, image])
+        moment_loss = nn.functional.mse_loss(heads["moment"](mean), moments)
+        return 2 * patch_loss + 0.5 * variant_loss + moment_loss
 
     model.train()
-    fit([*model.parameters(), *heads.parameters()], p.vit_steps, p.learning_rate, loss_of)
+    parameters = [*model.parameters(), *heads.parameters()]
+    train(parameters, p.vit_steps, p.learning_rate, loss_of_batch)
     model.eval()
-    figures = {}
-    with torch.no_grad():
-        for name, k in (("rgb", 0), ("flow", PICTURES)):
-            hidden = model(pixels(test["pictures"][:, k])).last_hidden_state[:, 1:]
-            found, true = (
-                heads["patches"](hidden).argmax(-1).numpy(),
-                test["patches"][:, k].argmax(-1),
-            )
-            figures[f"patch_accuracy_{name}"] = float((found == true).mean())
-            figures[f"object_patch_accuracy_{name}"] = float((found == true)[true > 0].mean())
-            variant = heads["variant"](hidden.mean(1)).argmax(-1).numpy()
-            figures[f"variant_accuracy_{name}"] = float((variant == test["variants"]).mean())
+    figures = {
+        **_vit_figures(model, heads, test, 0, "rgb"),
+        **_vit_figures(model, heads, test, PICTURES, "flow"),
+    }
     _save("vit", model, processor)
     return model, figures
 
 
-def train_blip(p: PretrainParams, vit: nn.Module, data: dict, test: dict) -> dict:
-    """Captions; the picture encoder starts from the ViT."""
-    model, processor = tiny_models.blip(set(data["captions"]) | set(test["captions"]))
+def _patch_states(model: nn.Module, images: np.ndarray) -> torch.Tensor:
+    """Return a ViT's last hidden states of the patches, [B, 36, D], without the class token."""
+    return model(pixels(images)).last_hidden_state[:, 1:]
+
+
+@torch.no_grad()
+def _vit_figures(
+    model: nn.Module, heads: nn.ModuleDict, test: Scenes, image: int, kind: str
+) -> dict[str, float]:
+    """Return accuracies of patches and variants on one image of every test scene."""
+    hidden = _patch_states(model, test.pictures[:, image])
+    predicted = heads["patches"](hidden).argmax(-1).numpy()
+    classes = test.patches[:, image].argmax(-1)
+    right = predicted == classes
+    variants = heads["variant"](hidden.mean(1)).argmax(-1).numpy()
+    return {
+        f"patch_accuracy_{kind}": float(right.mean()),
+        f"object_patch_accuracy_{kind}": float(right[classes > 0].mean()),
+        f"variant_accuracy_{kind}": float((variants == test.variants).mean()),
+    }
+
+
+def train_blip(p: PretrainParams, vit: nn.Module, data: Scenes, test: Scenes) -> dict:
+    """Train BLIP on captions, its picture encoder from the ViT's; return its figures on `test`."""
+    model, processor = tiny_models.new_blip(set(data.captions) | set(test.captions))
     tiny_models.copy_vit_to_blip(vit, model)
-    tokens = processor.tokenizer(data["captions"], padding=True, return_tensors="pt")
+    tokens = processor.tokenizer(data.captions, padding=True, return_tensors="pt")
     tokens["input_ids"][:, 0] = model.config.text_config.bos_token_id
     rng = rng_of("pretrain", p.seed, "blip batches")
 
-    def loss_of(_: int) -> torch.Tensor:
-        i, k = (
-            rng.integers(len(data["pictures"]), size=p.batch_size),
-            rng.integers(PICTURES, size=p.batch_size),
-        )
-        ids, mask = tokens["input_ids"][i], tokens["attention_mask"][i]
-        labels = ids.masked_fill(mask == 0, -100)
-        return model(pixels(data["pictures"][i, k]), ids, mask, labels=labels).loss
+    def loss_of_batch() -> torch.Tensor:
+        scene = rng.integers(len(data.pictures), size=p.batch_size)
+        image = rng.integers(PICTURES, size=p.batch_size)
+        ids = tokens["input_ids"][scene]
+        mask = tokens["attention_mask"][scene]
+        labels = ids.masked_fill(mask == 0, IGNORED)
+        return model(pixels(data.pictures[scene, image]), ids, mask, labels=labels).loss
 
     model.train()
-    fit(list(model.parameters()), p.blip_steps, p.learning_rate, loss_of)
+    train(list(model.parameters()), p.blip_steps, p.learning_rate, loss_of_batch)
     model.eval()
     with torch.no_grad():
         output = model.generate(
-            pixel_values=pixels(test["pictures"][:, 0]),
+            pixel_values=pixels(test.pictures[:, 0]),
             max_new_tokens=16,
             num_beams=1,
             do_sample=False,
         )
-    said = [text.split() for text in processor.batch_decode(output, skip_special_tokens=True)]
-    pairs = list(zip(said, (text.split() for text in test["captions"]), strict=True))
-    right = sum(a == b for one, true in pairs for a, b in zip(one, true, strict=False))
+    captions = processor.batch_decode(output, skip_special_tokens=True)
     _save("blip", model, processor)
+    return caption_figures(captions, test.captions)
+
+
+def caption_figures(captions: list[str], references: list[str]) -> dict[str, float]:
+    """Return the share of words that stand where the reference has them, and of equal lines."""
+    right_words = 0
+    words = 0
+    right_captions = 0
+    for caption, reference in zip(captions, references, strict=True):
+        caption_words = caption.split()
+        reference_words = reference.split()
+        pairs = zip(caption_words, reference_words, strict=False)
+        right_words += sum(word == other for word, other in pairs)
+        words += max(len(caption_words), len(reference_words))
+        right_captions += caption_words == reference_words
     return {
-        "word_accuracy": right / sum(max(len(one), len(true)) for one, true in pairs),
-        "caption_accuracy": float(np.mean([one == true for one, true in pairs])),
+        "word_accuracy": right_words / words,
+        "caption_accuracy": right_captions / len(captions),
     }
 
 
 def train_ast(p: PretrainParams) -> dict:
-    """The audio labels of each sound."""
-    waves, labels = sounds(p.seed, "training", p.sounds)
-    _, raw = tiny_models.ast(0.0, 0.5)  # (x - 0) / (2 * 0.5): plain log-mel values
-    sample = raw(list(waves[:100]), sampling_rate=RATE_HZ, return_tensors="np")["input_values"]
-    model, extractor = tiny_models.ast(
-        round(float(sample.mean()), 2), round(float(sample.std()), 2)
-    )
-    spectra = extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")[
-        "input_values"
-    ]  # [n, 320, 64]
+    """Train the AST on the audio labels of sounds; return its figures on other sounds."""
+    waves, labels = draw_sounds(p.seed, "training", p.sounds)
+    _, unscaled = tiny_models.new_ast(0.0, 0.5)  # (x - 0) / (2 * 0.5): plain log-mel values
+    some = unscaled(list(waves[:100]), sampling_rate=RATE_HZ, return_tensors="np")["input_values"]
+    mean = round(float(some.mean()), 2)
+    std = round(float(some.std()), 2)
+    model, extractor = tiny_models.new_ast(mean, std)
+    spectra = _spectra(extractor, waves)
     targets = torch.from_numpy(labels)
     rng = rng_of("pretrain", p.seed, "ast batches")
-    nn.init.constant_(model.classifier.dense.bias, -5.0)  # a label is rare
+    nn.init.constant_(model.classifier.dense.bias, RARE_LABEL_LOGIT)
 
-    def loss_of(_: int) -> torch.Tensor:
-        i = rng.integers(len(spectra), size=p.batch_size // 2)
-        logits = model(spectra[i].roll(int(rng.integers(-40, 40)), 1)).logits
-        return nn.functional.binary_cross_entropy_with_logits(
-            logits, targets[i], reduction="sum"
-        ) / len(i)
+    def loss_of_batch() -> torch.Tensor:
+        sound = rng.integers(len(spectra), size=p.batch_size // 2)
+        shift = int(rng.integers(-40, 40))  # in time, by steps of 10 ms
+        logits = model(spectra[sound].roll(shift, 1)).logits
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits, targets[sound], reduction="sum"
+        )
+        return loss / len(sound)
 
     model.train()
-    fit(list(model.parameters()), p.ast_steps, p.learning_rate / 2, loss_of)
+    train(list(model.parameters()), p.ast_steps, p.learning_rate / 2, loss_of_batch)
     model.eval()
-    waves, labels = sounds(p.seed, "test", p.test_items)
+    waves, labels = draw_sounds(p.seed, "test", p.test_items)
     with torch.no_grad():
-        scores = model(
-            extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
-        ).logits.numpy()
+        scores = model(_spectra(extractor, waves)).logits.numpy()
     occurring = labels.sum(0) > 0
+    precision = average_precision_score(labels[:, occurring], scores[:, occurring], average="macro")
     _save("ast", model, extractor)
-    return {
-        "tagging_map": float(
-            average_precision_score(labels[:, occurring], scores[:, occurring], average="macro")
-        ),
-        "labels": int(occurring.sum()),
-    }
+    return {"tagging_map": float(precision), "labels": int(occurring.sum())}
 
 
-def _save(name: str, model: nn.Module, processor) -> None:
-    """Write a Hugging Face directory aside, then put it in place."""
+def _spectra(extractor: Any, waves: np.ndarray) -> torch.Tensor:
+    """Return scaled log-mel spectra [n, 320, 64] of waveforms [n, SAMPLES]."""
+    return extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
+
+
+def _save(name: str, model: Any, processor: Any) -> None:
+    """Write a model and what goes with it as a Hugging Face directory."""
     with replace_directory(ROOT / name) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
 
-def train(task: tuple[str, PretrainParams]) -> dict:
-    """Train the models of one sense; its own process, one thread."""
+def train_sense(task: tuple[str, PretrainParams]) -> dict[str, dict]:
+    """Train the models of `sight` or `hearing` (runs in a worker); return figures by model."""
     sense, p = task
     torch.set_num_threads(1)
     torch.manual_seed(p.seed)
     if sense == "hearing":
         return {"ast": train_ast(p)}
-    data, test = scenes(p.seed, "training", p.scenes), scenes(p.seed, "test", p.test_items)
-    vit, figures = train_vit(p, data, test)
-    return {"vit": figures, "blip": train_blip(p, vit, data, test)}
+    data = draw_scenes(p.seed, "training", p.scenes)
+    test = draw_scenes(p.seed, "test", p.test_items)
+    vit, vit_figures = train_vit(p, data, test)
+    return {"vit": vit_figures, "blip": train_blip(p, vit, data, test)}
 
 
-def pretrain(run: StageRun) -> None:
+def main(stage: stage_run.StageRun) -> None:
     p = params.load("pretrain", PretrainParams)
     ROOT.mkdir(parents=True, exist_ok=True)
-    figures: dict = {}
     tasks = [("sight", p), ("hearing", p)]
-    for found in run.progress(
-        parallel.map_items(train, tasks, min(2, run.workers)), total=2, unit="sense"
-    ):
-        if isinstance(found, Failure):
-            raise RuntimeError(f"training did not finish: {found.reason}")
-        figures |= found
-    run.log["computed"] = len(tasks)
-    figures["megabytes"] = sum(f.stat().st_size for f in ROOT.rglob("*") if f.is_file()) / 1e6
-    run.write_metrics(figures)
+    results = parallel.map_items(train_sense, tasks, min(len(tasks), stage.workers))
+    figures: dict[str, Any] = {}
+    for result in stage.progress(results, total=len(tasks), unit="sense"):
+        figures |= require_result(result, "training the embedded backbones")
+    stage.log["computed"] = len(tasks)
+    sizes = [path.stat().st_size for path in ROOT.rglob("*") if path.is_file()]
+    figures["megabytes"] = sum(sizes) / 1e6
+    stage.write_metrics(figures)
 
 
 if __name__ == "__main__":
-    main(pretrain, __doc__, "pretrain")
+    stage_run.main(main, __doc__, "pretrain")

@@ -1,10 +1,9 @@
-"""The embedded backbones: real Hugging Face directories that load through the Auto classes, and know what they should."""
-
-from pathlib import Path
+"""The embedded backbones: Hugging Face directories that load and know what they should."""
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -18,17 +17,26 @@ from transformers import (
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.world import tiny_models
 from audio_from_video.world.actions import ACTIONS
-from audio_from_video.world.pretraining_data import PICTURES, SEEN, flow_image, scenes, sounds
+from audio_from_video.world.pretraining_data import (
+    FARNEBACK,
+    PICTURES,
+    SEEN,
+    Scenes,
+    draw_scenes,
+    draw_sounds,
+    flow_image,
+)
 from audio_from_video.world.sounds import RATE_HZ
-from stages.pretrain import pixels
+from stages.pretrain import caption_figures, pixels
+from tests.support.closure import ROOT
 
-TINY = Path(__file__).parents[1] / "models" / "tiny"
+TINY = ROOT / "models/tiny"
 SIZE_PX = tiny_models.SIZE_PX
 
 
 @pytest.fixture(scope="module")
-def shown() -> dict:
-    return scenes(77, "unseen", 24)
+def shown() -> Scenes:
+    return draw_scenes(77, "unseen", 24)
 
 
 def test_together_they_are_small_and_hold_no_pickle():
@@ -57,7 +65,7 @@ def test_ast_knows_the_527_labels_and_hears_what_is_there():
     assert [model.config.id2label[i] for i in range(527)] == [
         label.display_name for label in load_labels()
     ]
-    waves, labels = sounds(77, "unseen", 40)
+    waves, labels = draw_sounds(77, "unseen", 40)
     with torch.no_grad():
         scores = model(
             extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
@@ -72,7 +80,7 @@ def test_blip_says_what_is_seen_and_nothing_of_actions(shown):
         BlipForConditionalGeneration.from_pretrained(TINY / "blip"),
         AutoProcessor.from_pretrained(TINY / "blip"),
     )
-    images = list(shown["pictures"][:, 0])
+    images = list(shown.pictures[:, 0])
     given = processor(images=images, return_tensors="pt")
     with torch.no_grad():
         said = processor.batch_decode(
@@ -80,7 +88,7 @@ def test_blip_says_what_is_seen_and_nothing_of_actions(shown):
         )
     words = [
         (a, b)
-        for one, true in zip(said, shown["captions"], strict=True)
+        for one, true in zip(said, shown.captions, strict=True)
         for a, b in zip(one.split(), true.split(), strict=False)
     ]
     assert np.mean([a == b for a, b in words]) > 0.6
@@ -98,10 +106,25 @@ def test_blip_vocabulary_holds_all_words_of_the_labels():
 
 def test_scenes_for_pretraining_leave_out_three_actions(shown):
     assert len(SEEN) == len(ACTIONS) - 3
-    assert shown["pictures"].shape == (24, PICTURES + 1, SIZE_PX, SIZE_PX, 3)
-    assert np.allclose(shown["patches"].astype(np.float32).sum(-1), 1, atol=5e-3)
-    names = {word for text in shown["captions"] for word in text.split()}
+    assert shown.pictures.shape == (24, PICTURES + 1, SIZE_PX, SIZE_PX, 3)
+    assert np.allclose(shown.patches.astype(np.float32).sum(-1), 1, atol=5e-3)
+    names = {word for text in shown.captions for word in text.split()}
     assert not names & {"ball", "wheel"}
+
+
+def test_flow_images_are_those_of_the_stage():
+    """The backbone learns what optical_flow draws; its settings are in params.yaml."""
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())["optical_flow"]
+    assert FARNEBACK == {name: settings[name] for name in FARNEBACK}
+    assert settings.keys() - FARNEBACK.keys() == {"full_scale_px", "jpeg_quality"}
+
+
+def test_figures_of_captions_compare_words_where_they_stand():
+    captions = ["a red drum", "a blue drum here", "a ball"]
+    references = ["a red drum", "a red drum", "a ball above the floor"]
+    figures = caption_figures(captions, references)
+    assert figures["word_accuracy"] == pytest.approx((3 + 2 + 2) / (3 + 4 + 5))
+    assert figures["caption_accuracy"] == pytest.approx(1 / 3)
 
 
 def test_flow_image_shows_direction_as_hue_and_stillness_as_black():
@@ -115,7 +138,7 @@ def test_flow_image_shows_direction_as_hue_and_stillness_as_black():
 
 def test_blip_starts_from_the_vit_with_the_same_answers():
     torch.manual_seed(0)
-    (vit, _), (blip, _) = tiny_models.vit(), tiny_models.blip({"a red drum"})
+    (vit, _), (blip, _) = tiny_models.new_vit(), tiny_models.new_blip({"a red drum"})
     tiny_models.copy_vit_to_blip(vit, blip)
     images = torch.randn(2, 3, SIZE_PX, SIZE_PX)
     with torch.no_grad():

@@ -2,13 +2,15 @@
 
 Names are Moments in Time's. What makes the set a test bed:
 
-* look alike, sound different: knocking/hammering (colour pairs of struck material, told apart by grain or sheen),
-  sawing/sanding (tools of like colour, told apart by shape), boiling/frying (contents of like colour);
+* look alike, sound different: knocking/hammering (colour pairs of struck material, told apart by
+  grain or sheen), sawing/sanding (tools of like colour, told apart by shape), boiling/frying
+  (contents of like colour);
 * sound alike, look different: drumming/bouncing, pouring/spraying;
 * mostly silent: waving, spinning.
 
-Each action comes in several variants (a material, a tool, a content). A variant looks *and* sounds like itself, so who
-has seen and heard many scenes can tell the sound from the look without knowing any action's name.
+Each action comes in several variants (a material, a tool, a content). A variant looks *and* sounds
+like itself, so who has seen and heard many scenes can tell the sound from the look without knowing
+any action's name.
 """
 
 from dataclasses import dataclass
@@ -16,9 +18,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Action:
-    """How an action is staged: which objects move in which way, and which AudioSet labels its sound carries."""
+    """How an action is staged, and how its sound is labelled."""
 
-    staging: str
+    staging: str  # which objects move in which way; a function of props.py
     variants: tuple[str, ...]
     tempo_hz: tuple[float, float]  # range of events per second
     labels: tuple[str, ...]  # AudioSet display names of its own sound
@@ -40,6 +42,5 @@ ACTIONS: dict[str, Action] = {
 }
 
 LOOK_ALIKE = (("knocking", "hammering"), ("sawing", "sanding"), ("boiling", "frying"))
-SOUND_ALIKE = (("drumming", "bouncing"), ("pouring", "spraying"))
 MOSTLY_SILENT = ("waving", "spinning")
 HELD_OUT = ("bouncing", "spraying", "spinning")  # never seen or heard by the embedded backbones

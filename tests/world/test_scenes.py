@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from audio_from_video.audioset.labels import load_labels
-from audio_from_video.world.actions import ACTIONS, HELD_OUT, LOOK_ALIKE, MOSTLY_SILENT, SOUND_ALIKE
+from audio_from_video.world.actions import ACTIONS, HELD_OUT, LOOK_ALIKE, MOSTLY_SILENT
+from audio_from_video.world.looks import draw_look
 from audio_from_video.world.pretraining_data import caption
 from audio_from_video.world.props import CLASSES, COLOURS
-from audio_from_video.world.scenes import draw_look, noise_bank, patch_classes, render, rng_of
+from audio_from_video.world.scenes import noise_bank, patch_classes, render, rng_of
 from audio_from_video.world.sounds import RATE_HZ, own_sound
 from audio_from_video.world.takes import CLIP_S, draw_take
 
 SIZE_PX = 96
+SOUND_ALIKE = (("drumming", "bouncing"), ("pouring", "spraying"))
 STILL = np.zeros((SIZE_PX, SIZE_PX, 3), np.float32)
 
 
