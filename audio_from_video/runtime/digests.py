@@ -18,6 +18,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, new_hash).hexdigest()
 
 
-def new_hash(content: bytes = b"") -> "hashlib._Hash":
+def new_hash(content: bytes = b"") -> "hashlib.blake2b":
     """Return the hash object behind all digests, for content that comes in parts."""
     return hashlib.blake2b(content, digest_size=16)
