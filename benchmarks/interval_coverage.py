@@ -127,7 +127,9 @@ def test_sets(world: World, runs: int) -> Iterator[tuple[int, np.ndarray, np.nda
         yield run, hits, sources
 
 
-def coverage(world: World, runs: int, by_clip: bool = False) -> np.ndarray:
+def coverage(
+    world: World, runs: int, resamples: int = INTERVAL_RESAMPLES, by_clip: bool = False
+) -> np.ndarray:
     """Return whether intervals hold the first condition's true accuracy [runs, 2].
 
     The columns are the plain interval and the one over trainings. `by_clip` resamples clips, as if
@@ -137,37 +139,38 @@ def coverage(world: World, runs: int, by_clip: bool = False) -> np.ndarray:
     outcomes = []
     for run, hits, sources in test_sets(world, runs):
         units = np.arange(len(sources)) if by_clip else sources
-        plain = interval(hits[0].mean(0), units, run, INTERVAL_RESAMPLES)
+        plain = interval(hits[0].mean(0), units, run, resamples)
         widened = over_trainings(plain, training_variance(hits[:1]))
         outcomes.append([holds(plain, truth), holds(widened, truth)])
     return np.array(outcomes)
 
 
-def detections(world: World, runs: int) -> np.ndarray:
+def detections(world: World, runs: int, resamples: int = TEST_RESAMPLES) -> np.ndarray:
     """Return whether the second condition differs from the first at 5 % [runs, 2].
 
     The columns are by p, and by the interval over trainings.
     """
     outcomes = []
     for run, hits, sources in test_sets(world, runs):
-        plain = paired_difference(hits[1].mean(0), hits[0].mean(0), sources, run, TEST_RESAMPLES)
+        plain = paired_difference(hits[1].mean(0), hits[0].mean(0), sources, run, resamples)
         widened = over_trainings(plain, training_variance(hits))
         outcomes.append([plain["p"] < 0.05, not holds(widened, 0)])
     return np.array(outcomes)
 
 
-def detections_in_family(world: World, runs: int) -> np.ndarray:
+def detections_in_family(world: World, runs: int, resamples: int = RESAMPLES) -> np.ndarray:
     """Return whether any further condition differs from the first at 5 % [runs, 2].
 
-    The columns are by the conditions' own p-values, and by Holm's.
+    The columns are by the conditions' own p-values, and by Holm's, whose smallest threshold needs
+    all resamples: 5 / 12 % for 12 conditions.
     """
     outcomes = []
     for run, hits, sources in test_sets(world, runs):
         first, *others = hits.mean(1)
         p_values: dict[str, float | None] = {}
         for i, other in enumerate(others):
-            # Holm's smallest threshold, 5 / 12 %, needs all resamples.
-            p_values[str(i)] = paired_difference(other, first, sources, run, RESAMPLES)["p"]
+            figure = paired_difference(other, first, sources, run, resamples)
+            p_values[str(i)] = figure["p"]
         outcomes.append([any_significant(p_values), any_significant(holm(p_values))])
     return np.array(outcomes)
 

@@ -18,7 +18,14 @@ from audio_from_video.evaluation.intervals import (
     paired_difference,
     smallest_detectable_difference,
 )
-from benchmarks.interval_coverage import World, covered, draw, found, found_of_family, smallest
+from benchmarks.interval_coverage import (
+    World,
+    coverage,
+    detections,
+    detections_in_family,
+    draw_test_set,
+    smallest_detectable,
+)
 
 
 def hits(seed: int, n: int, share: float = 0.6) -> np.ndarray:
@@ -106,7 +113,7 @@ def test_p_agrees_with_the_t_test():
 @pytest.mark.parametrize("shift", [0.02, 0.05, 0.08])
 def test_p_agrees_with_flipping_the_signs_of_whole_sources(shift):
     """SciPy's permutation test for one sample; its observations are the sums of the sources' differences."""
-    hits, sources = draw(World(), np.random.default_rng(12))
+    hits, sources = draw_test_set(World(), np.random.default_rng(12))
     difference = hits[1].mean(0) - hits[0].mean(0)
     difference += shift - difference.mean()
     ours = paired_difference(difference, np.zeros(len(difference)), sources)
@@ -155,7 +162,7 @@ def test_simulated_test_sets_are_right_as_often_as_they_say():
     world = World(size_effect=0.3, seed_sd=0.03, sources=2000, difference=0.05)
     rng = np.random.default_rng(0)
     accuracies = np.array(
-        [draw(world, rng)[0].mean(2) for _ in range(150)]
+        [draw_test_set(world, rng)[0].mean(2) for _ in range(150)]
     )  # [runs, conditions, seeds]
     assert accuracies[:, 0].mean() == pytest.approx(world.true_accuracy(), abs=0.008)
     assert world.true_accuracy() > world.accuracy + 0.02  # larger sources are easier
@@ -166,33 +173,35 @@ def test_simulated_test_sets_are_right_as_often_as_they_say():
 
 
 def test_intervals_hold_the_true_accuracy_in_95_of_100_test_sets():
-    assert 0.93 <= covered(World(), 2000, 400)[:, 0].mean() <= 0.97
+    assert 0.93 <= coverage(World(), 2000, 400)[:, 0].mean() <= 0.97
     assert (
-        covered(World(), 300, 400, by_clip=True)[:, 0].mean() < 0.85
+        coverage(World(), 300, 400, by_clip=True)[:, 0].mean() < 0.85
     )  # clips of a source are alike: why sources are resampled
 
 
 def test_paired_test_finds_nothing_where_nothing_is():
     assert (
-        0.04 <= found(World(), 8000, 400)[:, 0].mean() <= 0.06
+        0.04 <= detections(World(), 8000, 400)[:, 0].mean() <= 0.06
     )  # 8,000: a Monte Carlo error of 0.25 points
 
 
 def test_smallest_detectable_difference_of_such_test_sets():
-    least = smallest(World(), 200)
-    assert found(World(difference=least), 600, 400)[:, 0].mean() == pytest.approx(0.8, abs=0.05)
+    least = smallest_detectable(World(), 200)
+    assert detections(World(difference=least), 600, 400)[:, 0].mean() == pytest.approx(
+        0.8, abs=0.05
+    )
 
 
 def test_holm_guards_a_whole_table():
-    alone, adjusted = found_of_family(World(conditions=7), 200, 1000).mean(0)
+    alone, adjusted = detections_in_family(World(conditions=7), 200, 1000).mean(0)
     assert alone > 0.15 and adjusted < 0.08
 
 
 def test_only_over_trainings_do_intervals_hold_for_other_seeds():
     """The luck of a training moves all clips alike: resampling sources cannot see it."""
-    sources_alone, both = covered(World(seed_sd=0.03), 800, 400).mean(0)
+    sources_alone, both = coverage(World(seed_sd=0.03), 800, 400).mean(0)
     assert sources_alone < 0.93 <= both <= 0.97
-    sources_alone, both = found(World(seed_sd=0.02), 1500, 400).mean(0)
+    sources_alone, both = detections(World(seed_sd=0.02), 1500, 400).mean(0)
     assert sources_alone > 0.09 and both < 0.06
 
 
