@@ -1,22 +1,31 @@
-"""Generate audio features from video features and measure what they are worth.
+"""Generate audio features from video features, and measure how good they are.
 
-Architecture `validation` sees the video alone: its output is checked afterwards (label_predictor, filter).  Architecture
-`mapping` is also conditioned on the sound of the AudioSet labels that captions of representative frames were mapped to.
-`shuffled` is a control: `validation` that learns from the sound of other clips, drawn at random, so that it knows no more
-than what sound is like in general.
-Reads    data/video_features/{rgb,flow}, data/audio_features, data/predictions/video_only.parquet (for a baseline); for
-         `caption_mapping` data/mapping
+Architecture `semantic_validation` sees the video alone: its output is checked afterwards
+(label_predictor, filter). `caption_mapping` is also conditioned on the sound of the AudioSet labels
+that captions of representative frames were mapped to. `shuffled` is a control:
+`semantic_validation` that learns from the sound of other clips, drawn at random, so that it knows
+no more than what sound is like in general.
+
+Reads    data/video_features/{rgb,flow}, data/audio_features
+         data/predictions/video_only.parquet, for a baseline
+         data/mapping, for `caption_mapping`
 Writes   data/generated/<architecture>, a row per labelled clip, audible or not:
-             features   tensor float16 [seeds, T, A]   generated audio features, in the space of data/audio_features
-         models/generator/<architecture>/seed-<n>.safetensors (the models fitted on all training clips) and config.json
-         metrics/generator/<architecture>.json and metrics/plots/generator/<architecture>.csv (loss curves)
-Cross-fitting: a training clip's features come from a model that has not seen its source (`folds`); validation and test
-clips get those of the model fitted on all audible training clips, labelled or not (`pool`): it needs no action labels.
-What `mapping` is conditioned on is cross-fitted over the same folds (a clip's own sound reaches its own features only by
-way of other clips' captions, not directly).
-After "Audio feature generation for the missing modality problem in video action recognition" (ICASSP 2019).
+             features   tensor float16 [seeds, T, A]   in the space of data/audio_features
+         models/generator/<architecture>/seed-<n>.safetensors, fitted on all training clips, and
+         config.json
+         metrics/generator/<architecture>.json
+         metrics/plots/generator/<architecture>.csv, losses by epoch
+
+Cross-fitting: a training clip's features come from a model that has not seen its source (`folds`).
+Validation and test clips get those of the model fitted on all audible training clips, labelled or
+not (`pool`): it needs no action labels. What `caption_mapping` is conditioned on is cross-fitted
+over the same folds: a clip's own sound reaches its own features only by way of other clips'
+captions. After "Audio feature generation for the missing modality problem in video action
+recognition" (ICASSP 2019).
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +34,20 @@ import pyarrow as pa
 from safetensors.torch import save_file
 
 from audio_from_video.clipset import folds
+from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.evaluation import generation as generation_evaluation
-from audio_from_video.generation.conditioning import Conditions
+from audio_from_video.generation.conditioning import Conditioning
 from audio_from_video.generation.generator import Inputs
 from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.generation.training import (
-    WHOLE,
+    GeneratorResult,
+    GeneratorTask,
     Job,
     audible,
-    learn_and_answer,
-    training_rows,
+    run_job,
+    training_clips,
 )
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.learning.features import Features
 from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, LABELLED, SHUFFLED, SPLITS
@@ -44,134 +55,167 @@ from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile, scratch
 
+# Where a clip's generated features stand: a file and the position in it.
+Place = tuple[RowFile, int]
 
-def train_all(
-    stage: stage_run.StageRun, inputs: Inputs, p: GeneratorParams, folder: Path
-) -> list[tuple[Job, dict, RowFile]]:
-    """Every training: seeds x (whole + folds), and the two controls; in parallel."""
-    jobs = [
-        Job(seed=seed, fold=number)
-        for seed in range(p.seeds)
-        for number in (WHOLE, *range(p.folds))
-    ]
-    jobs += [
-        Job(seed=0, fold=WHOLE, control="untrained"),
-        Job(seed=0, fold=WHOLE, control="time_shuffled"),
-    ]
-    key = inputs.key()
-    tasks = [(inputs, job, p, folder / f"answers-{i}", key) for i, job in enumerate(jobs)]
-    results = list(
-        stage.progress(
-            parallel.map_items(learn_and_answer, tasks, stage.workers),
-            len(tasks),
-            "training",
-            "computing_s",
-        )
+
+@dataclass
+class GeneratedFeatures:
+    """Where the features stand that the trainings generated.
+
+    cross_fitted: for each labelled clip's index a place per seed.
+    comparisons: triples of clip index, file and position, by name. `own_training_clips` are those
+    of the models fitted on all training clips; `untrained` and `time_shuffled` those of controls.
+    """
+
+    cross_fitted: dict[int, list[Place]]
+    comparisons: dict[str, list[tuple[int, RowFile, int]]] = field(
+        default_factory=lambda: {"own_training_clips": [], "untrained": [], "time_shuffled": []}
     )
-    for result in results:
-        require_result(result, "training the generator")
-    return [
-        (job, result, RowFile(task[3], inputs.data.audio.shape))
-        for job, result, task in zip(jobs, results, tasks, strict=True)
-    ]
 
-
-def collect(
-    data: Features, runs: list[tuple[Job, dict, RowFile]], seeds: int
-) -> tuple[dict[int, list], dict[str, list]]:
-    """Where each clip's answers stand: {row: [(file, position) per seed]}, cross-fitted; and those of the WHOLE models on
-    their own training clips and of the controls, by name."""
-    training = set(data.rows("training").tolist())
-    answers: dict[int, list] = {row: [None] * seeds for row in data.rows(*LABELLED).tolist()}
-    extra: dict[str, list] = {"own_training_clips": [], "untrained": [], "time_shuffled": []}
-    for job, result, file in runs:
-        for position, row in enumerate(result["rows"].tolist()):
-            if job.control != "none":
-                extra[job.control].append((row, file, position))
-            elif job.fold == WHOLE and row in training:
-                extra["own_training_clips"].append((row, file, position))
-            else:
-                answers[row][job.seed] = (file, position)
-    return answers, extra
+    def of_clip(self, clip_index: int) -> np.ndarray:
+        """The cross-fitted features of a clip [seeds, T, A]."""
+        places = self.cross_fitted[clip_index]
+        return np.stack([file.read([position])[0].numpy() for file, position in places])
 
 
 def main(stage: stage_run.StageRun) -> None:
-    parallel.start_server(
-        "stages.generator", "torch._dynamo"
-    )  # an optimiser's first step imports it
+    # An optimiser's first step imports torch._dynamo: once in the server, not in every worker.
+    parallel.start_server("stages.generator", "torch._dynamo")
     p = params.load("generator", GeneratorParams)
     name = stage.item
-    folder = layout.generator_model(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with scratch() as files:
-        data = Features(files, SPLITS, AUDIO)
-        fold = folds.of_clips(data.clips, p.folds)
-        if not len(training_rows(data, fold, WHOLE, p.pool)) or not len(
-            audible(data, data.rows("validation"))
-        ):
-            raise UserError(
-                "the generator needs audible training and validation clips; metrics/audio.json says what became of the sound"
-            )
-        conditions = (
-            Conditions(files, data, fold, p.caption_mapping.condition == "mapped")
-            if name == CAPTION_MAPPING
-            else None
+    with scratch() as folder:
+        inputs = read_inputs(folder, name, p)
+        results = train_all(stage, inputs, p, folder)
+        generated = collect(inputs.data, results, p.seeds)
+        write_generated(layout.generated(name), inputs.data, generated.of_clip, p.seeds)
+        write_curves(layout.generator_curves(name), results)
+        write_models(layout.generator_model(name), inputs, results, p)
+        figures = generation_evaluation.measure(
+            inputs.data, inputs.fold, generated.of_clip, generated.comparisons, p.pool
         )
-        runs = train_all(stage, Inputs(data, fold, conditions, name == SHUFFLED), p, files)
-        answers, extra = collect(data, runs, p.seeds)
-
-        def generated(row: int) -> np.ndarray:
-            return np.stack(
-                [file.read([position])[0].numpy() for file, position in answers[row]]
-            )  # [seeds, T, A]
-
-        write_generated(layout.generated(name), data, generated, p.seeds)
-        trained = [(job, result["curve"]) for job, result, _ in runs if job.control == "none"]
-        curves = pd.DataFrame(
-            [
-                {"seed": job.seed, "fold": job.fold, **epoch}
-                for job, curve in trained
-                for epoch in curve
-            ]
-        )
-        plot = layout.generator_curves(name)
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        curves.to_csv(plot, index=False, float_format="%.6f")
-        for job, result, _ in runs:
-            if result["weights"] is not None:
-                save_file(result["weights"], folder / f"seed-{job.seed}.safetensors")
-        widths = {"video_width": data.video.shape[-1], "audio_width": data.audio.shape[-1]}
-        own = (
-            p.caption_mapping.model_dump() | {"text_width": conditions.embedding.shape[-1]}
-            if conditions
-            else {}
-        )
-        atomic.write_json(folder / "config.json", p.lstm.model_dump() | own | widths)
-        attention = [
-            result["attention"]
-            for job, result, _ in runs
-            if job.fold == WHOLE and job.control == "none"
-        ]
-        means = {key: float(np.mean([found[key] for found in attention])) for key in attention[0]}
-        means["parameters"] = runs[0][1]["parameters"]
-        stage.write_metrics(
-            generation_evaluation.measure(data, fold, generated, extra, p.pool) | means
-        )
+        stage.write_metrics(figures | network_figures(results))
 
 
-def write_generated(directory: Path, data: Features, generated, seeds: int) -> None:
-    """The output directory (see the module's docstring), in the order of data/video_features."""
-    rows = data.rows(*LABELLED).tolist()
-    clips = [data.clips.iloc[row].to_dict() for row in rows]
+def read_inputs(folder: Path, name: str, p: GeneratorParams) -> Inputs:
+    """Read the clips' features into `folder`, and what architecture 2 is conditioned on.
+
+    Raises UserError where no training or no validation clip is audible.
+    """
+    data = Features(folder, SPLITS)
+    fold = folds.of_clips(data.clips, p.folds)
+    training = training_clips(data, fold, WHOLE, p.pool)
+    validation = audible(data, data.clip_indices("validation"))
+    if not len(training) or not len(validation):
+        raise UserError(
+            "the generator needs audible training and validation clips; "
+            "metrics/audio.json says what became of the sound"
+        )
+    conditioning = None
+    if name == CAPTION_MAPPING:
+        mapped = p.caption_mapping.condition == "mapped"
+        conditioning = Conditioning(folder, data, fold, mapped)
+    return Inputs(data, fold, conditioning, shuffled=name == SHUFFLED)
+
+
+def train_all(
+    stage: stage_run.StageRun, inputs: Inputs, p: GeneratorParams, folder: Path
+) -> list[GeneratorResult]:
+    """Run all trainings in parallel; raise UserError when one fails."""
+    key = inputs.key()
+    tasks = []
+    for number, job in enumerate(all_jobs(p)):
+        tasks.append(GeneratorTask(inputs, job, p, folder / f"generated-{number}", key))
+    trainings = parallel.map_items(run_job, tasks, stage.workers)
+    results = list(stage.progress(trainings, len(tasks), "training", "computing_s"))
+    return [require_result(result, "training the generator") for result in results]
+
+
+def all_jobs(p: GeneratorParams) -> list[Job]:
+    """For each seed a training on all clips and one without each fold; then the two controls."""
+    jobs = []
+    for seed in range(p.seeds):
+        for fold in (WHOLE, *range(p.folds)):
+            jobs.append(Job(seed, fold))
+    jobs.append(Job(0, WHOLE, "untrained"))
+    jobs.append(Job(0, WHOLE, "time_shuffled"))
+    return jobs
+
+
+def collect(data: Features, results: list[GeneratorResult], seeds: int) -> GeneratedFeatures:
+    """Find out which training's features count for which clip."""
+    training = set(data.clip_indices("training").tolist())
+    by_seed: dict[int, dict[int, Place]] = {i: {} for i in data.clip_indices(*LABELLED).tolist()}
+    generated = GeneratedFeatures({})
+    for result in results:
+        job = result.job
+        for position, clip_index in enumerate(result.clip_indices.tolist()):
+            place = (clip_index, result.features, position)
+            if job.control != "none":
+                generated.comparisons[job.control].append(place)
+            elif job.fold == WHOLE and clip_index in training:
+                generated.comparisons["own_training_clips"].append(place)
+            else:
+                by_seed[clip_index][job.seed] = (result.features, position)
+    for clip_index, places in by_seed.items():
+        generated.cross_fitted[clip_index] = [places[seed] for seed in range(seeds)]
+    return generated
+
+
+def write_generated(
+    directory: Path, data: Features, features_of: Callable[[int], np.ndarray], seeds: int
+) -> None:
+    """Write the output directory (see the module's docstring), ordered as data/video_features.
+
+    features_of: the features [seeds, T, A] of a clip's index.
+    """
+    clip_indices = data.clip_indices(*LABELLED).tolist()
+    clips = [data.clips.iloc[i].to_dict() for i in clip_indices]
     index = [{**clip, "item_key": None, "status": "ok", "reason": ""} for clip in clips]
+
+    def rows() -> Iterator[dict]:
+        for clip_index, clip in zip(clip_indices, clips, strict=True):
+            yield {**clip, "features": features_of(clip_index)}
+
     schema = pa.schema([("features", shards.tensor(pa.float16(), seeds, *data.audio.shape))])
-    shards.write(
-        directory,
-        schema,
-        ({**clip, "features": generated(row)} for row, clip in zip(rows, clips, strict=True)),
-        index,
-        "",
-    )
+    shards.write(directory, schema, rows(), index, "")
+
+
+def write_curves(path: Path, results: list[GeneratorResult]) -> None:
+    """Write the losses of all trainings but the controls, a row per epoch."""
+    epochs = []
+    for result in results:
+        if result.job.control == "none":
+            for epoch in result.curve:
+                epochs.append({"seed": result.job.seed, "fold": result.job.fold, **epoch})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(epochs).to_csv(path, index=False, float_format="%.6f")
+
+
+def write_models(
+    folder: Path, inputs: Inputs, results: list[GeneratorResult], p: GeneratorParams
+) -> None:
+    """Write the weights of the models fitted on all training clips, and config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        if result.weights is not None:
+            save_file(result.weights, folder / f"seed-{result.job.seed}.safetensors")
+    config = p.lstm.model_dump()
+    if inputs.conditioning:
+        config |= p.caption_mapping.model_dump()
+        config["text_width"] = inputs.conditioning.caption_text.shape[-1]
+    config["video_width"] = inputs.data.video.shape[-1]
+    config["audio_width"] = inputs.data.audio.shape[-1]
+    atomic.write_json(folder / "config.json", config)
+
+
+def network_figures(results: list[GeneratorResult]) -> dict[str, float]:
+    """The number of parameters, and the attention's figures averaged over seeds, if any."""
+    fitted = [result for result in results if result.weights is not None]
+    figures: dict[str, float] = {"parameters": results[0].parameters}
+    for key in fitted[0].attention:
+        figures[key] = float(np.mean([result.attention[key] for result in fitted]))
+    return figures
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from audio_from_video.evaluation import baselines as generation_baselines
 from audio_from_video.evaluation import generation as generation_evaluation
 from audio_from_video.evaluation.baselines import Baselines
 from audio_from_video.generation import training as generator_training
-from audio_from_video.generation.networks import AudioGenerator, generation_loss
+from audio_from_video.generation.networks import AudioGenerator, GeneratorSizes, generation_loss
 from audio_from_video.generation.settings import MappingNetwork
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.learning.features import Features
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SPLITS
@@ -58,7 +59,7 @@ def test_loss_is_mse_plus_one_minus_cosine():
 
 
 def test_unscale_is_the_inverse_of_scale():
-    model = AudioGenerator(6, 4, 5, 5, 0.0, True)
+    model = AudioGenerator(GeneratorSizes(6, 4, 5, 5, 0.0, True))
     model.set_scale("audio", torch.tensor([1.0, -2, 0, 5]), torch.tensor([0.5, 3, 1, 10]))
     audio = torch.randn(2, 3, 4)
     assert torch.allclose(
@@ -70,7 +71,7 @@ def test_unscale_is_the_inverse_of_scale():
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_only_the_bidirectional_generator_sees_what_follows(bidirectional):
-    model = AudioGenerator(6, 4, 5, 7, 0.0, bidirectional).eval()
+    model = AudioGenerator(GeneratorSizes(6, 4, 5, 7, 0.0, bidirectional)).eval()
     video = torch.randn(1, 8, 6)
     changed = video.clone()
     changed[:, 5] += 1
@@ -95,7 +96,7 @@ def data(workspace, in_process):
 @pytest.fixture
 def features(data):
     with scratch() as folder:
-        yield Features(folder, SPLITS, AUDIO)
+        yield Features(folder, SPLITS)
 
 
 def training_row(rows: list[dict], nth: int = 5) -> dict:
@@ -108,13 +109,13 @@ def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(feat
     answered = []
     for number in range(3):
         learned, asked = (
-            generator_training.training_rows(features, fold, number, "all"),
-            generator_training.rows_of_fold(features, fold, number),
+            generator_training.training_clips(features, fold, number, "all"),
+            generator_training.clips_of_fold(features, fold, number),
         )
         assert len(learned) and not set(sources[learned]) & set(sources[asked])
         answered += asked.tolist()
-    assert sorted(answered) == features.rows("training").tolist()
-    shared = set(sources[features.rows("training")]) & set(sources[features.rows("unlabelled")])
+    assert sorted(answered) == features.clip_indices("training").tolist()
+    shared = set(sources[features.clip_indices("training")]) & set(sources[features.clip_indices("unlabelled")])
     assert shared  # an unlabelled clip of the same video is left out with it
 
 
@@ -122,7 +123,7 @@ def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
     fold = folds.of_clips(features.clips, 3)
     splits = {
         pool: features.clips.split.to_numpy()[
-            generator_training.training_rows(features, fold, -1, pool)
+            generator_training.training_clips(features, fold, folds.WHOLE, pool)
         ]
         for pool in ("all", "labelled")
     }
@@ -216,7 +217,12 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
     assert not Path("data/mapping").exists() and not Path("data/generated/caption_mapping").exists()
     data.set(
         generator={
-            "mapping": {"noise": 3, "propagation": 0.5, "anchors": False, "condition": "none"}
+            "caption_mapping": {
+                "noise": 3,
+                "propagation": 0.5,
+                "anchors": False,
+                "condition": "none",
+            }
         }
     )
     synthetic.generate()
@@ -226,7 +232,7 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
     data.set(generator={"caption_mapping": {"condition": "always"}})
     with pytest.raises(
         UserError,
-        match="generator.mapping.condition = 'always': input should be 'mapped' or 'none'",
+        match="generator.caption_mapping.condition = 'always': input should be 'mapped' or 'none'",
     ):
         synthetic.generate()
 
@@ -258,21 +264,11 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, features, sca
     data.set(generator={"lstm": {"target_scale": scale, "bidirectional": False}})
     synthetic.generate()
     config = json.loads(Path("models/generator/semantic_validation/config.json").read_text())
-    sizes = (
-        config[key]
-        for key in (
-            "video_width",
-            "audio_width",
-            "hidden",
-            "projection",
-            "dropout",
-            "bidirectional",
-        )
-    )
-    model = AudioGenerator(*sizes)
+    sizes = {field.name: config[field.name] for field in fields(GeneratorSizes)}
+    model = AudioGenerator(GeneratorSizes(**sizes))
     model.load_state_dict(load_file("models/generator/semantic_validation/seed-1.safetensors"))
     model.eval()
-    rows = features.rows("test")
+    rows = features.clip_indices("test")
     with torch.inference_mode():
         made = model.unscale(model(features.video.read(rows.tolist()))).numpy()
     found = shards.read_columns(Path("data/generated/semantic_validation"), ["features"], ["test"])
@@ -295,11 +291,9 @@ def test_the_metrics_count_the_parameters_that_learn_and_hold_nothing_of_the_oth
 ):
     metrics = synthetic.generate()
     config = json.loads(Path("models/generator/semantic_validation/config.json").read_text())
-    learned = AudioGenerator(
-        2 * WIDTH,
-        COMPONENTS,
-        *(config[key] for key in ("hidden", "projection", "dropout", "bidirectional")),
-    )
+    sizes = {field.name: config[field.name] for field in fields(GeneratorSizes)}
+    assert (sizes["video_width"], sizes["audio_width"]) == (2 * WIDTH, COMPONENTS)
+    learned = AudioGenerator(GeneratorSizes(**sizes))
     assert metrics["parameters"] == sum(parameter.numel() for parameter in learned.parameters())
     own = MappingNetwork.model_fields.keys()
     assert (
@@ -494,7 +488,7 @@ def test_the_penalty_is_the_best_on_validation(data, features):
     rows = generation_baselines.measured(features, "validation")
     real = features.sound(rows)[0].numpy()
     errors = {
-        p: np.square(baselines._ridge(generation_baselines.WHOLE, rows, p) - real).mean()
+        p: np.square(baselines._ridge(folds.WHOLE, rows, p) - real).mean()
         for p in generation_baselines.RIDGE
     }
     assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(
@@ -525,40 +519,50 @@ MEASURE = """
 import os, sys
 import numpy as np, torch
 from pathlib import Path
-from audio_from_video.classification import training as condition_training
+from audio_from_video.classification import training as classifier_training
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.settings import ClassifierParams, Condition
-from audio_from_video.classification.targets import lessons
+from audio_from_video.classification.targets import training_targets
 from audio_from_video.clipset import folds
 from audio_from_video.generation import training as generator_training
 from audio_from_video.generation.generator import Inputs
 from audio_from_video.generation.settings import GeneratorParams
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.learning.features import Features
 from audio_from_video.runtime import params
 from audio_from_video.runtime.vocabulary import SPLITS
 from audio_from_video.storage.row_file import scratch
 from stages import generator
+from tests.support.conditions import condition_keys
 
 def memory(line: str) -> float:
-    return next(int(text.split()[1]) for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(line)) / 1024
+    for text in Path("/proc/self/status").read_text().splitlines():
+        if text.startswith(line):
+            return int(text.split()[1]) / 1024
 
 torch.set_num_threads(1)
 p = params.load("generator", GeneratorParams)
 rows = params.load("classifier", ClassifierParams)
-condition = Condition(model="lstm", train_audio="generated", test_audio="generated", audio="", made="", decided="")
+condition = Condition(**condition_keys(train_audio="generated", test_audio="generated"))
 for folder in sys.argv[1:]:
     os.chdir(folder)
     start = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     with scratch() as files:
-        data = Features(files, SPLITS, AUDIO)
-        inputs = Inputs(data, folds.of_clips(data.clips, 2), None)
-        generator_training.learn_and_answer((inputs, generator_training.Job(seed=0, fold=-1), p, files / "answers", inputs.key()))
-        generator.write_generated(Path("data/generated/semantic_validation"), data, lambda row: np.zeros((2, *data.audio.shape), np.float32), 2)
+        data = Features(files, SPLITS)
+        inputs = Inputs(data, folds.of_clips(data.clips, 2))
+        job = generator_training.Job(seed=0, fold=folds.WHOLE)
+        task = generator_training.GeneratorTask(inputs, job, p, files / "generated", inputs.key())
+        generator_training.run_job(task)
+        zeros = np.zeros((2, *data.audio.shape), np.float32)
+        folder = Path("data/generated/semantic_validation")
+        generator.write_generated(folder, data, lambda clip_index: zeros, 2)
     with scratch() as files:
         data = ActionData(files, condition)
-        learned, targets = lessons(data, condition, data.rows("training"), 0.0, rows.teaching, 0)
-        condition_training.train_one(condition_training.Training(data, condition, rows, 0, learned, targets, data.rows("validation", "test"), "x", []))  # noqa: E501
+        training = data.participants("training")
+        training, targets = training_targets(data, training, 0.0, rows.teaching, 0)
+        predicted = data.participants("validation", "test")
+        task = classifier_training.TrainingTask(data, rows, 0, "x", training, targets, predicted, [])
+        classifier_training.train_one(task)
     print(memory("VmHWM") - start)
 """
 WIDTHS = {
@@ -628,7 +632,8 @@ def test_the_shuffled_control_learns_from_other_clips_and_knows_no_more_than_the
     """`data`'s sound is a linear function of what is seen: paired it is learned, shuffled it is not."""
     data.set(generator={"lstm": {"epochs": 30, "patience": 30}})
     paired, shuffled = (
-        synthetic.generate(architecture=name)["test"] for name in ("validation", "shuffled")
+        synthetic.generate(architecture=name)["test"]
+        for name in ("semantic_validation", "shuffled")
     )
     assert (
         paired["generated"]["centred_cosine"]["mean"]

@@ -1,10 +1,13 @@
-"""What the generator of architecture 2 is conditioned on, as training needs it: files of rows with random access.
+"""What architecture 2's generator is conditioned on: captions and the labels they are mapped to.
 
-Reads data/mapping (see stages/mapping.py for its contents).
+`Conditioning` reads data/mapping into files of rows with random access (see stages/mapping.py for
+its contents). `TunedConditioning` follows a text encoder that is fine-tuned inside the generator,
+through the attention weights.
 """
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,96 +17,110 @@ from torch import nn
 
 from audio_from_video.backbones import text as text_backbone
 from audio_from_video.generation.networks import Anchors
-from audio_from_video.learning.features import Features, noted
+from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
 
-MAPPING = layout.MAPPING
+TEXTS_PER_BATCH = 128  # where no gradient is needed
 
 
-class Conditions:
-    """Anchors of clips by row number, as in `Features`; what training clips get was made without their fold.
+@dataclass(frozen=True)
+class MappedCaptions:
+    """Captions and labels of clips' steps, as indices; -1 where there is none.
 
-    captions: the distinct captions; embedding [captions, D]; label_text [L, D]; label_audio [folds + 1, L, A], the last one
-    made of all training clips.  Not `mapped`: anchors without labels, for the ablation.
+    captions [B, T]: of `Conditioning.captions`.
+    labels [B, T, k]: of `Conditioning.labels`.
+    """
+
+    captions: torch.Tensor
+    labels: torch.Tensor
+
+
+class Conditioning:
+    """Anchors of clips by index, as in `Features`.
+
+    What training clips get was made without their fold. Not `mapped`: anchors without labels, for
+    the ablation.
+
+    captions: the distinct captions; caption_text [captions, D]: their embeddings.
+    labels: names of AudioSet labels; label_text [L, D]: their embeddings.
+    label_audio [folds + 1, L, A]: the last one is made of all training clips.
+    settings: model, via, top_k and min_similarity of the mapping.
     """
 
     def __init__(self, folder: Path, data: Features, fold: np.ndarray, mapped: bool = True):
         names: list[str] = []
-        columns = {"caption": "int32", "labels": "int32"}
-        self._files = {
-            name: RowFile(folder / name, shards.tensor_shape(MAPPING, name), dtype).write(
-                noted(names if name == "caption" else [], shards.iter_rows(MAPPING, [name]), name)
-            )
-            for name, dtype in columns.items()
-        }
+        caption_rows = iter_column(shards.iter_rows(layout.MAPPING, ["caption"]), "caption", names)
+        label_rows = iter_column(shards.iter_rows(layout.MAPPING, ["labels"]), "labels", [])
+        self._captions = self._row_file(folder, "caption").write(caption_rows)
+        self._labels = self._row_file(folder, "labels").write(label_rows)
+
         position = {name: i for i, name in enumerate(names)}
-        self._mapped = mapped
         self._position = np.array([position[name] for name in data.clips.clip_id])
         self._fold = torch.from_numpy(fold)  # -1, validation and test, is label_audio's last
-        table = shards.read_table(MAPPING / "_captions.parquet")
+        self._mapped = mapped
+
+        table = shards.read_table(layout.MAPPING / "_captions.parquet")
         self.captions: list[str] = table["caption"].to_pylist()
-        self.embedding = torch.from_numpy(shards.as_array(table["embedding"]).astype(np.float32))
-        with safe_open(MAPPING / "_labels.safetensors", "pt") as file:
-            self.settings: dict = json.loads(
-                file.metadata()["mapping"]
-            )  # model, via, top_k and min_similarity of the mapping
+        self.caption_text = torch.from_numpy(shards.as_array(table["embedding"]).astype(np.float32))
+        with safe_open(layout.MAPPING / "_labels.safetensors", "pt") as file:
+            self.settings: dict = json.loads(file.metadata()["mapping"])
             self.labels: list[str] = self.settings.pop("names")
-            self.label_text, self.label_audio = file.get_tensor("text"), file.get_tensor("audio")
+            self.label_text = file.get_tensor("text")
+            self.label_audio = file.get_tensor("audio")
+
+    @staticmethod
+    def _row_file(folder: Path, column: str) -> RowFile:
+        """A file for a column of indices."""
+        return RowFile(folder / column, shards.tensor_shape(layout.MAPPING, column), "int32")
 
     def key(self) -> str:
         """Digest of everything that a training reads from here: part of a checkpoint's key."""
-        tensors = (self.embedding, self.label_text, self.label_audio)
-        contents = [
-            hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest()
-            for tensor in tensors
-        ]
-        files = [file.digest() for file in self._files.values()]
-        return digest(
-            contents, files, self._position.tolist(), self._mapped, self.settings, self.captions
-        )
+        contents = []
+        for tensor in (self.caption_text, self.label_text, self.label_audio):
+            contents.append(hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest())
+        files = [self._captions.digest(), self._labels.digest()]
+        positions = self._position.tolist()
+        return digest(contents, files, positions, self._mapped, self.settings, self.captions)
 
-    def read(self, rows: torch.Tensor) -> Anchors:
-        """The anchors of the given rows."""
-        caption, labels = self.numbers(rows)
-        return self.anchors(rows, caption, labels, self.embedding, self.label_text)
+    def mapped_captions(self, clip_indices: torch.Tensor) -> MappedCaptions:
+        """The caption and the labels of each step of clips [B]."""
+        positions = self._position[clip_indices.numpy()].tolist()
+        captions = self._captions.read(positions)
+        labels = self._labels.read(positions)
+        if not self._mapped:
+            labels = torch.full_like(labels, -1)
+        return MappedCaptions(captions, labels)
 
-    def numbers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The caption [B, T] and the labels [B, T, k] of each step by number; -1 where there is none."""
-        where = self._position[rows.numpy()].tolist()
-        labels = self._files["labels"].read(where)
-        return self._files["caption"].read(where), labels if self._mapped else torch.full_like(
-            labels, -1
-        )
+    def read(self, clip_indices: torch.Tensor) -> Anchors:
+        """The anchors of clips [B]."""
+        mapped = self.mapped_captions(clip_indices)
+        caption = self.caption_text[mapped.captions.clamp(min=0)]
+        text = self.label_text[mapped.labels.clamp(min=0)]
+        return self.anchors(clip_indices, mapped, caption, text)
 
     def anchors(
         self,
-        rows: torch.Tensor,
+        clip_indices: torch.Tensor,
+        mapped: MappedCaptions,
         caption: torch.Tensor,
-        labels: torch.Tensor,
-        embedding: torch.Tensor,
-        label_text: torch.Tensor,
+        text: torch.Tensor,
     ) -> Anchors:
-        """Anchors with the given text embeddings of all captions and all labels."""
-        present = caption >= 0
-        known = labels.clamp(min=0)
-        audio = self.label_audio[self._fold[rows][:, None, None], known]
-        return Anchors(
-            present,
-            embedding[caption.clamp(min=0)],
-            label_text[known],
-            audio,
-            (labels >= 0) & present[..., None],
-        )
-
-
-BATCH = 128  # texts encoded at a time where no gradient is wanted
+        """Anchors with text embeddings of captions [B, T, D] and of labels [B, T, k, D]."""
+        present = mapped.captions >= 0
+        fold = self._fold[clip_indices][:, None, None]
+        audio = self.label_audio[fold, mapped.labels.clamp(min=0)]
+        valid = (mapped.labels >= 0) & present[..., None]
+        return Anchors(present, caption, text, audio, valid)
 
 
 class TextEncoder(nn.Module):
-    """A sentence-transformers model over a fixed list of texts, whose `trained` part (its embedding layer, or all of it)
-    learns; normalised embeddings as in `text_embedding.embed`, up to the rounding that comes with batches."""
+    """A sentence-transformers model over a fixed list of texts, of which a part learns.
+
+    trained: `embeddings`, its embedding layer, or `all` of it. Embeddings are normalised, as in
+    `backbones.text.embed`, up to the rounding that comes with batches.
+    """
 
     def __init__(self, name: str, texts: list[str], trained: str):
         super().__init__()
@@ -113,76 +130,74 @@ class TextEncoder(nn.Module):
         part = self.model[0].model.embeddings if trained == "embeddings" else self.model
         part.requires_grad_(True)
 
-    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Embeddings [n, D] of the texts of these numbers [n], with gradient where one is wanted."""
+    def forward(self, text_indices: torch.Tensor) -> torch.Tensor:
+        """Embeddings [n, D] of texts [n], with gradient unless it is switched off."""
         device = next(self.model.parameters()).device
-        features = {
-            key: value.to(device)
-            for key, value in self.model.preprocess(
-                [self.texts[i] for i in numbers.tolist()]
-            ).items()
-            if isinstance(value, torch.Tensor)
-        }
-        return nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1)
+        texts = [self.texts[i] for i in text_indices.tolist()]
+        inputs = {}
+        for key, value in self.model.preprocess(texts).items():
+            if isinstance(value, torch.Tensor):
+                inputs[key] = value.to(device)
+        return nn.functional.normalize(self.model(inputs)["sentence_embedding"], dim=-1)
 
     @torch.no_grad()
     def all(self) -> torch.Tensor:
         """Embeddings [texts, D] of all texts, as constants."""
-        return torch.cat([self(part) for part in torch.arange(len(self.texts)).split(BATCH)])
+        parts = torch.arange(len(self.texts)).split(TEXTS_PER_BATCH)
+        return torch.cat([self(part) for part in parts])
 
 
-class TunedConditions:
-    """Conditions whose text embeddings, and with them the mapping to labels, follow a text encoder that learns.
+class TunedConditioning:
+    """Conditioning whose text embeddings, and the mapping to labels, follow an encoder that learns.
 
-    In training a batch's captions and labels are encoded with gradient; `refresh` encodes all texts anew and maps captions
-    to labels again (only with `via: labels`: with key captions the labels stay those of the mapping stage).
+    In training a batch's captions and labels are encoded with gradient. `refresh` encodes all texts
+    anew and maps captions to labels again; with `via: key_captions` the labels stay those of the
+    mapping stage.
     """
 
-    def __init__(
-        self,
-        conditions: Conditions,
-        encoder: TextEncoder,
-        via: str,
-        top_k: int,
-        min_similarity: float,
-    ):
-        self.conditions, self.encoder = conditions, encoder
-        self.remaps, self.top_k, self.min_similarity = via == "labels", top_k, min_similarity
+    def __init__(self, conditioning: Conditioning, encoder: TextEncoder):
+        settings = conditioning.settings
+        self.conditioning = conditioning
+        self.encoder = encoder
+        self.maps_again = settings["via"] == "labels"
+        self.top_k: int = settings["top_k"]
+        self.min_similarity: float = settings["min_similarity"]
         self.refresh()
 
     def refresh(self) -> None:
-        """To be called whenever the encoder has changed and a constant answer is wanted."""
-        everything = self.encoder.all()
-        captions = len(self.conditions.captions)
-        self.embedding, self.label_text = everything[:captions], everything[captions:]
-        similarity, labels = (self.embedding @ self.label_text.T).topk(self.top_k, dim=1)
-        self.labels = labels.masked_fill(
-            similarity < self.min_similarity, -1
-        ).cpu()  # [captions, k]
+        """Encode all texts by the encoder as it is; needed before constants are read."""
+        embeddings = self.encoder.all()
+        captions = len(self.conditioning.captions)
+        self.caption_text = embeddings[:captions]
+        self.label_text = embeddings[captions:]
+        similarity, labels = (self.caption_text @ self.label_text.T).topk(self.top_k, dim=1)
+        dissimilar = similarity < self.min_similarity
+        self.labels_of_caption = labels.masked_fill(dissimilar, -1).cpu()  # [captions, k]
 
-    def numbers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        caption, labels = self.conditions.numbers(rows)
-        if self.remaps:
-            labels = self.labels[caption.clamp(min=0)].masked_fill((caption < 0)[..., None], -1)
-        return caption, labels
+    def mapped_captions(self, clip_indices: torch.Tensor) -> MappedCaptions:
+        """The caption and, as `refresh` mapped it, the labels of each step of clips [B]."""
+        mapped = self.conditioning.mapped_captions(clip_indices)
+        if not self.maps_again:
+            return mapped
+        labels = self.labels_of_caption[mapped.captions.clamp(min=0)]
+        absent = (mapped.captions < 0)[..., None]
+        return MappedCaptions(mapped.captions, labels.masked_fill(absent, -1))
 
-    def read(self, rows: torch.Tensor) -> Anchors:
-        """The anchors of the given rows; their texts carry gradient while the encoder is in training."""
-        caption, labels = self.numbers(rows)
+    def read(self, clip_indices: torch.Tensor) -> Anchors:
+        """The anchors of clips; their texts carry gradient while the encoder is in training."""
+        mapped = self.mapped_captions(clip_indices)
+        captions = mapped.captions.clamp(min=0)
+        labels = mapped.labels.clamp(min=0)
         if not self.encoder.training:
-            return self.conditions.anchors(
-                rows, caption, labels, self.embedding.cpu(), self.label_text.cpu()
-            )
-        wanted, place = caption.clamp(min=0).unique(return_inverse=True)
-        named, label_place = labels.clamp(min=0).unique(return_inverse=True)
-        texts = self.encoder(torch.cat([wanted, named + len(self.conditions.captions)]))
-        anchors = self.conditions.anchors(
-            rows, caption, labels, self.embedding.cpu(), self.label_text.cpu()
-        )
-        return Anchors(
-            anchors.present,
-            texts[: len(wanted)][place],
-            texts[len(wanted) :][label_place],
-            anchors.audio,
-            anchors.valid,
-        )
+            caption = self.caption_text.cpu()[captions]
+            text = self.label_text.cpu()[labels]
+            return self.conditioning.anchors(clip_indices, mapped, caption, text)
+
+        # A text that stands at several steps is encoded once.
+        unique_captions, caption_place = captions.unique(return_inverse=True)
+        unique_labels, label_place = labels.unique(return_inverse=True)
+        label_texts = unique_labels + len(self.conditioning.captions)
+        embeddings = self.encoder(torch.cat([unique_captions, label_texts]))
+        caption = embeddings[: len(unique_captions)][caption_place]
+        text = embeddings[len(unique_captions) :][label_place]
+        return self.conditioning.anchors(clip_indices, mapped, caption, text)

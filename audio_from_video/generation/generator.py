@@ -1,4 +1,4 @@
-"""What all trainings of a generator share: its parameters, the clips that it reads, and the network with its inputs."""
+"""The networks of the architectures with what they read: clip indices in, audio features out."""
 
 from dataclasses import dataclass
 
@@ -6,87 +6,177 @@ import numpy as np
 import torch
 
 from audio_from_video.backbones import hub
-from audio_from_video.generation.conditioning import Conditions, TextEncoder, TunedConditions
-from audio_from_video.generation.networks import AudioGenerator, MappedAudioGenerator
-from audio_from_video.generation.settings import GeneratorParams, MappingNetwork
+from audio_from_video.generation.conditioning import (
+    Conditioning,
+    TextEncoder,
+    TunedConditioning,
+)
+from audio_from_video.generation.networks import (
+    Anchors,
+    AudioGenerator,
+    GeneratorSizes,
+    MappedAudioGenerator,
+    MappedGeneratorSizes,
+)
+from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.learning.features import Features
 from audio_from_video.runtime.digests import digest
+
+# The name of the text encoder within the network: its parameters are `text.<name>`.
+TEXT_ENCODER = "text"
 
 
 @dataclass
 class Inputs:
-    """What all trainings share: the clips' features, their folds [N], what `mapping` is conditioned on, and whether clips
-    learn from the sound of others."""
+    """What all trainings of an architecture share.
+
+    data: the clips' features; fold [N]: their folds.
+    conditioning: captions and labels, which only architecture 2 reads.
+    shuffled: whether clips learn from the sound of others (the control).
+    """
 
     data: Features
     fold: np.ndarray
-    conditions: Conditions | None
+    conditioning: Conditioning | None = None
     shuffled: bool = False
 
     def key(self) -> str:
         """Digest of what all trainings read: part of a checkpoint's key."""
-        data, conditions = self.data, self.conditions.key() if self.conditions else None
-        places = [data.audio_row.tolist(), self.fold.tolist(), data.clips.clip_id.tolist()]
-        return digest(data.video.digest(), data.audio.digest(), places, conditions, self.shuffled)
+        conditioning = self.conditioning.key() if self.conditioning else None
+        clips = [
+            self.data.audio_row.tolist(),
+            self.fold.tolist(),
+            self.data.clips.clip_id.tolist(),
+        ]
+        return digest(
+            self.data.video.digest(),
+            self.data.audio.digest(),
+            clips,
+            conditioning,
+            self.shuffled,
+        )
 
 
 class Generator:
-    """The network of an architecture with what it reads: rows in, standardised audio features out."""
+    """Architecture 1 and the control: audio features from video features alone.
+
+    model: the network. slower_parts: learning rates of parts of it, by prefix of parameter names.
+    noise_generator: what noise is drawn from in training.
+    """
 
     def __init__(self, inputs: Inputs, seed: int, p: GeneratorParams):
-        self.data, self.read, self.seed, net = inputs.data, None, seed, p.lstm
-        self.noise, self.device = p.caption_mapping.noise, hub.device()
-        self.drawn = torch.Generator().manual_seed(seed)
-        video, audio = self.data.video.shape[-1], self.data.audio.shape[-1]
-        sizes = net.hidden, net.projection, net.dropout, net.bidirectional
-        self.groups: dict[str, float] = {}  # learning rates of parts
-        self.refresh = lambda: None
-        self.model: AudioGenerator
-        if inputs.conditions is None:
-            self.model = AudioGenerator(video, audio, *sizes)
-        else:
-            m, text = p.caption_mapping, inputs.conditions.embedding.shape[-1]
-            self.model = MappedAudioGenerator(
-                video,
-                audio,
-                text,
-                *sizes,
-                m.noise,
-                m.propagation,
-                m.anchors,
-                m.visual,
-                m.temperature,
-            )
-            self.read = inputs.conditions.read
-            if m.finetune_text != "off" and m.condition == "mapped":
-                self.tune_text(inputs.conditions, m)
+        self.data = inputs.data
+        self.seed = seed
+        self.device = hub.device()
+        self.noise_generator = torch.Generator().manual_seed(seed)
+        self.slower_parts: dict[str, float] = {}
+        self.model = self._build(p)
         self.model.to(self.device)
 
-    def tune_text(self, conditions: Conditions, p: MappingNetwork) -> None:
-        """Let the text encoder learn with the model, and the mapping follow it."""
-        how = conditions.settings
-        encoder = TextEncoder(
-            how["model"], conditions.captions + conditions.labels, p.finetune_text
-        ).to(self.device)
-        tuned = TunedConditions(
-            conditions, encoder, how["via"], how["top_k"], how["min_similarity"]
+    def _build(self, p: GeneratorParams) -> AudioGenerator:
+        """The network with random weights."""
+        net = p.lstm
+        sizes = GeneratorSizes(
+            video_width=self.data.video.shape[-1],
+            audio_width=self.data.audio.shape[-1],
+            hidden=net.hidden,
+            projection=net.projection,
+            dropout=net.dropout,
+            bidirectional=net.bidirectional,
         )
-        self.model.text = encoder
-        self.read, self.refresh, self.groups = (
-            tuned.read,
-            tuned.refresh,
-            {"text.": p.text_learning_rate},
-        )
+        return AudioGenerator(sizes)
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Standardised audio features [n, T, A]; noise is drawn anew in training, else it is the clip's and the seed's own."""
-        video = self.data.video.read(rows.tolist()).to(self.device)
-        if self.read is None:
-            return self.model(video)
-        shape = (video.shape[1], self.noise)
-        noise = (
-            torch.randn(len(rows), *shape, generator=self.drawn)
-            if self.model.training
-            else self.data.noise(rows, shape, self.seed, 0)
+    def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Standardised audio features [n, T, A] of clips [n]."""
+        return self.model(self.video(clip_indices))
+
+    def refresh(self) -> None:
+        """Bring constants up to date with the weights; needed before features are generated."""
+
+    def video(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Video features [n, T, V] of clips."""
+        return self.data.video.read(clip_indices.tolist()).to(self.device)
+
+
+class MappedGenerator(Generator):
+    """Architecture 2: audio features from video, the labels of captions, and noise.
+
+    stored: captions and labels as the mapping stage left them; conditioning: as the text encoder
+    has them now, where it learns.
+    """
+
+    model: MappedAudioGenerator
+
+    def __init__(self, inputs: Inputs, seed: int, p: GeneratorParams):
+        if inputs.conditioning is None:
+            raise ValueError("architecture 2 needs its conditioning")
+        self.stored = inputs.conditioning
+        self.conditioning: Conditioning | TunedConditioning = self.stored
+        self.noise_width = p.caption_mapping.noise
+        super().__init__(inputs, seed, p)
+
+    def _build(self, p: GeneratorParams) -> MappedAudioGenerator:
+        """The network with random weights and, where it learns, the text encoder in it."""
+        net = p.lstm
+        mapping = p.caption_mapping
+        sizes = MappedGeneratorSizes(
+            video_width=self.data.video.shape[-1],
+            audio_width=self.data.audio.shape[-1],
+            hidden=net.hidden,
+            projection=net.projection,
+            dropout=net.dropout,
+            bidirectional=net.bidirectional,
+            text_width=self.stored.caption_text.shape[-1],
+            noise=mapping.noise,
+            propagation=mapping.propagation,
+            anchors=mapping.anchors,
+            visual=mapping.visual,
+            temperature=mapping.temperature,
         )
-        return self.model(video, self.read(rows).to(self.device), noise.to(self.device))
+        model = MappedAudioGenerator(sizes)
+        if mapping.finetune_text != "off" and mapping.condition == "mapped":
+            self._tune_text(model, mapping.finetune_text)
+            self.slower_parts = {f"{TEXT_ENCODER}.": mapping.text_learning_rate}
+        return model
+
+    def _tune_text(self, model: MappedAudioGenerator, trained: str) -> None:
+        """Let the text encoder learn with the network, and the mapping follow it."""
+        texts = self.stored.captions + self.stored.labels
+        name = self.stored.settings["model"]
+        encoder = TextEncoder(name, texts, trained).to(self.device)
+        self.conditioning = TunedConditioning(self.stored, encoder)
+        model.add_module(TEXT_ENCODER, encoder)
+
+    def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Standardised audio features [n, T, A] of clips [n].
+
+        Noise is drawn anew in training; else it is the clip's and the seed's own.
+        """
+        video = self.video(clip_indices)
+        if self.model.training:
+            shape = (len(clip_indices), video.shape[1], self.noise_width)
+            noise = torch.randn(*shape, generator=self.noise_generator).to(self.device)
+        else:
+            noise = self.own_noise(clip_indices, 0)
+        return self.model(video, self.anchors(clip_indices), noise)
+
+    def refresh(self) -> None:
+        """Encode all texts by the text encoder as it is, where it learns."""
+        if isinstance(self.conditioning, TunedConditioning):
+            self.conditioning.refresh()
+
+    def anchors(self, clip_indices: torch.Tensor) -> Anchors:
+        """The anchors of clips."""
+        return self.conditioning.read(clip_indices).to(self.device)
+
+    def own_noise(self, clip_indices: torch.Tensor, draw: int) -> torch.Tensor:
+        """Noise [n, T, N] that depends on clip, seed and number of the draw alone."""
+        shape = (self.data.video.shape[0], self.noise_width)
+        return self.data.noise(clip_indices, shape, self.seed, draw).to(self.device)
+
+
+def make_generator(inputs: Inputs, seed: int, p: GeneratorParams) -> Generator:
+    """Build the generator that the inputs call for, with the seed's noise."""
+    if inputs.conditioning is None:
+        return Generator(inputs, seed, p)
+    return MappedGenerator(inputs, seed, p)

@@ -1,63 +1,106 @@
-"""Networks that generate audio features from video features."""
+"""Networks that generate audio features from video features.
+
+AudioGenerator is architecture 1: an LSTM over the video features. MappedAudioGenerator is
+architecture 2: the same LSTM, conditioned on the sound of the labels that captions were mapped to.
+Shapes: B clips, T time steps, V and A dimensions of the video and audio features, D of text
+embeddings, k labels per caption, N noise dimensions.
+"""
 
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
+# What stands for a label that does not exist, before the softmax; finite, as -inf would give NaN
+# where none exists.
+NO_LABEL_SCORE = -1e4
+
+
+@dataclass(frozen=True)
+class GeneratorSizes:
+    """Sizes of architecture 1's network; hidden: of the LSTM's state in each direction."""
+
+    video_width: int
+    audio_width: int
+    hidden: int
+    projection: int
+    dropout: float
+    bidirectional: bool
+
+
+@dataclass(frozen=True)
+class MappedGeneratorSizes(GeneratorSizes):
+    """Sizes of architecture 2's network; params.yaml explains what they add."""
+
+    text_width: int
+    noise: int
+    propagation: float
+    anchors: bool
+    visual: str
+    temperature: float
+
 
 class AudioGenerator(nn.Module):
-    """Architecture 1: video features [B, T, V] -> audio features [B, T, A] by an LSTM over the time steps.
+    """Architecture 1: video features [B, T, V] -> audio features [B, T, A] by an LSTM.
 
-    Inputs are standardised and targets are predicted in standardised units (`scale` and `unscale` hold the training
-    clips' means and deviations), so that no dimension rules the loss.  `bidirectional`: a step may see what follows; a
-    sound often begins where the movement that explains it ends.
+    Inputs are standardised and targets are predicted in standardised units (`scale` and `unscale`
+    hold the training clips' means and deviations), so that no dimension rules the loss.
+    `bidirectional`: a step may see what follows; a sound often begins where the movement that
+    explains it ends.
+    input_width: of the first layer, where it reads more than the video features.
     """
 
-    def __init__(
-        self,
-        video_width: int,
-        audio_width: int,
-        hidden: int,
-        projection: int,
-        dropout: float,
-        bidirectional: bool,
-    ):
+    def __init__(self, sizes: GeneratorSizes, input_width: int | None = None):
         super().__init__()
-        for name, size in (("video", video_width), ("audio", audio_width)):
-            self.register_buffer(f"{name}_mean", torch.zeros(size))
-            self.register_buffer(f"{name}_std", torch.ones(size))
+        for modality, size in (("video", sizes.video_width), ("audio", sizes.audio_width)):
+            self.register_buffer(f"{modality}_mean", torch.zeros(size))
+            self.register_buffer(f"{modality}_std", torch.ones(size))
+
+        # The order of the layers is that of their initial weights' random draws.
         self.project = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(video_width, projection), nn.ReLU(), nn.Dropout(dropout)
+            nn.Dropout(sizes.dropout),
+            nn.Linear(input_width or sizes.video_width, sizes.projection),
+            nn.ReLU(),
+            nn.Dropout(sizes.dropout),
         )
-        self.lstm = nn.LSTM(projection, hidden, batch_first=True, bidirectional=bidirectional)
+        self.lstm = nn.LSTM(
+            sizes.projection, sizes.hidden, batch_first=True, bidirectional=sizes.bidirectional
+        )
+        directions = 2 if sizes.bidirectional else 1
         self.head = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(hidden * (1 + bidirectional), audio_width)
+            nn.Dropout(sizes.dropout), nn.Linear(sizes.hidden * directions, sizes.audio_width)
         )
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Mean and standard deviation of a modality over the training clips; saved with the weights."""
+        """Set mean and standard deviation [V] or [A] of a modality; saved with the weights."""
         getattr(self, f"{modality}_mean").copy_(mean)
         getattr(self, f"{modality}_std").copy_(std)
 
     def scale(self, audio: torch.Tensor) -> torch.Tensor:
-        """Audio features in the units of the targets."""
+        """Audio features [..., A] in the units of the targets."""
         return (audio - self.audio_mean) / self.audio_std
 
     def unscale(self, audio: torch.Tensor) -> torch.Tensor:
         """The inverse of `scale`."""
         return audio * self.audio_std + self.audio_mean
 
+    def scale_video(self, video: torch.Tensor) -> torch.Tensor:
+        """Standardise video features [B, T, V]."""
+        return (video - self.video_mean) / self.video_std
+
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """[B, T, V] -> standardised audio features [B, T, A]."""
-        hidden, _ = self.lstm(self.project((video - self.video_mean) / self.video_std))
+        hidden, _ = self.lstm(self.project(self.scale_video(video)))
         return self.head(hidden)
 
 
 def generation_loss(
     predicted: torch.Tensor, target: torch.Tensor, mse_weight: float, cosine_weight: float
 ) -> torch.Tensor:
-    """MSE + (1 - cosine per time step), of standardised features [B, T, A]."""
+    """mse_weight x MSE + cosine_weight x (1 - cosine per time step), a scalar.
+
+    predicted, target: standardised audio features [B, T, A].
+    """
     cosine = nn.functional.cosine_similarity(predicted, target, dim=-1).mean()
     return mse_weight * nn.functional.mse_loss(predicted, target) + cosine_weight * (1 - cosine)
 
@@ -66,9 +109,11 @@ def generation_loss(
 class Anchors:
     """What a batch is conditioned on; anchors are the steps of representative frames.
 
-    present [B, T] bool: whether a step is an anchor; caption [B, T, D] text embeddings (anything elsewhere); text
-    [B, T, k, D] and audio [B, T, k, A] of the labels that each anchor's caption was mapped to (audio is centred: the training
-    clips' mean is 0); valid [B, T, k] which of them exist: a caption that resembles no label has none.
+    present [B, T] bool: whether a step is an anchor.
+    caption [B, T, D]: text embedding of an anchor's caption (anything at other steps).
+    text [B, T, k, D], audio [B, T, k, A]: the labels that each anchor's caption was mapped to. The
+    audio is centred: the training clips' mean is 0.
+    valid [B, T, k] bool: which of these labels exist; a caption that resembles none has none.
     """
 
     present: torch.Tensor
@@ -78,15 +123,17 @@ class Anchors:
     valid: torch.Tensor
 
     def to(self, device: str) -> "Anchors":
+        """The same on a device."""
         return Anchors(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class LabelAttention(nn.Module):
-    """Attention over the k labels an anchor was mapped to: value = label audio, key = label text, query = caption and frame.
+    """Attention over the k labels of an anchor: value = label audio, key = label text.
 
-    Query and key are the text embeddings plus learned projections that start at 0, so that the first weights are those of
-    the plain cosines; weight decay pulls back to these.  The temperature is learned; at 1 all labels would weigh the same,
-    because cosines differ by tenths.
+    The query is caption and frame. Query and key are the text embeddings plus learned projections
+    that start at 0, so that the first weights are those of the plain cosines; weight decay pulls
+    back to these. The temperature is learned; at 1 all labels would weigh the same, because cosines
+    differ by tenths.
     """
 
     def __init__(self, text_width: int, video_width: int, temperature: float):
@@ -99,15 +146,16 @@ class LabelAttention(nn.Module):
 
     def weights(self, anchors: Anchors, frame: torch.Tensor) -> torch.Tensor:
         """frame [B, T, V] -> weights [B, T, k], rows summing to 1 (0 where no label is valid)."""
-        there = anchors.present  # computed at anchors alone: they are a quarter of the steps
-        caption, text, valid = anchors.caption[there], anchors.text[there], anchors.valid[there]
-        query = caption + self.query(torch.cat([caption, frame[there]], dim=-1))
-        cosine = nn.functional.cosine_similarity(
-            query[:, None, :], text + self.key(text), dim=-1
-        )  # [anchors, k]
-        scores = (cosine / self.log_temperature.exp()).masked_fill(~valid, -1e4)
+        present = anchors.present  # computed at anchors alone: they are a quarter of the steps
+        caption = anchors.caption[present]
+        text = anchors.text[present]
+        valid = anchors.valid[present]
+        query = caption + self.query(torch.cat([caption, frame[present]], dim=-1))
+        key = text + self.key(text)
+        cosine = nn.functional.cosine_similarity(query[:, None, :], key, dim=-1)  # [anchors, k]
+        scores = (cosine / self.log_temperature.exp()).masked_fill(~valid, NO_LABEL_SCORE)
         weights = torch.zeros(anchors.valid.shape, dtype=scores.dtype, device=scores.device)
-        weights[there] = scores.softmax(-1) * valid
+        weights[present] = scores.softmax(-1) * valid
         return weights
 
     def forward(self, anchors: Anchors, frame: torch.Tensor) -> torch.Tensor:
@@ -116,21 +164,26 @@ class LabelAttention(nn.Module):
 
 
 def nearest_anchor(anchors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """anchors [B, T] bool -> share [B, T, T] of each step's nearest anchors (two at the same distance count half each;
-    zeros where a clip has none) and the distance to them [B, T] in steps (infinite there)."""
+    """Return the nearest anchors of each step and their distance, of anchors [B, T] bool.
+
+    share [B, T, T]: rows of weights over the steps; two anchors at the same distance count half
+    each; zeros where a clip has none.
+    distance [B, T]: in steps; infinite where a clip has none.
+    """
     steps = torch.arange(anchors.shape[1], device=anchors.device)
     distance = (steps[:, None] - steps).abs().float().expand(len(anchors), -1, -1)
     distance = distance.masked_fill(~anchors[:, None, :], torch.inf)  # [B, step, anchor]
     closest = distance.amin(-1)
-    chosen = (distance == closest[..., None]) & anchors[:, None, :]
-    return chosen / chosen.sum(-1, keepdim=True).clamp(min=1), closest
+    nearest = (distance == closest[..., None]) & anchors[:, None, :]
+    return nearest / nearest.sum(-1, keepdim=True).clamp(min=1), closest
 
 
 def propagate(values: torch.Tensor, anchors: torch.Tensor, length: float) -> torch.Tensor:
-    """Carry what stands at anchors to their neighbours, decaying with the distance d in steps: c(t) = exp(-d / length) v(nearest).
+    """Carry values of anchors to their neighbours: c(t) = exp(-d / length) v(nearest anchor).
 
-    values [B, T, A], anchors [B, T] bool -> [B, T, A].  An anchor keeps its own value in full strength; `length` 0 leaves
-    the other steps at 0, and so does a clip without anchors.
+    d is the distance in steps. values [B, T, A], anchors [B, T] bool -> [B, T, A]. An anchor keeps
+    its own value in full strength. With `length` 0 the other steps stay at 0, and so do all steps
+    of a clip without anchors.
 
         length 2:   d  0    1    2    3    4        steps      . . A . . . . A .
                        1   .61  .37  .22  .14       strength   .37 .61 1 .61 .37 .37 .61 1 .61
@@ -141,55 +194,42 @@ def propagate(values: torch.Tensor, anchors: torch.Tensor, length: float) -> tor
 
 
 class MappedAudioGenerator(AudioGenerator):
-    """Video features [B, T, V], anchors and noise [B, T, N] -> standardised audio features [B, T, A].
+    """Architecture 2: video features, anchors and noise -> audio features, [B, T, A].
 
-    The input of a step is noise, the label audio carried to it (`propagate`) and the visual feature of its own frame
-    (`visual: step`) or of its nearest representative frame (`representative`, the research description's).  The label audio
-    also enters the output, scaled by the learned `injection` that starts at 1 (full strength).
+    The input of a step is noise, the label audio carried to it (`propagate`) and the visual feature
+    of its own frame (`visual: step`) or of its nearest representative frame (`representative`, as
+    in the research description). The label audio also enters the output, scaled by the learned
+    `injection` that starts at 1 (full strength).
     """
 
-    def __init__(
-        self,
-        video_width: int,
-        audio_width: int,
-        text_width: int,
-        hidden: int,
-        projection: int,
-        dropout: float,
-        bidirectional: bool,
-        noise: int,
-        length: float,
-        anchored: bool,
-        visual: str,
-        temperature: float,
-    ):
-        super().__init__(
-            video_width + audio_width + noise,
-            audio_width,
-            hidden,
-            projection,
-            dropout,
-            bidirectional,
-        )
-        self.register_buffer("video_mean", torch.zeros(video_width))
-        self.register_buffer("video_std", torch.ones(video_width))
-        self.attention = LabelAttention(text_width, video_width, temperature)
+    def __init__(self, sizes: MappedGeneratorSizes):
+        super().__init__(sizes, sizes.video_width + sizes.audio_width + sizes.noise)
+        self.attention = LabelAttention(sizes.text_width, sizes.video_width, sizes.temperature)
         self.injection = nn.Parameter(torch.ones(()))
-        self.length, self.anchored, self.visual = length, anchored, visual
+        self.propagation = sizes.propagation
+        self.anchored = sizes.anchors
+        self.visual = sizes.visual
 
-    def condition(self, frame: torch.Tensor, anchors: Anchors) -> torch.Tensor:
-        """Label audio at every step [B, T, A] in the units of the targets; not `anchored`: the clip's mean at all steps."""
-        mapped, known = self.attention(anchors, frame) / self.audio_std, anchors.valid.any(-1)
+    def label_audio(self, frame: torch.Tensor, anchors: Anchors) -> torch.Tensor:
+        """Label audio at every step [B, T, A] in the units of the targets.
+
+        Not `anchored`: the mean over a clip's anchors at all steps.
+        """
+        mapped = self.attention(anchors, frame) / self.audio_std
+        has_label = anchors.valid.any(-1)
         if self.anchored:
-            return propagate(mapped, known, self.length)
-        return (mapped.sum(1, keepdim=True) / known.sum(1).clamp(min=1)[:, None, None]).expand_as(
-            mapped
-        )
+            return propagate(mapped, has_label, self.propagation)
+        count = has_label.sum(1).clamp(min=1)[:, None, None]
+        return (mapped.sum(1, keepdim=True) / count).expand_as(mapped)
 
-    def forward(self, video: torch.Tensor, anchors: Anchors, noise: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        frame = (video - self.video_mean) / self.video_std
-        label_audio = self.condition(frame, anchors)
+    def forward(  # type: ignore[override]
+        self, video: torch.Tensor, anchors: Anchors, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """video [B, T, V], anchors, noise [B, T, N] -> standardised audio features [B, T, A]."""
+        frame = self.scale_video(video)
+        label_audio = self.label_audio(frame, anchors)
         if self.visual == "representative":
-            frame = nearest_anchor(anchors.present)[0] @ frame
+            share, _ = nearest_anchor(anchors.present)
+            frame = share @ frame
         hidden, _ = self.lstm(self.project(torch.cat([frame, label_audio, noise], dim=-1)))
         return self.head(hidden) + self.injection * label_audio

@@ -1,157 +1,243 @@
-"""Training of one generator and its answers for the clips of a fold."""
+"""One training of a generator, and the audio features that it generates afterwards."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from audio_from_video.generation.generator import Generator, Inputs
-from audio_from_video.generation.networks import MappedAudioGenerator, generation_loss
+from audio_from_video.clipset.folds import WHOLE
+from audio_from_video.generation.generator import Inputs, MappedGenerator, make_generator
+from audio_from_video.generation.networks import generation_loss
 from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.features import Features
 from audio_from_video.learning.loop import fit
-from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.storage.row_file import RowFile
 
-WHOLE = -1  # instead of a fold: the model fitted on all training clips
+CLIPS_PER_PART = 256  # bounds the memory of losses and of generated features
 
 
-class Job(params.Section):
-    """One training: which clips it learns from, and which it answers."""
+@dataclass(frozen=True)
+class Job:
+    """Which clips a training learns from, and for which it generates features.
 
-    model_config = params.Section.model_config | {"arbitrary_types_allowed": True}
+    fold: left out of training; WHOLE: none.
+    control: `untrained` keeps random weights; `time_shuffled` learns from sound whose time steps
+    are shuffled.
+    """
+
     seed: int
-    fold: int  # left out of training; WHOLE = none
+    fold: int
     control: Literal["none", "untrained", "time_shuffled"] = "none"
 
 
-def learn_and_answer(task: tuple[Inputs, Job, GeneratorParams, Path, str]) -> dict:
-    """Train one generator and write its answers to a RowFile (runs in a worker): rows, curve and, for WHOLE, weights.  The
-    last part is the inputs' key, with which a killed training goes on where it was."""
-    inputs, job, p, path, key = task
-    data, fold, net = inputs.data, inputs.fold, p.lstm
+@dataclass(frozen=True)
+class GeneratorTask:
+    """A job with what it reads, for a worker.
+
+    path: the file that takes the generated features.
+    inputs_key: digest of the inputs, with which a killed training goes on where it was.
+    """
+
+    inputs: Inputs
+    job: Job
+    p: GeneratorParams
+    path: Path
+    inputs_key: str
+
+
+@dataclass(frozen=True)
+class GeneratorResult:
+    """What a job gives.
+
+    clip_indices [n]: clips for which features were generated; features: their rows [T, A].
+    curve: losses by epoch, as of `learning.loop.fit`.
+    parameters: how many numbers the network learns.
+    attention: figures of the attention (architecture 2, trained on all clips).
+    weights: the network's state_dict, where it was trained on all clips and is no control.
+    """
+
+    job: Job
+    clip_indices: np.ndarray
+    features: RowFile
+    curve: list[dict]
+    parameters: int
+    attention: dict[str, float]
+    weights: dict[str, torch.Tensor] | None
+
+
+def run_job(task: GeneratorTask) -> GeneratorResult:
+    """Train one generator and write the features that it generates; a worker runs it."""
     one_thread()
+    job = task.job
     torch.manual_seed(job.seed)
-    generator = Generator(inputs, job.seed, p)
-    model = generator.model
-    learned = training_rows(data, fold, job.fold, p.pool)
-    model.set_scale("video", *data.video.moments(learned.tolist()))
-    mean, std = data.audio.moments(data.audio_row[learned].tolist())
-    model.set_scale(
-        "audio",
-        mean,
-        std if net.target_scale == "dimension" else std.square().mean().sqrt().expand_as(std),
-    )
-    shuffle = torch.Generator().manual_seed(job.seed)
-    teacher = torch.arange(len(data.clips))  # whose sound a clip learns from
-    if inputs.shuffled:
-        teacher[learned] = learned[torch.randperm(len(learned), generator=shuffle)]
-
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        audio = model.scale(data.sound(teacher[rows])[0].to(generator.device))  # [B, T, A]
-        if model.training and job.control == "time_shuffled":
-            audio = audio[:, torch.randperm(audio.shape[1], generator=shuffle)]
-        return generation_loss(generator(rows), audio, net.mse_weight, net.cosine_weight)
-
-    held_out = audible(data, data.rows("validation"))
-
-    def validate() -> float:
-        generator.refresh()
-        return mean_loss(loss, held_out)
-
-    curve: list[dict] = []
+    training = GeneratorTraining(task)
+    curve = []
     if job.control != "untrained":
-        checkpoint = Checkpoint(
-            digest(key, job.model_dump(), p.model_dump(exclude={"seeds"})),
-            (shuffle, generator.drawn),
-        )
-        curve = fit(
-            model, loss, learned, validate, net, job.seed, "generator", generator.groups, checkpoint
-        )
+        curve = training.train()
+    generator = training.generator
+    model = generator.model
     model.eval()
     generator.refresh()
-    rows = (
-        torch.cat([data.rows("validation", "test"), data.rows("training")])
-        if job.fold == WHOLE
-        else rows_of_fold(data, fold, job.fold)
-    )
+
+    clip_indices = clips_to_generate(task.inputs, job)
+    attention = {}
     with torch.inference_mode():
-        answers = (model.unscale(generator(part)).cpu().numpy() for part in rows.split(256))
-        RowFile(path, data.audio.shape).write(clip for part in answers for clip in part)
-        attention = (
-            attention_measures(generator, held_out) if job.fold == WHOLE and generator.read else {}
-        )
-    weights = (
-        {key: value.cpu() for key, value in model.state_dict().items()}
-        if job.fold == WHOLE and job.control == "none"
-        else None
+        features = training.write_features(clip_indices)
+        if job.fold == WHOLE and isinstance(generator, MappedGenerator):
+            attention = attention_figures(generator, training.validation_indices)
+    weights = None
+    if job.fold == WHOLE and job.control == "none":
+        weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return GeneratorResult(
+        job, clip_indices.numpy(), features, curve, parameters, attention, weights
     )
-    parameters = sum(value.numel() for value in model.parameters())
-    return {
-        "rows": rows.numpy(),
-        "curve": curve,
-        "weights": weights,
-        "attention": attention,
-        "parameters": parameters,
-    }
 
 
-def attention_measures(generator: Generator, rows: torch.Tensor) -> dict[str, float]:
-    """Of the validation clips: entropy of the attention over an anchor's labels (nats; 0 without labels), temperature and
-    injection as learned, and how far two draws of noise move the answer, in deviations of the targets."""
-    model, read = generator.model, generator.read
-    assert isinstance(model, MappedAudioGenerator) and read is not None
-    entropies, moved = [], []
-    for part in rows.split(256):
-        video, anchors = (
-            generator.data.video.read(part.tolist()).to(generator.device),
-            read(part).to(generator.device),
+class GeneratorTraining:
+    """The generator of a task, and the sound that it learns from."""
+
+    def __init__(self, task: GeneratorTask):
+        self.task = task
+        self.data = task.inputs.data
+        self.generator = make_generator(task.inputs, task.job.seed, task.p)
+        self.validation_indices = audible(self.data, self.data.clip_indices("validation"))
+        self.training_indices = training_clips(
+            self.data, task.inputs.fold, task.job.fold, task.p.pool
         )
-        weights = model.attention.weights(anchors, (video - model.video_mean) / model.video_std)[
-            anchors.valid.any(-1)
-        ]
+        self._set_scales()
+
+        # Draws whose sound a clip of the control learns from, and the order of shuffled steps.
+        self.shuffle = torch.Generator().manual_seed(task.job.seed)
+        self.sound_of = torch.arange(len(self.data.clips))
+        if task.inputs.shuffled:
+            order = torch.randperm(len(self.training_indices), generator=self.shuffle)
+            self.sound_of[self.training_indices] = self.training_indices[order]
+
+    def _set_scales(self) -> None:
+        """Give the network the scales of the training clips' features."""
+        model = self.generator.model
+        model.set_scale("video", *self.data.video.moments(self.training_indices.tolist()))
+        rows = self.data.audio_row[self.training_indices].tolist()
+        mean, std = self.data.audio.moments(rows)
+        if self.task.p.lstm.target_scale == "global":
+            std = std.square().mean().sqrt().expand_as(std)
+        model.set_scale("audio", mean, std)
+
+    def train(self) -> list[dict]:
+        """Train the network; return its losses by epoch."""
+        task = self.task
+        key = digest(task.inputs_key, asdict(task.job), task.p.model_dump(exclude={"seeds"}))
+        return fit(
+            self.generator.model,
+            self.loss,
+            self.training_indices,
+            self.validation_loss,
+            task.p.lstm,
+            task.job.seed,
+            "generator",
+            self.generator.slower_parts,
+            Checkpoint(key, (self.shuffle, self.generator.noise_generator)),
+        )
+
+    def loss(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """The loss of clips [n], a scalar."""
+        model = self.generator.model
+        net = self.task.p.lstm
+        sound, _ = self.data.sound(self.sound_of[clip_indices])
+        target = model.scale(sound.to(self.generator.device))  # [n, T, A]
+        if model.training and self.task.job.control == "time_shuffled":
+            order = torch.randperm(target.shape[1], generator=self.shuffle)
+            target = target[:, order]
+        predicted = self.generator(clip_indices)
+        return generation_loss(predicted, target, net.mse_weight, net.cosine_weight)
+
+    def validation_loss(self) -> float:
+        """The mean loss of the audible validation clips."""
+        self.generator.refresh()
+        return mean_loss(self.loss, self.validation_indices)
+
+    def write_features(self, clip_indices: torch.Tensor) -> RowFile:
+        """Write the features [T, A] generated for clips to the task's file."""
+        return RowFile(self.task.path, self.data.audio.shape).write(self._features(clip_indices))
+
+    def _features(self, clip_indices: torch.Tensor) -> Iterator[np.ndarray]:
+        """Generate the features [T, A] of one clip after the other."""
+        for part in clip_indices.split(CLIPS_PER_PART):
+            yield from self.generator.model.unscale(self.generator(part)).cpu().numpy()
+
+
+def attention_figures(generator: MappedGenerator, clip_indices: torch.Tensor) -> dict[str, float]:
+    """Measure what architecture 2 makes of labels and noise, over the given clips.
+
+    attention_entropy: of the weights over an anchor's labels (nats; 0 without labels).
+    temperature, injection: as learned.
+    spread_over_noise: how far two draws of noise move the features, in deviations of the targets.
+    """
+    model = generator.model
+    entropies = []
+    spreads = []
+    for part in clip_indices.split(CLIPS_PER_PART):
+        video = generator.video(part)
+        anchors = generator.anchors(part)
+        weights = model.attention.weights(anchors, model.scale_video(video))
+        weights = weights[anchors.valid.any(-1)]
         entropies.append(-(weights * weights.clamp(min=1e-9).log()).sum(-1))
-        shape = (video.shape[1], generator.noise)
-        noises = (
-            generator.data.noise(part, shape, generator.seed, draw).to(generator.device)
-            for draw in (0, 1)
-        )
-        draws = torch.stack([model(video, anchors, noise) for noise in noises])
-        moved.append(draws.std(0).flatten(1).mean(1))
+
+        draws = [model(video, anchors, generator.own_noise(part, draw)) for draw in (0, 1)]
+        spreads.append(torch.stack(draws).std(0).flatten(1).mean(1))
     return {
         "attention_entropy": torch.cat(entropies).mean().nan_to_num().item(),
         "temperature": model.attention.log_temperature.exp().item(),
         "injection": model.injection.item(),
-        "spread_over_noise": torch.cat(moved).mean().item(),
+        "spread_over_noise": torch.cat(spreads).mean().item(),
     }
 
 
-def mean_loss(loss, rows: torch.Tensor) -> float:
-    """The mean of `loss` over rows, in parts that bound memory."""
-    parts = rows.split(256)
-    return float(
-        np.average([loss(part).item() for part in parts], weights=[len(part) for part in parts])
-    )
+def mean_loss(loss: Callable[[torch.Tensor], torch.Tensor], clip_indices: torch.Tensor) -> float:
+    """The mean of `loss` over clips, in parts that bound memory."""
+    losses = []
+    sizes = []
+    for part in clip_indices.split(CLIPS_PER_PART):
+        losses.append(loss(part).item())
+        sizes.append(len(part))
+    return float(np.average(losses, weights=sizes))
 
 
-def audible(data: Features, rows: torch.Tensor) -> torch.Tensor:
-    """Those of `rows` that have real audio features."""
-    return rows[data.audio_row[rows] >= 0]
+def audible(data: Features, clip_indices: torch.Tensor) -> torch.Tensor:
+    """Those of the clips that have real audio features."""
+    return clip_indices[data.audio_row[clip_indices] >= 0]
 
 
-def training_rows(data: Features, fold: np.ndarray, left_out: int, pool: str) -> torch.Tensor:
-    """Audible training clips outside the fold `left_out`; with pool `all`, unlabelled ones, too."""
-    rows = audible(
-        data, data.rows("training", "unlabelled") if pool == "all" else data.rows("training")
-    )
-    return rows[torch.from_numpy(fold)[rows] != left_out]
+def training_clips(data: Features, fold: np.ndarray, left_out: int, pool: str) -> torch.Tensor:
+    """Indices of audible training clips outside the fold `left_out` (WHOLE: of all folds).
+
+    pool: `all` adds the audible unlabelled clips.
+    """
+    splits = ("training", "unlabelled") if pool == "all" else ("training",)
+    clip_indices = audible(data, data.clip_indices(*splits))
+    return clip_indices[torch.from_numpy(fold)[clip_indices] != left_out]
 
 
-def rows_of_fold(data: Features, fold: np.ndarray, number: int) -> torch.Tensor:
-    """Labelled training clips of a fold, audible or not."""
-    rows = data.rows("training")
-    return rows[torch.from_numpy(fold)[rows] == number]
+def clips_of_fold(data: Features, fold: np.ndarray, number: int) -> torch.Tensor:
+    """Indices of the labelled training clips of a fold, audible or not."""
+    clip_indices = data.clip_indices("training")
+    return clip_indices[torch.from_numpy(fold)[clip_indices] == number]
+
+
+def clips_to_generate(inputs: Inputs, job: Job) -> torch.Tensor:
+    """Indices of the clips that a job generates features for.
+
+    Those of the fold that it left out; of a training on all clips those of validation and test,
+    and last the training clips, for comparison.
+    """
+    data = inputs.data
+    if job.fold != WHOLE:
+        return clips_of_fold(data, inputs.fold, job.fold)
+    return torch.cat([data.clip_indices("validation", "test"), data.clip_indices("training")])

@@ -1,6 +1,7 @@
 """Fine-tuning of the text encoder in the generator: what learns, what follows it, and what stays."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ from safetensors.torch import load_file
 
 from audio_from_video.backbones import text as text_backbone
 from audio_from_video.clipset import folds
-from audio_from_video.generation.conditioning import Conditions, TextEncoder, TunedConditions
-from audio_from_video.generation.networks import MappedAudioGenerator
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.generation.conditioning import Conditioning, TextEncoder, TunedConditioning
+from audio_from_video.generation.generator import Inputs, MappedGenerator, make_generator
+from audio_from_video.generation.networks import MappedAudioGenerator, MappedGeneratorSizes
+from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.learning.features import Features
 from audio_from_video.learning.loop import fit
 from audio_from_video.runtime import params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
-from stages import generator
 from tests.support import synthetic
 from tests.support.synthetic import LABEL_NAMES, NETWORK, STEPS
 
@@ -46,18 +48,21 @@ def data(workspace, bert, in_process):
 @pytest.fixture
 def inputs(data):
     with scratch() as folder:
-        features = Features(folder, vocabulary.SPLITS, AUDIO)
+        features = Features(folder, vocabulary.SPLITS)
         fold = folds.of_clips(features.clips, 2)
-        yield generator.Inputs(features, fold, Conditions(folder, features, fold))
+        yield Inputs(features, fold, Conditioning(folder, features, fold))
 
 
-def tuned_conditions(
-    conditions: Conditions, trained: str = "embeddings", via: str = "labels", lowest: float = LOWEST
-) -> TunedConditions:
-    encoder = TextEncoder(
-        conditions.settings["model"], conditions.captions + conditions.labels, trained
-    )
-    return TunedConditions(conditions, encoder, via, 3, lowest)
+def tuned_conditioning(
+    conditioning: Conditioning,
+    trained: str = "embeddings",
+    via: str = "labels",
+    lowest: float = LOWEST,
+) -> TunedConditioning:
+    texts = conditioning.captions + conditioning.labels
+    encoder = TextEncoder(conditioning.settings["model"], texts, trained)
+    conditioning.settings |= {"via": via, "min_similarity": lowest}
+    return TunedConditioning(conditioning, encoder)
 
 
 def disturb(encoder: TextEncoder) -> None:
@@ -68,15 +73,15 @@ def disturb(encoder: TextEncoder) -> None:
 
 
 def trained(
-    inputs: generator.Inputs, batch: int, epochs: int, how: str = "embeddings"
-) -> tuple[generator.Generator, dict, dict]:
+    inputs: Inputs, batch: int, epochs: int, how: str = "embeddings"
+) -> tuple[MappedGenerator, dict, dict]:
     """A generator after some epochs, and its parameters before and after."""
-    p = params.load("generator", generator.GeneratorParams)
+    p = params.load("generator", GeneratorParams)
     torch.manual_seed(0)
     m = p.caption_mapping.model_copy(update={"finetune_text": how})
-    made = generator.Generator(inputs, 0, p.model_copy(update={"caption_mapping": m}))
+    made = make_generator(inputs, 0, p.model_copy(update={"caption_mapping": m}))
     before = {key: value.clone() for key, value in made.model.named_parameters()}
-    rows = inputs.data.rows("training")
+    rows = inputs.data.clip_indices("training")
     rows = rows[inputs.data.audio_row[rows] >= 0]
 
     def loss(part: torch.Tensor) -> torch.Tensor:
@@ -91,7 +96,7 @@ def trained(
     net = p.lstm.model_copy(
         update={"batch_size": batch, "epochs": epochs, "averaging": 0.0, "patience": 99}
     )
-    fit(made.model, loss, rows, validate, net, 0, "generator", made.groups)
+    fit(made.model, loss, rows, validate, net, 0, "generator", made.slower_parts)
     made.refresh()
     return made, before, dict(made.model.named_parameters())
 
@@ -117,23 +122,25 @@ def test_embeddings_are_those_of_the_mapping_until_something_is_learned(inputs, 
     assert abs(encoder.all().numpy() - text_backbone.embed(bert, list(LABEL_NAMES))).max() > 0.01
 
 
-def test_tuned_conditions_begin_as_the_conditions_of_the_mapping(inputs):
+def test_tuned_conditioning_begins_as_that_of_the_mapping(inputs):
     rows = torch.arange(len(inputs.data.clips))
-    tuned = tuned_conditions(inputs.conditions)
-    plain, found = inputs.conditions.numbers(rows), tuned.numbers(rows)
-    assert torch.equal(plain[0], found[0]) and torch.equal(plain[1], found[1])
+    tuned = tuned_conditioning(inputs.conditioning)
+    plain = inputs.conditioning.mapped_captions(rows)
+    mapped = tuned.mapped_captions(rows)
+    assert torch.equal(plain.captions, mapped.captions)
+    assert torch.equal(plain.labels, mapped.labels)
     tuned.encoder.eval()
     for name in ("present", "caption", "text", "audio", "valid"):
         assert torch.allclose(
             getattr(tuned.read(rows), name).float(),
-            getattr(inputs.conditions.read(rows), name).float(),
+            getattr(inputs.conditioning.read(rows), name).float(),
             atol=1e-5,
         ), name
 
 
 def test_what_is_read_in_training_carries_gradient_and_has_the_same_values(inputs):
     rows = torch.tensor([3, 0, 11, 17])
-    tuned = tuned_conditions(inputs.conditions)
+    tuned = tuned_conditioning(inputs.conditioning)
     tuned.encoder.eval()
     constant = tuned.read(rows)
     assert not constant.caption.requires_grad and not constant.text.requires_grad
@@ -159,18 +166,20 @@ def test_what_is_read_in_training_carries_gradient_and_has_the_same_values(input
 
 @pytest.mark.parametrize("lowest", [-1.0, 0.9])
 def test_refresh_maps_the_captions_anew(inputs, lowest):
-    tuned = tuned_conditions(inputs.conditions, lowest=lowest)
+    tuned = tuned_conditioning(inputs.conditioning, lowest=lowest)
     rows = torch.arange(len(inputs.data.clips))
-    before = tuned.numbers(rows)
+    before = tuned.mapped_captions(rows)
     disturb(tuned.encoder)
-    assert torch.equal(tuned.numbers(rows)[1], before[1])  # as long as nobody asks for it
+    assert torch.equal(tuned.mapped_captions(rows).labels, before.labels)  # not yet refreshed
     tuned.refresh()
-    caption, labels = tuned.numbers(rows)
-    assert torch.equal(caption, before[0]) and not torch.equal(labels, before[1])
+    mapped = tuned.mapped_captions(rows)
+    caption = mapped.captions
+    labels = mapped.labels
+    assert torch.equal(caption, before.captions) and not torch.equal(labels, before.labels)
     vectors = tuned.encoder.all().numpy().astype(float)
     texts, names = (
-        vectors[: len(inputs.conditions.captions)],
-        vectors[len(inputs.conditions.captions) :],
+        vectors[: len(inputs.conditioning.captions)],
+        vectors[len(inputs.conditioning.captions) :],
     )
     assert len(names) == len(LABEL_NAMES)
     for number, found in zip(
@@ -182,21 +191,21 @@ def test_refresh_maps_the_captions_anew(inputs, lowest):
             expected = [label if names[label] @ texts[number] >= lowest else -1 for label in best]
         assert found == expected
     anchors = tuned.read(rows)
-    audio = inputs.conditions.label_audio[torch.from_numpy(inputs.fold)]
+    audio = inputs.conditioning.label_audio[torch.from_numpy(inputs.fold)]
     for i, step, k in np.argwhere(anchors.valid.numpy())[::5]:
         assert torch.equal(anchors.audio[i, step, k], audio[i, labels[i, step, k]])
 
 
 def test_with_key_captions_the_labels_stay(inputs):
-    tuned = tuned_conditions(inputs.conditions, via="key_captions")
+    tuned = tuned_conditioning(inputs.conditioning, via="key_captions")
     rows = torch.arange(len(inputs.data.clips))
-    before, embedding = tuned.numbers(rows)[1], tuned.embedding
+    before = tuned.mapped_captions(rows).labels
+    caption_text = tuned.caption_text
     disturb(tuned.encoder)
     tuned.refresh()
-    assert torch.equal(tuned.numbers(rows)[1], before) and torch.equal(
-        before, inputs.conditions.numbers(rows)[1]
-    )
-    assert not torch.allclose(tuned.embedding, embedding, atol=1e-3)
+    assert torch.equal(tuned.mapped_captions(rows).labels, before)
+    assert torch.equal(before, inputs.conditioning.mapped_captions(rows).labels)
+    assert not torch.allclose(tuned.caption_text, caption_text, atol=1e-3)
 
 
 # What learns
@@ -213,24 +222,24 @@ def test_only_the_part_that_is_trained_changes(inputs, how):
     assert all(
         not torch.equal(before[key], after[key]) for key in before if key.startswith("attention.")
     )
-    assert made.groups == {"text.": RATE}
+    assert made.slower_parts == {"text.": RATE}
 
 
 def test_the_gradient_reaches_the_embeddings_by_way_of_the_attention(inputs):
-    p = params.load("generator", generator.GeneratorParams)
-    made = generator.Generator(inputs, 0, p)
+    p = params.load("generator", GeneratorParams)
+    made = make_generator(inputs, 0, p)
     made.model.train()
-    rows = inputs.data.rows("training")
+    rows = inputs.data.clip_indices("training")
     made(rows).square().mean().backward()
     for key, value in made.model.named_parameters():
         if key.startswith("text."):
             assert (value.grad is not None) == (".embeddings." in key), key
     gradient = made.model.text.model[0].model.embeddings.word_embeddings.weight.grad
-    caption, labels = inputs.conditions.numbers(rows)
+    mapped = inputs.conditioning.mapped_captions(rows)
     said = (
-        caption[(labels >= 0).sum(-1) > 1].unique().tolist()
+        mapped.captions[(mapped.labels >= 0).sum(-1) > 1].unique().tolist()
     )  # a single label weighs 1 whatever it means
-    words = {word for number in said for word in inputs.conditions.captions[number].split()}
+    words = {word for number in said for word in inputs.conditioning.captions[number].split()}
     numbers = made.model.text.model.tokenizer(sorted(words))["input_ids"]
     assert (
         gradient.isfinite().all()
@@ -250,11 +259,11 @@ def test_the_text_encoder_learns_at_a_rate_of_its_own(inputs):
     )
 
 
-def test_after_training_the_conditions_are_those_of_the_encoder_as_it_is(inputs):
+def test_after_training_the_texts_are_those_of_the_encoder_as_it_is(inputs):
     made, _, _ = trained(inputs, 8, 2)
-    tuned = made.read.__self__
-    assert torch.equal(torch.cat([tuned.embedding, tuned.label_text]), tuned.encoder.all())
-    assert not torch.allclose(tuned.embedding, inputs.conditions.embedding, atol=1e-3)
+    tuned = made.conditioning
+    assert torch.equal(torch.cat([tuned.caption_text, tuned.label_text]), tuned.encoder.all())
+    assert not torch.allclose(tuned.caption_text, inputs.conditioning.caption_text, atol=1e-3)
     assert made.model.text is tuned.encoder and not tuned.encoder.training
 
 
@@ -262,12 +271,14 @@ def test_after_training_the_conditions_are_those_of_the_encoder_as_it_is(inputs)
     "switch", [{"finetune_text": "off"}, {"finetune_text": "all", "condition": "none"}]
 )
 def test_a_frozen_encoder_is_no_part_of_the_model(data, inputs, switch):
-    p = params.load("generator", generator.GeneratorParams)
-    made = generator.Generator(
-        inputs, 0, p.model_copy(update={"mapping": p.caption_mapping.model_copy(update=switch)})
+    p = params.load("generator", GeneratorParams)
+    made = make_generator(
+        inputs,
+        0,
+        p.model_copy(update={"caption_mapping": p.caption_mapping.model_copy(update=switch)}),
     )
     assert not any("text" in key for key, _ in made.model.named_parameters())
-    assert made.read == inputs.conditions.read and made.groups == {}
+    assert made.conditioning is inputs.conditioning and made.slower_parts == {}
 
 
 # The stage
@@ -293,27 +304,14 @@ def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
     plain = TextEncoder(bert, ["rain"], how).state_dict()
     assert not torch.equal(state[name], plain[name.removeprefix("text.")])
     config = json.loads(Path("models/generator/caption_mapping/config.json").read_text())
-    sizes = (
-        "video_width",
-        "audio_width",
-        "text_width",
-        "hidden",
-        "projection",
-        "dropout",
-        "bidirectional",
-        "noise",
-        "propagation",
-        "anchors",
-        "visual",
-        "temperature",
-    )
-    model = MappedAudioGenerator(*(config[key] for key in sizes))
-    tuned = tuned_conditions(inputs.conditions, how)
+    sizes = {field.name: config[field.name] for field in fields(MappedGeneratorSizes)}
+    model = MappedAudioGenerator(MappedGeneratorSizes(**sizes))
+    tuned = tuned_conditioning(inputs.conditioning, how)
     model.text = tuned.encoder
     model.load_state_dict(state)
     model.eval()
     tuned.refresh()
-    rows = inputs.data.rows("test")
+    rows = inputs.data.clip_indices("test")
     noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
         made = model.unscale(

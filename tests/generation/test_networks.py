@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,21 @@ import torch
 from safetensors.torch import load_file
 
 from audio_from_video.clipset import folds
-from audio_from_video.generation.conditioning import Conditions
+from audio_from_video.generation.conditioning import Conditioning
+from audio_from_video.generation.generator import Inputs, make_generator
 from audio_from_video.generation.networks import (
     Anchors,
     LabelAttention,
     MappedAudioGenerator,
+    MappedGeneratorSizes,
     nearest_anchor,
     propagate,
 )
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.learning.features import Features
 from audio_from_video.runtime import params, vocabulary
 from audio_from_video.storage import shards
 from audio_from_video.storage.row_file import scratch
-from stages import generator
 from tests.support import synthetic
 from tests.support.synthetic import COMPONENTS, LABEL_NAMES, LABELS, NETWORK, STEPS, WIDTH
 
@@ -157,7 +159,7 @@ def test_without_labels_there_is_zero_and_no_nan_in_values_or_gradients(anchored
     for mask in (valid, torch.zeros_like(valid)):
         anchors = anchors_of(mask)
         model = network(anchored=anchored)
-        made = model.condition(torch.randn(B, T, V), anchors)
+        made = model.label_audio(torch.randn(B, T, V), anchors)
         assert (made[1:] == 0).all() and (made[0] != 0).any() == mask.any()
         model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).square().mean().backward()
         assert all(
@@ -194,9 +196,21 @@ def network(
     bidirectional: bool = True,
 ):
     torch.manual_seed(0)
-    return MappedAudioGenerator(
-        V, A, D, 8, 8, 0.0, bidirectional, noise, length, anchored, visual, 0.05
-    ).eval()
+    sizes = MappedGeneratorSizes(
+        video_width=V,
+        audio_width=A,
+        hidden=8,
+        projection=8,
+        dropout=0.0,
+        bidirectional=bidirectional,
+        text_width=D,
+        noise=noise,
+        propagation=length,
+        anchors=anchored,
+        visual=visual,
+        temperature=0.05,
+    )
+    return MappedAudioGenerator(sizes).eval()
 
 
 def silenced(model: MappedAudioGenerator) -> MappedAudioGenerator:
@@ -336,40 +350,43 @@ def inputs(data):
         yield read_inputs(folder)
 
 
-def read_inputs(folder: Path, mapped: bool = True) -> generator.Inputs:
-    features = Features(folder, vocabulary.SPLITS, AUDIO)
+def read_inputs(folder: Path, mapped: bool = True) -> Inputs:
+    features = Features(folder, vocabulary.SPLITS)
     fold = folds.of_clips(features.clips, 3)
-    return generator.Inputs(features, fold, Conditions(folder, features, fold, mapped))
+    return Inputs(features, fold, Conditioning(folder, features, fold, mapped))
 
 
-def network_params() -> generator.GeneratorParams:
-    return params.load("generator", generator.GeneratorParams)
+def network_params() -> GeneratorParams:
+    return params.load("generator", GeneratorParams)
 
 
-def test_conditions_line_up_with_the_features(data, tmp_path):
+def test_conditioning_lines_up_with_the_features(data, tmp_path):
     synthetic.write(
         [row for i, row in enumerate(data.rows) if i % 6]
     )  # the mapping knows clips whose video could not be read
     inputs = read_inputs(tmp_path)
-    clips, conditions = inputs.data.clips, inputs.conditions
+    clips = inputs.data.clips
+    conditioning = inputs.conditioning
     assert len(clips) < len(data.rows)
     drawn = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))
-    caption, labels = conditions.numbers(drawn)
-    anchors = conditions.read(drawn)
+    mapped = conditioning.mapped_captions(drawn)
+    caption = mapped.captions
+    labels = mapped.labels
+    anchors = conditioning.read(drawn)
     by_name = {row["clip_id"]: row for row in data.rows}
     stored = {
         row["clip_id"]: row["labels"] for row in shards.iter_rows(Path("data/mapping"), ["labels"])
     }
     assert (
-        conditions.labels == list(LABEL_NAMES)
-        and conditions.settings["top_k"] == labels.shape[-1] == 3
+        conditioning.labels == list(LABEL_NAMES)
+        and conditioning.settings["top_k"] == labels.shape[-1] == 3
     )
     learned = 0
     for i, row in enumerate(drawn.tolist()):
         clip, fold = clips.iloc[row], inputs.fold[row]
         said = by_name[clip.clip_id]["captions"]
         texts = [
-            conditions.captions[number] if number >= 0 else None for number in caption[i].tolist()
+            conditioning.captions[number] if number >= 0 else None for number in caption[i].tolist()
         ]
         assert texts == [said.get(t) for t in range(STEPS)]
         assert np.array_equal(labels[i].numpy(), stored[clip.clip_id])
@@ -378,22 +395,26 @@ def test_conditions_line_up_with_the_features(data, tmp_path):
         own = data.whole if clip.split in ("validation", "test") else data.by_fold[fold]
         for t in said:
             assert torch.equal(
-                anchors.caption[i, t], conditions.embedding[conditions.captions.index(said[t])]
+                anchors.caption[i, t],
+                conditioning.caption_text[conditioning.captions.index(said[t])],
             )
             for k, label in enumerate(labels[i, t].tolist()):
                 if label >= 0:
                     assert np.array_equal(anchors.audio[i, t, k].numpy(), own[label])
-                    assert torch.equal(anchors.text[i, t, k], conditions.label_text[label])
+                    assert torch.equal(anchors.text[i, t, k], conditioning.label_text[label])
                     learned += clip.split in ("training", "unlabelled")
     assert learned > 20 and (labels >= 0).any() and (labels[anchors.present] < 0).any()
 
 
 def test_not_mapped_there_is_no_label_but_the_anchors_remain(data, inputs, tmp_path):
-    bare = read_inputs(tmp_path, mapped=False).conditions
+    bare = read_inputs(tmp_path, mapped=False).conditioning
     rows = torch.arange(len(inputs.data.clips))
-    assert not bare.read(rows).valid.any() and (bare.numbers(rows)[1] == -1).all()
-    assert torch.equal(bare.read(rows).present, inputs.conditions.read(rows).present)
-    assert torch.equal(bare.numbers(rows)[0], inputs.conditions.numbers(rows)[0])
+    with_labels = inputs.conditioning
+    assert not bare.read(rows).valid.any()
+    assert (bare.mapped_captions(rows).labels == -1).all()
+    assert torch.equal(bare.read(rows).present, with_labels.read(rows).present)
+    captions = bare.mapped_captions(rows).captions
+    assert torch.equal(captions, with_labels.mapped_captions(rows).captions)
 
 
 # The noise
@@ -412,7 +433,7 @@ def test_noise_is_the_clips_and_the_seeds_own(data, inputs):
 
 
 def test_noise_is_drawn_anew_in_training_alone(data, inputs):
-    made = generator.Generator(inputs, 0, network_params())
+    made = make_generator(inputs, 0, network_params())
     rows = torch.arange(10)
     made.model.train()
     assert not torch.equal(made(rows), made(rows))
@@ -470,27 +491,14 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visua
     data.set(generator={"caption_mapping": {"visual": visual}})
     synthetic.generate(architecture="caption_mapping")
     config = json.loads(Path("models/generator/caption_mapping/config.json").read_text())
-    sizes = (
-        "video_width",
-        "audio_width",
-        "text_width",
-        "hidden",
-        "projection",
-        "dropout",
-        "bidirectional",
-        "noise",
-        "propagation",
-        "anchors",
-        "visual",
-        "temperature",
-    )
-    model = MappedAudioGenerator(*(config[key] for key in sizes)).eval()
+    sizes = {field.name: config[field.name] for field in fields(MappedGeneratorSizes)}
+    model = MappedAudioGenerator(MappedGeneratorSizes(**sizes)).eval()
     model.load_state_dict(load_file("models/generator/caption_mapping/seed-0.safetensors"))
-    rows = inputs.data.rows("test")
+    rows = inputs.data.clip_indices("test")
     noise = inputs.data.noise(rows, (STEPS, 8), 0, 0)
     with torch.inference_mode():
         made = model.unscale(
-            model(inputs.data.video.read(rows.tolist()), inputs.conditions.read(rows), noise)
+            model(inputs.data.video.read(rows.tolist()), inputs.conditioning.read(rows), noise)
         ).numpy()
     found = shards.read_columns(Path("data/generated/caption_mapping"), ["features"], ["test"])
     assert found["clip_id"] == inputs.data.clips.clip_id[rows.numpy()].tolist()
@@ -506,7 +514,7 @@ def test_a_training_clips_own_sound_reaches_its_features_by_no_model(data):
     synthetic.generate(architecture="caption_mapping")
     after = synthetic.generated("caption_mapping")
     with scratch() as folder:
-        features = Features(folder, vocabulary.SPLITS, AUDIO)
+        features = Features(folder, vocabulary.SPLITS)
         fold = dict(zip(features.clips.clip_id, folds.of_clips(features.clips, 3), strict=True))
     same = {
         r["clip_id"]
@@ -520,13 +528,13 @@ def test_a_training_clips_own_sound_reaches_its_features_by_no_model(data):
 
 def test_label_audio_of_a_fold_answers_its_own_clips(data, inputs):
     """An untrained generator answers by what it is conditioned on alone."""
-    made = generator.Generator(inputs, 0, network_params())
-    rows = inputs.data.rows("training", "validation")
+    made = make_generator(inputs, 0, network_params())
+    rows = inputs.data.clip_indices("training", "validation")
     made.model.eval()
     before = made(rows)
-    inputs.conditions.label_audio[1] += 1  # fold 1's
+    inputs.conditioning.label_audio[1] += 1  # fold 1's
     changed = (made(rows) != before).any(-1).any(-1)
-    known = inputs.conditions.read(rows).valid.any(-1).any(-1)
+    known = inputs.conditioning.read(rows).valid.any(-1).any(-1)
     assert torch.equal(changed, known & torch.from_numpy(inputs.fold[rows] == 1)) and changed.any()
 
 
