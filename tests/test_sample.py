@@ -1,4 +1,4 @@
-"""The rendered data set: files hold what truth says, in time, and the same seed gives the same bytes."""
+"""The rendered data set: files hold what truth says; the same seed gives the same bytes."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from audio_from_video.runtime.params import Section
 from audio_from_video.world.actions import ACTIONS, MOSTLY_SILENT
 from audio_from_video.world.sounds import RATE_HZ
 from stages import sample
-from stages.sample import ClipPlan, SampleParams, draw_sound, plan, render_clip, stage_scene
+from stages.sample import ClipPlan, SampleParams, draw_scene, draw_sound, plan_clips, render_clip
 
 OWN_ONLY = {
     "own": 1.0,
@@ -79,7 +79,7 @@ def calm(monkeypatch):
 
 
 def test_plan_has_the_wanted_clips_and_sources_that_never_cross():
-    clips = list(plan(parameters()))
+    clips = list(plan_clips(parameters()))
     assert Counter(c.split for c in clips) == {
         "training": 600,
         "validation": 480,
@@ -95,10 +95,10 @@ def test_plan_has_the_wanted_clips_and_sources_that_never_cross():
 
 def test_shares_of_sound_kinds_and_what_they_say():
     p = parameters(size_px=32)
-    clips = [c for c in plan(p) if c.split == "training" and c.action not in MOSTLY_SILENT]
+    clips = [c for c in plan_clips(p) if c.split == "training" and c.action not in MOSTLY_SILENT]
     kinds = Counter()
     for clip in clips:
-        sound = stage_scene(clip, p)[2]
+        sound = draw_scene(clip, p).sound
         kinds[sound.kind] += 1
         silent = sound.kind in ("silent", "no_track")
         assert silent == (not sound.labels)
@@ -113,8 +113,8 @@ def test_shares_of_sound_kinds_and_what_they_say():
 def test_mostly_silent_actions_are_mostly_silent():
     p = parameters()
     kinds = [
-        stage_scene(c, p)[2].kind
-        for c in plan(p)
+        draw_scene(c, p).sound.kind
+        for c in plan_clips(p)
         if c.split == "training" and c.action in MOSTLY_SILENT
     ]
     assert np.mean([kind in ("silent", "no_track") for kind in kinds]) > 0.35
@@ -122,8 +122,8 @@ def test_mostly_silent_actions_are_mostly_silent():
 
 def test_shifted_sound_is_half_a_second_late_and_clean_sound_is_in_time():
     p = parameters(audio_mix={**OWN_ONLY, "own": 0.0, "shifted": 1.0})
-    look, take, _, _ = stage_scene(ClipPlan("training", "drumming", "yt-test", 1), p)
-    sound = draw_sound(np.random.default_rng(0), p, look, take)
+    scene = draw_scene(ClipPlan("training", "drumming", "yt-test", 1), p)
+    sound = draw_sound(np.random.default_rng(0), p, scene.look, scene.take)
     late = int(0.5 * RATE_HZ)
     assert np.corrcoef(sound.samples[late:], sound.clean[:-late])[0, 1] > 0.99
     assert abs(np.corrcoef(sound.samples, sound.clean)[0, 1]) < 0.9
@@ -166,7 +166,7 @@ def test_stream_is_seen_from_its_event_on(tmp_path, calm):
 
 
 def test_same_bytes_for_any_number_of_workers_and_other_bytes_for_another_seed(tmp_path):
-    clips = [c for c in plan(parameters()) if c.split == "training"][::75]
+    clips = [c for c in plan_clips(parameters()) if c.split == "training"][::75]
 
     def digests(root: Path, workers: int, seed: int) -> list[str]:
         rows = list(
@@ -182,7 +182,7 @@ def test_same_bytes_for_any_number_of_workers_and_other_bytes_for_another_seed(t
 
 def test_files_are_three_seconds_at_mixed_rates(tmp_path):
     rates = set()
-    for clip in [c for c in plan(parameters()) if c.split == "unlabelled"][::100]:
+    for clip in [c for c in plan_clips(parameters()) if c.split == "unlabelled"][::100]:
         row = render_clip((clip, parameters(), tmp_path))
         assert row["clip_id"].startswith("unlabelled/") and row["clean_sound"] is None
         frames, times_s, samples = decoded(tmp_path / clip.path)
@@ -208,9 +208,9 @@ def test_params_refuse_a_mix_that_does_not_add_up():
 
 def test_hidden_share_puts_something_large_before_that_share_of_sources():
     p = parameters(hidden_share=0.2)
-    first = {c.source: c for c in plan(p)}.values()
+    first = {c.source: c for c in plan_clips(p)}.values()
     wide = [
         look.occluder is not None and look.occluder[1] >= 70
-        for look in (stage_scene(c, p)[0] for c in list(first)[::4])
+        for look in (draw_scene(c, p).look for c in list(first)[::4])
     ]
     assert abs(np.mean(wide) - 0.2) < 4 * np.sqrt(0.16 / len(wide))
