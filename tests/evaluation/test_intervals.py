@@ -27,6 +27,8 @@ from benchmarks.interval_coverage import (
     smallest_detectable,
 )
 
+FEWEST = 2  # resamples, for what depends on p-values alone: they need none
+
 
 def hits(seed: int, n: int, share: float = 0.6) -> np.ndarray:
     return (np.random.default_rng(seed).random(n) < share).astype(float)
@@ -172,6 +174,7 @@ def test_simulated_test_sets_are_right_as_often_as_they_say():
     )  # 0.886: three draws' mean deviation
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_accuracy_in_95_of_100_test_sets():
     assert 0.93 <= coverage(World(), 2000, 400)[:, 0].mean() <= 0.97
     assert (
@@ -179,24 +182,24 @@ def test_intervals_hold_the_true_accuracy_in_95_of_100_test_sets():
     )  # clips of a source are alike: why sources are resampled
 
 
+@pytest.mark.slow
 def test_paired_test_finds_nothing_where_nothing_is():
-    assert (
-        0.04 <= detections(World(), 8000, 400)[:, 0].mean() <= 0.06
-    )  # 8,000: a Monte Carlo error of 0.25 points
+    by_p = detections(World(), 8000, resamples=FEWEST)[:, 0]
+    assert 0.04 <= by_p.mean() <= 0.06  # 8,000: a Monte Carlo error of 0.25 points
 
 
 def test_smallest_detectable_difference_of_such_test_sets():
-    least = smallest_detectable(World(), 200)
-    assert detections(World(difference=least), 600, 400)[:, 0].mean() == pytest.approx(
-        0.8, abs=0.05
-    )
+    world = World(difference=smallest_detectable(World(), 200))
+    by_p = detections(world, 600, resamples=FEWEST)[:, 0]
+    assert by_p.mean() == pytest.approx(0.8, abs=0.05)
 
 
 def test_holm_guards_a_whole_table():
-    alone, adjusted = detections_in_family(World(conditions=7), 200, 1000).mean(0)
+    alone, adjusted = detections_in_family(World(conditions=7), 200).mean(0)
     assert alone > 0.15 and adjusted < 0.08
 
 
+@pytest.mark.slow
 def test_only_over_trainings_do_intervals_hold_for_other_seeds():
     """The luck of a training moves all clips alike: resampling sources cannot see it."""
     sources_alone, both = coverage(World(seed_sd=0.03), 800, 400).mean(0)
