@@ -2,40 +2,49 @@
 
 Reads    data/audio
 Writes   data/audio_features, a row per audible clip:
-             features      tensor float16 [count, components]   PCA projection of `patches`: what generators predict
-             patches       tensor float16 [count, D]      mean patch outputs of AST per time step; D = 768 for AST-base
-             pooled        tensor float16 [D]             what AST's classification head reads, whole clip
-             label_scores  tensor float16 [527]           AST's sigmoid scores of the AudioSet labels, whole clip
-         models/audio_projection.safetensors: mean [D], components [components, D] of the PCA, fitted on training clips
+             features      tensor float16 [count, components]   PCA projection of `patches`: what
+                                                                generators predict
+             patches       tensor float16 [count, D]   mean patch outputs of AST per time step;
+                                                       D = 768 for AST-base
+             pooled        tensor float16 [D]          what AST's classification head reads, whole
+                                                       clip
+             label_scores  tensor float16 [527]        AST's sigmoid scores of the AudioSet labels,
+                                                       whole clip
+         models/audio_projection.safetensors: mean [D], components [components, D] of the PCA,
+         fitted on training clips
 AST: Gong et al. 2021.  `segments` decides what a time step is:
-    pooled      one pass over the clip; patches are averaged into the steps by how long they overlap with them
+    pooled      one pass over the clip; patches are averaged into the steps by how long they overlap
+                with them
     windows     one pass per step over `window_s` around it
-    eighteenth  one pass per step over just its 1/count of the clip (2,666 samples: 15 spectrogram frames, less than the
-                16 of one patch, so that its single patch sees one frame of padding)
-Only time patches that see real sound count: padding to AST's 1,024 frames would fill 72 of 101 patches of a 3 s clip.
+    eighteenth  one pass per step over just its 1/count of the clip (2,666 samples: 15 spectrogram
+                frames, less than the 16 of one patch, so that its single patch sees one frame of
+                padding)
+Only time patches that see real sound count: padding to AST's 1,024 frames would fill 72 of 101
+patches of a 3 s clip.
 """
 
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio import AudioBackbone
-from audio_from_video.backbones.hub import label_count_of, revision, width_of
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
+from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = (
-    1  # of `encode_clip` and AudioBackbone; raise it when the output for the same input changes
-)
+# Of `encode_clip` and AudioBackbone; raise it when the output for the same input changes.
+CODE_VERSION = 1
 LIBRARIES = ("numpy", "soundfile", "torch", "transformers")
 SOURCE = layout.AUDIO
+EXPLAINED_BY = (8, 32, 64)  # numbers of components whose explained variance the metrics name
 
 
 class AudioFeaturesParams(params.Section):
@@ -45,26 +54,43 @@ class AudioFeaturesParams(params.Section):
     components: int = Field(ge=1, le=1024)
 
 
-_backbone: AudioBackbone  # one per worker process
+class Projection(NamedTuple):
+    """A PCA from D dimensions to k."""
+
+    mean: np.ndarray  # [D]
+    components: np.ndarray  # [k, D]
+    explained: np.ndarray  # [k] share of the variance that each component explains
+
+    def project(self, patches: np.ndarray) -> np.ndarray:
+        """Return the projection [T, k] float64 of patches [T, D]."""
+        return (patches.astype(np.float64) - self.mean) @ self.components.T
+
+
+_backbone: AudioBackbone  # of this process; `load_backbone` sets it, as a worker's initializer
 
 
 def load_backbone(model: str) -> None:
+    """Load the model of this process."""
     global _backbone
     one_thread()
     _backbone = AudioBackbone(model)
 
 
 def encode_clip(task: tuple[bytes, int, AudioFeaturesParams]) -> dict:
-    """patches, pooled and label_scores of one clip (runs in a worker)."""
+    """Return patches [count, D], pooled [D] and label_scores [L] of a clip (runs in a worker).
+
+    task: the clip's FLAC, the number of time steps and the parameters.  A clip longer than what
+    AST hears in one pass is cut into equal pieces, whose pooled outputs and scores are averaged.
+    """
     flac, count, p = task
     wave = codecs.decode_flac(flac)
-    pieces = np.array_split(wave, int(np.ceil(len(wave) / (_backbone.max_s * _backbone.rate_hz))))
+    passes = int(np.ceil(len(wave) / (_backbone.max_s * _backbone.rate_hz)))
+    pieces = np.array_split(wave, passes)
     log_mel, frames = _backbone.log_mel(pieces)
     outputs, pooled, scores = _backbone.encode(log_mel)
     if p.segments == "pooled":
-        patches = pool_over_time(
-            outputs, frames, [len(piece) / _backbone.rate_hz for piece in pieces], count
-        )
+        lengths_s = [len(piece) / _backbone.rate_hz for piece in pieces]
+        patches = pool_over_time(outputs, frames, lengths_s, count)
     else:
         patches = encode_segments(wave, count, p)
     return {
@@ -79,20 +105,27 @@ def encode_clip(task: tuple[bytes, int, AudioFeaturesParams]) -> dict:
 def pool_over_time(
     outputs: np.ndarray, frames: list[int], lengths_s: list[float], count: int
 ) -> np.ndarray:
-    """Patch outputs [N pieces, time, D] of a clip's consecutive pieces -> [count, D]."""
+    """Return the means [count, D] over equal time steps of patch outputs [pieces, time, D].
+
+    The pieces are consecutive; frames: how many spectrogram frames of each are sound; lengths_s:
+    their lengths.
+    """
     starts_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
-    times, values = [], []
+    times_s = []
+    values = []
     for piece, (output, n) in enumerate(zip(outputs, frames, strict=True)):
         valid = _backbone.valid_patches(n)
-        times.append(_backbone.patch_times_s(valid) + starts_s[piece])
+        times_s.append(_backbone.patch_times_s(valid) + starts_s[piece])
         values.append(output[:valid])
-    return step_weights(np.concatenate(times), starts_s[-1], count) @ np.concatenate(values)
+    weights = step_weights(np.concatenate(times_s), starts_s[-1], count)
+    return weights @ np.concatenate(values)
 
 
 def step_weights(patch_times_s: np.ndarray, duration_s: float, count: int) -> np.ndarray:
-    """Weights [count, P], rows summing to 1: how long each patch overlaps with each of `count` equal time steps.
+    """Return how long each of P patches overlaps with each of `count` equal time steps.
 
-    A step that no patch touches takes the nearest one.
+    patch_times_s [P, 2]: start and end.  The weights [count, P] of a step sum to 1; a step that no
+    patch touches takes the nearest one.
     """
     edges = np.linspace(0, duration_s, count + 1)
     start = np.maximum(edges[:-1, None], patch_times_s[None, :, 0])
@@ -106,64 +139,68 @@ def step_weights(patch_times_s: np.ndarray, duration_s: float, count: int) -> np
 
 
 def encode_segments(wave: np.ndarray, count: int, p: AudioFeaturesParams) -> np.ndarray:
-    """One AST pass per time step, averaged over its valid patches: [count, D]."""
-    length = len(wave) / count
+    """Return patch means [count, D] of one AST pass per time step, over its valid patches."""
+    length = len(wave) / count  # samples
     if p.segments == "windows":
-        length = min(
-            max(length, p.window_s * _backbone.rate_hz), _backbone.max_s * _backbone.rate_hz
-        )
+        longest = _backbone.max_s * _backbone.rate_hz
+        length = min(max(length, p.window_s * _backbone.rate_hz), longest)
     centres = (np.arange(count) + 0.5) * len(wave) / count
-    starts = np.clip(np.floor(centres - length / 2), 0, max(0, len(wave) - int(length))).astype(int)
+    latest = max(0, len(wave) - int(length))
+    starts = np.clip(np.floor(centres - length / 2), 0, latest).astype(int)
     log_mel, frames = _backbone.log_mel([wave[start : start + int(length)] for start in starts])
     outputs, _, _ = _backbone.encode(log_mel)
-    return np.stack(
-        [
-            output[: _backbone.valid_patches(n)].mean(0)
-            for output, n in zip(outputs, frames, strict=True)
-        ]
-    )
+    means = [
+        output[: _backbone.valid_patches(n)].mean(0)
+        for output, n in zip(outputs, frames, strict=True)
+    ]
+    return np.stack(means)
 
 
-def fit_projection(patches, width: int, components: int) -> dict[str, np.ndarray]:
-    """PCA of an iterable of [count, D] arrays from their summed moments: mean [D], components [k, D], explained [k].
+def fit_projection(patches: Iterable[np.ndarray], width: int, components: int) -> Projection:
+    """Return the PCA of clips [count, D] to this number of components, from summed moments.
 
-    Signs are fixed (largest loading positive), so the same clips give the same projection.
+    width: D.  Signs are fixed (largest loading positive), so that the same clips give the same
+    projection.  Raises UserError when there are too few time steps.
     """
-    n, total, products = 0, np.zeros(width), np.zeros((width, width))
+    n = 0
+    total = np.zeros(width)
+    products = np.zeros((width, width))
     for clip in patches:
-        clip = clip.astype(np.float64)
-        n, total, products = n + len(clip), total + clip.sum(0), products + clip.T @ clip
+        values = clip.astype(np.float64)
+        n += len(values)
+        total = total + values.sum(0)
+        products = products + values.T @ values
     if n <= components:
         raise UserError(
-            f"audio_features.components = {components} needs more than {components} time steps of audible training clips; "
-            f"there are {n}: lower it or add clips"
+            f"audio_features.components = {components} needs more than {components} time steps "
+            f"of audible training clips; there are {n}: lower it or add clips"
         )
     mean = total / n
-    values, vectors = np.linalg.eigh((products - n * np.outer(mean, mean)) / (n - 1))
-    order = np.argsort(values)[::-1][:components]
+    covariance = (products - n * np.outer(mean, mean)) / (n - 1)
+    variances, vectors = np.linalg.eigh(covariance)
+    order = np.argsort(variances)[::-1][:components]
     axes = vectors[:, order].T
-    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    return {
-        "mean": mean,
-        "components": axes,
-        "explained": np.maximum(values[order], 0) / np.maximum(values, 0).sum(),
-    }
+    largest = axes[np.arange(len(axes)), np.abs(axes).argmax(1)]
+    axes *= np.sign(largest)[:, None]
+    explained = np.maximum(variances[order], 0) / np.maximum(variances, 0).sum()
+    return Projection(mean, axes, explained)
 
 
 def main(stage: stage_run.StageRun) -> None:
-    from safetensors.numpy import save_file
-
     p = params.load("audio_features", AudioFeaturesParams)
-    count, width = params.read("frames", "count", int), width_of(p.model)
+    count = params.read("frames", "count", int)
+    width = hub.width_of(p.model)
     if p.components > width:
         raise UserError(
-            f"params.yaml: audio_features.components = {p.components}, but '{p.model}' gives only {width} dimensions"
+            f"params.yaml: audio_features.components = {p.components}, "
+            f"but '{p.model}' gives only {width} dimensions"
         )
     clips = shards.inputs(SOURCE)
+    # Of items, which the projection is no part of: it is computed anew from them.
     version = item_store.version(
         "audio_features",
         CODE_VERSION,
-        revision(p.model),
+        hub.revision(p.model),
         count,
         p.model_dump(exclude={"model", "components"}),
         libraries=LIBRARIES,
@@ -172,56 +209,62 @@ def main(stage: stage_run.StageRun) -> None:
         [
             ("patches", shards.tensor(pa.float16(), count, width)),
             ("pooled", shards.tensor(pa.float16(), width)),
-            ("label_scores", shards.tensor(pa.float16(), label_count_of(p.model))),
+            ("label_scores", shards.tensor(pa.float16(), hub.label_count_of(p.model))),
         ]
     )
     columns = pa.schema([("features", shards.tensor(pa.float16(), count, p.components)), *stored])
+
+    def compute(missing: Iterator[tuple]) -> Iterator[dict | Failure]:
+        return parallel.map_items(
+            encode_clip, missing, stage.workers, initializer=load_backbone, initargs=(p.model,)
+        )
+
     with ClipItems("audio_features", version, stored) as items:
         rows = shards.iter_rows(SOURCE, ["flac"])
         sounds = ((row["clip_id"], (row["flac"], count, p)) for row in rows)
-        items.fill(
-            stage,
-            clips,
-            sounds,
-            lambda todo: parallel.map_items(
-                encode_clip, todo, stage.workers, initializer=load_backbone, initargs=(p.model,)
-            ),
-        )
-        training = (
-            row
-            for row in map(items.row, (c for c in clips if c["split"] == "training"))
-            if row["status"] == "ok"
-        )
-        pca = fit_projection((row["patches"] for row in training), width, p.components)
-        index = items.pack(
-            layout.AUDIO_FEATURES,
-            clips,
-            columns,
-            finish=lambda row: (
-                row
-                | {
-                    "features": (row["patches"].astype(np.float64) - pca["mean"])
-                    @ pca["components"].T
-                }
-            ),
-        )
-    Path("models").mkdir(exist_ok=True)
-    save_file(
-        {name: pca[name].astype(np.float32) for name in ("mean", "components")},
-        layout.AUDIO_PROJECTION,
-    )
-    explained = pca["explained"].cumsum()
+        items.fill(stage, clips, sounds, compute)
+        pca = fit_projection(training_patches(items, clips), width, p.components)
+
+        def with_features(row: dict) -> dict:
+            if row["status"] != "ok":
+                return row
+            return row | {"features": pca.project(row["patches"])}
+
+        index = items.pack(layout.AUDIO_FEATURES, clips, columns, finish=with_features)
+    save_projection(pca)
+    explained = pca.explained.cumsum()
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),
             "shape": {"steps": count, "width": width, "components": p.components},
             "explained_variance": {
                 str(k): float(explained[k - 1])
-                for k in (8, 32, 64, p.components)
+                for k in (*EXPLAINED_BY, p.components)
                 if k <= p.components
             },
         }
     )
+
+
+def training_patches(items: ClipItems, clips: list[dict]) -> Iterator[np.ndarray]:
+    """Yield the patches [count, D] of training clips, one clip after the other."""
+    for clip in clips:
+        if clip["split"] == "training":
+            row = items.row(clip)
+            if row["status"] == "ok":
+                yield row["patches"]
+
+
+def save_projection(pca: Projection) -> None:
+    """Write models/audio_projection.safetensors."""
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "mean": pca.mean.astype(np.float32),
+        "components": pca.components.astype(np.float32),
+    }
+    layout.AUDIO_PROJECTION.parent.mkdir(exist_ok=True)
+    save_file(tensors, layout.AUDIO_PROJECTION)
 
 
 if __name__ == "__main__":

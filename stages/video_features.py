@@ -2,8 +2,10 @@
 
 Reads    data/frames (item rgb) or data/optical_flow (item flow)
 Writes   data/video_features/<item>, a row per clip:
-             features   tensor float16 [count, D]   mean of the patch outputs of each frame; D = 768 for ViT-base
-ViT: Dosovitskiy et al. 2021.  Tokens -> encoder -> patch outputs: see common/backbones.py.
+             features   tensor float16 [count, D]   mean of the patch outputs of each frame;
+                                                    D = 768 for ViT-base
+ViT: Dosovitskiy et al. 2021.  Tokens -> encoder -> patch outputs: see
+audio_from_video/backbones/vision.py.
 """
 
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_from_video.backbones.hub import device, revision, width_of
+from audio_from_video.backbones import hub
+from audio_from_video.backbones.batches import results_in_batches
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
@@ -23,9 +26,12 @@ from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = 1  # of `decode` and VisionBackbone; raise it when the output for the same input and parameters changes
+# Of `decode` and VisionBackbone; raise it when the output for the same input and parameters
+# changes.
+CODE_VERSION = 1
 LIBRARIES = ("numpy", "opencv-contrib-python-headless", "torch", "transformers")
 INPUTS = {"rgb": layout.FRAMES, "flow": layout.OPTICAL_FLOW}
+OUTPUTS = {"rgb": layout.RGB_FEATURES, "flow": layout.FLOW_FEATURES}
 
 
 class VideoFeaturesParams(params.Section):
@@ -35,23 +41,30 @@ class VideoFeaturesParams(params.Section):
     clips_per_batch: int = Field(ge=1, le=1024)
 
 
-_backbone: VisionBackbone  # one per worker process
+_backbone: VisionBackbone  # of this process; `load_backbone` sets it, as a worker's initializer
 
 
-def load_backbone(p: VideoFeaturesParams) -> None:
+def load_backbone(p: VideoFeaturesParams, device: str | None = None) -> None:
+    """Load the model of this process onto a device (default: `hub.device()`)."""
     global _backbone
     one_thread()
-    _backbone = VisionBackbone(p.model, p.attention, p.temporal_scale)
+    _backbone = VisionBackbone(p.model, p.attention, p.temporal_scale, device)
 
 
 def decode(jpegs: list[bytes]) -> np.ndarray:
-    """One clip's JPEGs as the model's input [T, 3, h, w] uint8."""
+    """Return one clip's JPEGs as the model's input [T, 3, h, w] uint8 (runs in a worker)."""
     return _backbone.resize([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
 
 
 def encode_clip(jpegs: list[bytes]) -> dict:
-    """One clip's features (runs in a worker)."""
+    """Return one clip's row, with features [T, D] (runs in a worker)."""
+    # Not stacked as a batch is: another memory layout could change the last bits.
     return _row(_backbone.encode(decode(jpegs)[None])[0])
+
+
+def encode_batch(clips: list[np.ndarray]) -> list[dict]:
+    """Return the rows of clips [T, 3, h, w] that the model takes together."""
+    return [_row(features) for features in _backbone.encode(np.stack(clips))]
 
 
 def _row(features: np.ndarray) -> dict:
@@ -61,40 +74,26 @@ def _row(features: np.ndarray) -> dict:
 def encode_on_cpu(
     clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
 ) -> Iterator[dict | Failure]:
-    """A clip at a time in each worker: the composition of a batch, and so every bit, does not depend on the others."""
+    """Yield the rows of clips, of which each worker takes one at a time.
+
+    A batch would be composed of other clips, and every bit would depend on them.
+    """
     return parallel.map_items(encode_clip, clips, workers, initializer=load_backbone, initargs=(p,))
 
 
 def encode_on_gpu(
     clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
 ) -> Iterator[dict | Failure]:
-    """Workers decode and resize while the device computes batches of `video_features.clips_per_batch` clips."""
-    if (first := next(clips, None)) is None:  # all clips are stored: nothing to load a model for
+    """Yield the rows of clips: workers decode while the device computes batches of clips."""
+    first = next(clips, None)
+    if first is None:  # all clips are stored: nothing to load a model for
         return
     load_backbone(p)
-    batch: list[np.ndarray | Failure] = []
-
-    def flush() -> Iterator[dict | Failure]:
-        good = [clip for clip in batch if not isinstance(clip, Failure)]
-        encoded = iter(_backbone.encode(np.stack(good)) if good else [])
-        yield from (clip if isinstance(clip, Failure) else _row(next(encoded)) for clip in batch)
-        batch.clear()
-
-    for clip in parallel.map_items(
-        decode, chain([first], clips), workers, initializer=load_on_cpu, initargs=(p,)
-    ):
-        batch.append(clip)
-        if len(batch) == p.clips_per_batch:
-            yield from flush()
-    yield from flush()
-
-
-def load_on_cpu(p: VideoFeaturesParams) -> None:
-    """For workers that only decode and resize: they must not take the device's memory."""
-    import os
-
-    os.environ["DEVICE"] = "cpu"
-    load_backbone(p)
+    # Workers only decode and resize: on CPU they do not take the device's memory.
+    decoded = parallel.map_items(
+        decode, chain([first], clips), workers, initializer=load_backbone, initargs=(p, "cpu")
+    )
+    yield from results_in_batches(decoded, encode_batch, lambda clip: 1, p.clips_per_batch)
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -103,16 +102,17 @@ def main(stage: stage_run.StageRun) -> None:
     clips = shards.inputs(source)
     knobs = p.model_dump(exclude={"model", "clips_per_batch"})
     version = item_store.version(
-        "video_features", CODE_VERSION, revision(p.model), knobs, libraries=LIBRARIES
+        "video_features", CODE_VERSION, hub.revision(p.model), knobs, libraries=LIBRARIES
     )
-    encode = encode_on_cpu if device() == "cpu" else encode_on_gpu
-    steps, width = params.read("frames", "count", int), width_of(p.model)
+    steps = params.read("frames", "count", int)
+    width = hub.width_of(p.model)
     columns = pa.schema([("features", shards.tensor(pa.float16(), steps, width))])
+    encode_all = encode_on_cpu if hub.device() == "cpu" else encode_on_gpu
     with ClipItems(f"video_features_{stage.item}", version, columns) as items:
         rows = shards.iter_rows(source, ["jpegs"])
         images = ((row["clip_id"], row["jpegs"]) for row in rows)
-        items.fill(stage, clips, images, lambda todo: encode(todo, p, stage.workers))
-        index = items.pack(layout.DATA / "video_features" / stage.item, clips)
+        items.fill(stage, clips, images, lambda todo: encode_all(todo, p, stage.workers))
+        index = items.pack(OUTPUTS[stage.item], clips)
     stage.write_metrics(
         {"clips": accounting.status_counts(index), "shape": {"steps": steps, "width": width}}
     )

@@ -287,13 +287,13 @@ def test_projection_is_scikit_learns_pca():
     ]
     stacked = np.concatenate(clips).astype(np.float64)
     ours, theirs = fit_projection(iter(clips), 24, 10), PCA(10, svd_solver="full").fit(stacked)
-    assert np.allclose(ours["mean"], theirs.mean_) and np.allclose(
-        ours["explained"], theirs.explained_variance_ratio_, atol=1e-9
+    assert np.allclose(ours.mean, theirs.mean_) and np.allclose(
+        ours.explained, theirs.explained_variance_ratio_, atol=1e-9
     )
-    signs = np.sign((ours["components"] * theirs.components_).sum(1))
-    assert np.allclose(ours["components"], signs[:, None] * theirs.components_, atol=1e-5)
-    largest = np.abs(ours["components"]).argmax(1)
-    assert (ours["components"][np.arange(10), largest] > 0).all()
+    signs = np.sign((ours.components * theirs.components_).sum(1))
+    assert np.allclose(ours.components, signs[:, None] * theirs.components_, atol=1e-5)
+    largest = np.abs(ours.components).argmax(1)
+    assert (ours.components[np.arange(10), largest] > 0).all()
 
 
 def test_too_few_clips_are_a_sentence():
