@@ -1,22 +1,30 @@
 """Keep or reject generated audio features by whether what they sound like fits the action.
 
-Reads    data/predicted_labels/<architecture>, data/dictionary.parquet and its embeddings, data/audio_features, data/frames,
-         data/predictions/{video_only,generated,mapped}.parquet; for metrics alone data/truth.parquet, data/generated
-Writes   data/filter/semantic_validation.parquet (what `semantic_validation` generated) and data/filter/caption_mapping.parquet (`caption_mapping`), a row per labelled clip:
+Reads    data/predicted_labels/<architecture>, data/dictionary.parquet and its embeddings,
+         data/audio_features, data/frames, data/predictions/{video_only,generated,mapped}.parquet;
+         for metrics alone data/truth.parquet and data/generated
+Writes   data/filter/<architecture>.parquet, a row per labelled clip:
              clip_id, split, action    string
-             predicted_action  string  by `video_only`, seeds averaged; out of fold on training clips
-             score             float32 of the generated audio, against `filter.action` (the predicted one by default)
+             predicted_action  string  by `video_only`, seeds averaged; out of fold on training
+                                       clips
+             score             float32 of the generated audio, against `filter.action` (the
+                                       predicted one by default)
              keep              bool    score >= threshold
              score_oracle, keep_oracle        the same against the true action: leaky
-             score_real, keep_real            of the real audio's labels (null and false where it is inaudible)
-             score_published, keep_published  the research description's way: true action, dictionary entry, 0.72, and
-                                              only clips with exactly `frames.count` frames and audible sound
-         metrics/filter.json (by architecture) and, as DVC plots, metrics/plots/filter/{sweep,mapping}.csv (see
-         common/filter_measures.py); `auto` chooses a threshold for each architecture
-Score (research description): the embeddings of the clip's predicted labels, weighted by their scores, give one vector v;
-score = cos(v, r), where r is the action's embedding (`reference: action`) or the mean of its dictionary labels weighted
-by similarity (`entry`).  `centre` subtracts the mean label embedding first; `calibration: action` replaces a score by its
-percentile among training clips of other actions, because one threshold for all selects actions instead of clips.
+             score_real, keep_real            of the real audio's labels (null and false where it
+                                              is inaudible)
+             score_published, keep_published  the research description's way: true action,
+                                              dictionary entry, 0.72, and only clips with exactly
+                                              `frames.count` frames and audible sound
+         metrics/filter.json (by architecture) and, as DVC plots,
+         metrics/plots/filter/<architecture>.csv (evaluation/filter.py); `auto` chooses a threshold
+         for each architecture
+Score (research description): the embeddings of the clip's predicted labels, weighted by their
+scores, give one vector v; score = cos(v, r), where r is the action's embedding
+(`reference: action`) or the mean of its dictionary labels weighted by similarity (`entry`).
+`centre` subtracts the mean label embedding first; `calibration: action` replaces a score by its
+percentile among training clips of other actions, because one threshold for all selects actions
+instead of clips.
 """
 
 import json
@@ -29,27 +37,34 @@ from pydantic import Field
 from safetensors import safe_open
 
 from audio_from_video.evaluation import filter as filter_evaluation
+from audio_from_video.evaluation.filter import PUBLISHED_THRESHOLD
+from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.meaning.similarity import closest, unit
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage import layout, predictions, shards
 
-AUDIO = layout.AUDIO_FEATURES
-PUBLISHED_THRESHOLD = 0.72  # the research description's N
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("clip_id", "split", "action", "predicted_action")),
-        *(
-            (f"{kind}{way}", dtype)
-            for way in ("", "_oracle", "_real", "_published")
-            for kind, dtype in (("score", pa.float32()), ("keep", pa.bool_()))
-        ),
+# Endings of the columns `score` and `keep`.
+DECISIONS = ("", "_oracle", "_real", "_published")
+
+
+def decision_schema() -> pa.Schema:
+    """Return the schema of data/filter/<architecture>.parquet."""
+    fields = [
+        ("clip_id", pa.string()),
+        ("split", pa.string()),
+        ("action", pa.string()),
+        ("predicted_action", pa.string()),
     ]
-)
+    for decision in DECISIONS:
+        fields += [(f"score{decision}", pa.float32()), (f"keep{decision}", pa.bool_())]
+    return pa.schema(fields)
 
 
 class FilterParams(params.Section):
+    """Section `filter` of params.yaml."""
+
     threshold: float | Literal["auto"]
     action: Literal["predicted", "label"]
     reference: Literal["action", "entry"]
@@ -59,153 +74,198 @@ class FilterParams(params.Section):
     entry_size: int = Field(ge=1, le=527)
 
 
+# ---- scores ----
+
+
 class Embeddings:
-    """Unit vectors of labels [L, D] and of each action's reference [D], centred or not."""
+    """Unit vectors of labels [L, D] and of each action's reference [A, D], centred or not."""
 
     def __init__(self, reference: str, centre: bool, entry_size: int):
+        """Read the dictionary's embeddings.
+
+        reference: action or entry.  centre: whether the labels' mean is subtracted.
+        entry_size: labels of an action's dictionary entry.
+        """
         with safe_open(layout.DICTIONARY_EMBEDDINGS, "numpy") as file:
             names = json.loads(file.metadata()["names"])
-            actions, labels = file.get_tensor("actions"), file.get_tensor("labels")
+            actions = file.get_tensor("actions")
+            labels = file.get_tensor("labels")
         if reference == "entry":
-            actions = self._entries(names, labels, entry_size)
+            actions = entry_means(names["actions"], names["labels"], labels, entry_size)
         mean = labels.mean(0) if centre else 0.0
-        self.labels, self.actions = unit(labels - mean), unit(actions - mean)
-        self.row = {action: i for i, action in enumerate(names["actions"])}
-
-    @staticmethod
-    def _entries(names: dict, labels: np.ndarray, size: int) -> np.ndarray:
-        """Each action's dictionary labels, averaged by similarity [A, D]."""
-        table = shards.read_table(layout.DICTIONARY).to_pandas()
-        table = table[table["rank"] <= size]
-        position = {label: i for i, label in enumerate(names["labels"])}
-        groups = dict(tuple(table.groupby("action")))
-        return np.stack(
-            [
-                np.average(
-                    labels[[position[label] for label in groups[action].audio_label]],
-                    axis=0,
-                    weights=groups[action].similarity,
-                )
-                for action in names["actions"]
-            ]
-        )
+        self.labels = unit(labels - mean)
+        self.actions = unit(actions - mean)
+        self.action_index = {action: i for i, action in enumerate(names["actions"])}
 
     def of_scores(self, scores: np.ndarray, count: int) -> np.ndarray:
-        """Label scores [N, L] -> unit vectors [N, D] of their `count` highest labels, weighted by score.
+        """Return unit vectors [N, D] of label scores [N, L].
 
-        Summing all labels would blur it: hundreds of small scores pull every vector to the same mean.
+        They are the `count` highest labels weighted by score.  Summing all labels would blur them:
+        hundreds of small scores pull every vector to the same mean.
         """
         top = closest(scores, count)
         weights = np.take_along_axis(scores, top, 1)
         return unit((self.labels[top] * weights[..., None]).sum(1))
 
     def fit(self, vectors: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Cosine [N] of each vector with its action's reference."""
-        return (vectors * self.actions[[self.row[action] for action in actions]]).sum(1)
+        """Return the cosine [N] of each vector [N, D] with its action's reference."""
+        references = self.actions[[self.action_index[action] for action in actions]]
+        return (vectors * references).sum(1)
 
 
-def calibrate(
-    scores: np.ndarray, asked: np.ndarray, background: dict[str, np.ndarray]
+def entry_means(
+    actions: list[str], label_names: list[str], labels: np.ndarray, size: int
 ) -> np.ndarray:
-    """Percentile (0..1) of each score among `background[action]`, the ascending scores of training clips of other
-    actions against the asked action."""
-    pairs = zip(scores, asked, strict=True)
-    return np.array(
-        [
-            np.searchsorted(background[action], score, side="right") / len(background[action])
-            for score, action in pairs
-        ]
-    )
+    """Return each action's dictionary labels, averaged by similarity [A, D].
+
+    labels: embeddings [L, D] of `label_names`.  size: labels of an entry, the most similar first.
+    """
+    dictionary = shards.read_table(layout.DICTIONARY).to_pandas()
+    dictionary = dictionary[dictionary["rank"] <= size]
+    entries = dict(tuple(dictionary.groupby("action")))
+    label_index = {label: i for i, label in enumerate(label_names)}
+    means = []
+    for action in actions:
+        entry = entries[action]
+        vectors = labels[[label_index[label] for label in entry.audio_label]]
+        means.append(np.average(vectors, axis=0, weights=entry.similarity))
+    return np.stack(means)
 
 
 def background_scores(
     embeddings: Embeddings, vectors: np.ndarray, actions: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """For each action the ascending scores of training vectors [N, D] whose own action is another one."""
-    return {
-        action: np.sort(vectors[actions != action] @ embeddings.actions[row])
-        for action, row in embeddings.row.items()
-    }
+    """Return, for each action, the ascending scores of training clips of other actions.
+
+    vectors [N, D] and actions [N] are those of the training clips.
+    """
+    background = {}
+    for action, i in embeddings.action_index.items():
+        others = vectors[actions != action]
+        background[action] = np.sort(others @ embeddings.actions[i])
+    return background
 
 
-def score_clips(table: pd.DataFrame, scores: dict[str, np.ndarray], p: FilterParams) -> None:
-    """Add all score columns to the table of clips; scores: label scores [N, L] by `generated` and `real`."""
-    embeddings = Embeddings(p.reference, p.centre, p.entry_size)
-    training = (table.split == "training").to_numpy()
-    truth, predicted = table.action.to_numpy(), table.predicted_action.to_numpy()
-    asked = predicted if p.action == "predicted" else truth
-    for name, actions, way in (
-        ("score", asked, "generated"),
-        ("score_oracle", truth, "generated"),
-        ("score_real", asked, "real"),
+def calibrate(
+    scores: np.ndarray, actions: np.ndarray, background: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Return the percentile (0..1) of each score [N] in the background of its action.
+
+    background: `background_scores`.
+    """
+    percentiles = []
+    for score, action in zip(scores, actions, strict=True):
+        others = background[action]
+        percentiles.append(np.searchsorted(others, score, side="right") / len(others))
+    return np.array(percentiles)
+
+
+def score_clips(
+    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], filter_params: FilterParams
+) -> None:
+    """Add all score columns to the table of clips.
+
+    label_scores: [N, L] by `generated` and `real`.
+    """
+    embeddings = Embeddings(filter_params.reference, filter_params.centre, filter_params.entry_size)
+    is_training = (clips.split == "training").to_numpy()
+    true_actions = clips.action.to_numpy()
+    predicted_actions = clips.predicted_action.to_numpy()
+    actions = predicted_actions if filter_params.action == "predicted" else true_actions
+    for name, compared, audio in (
+        ("score", actions, "generated"),
+        ("score_oracle", true_actions, "generated"),
+        ("score_real", actions, "real"),
     ):
-        vectors = embeddings.of_scores(scores[way], p.labels)
-        values = embeddings.fit(vectors, actions)
-        if p.calibration == "action":
-            known = training & table.heard.to_numpy() if way == "real" else training
-            values = calibrate(
-                values, actions, background_scores(embeddings, vectors[known], predicted[known])
-            )
-        table[name] = values
-    table.loc[~table.heard, "score_real"] = np.nan
-    plain = Embeddings("entry", False, p.entry_size)
-    table["score_published"] = plain.fit(plain.of_scores(scores["generated"], p.labels), truth)
+        vectors = embeddings.of_scores(label_scores[audio], filter_params.labels)
+        scores = embeddings.fit(vectors, compared)
+        if filter_params.calibration == "action":
+            known = is_training & clips.audible.to_numpy() if audio == "real" else is_training
+            background = background_scores(embeddings, vectors[known], predicted_actions[known])
+            scores = calibrate(scores, compared, background)
+        clips[name] = scores
+    clips.loc[~clips.audible, "score_real"] = np.nan
+
+    # As the research description does, whatever the parameters say.
+    published = Embeddings("entry", False, filter_params.entry_size)
+    vectors = published.of_scores(label_scores["generated"], filter_params.labels)
+    clips["score_published"] = published.fit(vectors, true_actions)
+
+
+# ---- clips and decisions ----
 
 
 def read_clips(architecture: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The labelled clips in the order of data/predicted_labels, and their label scores [N, L]."""
+    """Return the labelled clips and their label scores [N, L] by `generated` and `real`.
+
+    Both are in the order of data/predicted_labels.  The real scores of inaudible clips are 0.
+
+    Raises:
+        UserError: outputs do not fit each other, or `video_only` does not answer all clips.
+    """
     source = layout.predicted_labels(architecture)
-    table = pd.DataFrame(shards.ok_rows(source))[["clip_id", "split", "action", "source_id"]]
-    columns = shards.read_columns(source, ["generated"])
-    if columns["clip_id"] != table.clip_id.tolist():
+    clips = pd.DataFrame(shards.ok_rows(source))[["clip_id", "split", "action", "source_id"]]
+    predicted = shards.read_columns(source, ["generated"])
+    if predicted["clip_id"] != clips.clip_id.tolist():
         raise UserError(
             f"{source} is not in the order of its index: run `dvc repro label_predictor`"
         )
-    heard = shards.read_columns(AUDIO, ["label_scores"], table.split.unique())
-    position = {name: i for i, name in enumerate(heard["clip_id"])}
-    table["heard"] = table.clip_id.isin(position)
-    real = np.zeros_like(columns["generated"], np.float32)
-    real[table.heard] = heard["label_scores"][
-        [position[name] for name in table.clip_id[table.heard]]
-    ]
-    table["predicted_action"] = table.clip_id.map(predictions.read("video_only").consensus())
-    if table.predicted_action.isna().any():
+    clips["predicted_action"] = clips.clip_id.map(predictions.read(BASELINE).consensus())
+    if clips.predicted_action.isna().any():
         raise UserError(
-            "some clips have no predicted action: the filter needs classifier.conditions.video_only.out_of_fold of at least 2"
+            "some clips have no predicted action: the filter needs "
+            f"classifier.conditions.{BASELINE}.out_of_fold of at least 2"
         )
-    return table, {"generated": columns["generated"].astype(np.float32), "real": real}
+    real_scores = shards.read_columns(layout.AUDIO_FEATURES, ["label_scores"], clips.split.unique())
+    position = {name: i for i, name in enumerate(real_scores["clip_id"])}
+    clips["audible"] = clips.clip_id.isin(position)
+    real = np.zeros_like(predicted["generated"], np.float32)
+    order = [position[name] for name in clips.clip_id[clips.audible]]
+    real[clips.audible] = real_scores["label_scores"][order]
+    return clips, {"generated": predicted["generated"].astype(np.float32), "real": real}
 
 
-def judge(architecture: str, p: FilterParams) -> dict:
-    """Score and decide the clips of one architecture; its metrics."""
-    output, plot = layout.decisions(architecture), layout.filter_sweep(architecture)
-    table, scores = read_clips(architecture)
-    score_clips(table, scores, p)
-    sweep = filter_evaluation.sweep(table, scores, ARCHITECTURES[architecture].generated)
-    threshold = filter_evaluation.best_threshold(sweep) if p.threshold == "auto" else p.threshold
-    for way in ("", "_oracle", "_real"):
-        table[f"keep{way}"] = (table[f"score{way}"] >= threshold).to_numpy()
+def decide(clips: pd.DataFrame, threshold: float) -> None:
+    """Add all decisions to the table of scored clips."""
+    for decision in ("", "_oracle", "_real"):
+        clips[f"keep{decision}"] = (clips[f"score{decision}"] >= threshold).to_numpy()
     count = params.read("frames", "count", int)
-    exact = {row["clip_id"] for row in shards.ok_rows(layout.FRAMES) if row["frame_count"] == count}
-    table["keep_published"] = (
-        (table.score_published >= PUBLISHED_THRESHOLD) & table.heard & table.clip_id.isin(exact)
-    )
-    shards.write_table(
-        pa.Table.from_pandas(table[SCHEMA.names], schema=SCHEMA, preserve_index=False), output
-    )
-    plot.parent.mkdir(parents=True, exist_ok=True)
-    sweep.to_csv(plot, index=False, float_format="%.6f")
-    return {
-        "threshold": threshold,
-        **filter_evaluation.measure(table, scores, layout.generated(architecture)),
-    }
+    frames = shards.ok_rows(layout.FRAMES)
+    whole = {row["clip_id"] for row in frames if row["frame_count"] == count}
+    is_near = clips.score_published >= PUBLISHED_THRESHOLD
+    clips["keep_published"] = is_near & clips.audible & clips.clip_id.isin(whole)
+
+
+def filter_architecture(architecture: str, filter_params: FilterParams) -> dict:
+    """Score and decide the clips of one architecture, write both outputs and return its metrics."""
+    clips, label_scores = read_clips(architecture)
+    score_clips(clips, label_scores, filter_params)
+    condition = ARCHITECTURES[architecture].generated
+    sweep = filter_evaluation.threshold_sweep(clips, label_scores, condition)
+    threshold = filter_params.threshold
+    if threshold == "auto":
+        threshold = filter_evaluation.best_threshold(sweep)
+    decide(clips, threshold)
+
+    schema = decision_schema()
+    table = pa.Table.from_pandas(clips[schema.names], schema=schema, preserve_index=False)
+    shards.write_table(table, layout.decisions(architecture))
+    sweep_path = layout.filter_sweep(architecture)
+    sweep_path.parent.mkdir(parents=True, exist_ok=True)
+    sweep.to_csv(sweep_path, index=False, float_format="%.6f")
+    figures = filter_evaluation.filter_figures(clips, label_scores, layout.generated(architecture))
+    return {"threshold": threshold, **figures}
 
 
 def main(stage: stage_run.StageRun) -> None:
-    p = params.load("filter", FilterParams)
-    architectures = params.read("generator", "architectures", dict[str, str])
-    found = {name: judge(name, p) for name in ARCHITECTURES if name in architectures}
-    stage.write_metrics(found)
+    """Run the stage."""
+    filter_params = params.load("filter", FilterParams)
+    configured = params.read("generator", "architectures", dict[str, str])
+    metrics = {}
+    for architecture in ARCHITECTURES:
+        if architecture in configured:
+            metrics[architecture] = filter_architecture(architecture, filter_params)
+    stage.write_metrics(metrics)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from audio_from_video.classification.data import ActionData
 from audio_from_video.evaluation import filter as filter_evaluation
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import params, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import predictions, shards
+from audio_from_video.storage import layout, predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier, filter
 from stages.filter import Embeddings, background_scores, calibrate
@@ -23,6 +23,8 @@ from tests.support import synthetic
 from tests.support.conditions import condition_keys
 from tests.support.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
 
+FIRST = vocabulary.SEMANTIC_VALIDATION
+SECOND = vocabulary.CAPTION_MAPPING
 DEFAULT = {
     "threshold": "auto",
     "action": "predicted",
@@ -85,17 +87,25 @@ def write_made(
 
 
 def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
-    """Run the filter: its table by clip, metrics, sweep."""
+    """Run the filter: architecture 1's table by clip, metrics, sweep."""
     workspace.set(filter={**DEFAULT, **changes})
     filter.main(stage_run.StageRun("filter", None, 1))
-    table = pd.read_parquet("data/filter/semantic_validation.parquet").set_index(
-        "clip_id", drop=False
-    )
-    return (
-        table,
-        json.loads(Path("metrics/filter.json").read_text()),
-        pd.read_csv("metrics/plots/filter/semantic_validation.csv"),
-    )
+    return decisions(FIRST), filter_metrics()[FIRST], sweep_of(FIRST)
+
+
+def decisions(architecture: str) -> pd.DataFrame:
+    """An architecture's table of decisions by clip."""
+    table = pd.read_parquet(layout.decisions(architecture))
+    return table.set_index("clip_id", drop=False)
+
+
+def sweep_of(architecture: str) -> pd.DataFrame:
+    return pd.read_csv(layout.filter_sweep(architecture))
+
+
+def filter_metrics() -> dict[str, dict]:
+    """The metrics by architecture."""
+    return json.loads(layout.metrics("filter").read_text())
 
 
 def by_hand(workspace, row: dict, action: str, key: str, centre=True, reference="action") -> float:
@@ -348,7 +358,7 @@ def test_control_filters_keep_as_many_of_each_predicted_action():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"predicted_action": rng.choice(["a", "b", "c"], 60)})
     keep, confidence = rng.random(60) < 0.4, rng.random(60)
-    orders = filter_evaluation.orders_of(confidence)
+    orders = filter_evaluation.keeping_orders(confidence)
     actions = table.predicted_action.to_numpy()
 
     def by_action(order):
@@ -507,24 +517,18 @@ def both(data):
         row["mapped"] = np.stack(
             [row["audio"] + 0.5 * rng.normal(size=(STEPS, COMPONENTS)) for _ in range(2)]
         )
-    write_made(data.rows, "mapping", "mapped", "mapped_scores")
+    write_made(data.rows, SECOND, "mapped", "mapped_scores")
     synthetic.write_predictions("mapped", data.rows, seed=6, skill=2.0)
-    data.set(generator={"architectures": {"caption_mapping": "data/mapping"}})
+    data.set(generator={"architectures": {SECOND: "data/mapping"}})
     return data
 
 
-FIRST = (
-    Path("data/filter/semantic_validation.parquet"),
-    Path("metrics/plots/filter/semantic_validation.csv"),
-)
-SECOND = (
-    Path("data/filter/caption_mapping.parquet"),
-    Path("metrics/plots/filter/caption_mapping.csv"),
-)
+def output_paths(architecture: str) -> list[Path]:
+    return [layout.decisions(architecture), layout.filter_sweep(architecture)]
 
 
-def contents(paths: tuple[Path, ...]) -> list[bytes]:
-    return [path.read_bytes() for path in paths]
+def output_bytes(architecture: str) -> list[bytes]:
+    return [path.read_bytes() for path in output_paths(architecture)]
 
 
 @pytest.mark.parametrize(
@@ -533,103 +537,101 @@ def contents(paths: tuple[Path, ...]) -> list[bytes]:
 )
 def test_architecture_2_is_judged_as_architecture_1_would_be(both, changes):
     """The same inputs in the other's place give the same decisions, sweep and figures."""
-    _, together, _ = decide(both, **changes)
-    first, second, nested = contents(FIRST), contents(SECOND), together.pop("mapping")
-    assert first != second and nested != together and nested.keys() == together.keys()
-    both.set(generator={"architectures": {"caption_mapping": None}})
-    for path in (*FIRST, *SECOND):
+    decide(both, **changes)
+    together = filter_metrics()
+    first = output_bytes(FIRST)
+    second = output_bytes(SECOND)
+    assert first != second
+    assert list(together) == [FIRST, SECOND]
+    assert together[FIRST] != together[SECOND]
+    assert together[FIRST].keys() == together[SECOND].keys()
+
+    both.set(generator={"architectures": {SECOND: None}})
+    for path in (*output_paths(FIRST), *output_paths(SECOND)):
         path.unlink()
-    _, alone, _ = decide(both, **changes)
-    assert (
-        alone == together and contents(FIRST) == first and not any(path.exists() for path in SECOND)
-    )
-    write_made(both.rows, "validation", "mapped", "mapped_scores")
+    decide(both, **changes)
+    assert filter_metrics() == {FIRST: together[FIRST]}
+    assert output_bytes(FIRST) == first
+    assert not any(path.exists() for path in output_paths(SECOND))
+
+    write_made(both.rows, FIRST, "mapped", "mapped_scores")
     predictions.write("generated", predictions.read("mapped"))
     _, swapped, _ = decide(both, **changes)
-    assert swapped == nested and contents(FIRST) == second
+    assert swapped == together[SECOND]
+    assert output_bytes(FIRST) == second
 
 
-def test_a_change_of_architecture_2_changes_nothing_of_architecture_1_and_the_other_way_round(both):
-    for changed, kept, made, scores, row in (
+@pytest.mark.parametrize(
+    ("changed", "unchanged", "features", "scores", "condition"),
+    [
         (SECOND, FIRST, "mapped", "mapped_scores", "mapped"),
         (FIRST, SECOND, "made", "generated_scores", "generated"),
-    ):
-        decide(both)
-        before = contents(kept), contents(changed)
-        figures = own_figures(kept)
-        for clip in both.rows:
-            clip[made], clip[scores] = clip[made][:, ::-1] + 1, clip[scores][::-1]
-        write_made(both.rows, "mapping" if changed == SECOND else "validation", made, scores)
-        synthetic.write_predictions(row, both.rows, seed=9)
-        decide(both)
-        assert contents(kept) == before[0] and own_figures(kept) == figures
-        assert (
-            all(new != old for new, old in zip(contents(changed), before[1], strict=True))
-            and own_figures(changed) != figures
-        )
-
-
-def own_figures(outputs: tuple[Path, ...]) -> dict:
-    metrics = json.loads(Path("metrics/filter.json").read_text())
-    nested = metrics.pop("mapping")
-    return nested if outputs == SECOND else metrics
+    ],
+)
+def test_a_change_of_one_architecture_changes_nothing_of_the_other(
+    both, changed, unchanged, features, scores, condition
+):
+    decide(both)
+    unchanged_bytes = output_bytes(unchanged)
+    changed_bytes = output_bytes(changed)
+    metrics = filter_metrics()
+    for clip in both.rows:
+        clip[features] = clip[features][:, ::-1] + 1
+        clip[scores] = clip[scores][::-1]
+    write_made(both.rows, changed, features, scores)
+    synthetic.write_predictions(condition, both.rows, seed=9)
+    decide(both)
+    assert output_bytes(unchanged) == unchanged_bytes
+    assert filter_metrics()[unchanged] == metrics[unchanged]
+    for after, before in zip(output_bytes(changed), changed_bytes, strict=True):
+        assert after != before
+    assert filter_metrics()[changed] != metrics[changed]
 
 
 def test_each_architecture_has_its_own_automatic_threshold(both):
-    _, metrics, sweep = decide(both)
-    mapped = pd.read_csv(SECOND[1])
-    assert metrics["threshold"] != metrics["mapping"]["threshold"]
-    for own, found, path in ((metrics, sweep, FIRST[0]), (metrics["mapping"], mapped, SECOND[0])):
-        best = found.validation_informedness.max()
-        assert (
-            own["threshold"] == found.threshold[found.validation_informedness >= best - 1e-6].min()
-        )
-        table = pd.read_parquet(path)
-        for way in ("", "_oracle", "_real"):
-            assert (table[f"keep{way}"] == (table[f"score{way}"] >= own["threshold"])).all()
-        kept = table.keep[table.split == "test"]
-        assert (
-            own["kept_fraction"]["mean"] == pytest.approx(kept.mean(), abs=1e-6)
-            and 0 < kept.mean() < 1
-        )
-    _, metrics, _ = decide(both, threshold=0.4)
-    assert metrics["threshold"] == metrics["mapping"]["threshold"] == 0.4
-
-
-def test_the_sweep_of_architecture_2_combines_its_own_row_with_video_only(both):
     decide(both)
-    sweep = pd.read_csv(SECOND[1]).set_index("threshold")
+    metrics = filter_metrics()
+    assert metrics[FIRST]["threshold"] != metrics[SECOND]["threshold"]
+    for architecture in (FIRST, SECOND):
+        threshold = metrics[architecture]["threshold"]
+        sweep = sweep_of(architecture)
+        best = sweep.validation_informedness.max()
+        assert threshold == sweep.threshold[sweep.validation_informedness >= best - 1e-6].min()
+        table = decisions(architecture)
+        for way in ("", "_oracle", "_real"):
+            assert (table[f"keep{way}"] == (table[f"score{way}"] >= threshold)).all()
+        kept = table.keep[table.split == "test"]
+        kept_fraction = metrics[architecture]["kept_fraction"]["mean"]
+        assert kept_fraction == pytest.approx(kept.mean(), abs=1e-6)
+        assert 0 < kept.mean() < 1
+    decide(both, threshold=0.4)
+    assert {figures["threshold"] for figures in filter_metrics().values()} == {0.4}
+
+
+def test_the_sweep_of_architecture_2_combines_its_own_condition_with_video_only(both):
+    decide(both)
+    sweep = sweep_of(SECOND).set_index("threshold")
     hits = {
         condition: predictions.read(condition).of("test").hits().mean()
         for condition in ("mapped", "generated", "video_only")
     }
-    assert sweep.kept_fraction[-1.0] == 1 and sweep.test_accuracy[-1.0] == pytest.approx(
-        hits["mapped"], abs=1e-6
-    )
-    assert sweep.kept_fraction[1.0] == 0 and sweep.test_accuracy[1.0] == pytest.approx(
-        hits["video_only"], abs=1e-6
-    )
+    assert sweep.kept_fraction[-1.0] == 1
+    assert sweep.test_accuracy[-1.0] == pytest.approx(hits["mapped"], abs=1e-6)
+    assert sweep.kept_fraction[1.0] == 0
+    assert sweep.test_accuracy[1.0] == pytest.approx(hits["video_only"], abs=1e-6)
     assert len({round(value, 4) for value in hits.values()}) == 3
-    assert list(pd.read_csv(FIRST[1])) == ["threshold", *sweep]
+    assert list(sweep_of(FIRST)) == ["threshold", *sweep]
 
 
 def test_both_decide_on_the_same_clips_actions_and_real_sound(both):
     table, _, _ = decide(both, threshold=0.3)
-    other = pd.read_parquet(SECOND[0]).set_index("clip_id", drop=False)
-    same = [
-        "clip_id",
-        "split",
-        "action",
-        "predicted_action",
-        "score_real",
-        "keep_real",
-    ]  # nothing of what was generated
+    other = decisions(SECOND)
+    # Nothing of what was generated.
+    same = ["clip_id", "split", "action", "predicted_action", "score_real", "keep_real"]
     pd.testing.assert_frame_equal(table[same], other[same])
-    assert (
-        (table.score != other.score).mean() > 0.9
-        and (table.keep != other.keep).any()
-        and list(table) == list(other)
-    )
+    assert (table.score != other.score).mean() > 0.9
+    assert (table.keep != other.keep).any()
+    assert list(table) == list(other)
 
 
 # What the classifier makes of it
@@ -725,7 +727,7 @@ def test_seed_s_hears_generator_s(decided):
         made = ActionData(
             folder, params.load("classifier", classifier.ClassifierParams).conditions["generated"]
         )
-        rows = made.rows("test")
+        rows = made.clip_indices("test")
         by_name = {row["clip_id"]: row["made"] for row in decided.rows}
         for seed in (0, 1, 2):  # more seeds than generators begin again
             expected = np.stack(
@@ -751,7 +753,7 @@ def test_rejected_clips_are_read_as_without_audio(decided):
         made = ActionData(
             folder, params.load("classifier", classifier.ClassifierParams).conditions["validated"]
         )
-        rows = made.rows("training", "test")
+        rows = made.clip_indices("training", "test")
         audio, heard = made.sounds["generated"].read(rows, 0)
         assert heard.tolist() == decided.table.keep[made.clips.clip_id.to_numpy()[rows]].tolist()
         assert not audio[~heard].any() and audio[heard].any() and len(torch.unique(heard)) == 2
@@ -761,8 +763,9 @@ def test_rejected_clips_are_read_as_without_audio(decided):
 def decided_on_both(both):
     both.set(classifier={"seeds": 1, "lstm": NETWORK, "conditions": CONDITIONS})
     both.tables = {}
-    both.tables["validation"], _, _ = decide(both, threshold=0.3)
-    both.tables["mapping"] = pd.read_parquet(SECOND[0]).set_index("clip_id", drop=False)
+    decide(both, threshold=0.3)
+    for architecture in (FIRST, SECOND):
+        both.tables[architecture] = decisions(architecture)
     assert all(0.1 < table.keep.mean() < 0.9 for table in both.tables.values())
     return both
 
@@ -771,8 +774,8 @@ def test_mapped_rows_hear_architecture_2_and_the_others_architecture_1(decided_o
     rows = ("generated", "validated", "mapped", "mapped_validated")
     before = {name: train(name).probabilities for name in rows}
     for architecture, made, changed in (
-        ("validation", "made", rows[:2]),
-        ("mapping", "mapped", rows[2:]),
+        (FIRST, "made", rows[:2]),
+        (SECOND, "mapped", rows[2:]),
     ):
         write_made(
             [
@@ -793,12 +796,12 @@ def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_n
     decided_on_both,
 ):
     before = {name: train(name).probabilities for name in ("mapped", "mapped_validated")}
-    rejected = ~decided_on_both.tables["mapping"].keep
-    assert (rejected != ~decided_on_both.tables["validation"].keep).any()
+    rejected = ~decided_on_both.tables[SECOND].keep
+    assert (rejected != ~decided_on_both.tables[FIRST].keep).any()
     for row in decided_on_both.rows:
         if row["action"] and rejected[row["clip_id"]]:
             row["mapped"] = row["mapped"] + 5
-    write_made(decided_on_both.rows, "mapping", "mapped")
+    write_made(decided_on_both.rows, SECOND, "mapped")
     assert np.array_equal(train("mapped_validated").probabilities, before["mapped_validated"])
     assert not np.array_equal(train("mapped").probabilities, before["mapped"])
     chosen = next(
@@ -807,7 +810,7 @@ def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_n
         if row["split"] == "test" and not rejected[row["clip_id"]]
     )
     chosen["mapped"] = chosen["mapped"] + 5
-    write_made(decided_on_both.rows, "mapping", "mapped")
+    write_made(decided_on_both.rows, SECOND, "mapped")
     after = train("mapped_validated")
     assert after.clips.clip_id[
         (after.probabilities != before["mapped_validated"]).any((0, 2))
@@ -817,7 +820,8 @@ def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_n
 def test_each_gate_is_that_of_the_architecture_a_row_hears(decided_on_both):
     """A filter that now rejects everything silences the rows of its own architecture alone."""
     before = {name: train(name).probabilities for name in ("validated", "mapped_validated")}
-    for (path, *_), silenced in ((FIRST, "validated"), (SECOND, "mapped_validated")):
+    for architecture, silenced in ((FIRST, "validated"), (SECOND, "mapped_validated")):
+        path = layout.decisions(architecture)
         table = pd.read_parquet(path)
         table.assign(keep=False).to_parquet(path, index=False)
         for name in before:

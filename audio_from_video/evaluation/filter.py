@@ -1,10 +1,14 @@
 """What is a filter's decision worth?
 
-Accuracies here combine two rows without training anything: where a clip's generated audio is kept, `generated` (or
-`mapped`) answers, else `video_only`.  `validated` itself is trained (classifier.py).  "Fits", on any data set: the label that the generated
-features sound like most is among those that AST finds in the real waveform (audible clips only).  `auto` takes the
-threshold that tells best on validation what fits; accuracy on validation hardly depends on it, so that its best
-threshold would be drawn by chance.
+Accuracies here combine two conditions without training anything: where a clip's generated audio is
+kept, `generated` (or `mapped`) answers, else `video_only`.  `validated` itself is trained
+(stages/classifier.py).  Generated audio "fits", on any data set, where the label that it sounds
+like most is among those that AST finds in the real waveform (audible clips only).  `auto` takes the
+threshold that tells best on validation what fits; accuracy on validation hardly depends on it, so
+that its best threshold would be drawn by chance.
+
+Tables of clips have a row per labelled clip: clip_id, split, action, source_id, predicted_action,
+audible (bool), and the scores and decisions that stages/filter.py describes.
 """
 
 from pathlib import Path
@@ -14,185 +18,260 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
+from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.storage import layout, predictions, shards
 
-GRID = np.round(np.concatenate([[-1.0], np.arange(0, 1.0001, 0.04)]), 2)  # -1 keeps all; holds 0.72
-FOUND = 0.3  # AST score from which on a label counts as found in the real waveform
+# Thresholds of the sweep; -1 keeps all, and 0.72 is among them.
+THRESHOLDS = np.round(np.concatenate([[-1.0], np.arange(0, 1.0001, 0.04)]), 2)
+PUBLISHED_THRESHOLD = 0.72  # the research description's N
+FOUND_SCORE = 0.3  # AST score from which on a label counts as found in the real waveform
 DRAWS = 20  # of the random filter
 
 
-def fits(scores: dict[str, np.ndarray]) -> np.ndarray:
-    """Whether the highest generated label is found in the real sound [N]."""
-    best = scores["generated"].argmax(1)
-    return scores["real"][np.arange(len(best)), best] >= FOUND
+# ---- the sweep over thresholds ----
 
 
-def sweep(table: pd.DataFrame, scores: dict[str, np.ndarray], condition: str) -> pd.DataFrame:
-    """The trade-off over thresholds: kept fraction on test, precision and recall of keeping what fits (audible test
-    clips), informedness of the same on validation, accuracy on validation and test, and on test that of filters that keep
-    as many clips at random, as many of each predicted action at random, or as many of each where `video_only` is most
-    confident."""
-    own, base = answers(table, condition), answers(table, "video_only")
-    confidence = answers(table, "video_only", confidence=True)
-    right = fits(scores)
-    test, validation = ((table.split == split).to_numpy() for split in ("test", "validation"))
-    heard, checked = (part & table.heard.to_numpy() for part in (test, validation))
-    predicted = table.predicted_action[test].to_numpy()
-    places = np.stack(
-        [place_in_action(predicted, order) for order in orders_of(confidence[test])]
-    )  # [1 + DRAWS, test clips]
+def fits(label_scores: dict[str, np.ndarray]) -> np.ndarray:
+    """Return whether the highest generated label is found in the real sound [N].
+
+    label_scores: [N, L] by `generated` and `real`.
+    """
+    strongest = label_scores["generated"].argmax(1)
+    return label_scores["real"][np.arange(len(strongest)), strongest] >= FOUND_SCORE
+
+
+def threshold_sweep(
+    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], condition: str
+) -> pd.DataFrame:
+    """Return what each threshold keeps and what becomes of accuracy, a row per threshold.
+
+    label_scores: see `fits`.  condition: the one that takes all audio of the architecture.
+    Columns: kept fraction on test; precision and recall of keeping what fits (audible test clips);
+    informedness of the same on validation; accuracy on validation and test.  On test there is also
+    the accuracy of filters that keep as many clips at random, as many of each predicted action at
+    random, or as many of each where `video_only` is most confident.
+    """
+    own = hit_shares(clips, condition)
+    base = hit_shares(clips, BASELINE)
+    right = fits(label_scores)
+    test = (clips.split == "test").to_numpy()
+    validation = (clips.split == "validation").to_numpy()
+    audible = clips.audible.to_numpy()
+    audible_test = test & audible
+    audible_validation = validation & audible
+
+    predicted = clips.predicted_action[test].to_numpy()
+    orders = keeping_orders(confidences(clips, BASELINE)[test])
+    places = np.stack([place_in_action(predicted, order) for order in orders])  # [1 + DRAWS, tests]
     rows = []
-    for threshold in GRID:
-        keep = (table.score >= threshold).to_numpy()
-        same = places <= kept_of_action(
-            predicted, keep[test]
-        )  # as many clips of each predicted action as are kept
-        share = keep[test].mean()
+    for threshold in THRESHOLDS:
+        keep = (clips.score >= threshold).to_numpy()
+        combined = np.where(keep, own, base)
+        kept_share = keep[test].mean()
+        # As many clips of each predicted action as are kept, by each order.
+        same_counts = places <= kept_of_action(predicted, keep[test])
+        controls = [np.where(kept, own[test], base[test]).mean() for kept in same_counts]
+        judged = audible_test & keep
+        fitting = audible_test & right
         rows.append(
             {
                 "threshold": threshold,
-                "kept_fraction": share,
-                "precision": right[heard & keep].mean() if (heard & keep).any() else np.nan,
-                "recall": keep[heard & right].mean() if (heard & right).any() else np.nan,
-                "validation_informedness": informedness(keep[checked], right[checked]),
-                "validation_accuracy": np.where(keep, own, base)[validation].mean(),
-                "test_accuracy": np.where(keep, own, base)[test].mean(),
-                "random_clips_accuracy": share * own[test].mean() + (1 - share) * base[test].mean(),
-                "random_filter_accuracy": np.mean(
-                    [np.where(chosen, own[test], base[test]).mean() for chosen in same[1:]]
+                "kept_fraction": kept_share,
+                "precision": right[judged].mean() if judged.any() else np.nan,
+                "recall": keep[fitting].mean() if fitting.any() else np.nan,
+                "validation_informedness": informedness(
+                    keep[audible_validation], right[audible_validation]
                 ),
-                "confidence_filter_accuracy": np.where(same[0], own[test], base[test]).mean(),
+                "validation_accuracy": combined[validation].mean(),
+                "test_accuracy": combined[test].mean(),
+                "random_clips_accuracy": (
+                    kept_share * own[test].mean() + (1 - kept_share) * base[test].mean()
+                ),
+                "random_filter_accuracy": np.mean(controls[1:]),
+                "confidence_filter_accuracy": controls[0],
             }
         )
     return pd.DataFrame(rows)
 
 
-def orders_of(confidence: np.ndarray) -> list[np.ndarray]:
-    """Orders in which clips are kept: most confident first, then DRAWS random ones."""
+def keeping_orders(confidence: np.ndarray) -> list[np.ndarray]:
+    """Return keys [N] by which clips are kept, smallest first.
+
+    The first one keeps the most confident clips first; DRAWS random ones follow.
+    """
     rng = np.random.default_rng(0)
     return [-confidence, *(rng.random(len(confidence)) for _ in range(DRAWS))]
 
 
 def place_in_action(actions: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The place of each clip [N] among those of its action in `order`; the first one's is 1."""
+    """Return the place of each clip [N] among those of its action in `order`, from 1 on."""
     return pd.Series(order).groupby(actions).rank(method="first").to_numpy()
 
 
 def kept_of_action(actions: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Of each clip [N], how many clips of its action are kept."""
+    """Return, for each clip [N], how many clips of its action are kept."""
     return pd.Series(keep).groupby(actions).transform("sum").to_numpy()
 
 
 def informedness(keep: np.ndarray, right: np.ndarray) -> float:
-    """Recall minus false-positive rate of keeping what fits (Youden 1950): 0 for keeping all, none or at random."""
-    return (
-        float(keep[right].mean() - keep[~right].mean()) if right.any() and not right.all() else 0.0
-    )
+    """Return recall minus false-positive rate of keeping what fits (Youden 1950).
+
+    It is 0 for keeping all, none or at random.
+    """
+    if not right.any() or right.all():
+        return 0.0
+    return float(keep[right].mean() - keep[~right].mean())
 
 
 def best_threshold(sweep: pd.DataFrame) -> float:
-    """The threshold with the highest informedness on validation; of equal ones the one that keeps most."""
+    """Return the threshold with the highest informedness on validation.
+
+    Of equal ones it is the one that keeps most.
+    """
     return float(sweep.threshold[sweep.validation_informedness.round(9).idxmax()])
 
 
-def answers(table: pd.DataFrame, condition: str, confidence: bool = False) -> np.ndarray:
-    """Share of seeds that are right, or mean probability of the consensus, for each clip of the table; 0 where not asked."""
-    found = predictions.read(condition)
-    values = found.probabilities.mean(0).max(1) if confidence else found.hits()
-    return table.clip_id.map(pd.Series(values, index=found.clips.clip_id)).fillna(0.0).to_numpy()
+def hit_shares(clips: pd.DataFrame, condition: str) -> np.ndarray:
+    """Return the share of a condition's seeds that are right about each clip [N].
+
+    It is 0 for clips that the condition does not answer.
+    """
+    answers = predictions.read(condition)
+    by_clip = pd.Series(answers.hits(), index=answers.clips.clip_id)
+    return clips.clip_id.map(by_clip).fillna(0.0).to_numpy()
 
 
-def measure(table: pd.DataFrame, scores: dict[str, np.ndarray], generated: Path) -> dict:
-    """The filter's figures on test: kept fractions, what the kept bit alone tells, and how well the score ranks.
-    generated: directory of the features that were judged."""
-    test = table[table.split == "test"]
-    kept = test.keep.to_numpy(float)
-    right = fits(scores)[(table.split == "test").to_numpy()]
-    heard = test.heard.to_numpy()
+def confidences(clips: pd.DataFrame, condition: str) -> np.ndarray:
+    """Return the probability of the action that a condition's seeds agree on, of each clip [N].
+
+    It is 0 for clips that the condition does not answer.
+    """
+    answers = predictions.read(condition)
+    consensus_probability = answers.probabilities.mean(0).max(1)
+    by_clip = pd.Series(consensus_probability, index=answers.clips.clip_id)
+    return clips.clip_id.map(by_clip).fillna(0.0).to_numpy()
+
+
+# ---- the figures of the filter ----
+
+
+def filter_figures(
+    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], generated: Path
+) -> dict:
+    """Return the filter's figures on test.
+
+    They are kept fractions, what the kept bit alone tells, and how well the score ranks.
+    label_scores: see `fits`.  generated: directory of the features that were judged.
+    """
+    is_test = (clips.split == "test").to_numpy()
+    test = clips[is_test]
+    audible = test.audible.to_numpy()
+    right = fits(label_scores)[is_test]
     figures = {
-        "kept_fraction": intervals.interval(kept, test.source_id.to_numpy()),
+        "kept_fraction": intervals.interval(test.keep.to_numpy(float), test.source_id.to_numpy()),
         "kept_fraction_by_action": {
             action: float(group.keep.mean()) for action, group in test.groupby("action")
         },
         "kept_fraction_oracle": float(test.keep_oracle.mean()),
-        "kept_fraction_real": float(test.keep_real[heard].mean()),
+        "kept_fraction_real": float(test.keep_real[audible].mean()),
         "kept_fraction_published": float(test.keep_published.mean()),
         "kept_bit_alone": {
-            **{column: bit_accuracy(table, column) for column in ("keep", "keep_oracle")},
-            "most_frequent_action": bit_accuracy(table, None),
+            "keep": bit_accuracy(clips, "keep"),
+            "keep_oracle": bit_accuracy(clips, "keep_oracle"),
+            "most_frequent_action": bit_accuracy(clips, None),
         },
-        "auroc_found_in_real": auroc(right[heard], test.score[heard]),
+        "auroc_found_in_real": auroc(right[audible], test.score[audible]),
     }
-    truth = (
-        shards.read_table("data/truth.parquet", ["clip_id", "sound_belongs"])
-        .to_pandas()
-        .set_index("clip_id")
-        .sound_belongs
-    )
-    if len(truth):
-        sounds_right = probe(table, truth, generated)[(table.split == "test").to_numpy()]
-        belongs = test.clip_id.map(truth).to_numpy(bool)
-        figures |= {
-            "auroc": auroc(sounds_right, test.score),
-            "auroc_within_action": within_action(sounds_right, test.score, test.predicted_action),
-            "auroc_oracle": auroc(sounds_right, test.score_oracle),
-            "auroc_real": auroc(belongs[heard], test.score_real[heard]),
-            "auroc_real_within_action": within_action(
-                belongs[heard], test.score_real[heard], test.predicted_action[heard]
-            ),
-            "generated_sounds_right": float(sounds_right.mean()),
-            "kept_sounds_right": float(sounds_right[test.keep].mean()) if test.keep.any() else None,
-        }
+    sound_belongs = truth.sound_belongs()
+    if sound_belongs:
+        figures |= truth_figures(clips, sound_belongs, generated)
     return figures
 
 
-def auroc(truth: np.ndarray, score: pd.Series) -> float | None:
-    """Area under the ROC curve; None where only one class occurs."""
-    return float(roc_auc_score(truth, score)) if 0 < np.mean(truth) < 1 else None
+def truth_figures(clips: pd.DataFrame, sound_belongs: dict[str, bool], generated: Path) -> dict:
+    """Return how well the score ranks test clips by the truth of rendered clips.
+
+    sound_belongs: whether the sound is the action's own, by clip_id.
+    generated: directory of the features that were judged.
+    """
+    is_test = (clips.split == "test").to_numpy()
+    test = clips[is_test]
+    sounds_right = generated_sounds_right(clips, sound_belongs, generated)[is_test]
+    audible = test.audible.to_numpy()
+    belongs = test.clip_id.map(sound_belongs).to_numpy(bool)[audible]
+    real_score = test.score_real[audible]
+    kept_right = float(sounds_right[test.keep].mean()) if test.keep.any() else None
+    return {
+        "auroc": auroc(sounds_right, test.score),
+        "auroc_within_action": auroc_within_action(sounds_right, test.score, test.predicted_action),
+        "auroc_oracle": auroc(sounds_right, test.score_oracle),
+        "auroc_real": auroc(belongs, real_score),
+        "auroc_real_within_action": auroc_within_action(
+            belongs, real_score, test.predicted_action[audible]
+        ),
+        "generated_sounds_right": float(sounds_right.mean()),
+        "kept_sounds_right": kept_right,
+    }
 
 
-def within_action(truth: np.ndarray, score: pd.Series, actions: pd.Series) -> float | None:
-    """AUROC within each predicted action, averaged by clips: what the score tells beyond which action it is."""
-    groups = [(actions == action).to_numpy() for action in actions.unique()]
-    found = [
-        (value, group.sum())
-        for group in groups
-        if (value := auroc(truth[group], score[group])) is not None
-    ]
-    return (
-        float(np.average([value for value, _ in found], weights=[size for _, size in found]))
-        if found
-        else None
-    )
+def auroc(positive: np.ndarray, score: pd.Series) -> float | None:
+    """Return the area under the ROC curve; None where only one class occurs."""
+    if not 0 < np.mean(positive) < 1:
+        return None
+    return float(roc_auc_score(positive, score))
 
 
-def bit_accuracy(table: pd.DataFrame, column: str | None) -> float:
-    """Test accuracy of naming, for each value of the kept bit, the action most frequent among training clips with it."""
-    key = table[column] if column else pd.Series(True, index=table.index)
-    training = table[table.split == "training"]
-    best = training.groupby(key[training.index]).action.agg(lambda actions: actions.mode().iloc[0])
-    test = table[table.split == "test"]
-    return float((key[test.index].map(best) == test.action).mean())
+def auroc_within_action(positive: np.ndarray, score: pd.Series, actions: pd.Series) -> float | None:
+    """Return the AUROC within each predicted action, averaged by clips.
+
+    It is what the score tells beyond which action it is.  None where no action has both classes.
+    """
+    values = []
+    sizes = []
+    for action in actions.unique():
+        inside = (actions == action).to_numpy()
+        value = auroc(positive[inside], score[inside])
+        if value is not None:
+            values.append(value)
+            sizes.append(inside.sum())
+    return float(np.average(values, weights=sizes)) if values else None
 
 
-def probe(table: pd.DataFrame, belongs: pd.Series, generated: Path) -> np.ndarray:
-    """Does the generated audio (seed 0) sound like its true action [N]?
+def bit_accuracy(clips: pd.DataFrame, column: str | None) -> float:
+    """Return the test accuracy of a classifier that knows one bit of each clip.
 
-    Logistic regression on the mean over time of *real* features of training clips whose sound is truly their own, so that
-    the answer does not depend on AST's labels.  Dimensions keep their scale: generated features hardly vary in the small
-    ones, which a standardised probe would take for the most telling.
+    It names the action that is most frequent among the training clips with the same bit.
+    column: the bit's, None for no bit at all.
+    """
+    bit = clips[column] if column else pd.Series(True, index=clips.index)
+    training = clips[clips.split == "training"]
+    by_bit = training.groupby(bit[training.index]).action
+    most_frequent = by_bit.agg(lambda actions: actions.mode().iloc[0])
+    test = clips[clips.split == "test"]
+    return float((bit[test.index].map(most_frequent) == test.action).mean())
+
+
+def generated_sounds_right(
+    clips: pd.DataFrame, sound_belongs: dict[str, bool], generated: Path
+) -> np.ndarray:
+    """Return whether the generated audio (seed 0) sounds like its true action [N].
+
+    A probe decides: logistic regression on the mean over time of *real* features of training clips
+    whose sound is truly their own, so that the answer does not depend on AST's labels.  Dimensions
+    keep their scale: generated features hardly vary in the small ones, which a standardised probe
+    would take for the most telling.
     """
     real = shards.read_columns(layout.AUDIO_FEATURES, ["features"], ["training"])
-    action = table.set_index("clip_id").action
-    good = [i for i, name in enumerate(real["clip_id"]) if belongs.get(name, False)]
-    model = LogisticRegression(C=0.1, max_iter=2000)
-    model.fit(
-        real["features"][good].astype(np.float32).mean(1),
-        action[[real["clip_id"][i] for i in good]],
-    )
-    made = shards.read_columns(generated, ["features"])
-    named = pd.Series(
-        model.predict(made["features"][:, 0].astype(np.float32).mean(1)), index=made["clip_id"]
-    )
-    return (table.clip_id.map(named) == table.action).to_numpy()
+    action = clips.set_index("clip_id").action
+    names = real["clip_id"]
+    own_sound = [i for i, name in enumerate(names) if sound_belongs.get(name, False)]
+    real_means = real["features"][own_sound].astype(np.float32).mean(1)  # [n, A]
+    probe = LogisticRegression(C=0.1, max_iter=2000)
+    probe.fit(real_means, action[[names[i] for i in own_sound]])
+
+    answers = shards.read_columns(generated, ["features"])
+    generated_means = answers["features"][:, 0].astype(np.float32).mean(1)  # [N, A]
+    sounds_like = pd.Series(probe.predict(generated_means), index=answers["clip_id"])
+    return (clips.clip_id.map(sounds_like) == clips.action).to_numpy()

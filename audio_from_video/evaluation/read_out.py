@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
@@ -82,12 +86,6 @@ def pair_read_out(
     The figures are accuracy with its interval over sources, AUROC (0.5 is chance) and
     `learned_from`, a number of clips.
     """
-    # Imported here because scikit-learn takes a second, and the report imports this module.
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     own = clips[clips.action.isin(pair)]
     training = own[own.split.isin(splits)]
     validation = own[own.split == "validation"]

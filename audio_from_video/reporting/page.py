@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from audio_from_video.evaluation.filter import PUBLISHED_THRESHOLD
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
 from audio_from_video.reporting import clip_browser, tables
 from audio_from_video.reporting.tables import Table
@@ -23,7 +24,6 @@ from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage import layout
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PUBLISHED_THRESHOLD = 0.72  # the research description's
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 
 
