@@ -22,6 +22,7 @@ explains 1.6.
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,12 @@ class World:
     accuracy: float = 0.63
     difference: float = 0.0  # true accuracy of the second condition minus the first
 
-    @property
+    @cached_property
     def luck_sd(self) -> float:
         """Deviation over trainings of the normal variable; moves accuracy by `seed_sd`."""
         return self.seed_sd / norm.pdf(norm.ppf(self.accuracy))  # to first order
 
-    @property
+    @cached_property
     def thresholds(self) -> np.ndarray:
         """[conditions] thresholds below which an answer is wrong, negated."""
         accuracies = np.full(self.conditions, self.accuracy)
