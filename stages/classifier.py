@@ -86,7 +86,7 @@ def run_logistic(stage: stage_run.StageRun, data: ActionData, p: ClassifierParam
 
 def run_lstm(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
     """Train the LSTMs and write all outputs of the stage."""
-    answered, results = train_all(stage, data, p)
+    all_predictions, results = train_all(stage, data, p)
     folder = layout.classifier_model(stage.item)
     folder.mkdir(parents=True, exist_ok=True)
     for seed, result in enumerate(results):
@@ -100,7 +100,7 @@ def run_lstm(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -
     write_config(stage.item, data, sizes)
     hits = [result.hits for result in results]
     curves = [result.curve for result in results]
-    write_outputs(stage, data, p, answered, hits, curves, parameter_count(model))
+    write_outputs(stage, data, p, all_predictions, hits, curves, parameter_count(model))
 
 
 def train_all(
@@ -144,8 +144,8 @@ def training_tasks(data: ActionData, p: ClassifierParams, name: str) -> list[Tra
 
     data_key = data.key()
     tasks = []
-    for number, (learned, predicted) in enumerate(parts):
-        labelled = learned[data.uses_label[learned]]
+    for number, (part, predicted) in enumerate(parts):
+        labelled = part[data.uses_label[part]]
         at_missing_rates = number == 0 and not condition.kept_only
         for seed in range(p.seeds):
             training_indices, targets = training_targets(
@@ -182,7 +182,7 @@ def write_outputs(
     stage: stage_run.StageRun,
     data: ActionData,
     p: ClassifierParams,
-    answered: Predictions,
+    all_predictions: Predictions,
     hits: Hits,
     curves: list[list[dict]],
     parameters: int,
@@ -190,10 +190,10 @@ def write_outputs(
     """Write predictions, hits at the missing rates, plots and metrics."""
     name = stage.item
     test = data.clips.iloc[data.participants("test").numpy()]
-    predictions.write(name, answered)
+    predictions.write(name, all_predictions)
     shards.write_table(missing_rates_table(test, p.missing_rates, hits), layout.missing_rates(name))
-    write_plots(name, curves, answered.of("test"))
-    metrics = condition_evaluation.classifier_figures(answered)
+    write_plots(name, curves, all_predictions.of("test"))
+    metrics = condition_evaluation.classifier_figures(all_predictions)
     metrics["accuracy_at_missing_rate"] = missing_rates_figures(test, p.missing_rates, hits)
     metrics["parameters"] = parameters
     metrics["clips"] = {split: len(data.participants(split)) for split in LABELLED}

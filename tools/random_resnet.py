@@ -1,24 +1,31 @@
-"""Write a small ResNet of random weights as a local Hugging Face directory: a CNN backbone where no hub can be reached.
+"""Write a small ResNet of random weights as a local Hugging Face directory.
 
     python -m tools.random_resnet [/tmp/random-resnet]
 
-What `microsoft/resnet-18` looks like, with fewer and narrower layers.  The experiment `backbones` names the default directory.
+It is a CNN backbone for machines that reach no hub: `microsoft/resnet-18` with fewer and narrower
+layers. The experiment `backbones` names the default directory.
 """
 
 import argparse
 from pathlib import Path
 
+PICTURE_PX = 96  # width and height, as of the rendered clips
+
 
 def write(folder: Path) -> None:
-    """Weights (seed 0), config and preprocessing for pictures of 96 px."""
+    """Write weights (seed 0), config and preprocessing into a folder."""
+    # PyTorch and transformers take seconds to import, which `--help` need not wait for.
     import torch
     from transformers import ResNetConfig, ResNetModel
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     torch.manual_seed(0)
-    sizes = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1]}
-    ResNetModel(ResNetConfig(layer_type="basic", **sizes)).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 96, "width": 96}).save_pretrained(folder)
+    config = ResNetConfig(
+        layer_type="basic", embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1]
+    )
+    ResNetModel(config).save_pretrained(folder)
+    size = {"height": PICTURE_PX, "width": PICTURE_PX}
+    ViTImageProcessorPil(size=size).save_pretrained(folder)
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
     python -m tools.search [condition ...]
 
-It is no part of the default pipeline and writes metrics/experiments/search.csv, a row per condition.
+It is no part of the default pipeline. It writes metrics/experiments/search.csv, a row per
+condition.
 
 Random search (Bergstra & Bengio 2012): `search.draws` settings, the same for all conditions, with
 params.yaml's own as the first. Each is trained with one seed, and the highest validation accuracy
@@ -106,12 +107,12 @@ def train_all(tasks: list[TrainingTask], title: str) -> list[Predictions]:
     Raises UserError when a training fails.
     """
     trainings = parallel.map_items(train_one, tasks, default_workers())
-    trained = []
+    predicted = []
     for task, result in zip(tasks, tqdm(trainings, title, len(tasks)), strict=True):
         require_result(result, f"training {task.name}")
         clips = task.data.clips.iloc[task.predicted_indices.numpy()].reset_index(drop=True)
-        trained.append(Predictions(clips, task.data.actions, result.probabilities[None]))
-    return trained
+        predicted.append(Predictions(clips, task.data.actions, result.probabilities[None]))
+    return predicted
 
 
 def validation_quality(predicted: Predictions) -> tuple[float, float]:
@@ -166,19 +167,19 @@ def search_logistic(
     own = p.logistic.inverse_regularisation
     others = candidates[: max(0, draws - len(own))]
     settings = [own, *([value] for value in others)]
-    trained = []
+    trainings = []
     with scratch() as folder:
         data = ActionData(folder, p.conditions[name], p.labels_per_action)
         for values in tqdm(settings, name):
             logistic = p.logistic.model_copy(update={"inverse_regularisation": values})
             changed = p.model_copy(update={"logistic": logistic, "missing_rates": []})
-            trained.append(logistic_regression(data, changed).predictions)
-    qualities = [validation_quality(predicted) for predicted in trained]
+            trainings.append(logistic_regression(data, changed).predictions)
+    qualities = [validation_quality(predicted) for predicted in trainings]
     best = qualities.index(max(qualities))
     setting: Setting = {}
     if best:
         setting = {"inverse_regularisation": settings[best][0]}
-    return SearchResult(name, setting, [trained[best]], qualities, len(own) + len(others))
+    return SearchResult(name, setting, [trainings[best]], qualities, len(own) + len(others))
 
 
 def search_lstm(

@@ -25,8 +25,8 @@ def audio_scale(data: ActionData, training_indices: torch.Tensor) -> AudioScale:
     """
     kind = data.condition.train_audio
     sound = data.sounds[kind if kind in STORED_AUDIO else "real"]
-    stored = sound.row[training_indices]
-    mean, std = sound.file.moments(stored[stored >= 0].tolist())
+    places = sound.row[training_indices]
+    mean, std = sound.file.moments(places[places >= 0].tolist())
     return AudioScale(mean, std)
 
 

@@ -12,7 +12,7 @@ import torch
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.classification.settings import Condition
 from audio_from_video.learning import features
-from audio_from_video.learning.features import Features, Sound
+from audio_from_video.learning.features import Sound, VideoFeatures
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
@@ -22,7 +22,7 @@ from audio_from_video.storage import layout, shards
 AUDIBLE_SCORE = 0.1
 
 
-class ActionData(Features):
+class ActionData(VideoFeatures):
     """Features and labels of the clips that a condition can use.
 
     actions: names of the training clips' actions, sorted.
@@ -38,7 +38,7 @@ class ActionData(Features):
     """
 
     def __init__(self, folder: Path, condition: Condition, labels_per_action: int = 0):
-        splits = LABELLED
+        splits: tuple[str, ...] = LABELLED
         if condition.uses_unlabelled_clips:
             splits = (*LABELLED, UNLABELLED)
         super().__init__(folder, splits)
@@ -63,14 +63,14 @@ class ActionData(Features):
 
     def participants(self, *splits: str) -> torch.Tensor:
         """Indices of the clips of the given splits that take part in training and test."""
-        indices = self.rows(*splits)
+        indices = self.clip_indices(*splits)
         if self.condition.kept_only:
             indices = indices[self.passes_gate[indices]]
         return indices
 
     def without_label(self) -> torch.Tensor:
         """Indices of unlabelled clips and of training clips whose label is not used."""
-        indices = self.rows("training", UNLABELLED)
+        indices = self.clip_indices("training", UNLABELLED)
         return indices[~self.uses_label[indices]]
 
     def key(self) -> str:
@@ -101,29 +101,29 @@ class ActionData(Features):
         draw = seed % table.draw.nunique()
         order = table[table.draw == draw].set_index("clip_id").order
         names = self.clips.clip_id.to_numpy()[clip_indices]
-        drawn = torch.tensor(order.reindex(names).to_numpy())
-        if drawn.isnan().any():
+        places = torch.tensor(order.reindex(names).to_numpy())  # in [0, 1)
+        if places.isnan().any():
             raise UserError(
                 f"{layout.MISSING_AUDIO} does not know all test clips: run `dvc repro clips`"
             )
-        return {rate: drawn < rate for rate in rates}
+        return {rate: places < rate for rate in rates}
 
     def _index_actions(self) -> None:
         """Set `actions` and `labels`, and check that every split has clips of them."""
         clip_actions = self.clips.action.to_numpy()
-        self.actions = sorted(set(clip_actions[self.rows("training")]))
+        self.actions = sorted(set(clip_actions[self.clip_indices("training")]))
         if len(self.actions) < 2:
             raise UserError(
                 "the classifier needs training clips of at least two actions; "
                 f"there are: {self.actions}"
             )
         for split in LABELLED:
-            if not len(self.rows(split)):
+            if not len(self.clip_indices(split)):
                 raise UserError(
                     f"no {split} clip is left for the classifier; "
                     "metrics/clips.json, frames.json and filter.json say why"
                 )
-        scored_actions = set(clip_actions[self.rows("validation", "test")])
+        scored_actions = set(clip_actions[self.clip_indices("validation", "test")])
         untrained = sorted(scored_actions - set(self.actions))
         if untrained:
             raise UserError(
@@ -135,7 +135,7 @@ class ActionData(Features):
 
     def _draw_labels(self, per_action: int) -> None:
         """Set `uses_label`: at most `per_action` training clips per action (0: all), by hash."""
-        training = self.rows("training")
+        training = self.clip_indices("training")
         self.uses_label = torch.zeros(len(self.clips), dtype=torch.bool)
         self.uses_label[training] = True
         if not per_action:
@@ -151,15 +151,15 @@ class ActionData(Features):
         gate = self.condition.gate
         table = shards.read_table(Path(self.condition.decisions), ["clip_id", gate]).to_pandas()
         decisions = table.set_index("clip_id")[gate]
-        kept = self.clips.clip_id.map(decisions).fillna(False)
-        return torch.tensor(kept.to_numpy(bool))
+        keep = self.clips.clip_id.map(decisions).fillna(False)
+        return torch.tensor(keep.to_numpy(bool))
 
     def _most_alike_sound(self, real: Sound) -> torch.Tensor:
-        """Retrieve audio: the row in `real` of the clip that looks most alike, [N].
+        """Retrieve audio: for each clip the place in `real` of the one that looks most alike, [N].
 
         Candidates are the audible training and unlabelled clips, never one of the same source.
         """
-        candidates = self.rows("training", UNLABELLED)
+        candidates = self.clip_indices("training", UNLABELLED)
         candidates = candidates[real.row[candidates] >= 0]
         if not len(candidates):
             raise UserError(

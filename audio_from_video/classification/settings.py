@@ -190,7 +190,7 @@ def _stored_kinds(values: dict[str, Any]) -> list[str]:
 
 
 def _check_need(path: str, reason: str, example: str) -> None:
-    """Raise ValueError where `path` is missing although there is a `reason`, or named without one."""
+    """Raise ValueError where `path` is not named although there is a `reason`, or the reverse."""
     if reason and path == NOTHING:
         raise ValueError(f"{reason} needs a path here, such as {example}")
     if not reason and path != NOTHING:

@@ -22,8 +22,8 @@ def training_targets(
     """Return the clips that a training learns from, sorted indices [n], and targets [N, actions].
 
     labelled: indices of the training clips that are learned with their labels.
-    A row of the targets is 0 where a clip's action is not learned. A teacher (see `teach`) adds
-    the clips without label to the labelled ones, and so does `learns: audio` those with audio.
+    The targets of a clip are 0 where its action is not learned. A teacher (see `teach`) adds the
+    clips without label to the labelled ones; `learns: audio` adds those that have audio.
     """
     condition = data.condition
     targets = torch.zeros(len(data.clips), len(data.actions))
@@ -48,12 +48,14 @@ def teach(
     """Add a teacher's predictions to the targets; return clip indices [n] and targets [N, actions].
 
     The predictions are those of the teacher's training of the same seed, out of fold on training
-    clips. `soft`: clips without label get the teacher's probabilities, and labelled clips a mix of
-    label and teacher by `weight` (Hinton et al. 2015, at temperature 1). `hard`: clips without label
-    get the teacher's most probable action as their label, where that has at least `confidence`
-    (Lee 2013).
+    clips.
+    soft: clips without label get the teacher's probabilities, and labelled clips a mix of label and
+    teacher by `weight` (Hinton et al. 2015, at temperature 1).
+    hard: clips without label get the teacher's most probable action as their label, where that has
+    at least `confidence` (Lee 2013).
+    Raises UserError when the teacher did not predict the clips without label.
     """
-    told, known = teacher_probabilities(data, seed)
+    probabilities, known = teacher_probabilities(data, seed)
     others = data.without_label()
     if not known[others].all():
         raise UserError(
@@ -61,12 +63,16 @@ def teach(
             "it needs answers_pool: true"
         )
     if data.condition.teaching == "soft":
+        # A labelled clip for which the teacher has no prediction keeps its label alone.
         mixed = labelled[known[labelled]]
-        targets[mixed] = (1 - teaching.weight) * targets[mixed] + teaching.weight * told[mixed]
-        targets[others] = told[others]
+        label_part = (1 - teaching.weight) * targets[mixed]
+        teacher_part = teaching.weight * probabilities[mixed]
+        targets[mixed] = label_part + teacher_part
+        targets[others] = probabilities[others]
     else:
-        others = others[told[others].max(1).values >= teaching.confidence]
-        best = told[others].argmax(1)
+        confidence = probabilities[others].max(1).values
+        others = others[confidence >= teaching.confidence]
+        best = probabilities[others].argmax(1)
         targets[others] = smoothed(best, len(data.actions), smoothing)
     return torch.cat([labelled, others]).sort().values, targets
 
@@ -88,6 +94,6 @@ def teacher_probabilities(data: ActionData, seed: int) -> tuple[torch.Tensor, to
     of_seed = teacher.probabilities[seed % len(teacher.probabilities)]
 
     probabilities = torch.zeros(len(data.clips), len(data.actions))
-    told = of_seed[positions[known].to_numpy(int)]
-    probabilities[torch.tensor(known)] = torch.tensor(told)
+    known_probabilities = of_seed[positions[known].to_numpy(int)]
+    probabilities[torch.tensor(known)] = torch.tensor(known_probabilities)
     return probabilities, torch.tensor(known)

@@ -9,6 +9,8 @@ from audio_from_video.runtime import params
 
 
 class GeneratorNetwork(TrainingParams):
+    """The LSTM of both architectures, its loss and its training."""
+
     hidden: int = Field(ge=1, le=4096)
     projection: int = Field(ge=1, le=4096)
     dropout: float = Field(ge=0, lt=1)
@@ -19,7 +21,7 @@ class GeneratorNetwork(TrainingParams):
 
 
 class MappingNetwork(params.Section):
-    """What architecture 2 adds."""
+    """What architecture 2 adds to the LSTM."""
 
     noise: int = Field(ge=0, le=1024)
     propagation: float = Field(ge=0)
@@ -32,6 +34,8 @@ class MappingNetwork(params.Section):
 
 
 class GeneratorParams(params.Section):
+    """The section `generator` of params.yaml."""
+
     seeds: int = Field(ge=1, le=100)
     folds: int = Field(ge=2, le=20)
     pool: Literal["all", "labelled"]
