@@ -1,27 +1,26 @@
 """Representative frames: those in which more moves than is usual in their clip.
 
-Reads    data/frames; for metrics alone data/truth.parquet
+Reads    data/frames; for metrics and figure alone data/truth.parquet
 Writes   data/representative_frames, a row per clip of T = `frames.count` steps:
-             magnitudes tensor float32 [T]   mean magnitude of the flow from the frame before, px of
-             the stored frames per
-                                             step; the first frame, which has none before it, takes
-                                             the second's
+             magnitudes tensor float32 [T]   mean magnitude of the flow from the frame before, in px
+                                             of the stored frames per step; the first frame, which
+                                             has none before it, takes the second's
              chosen     list<bool> [T]       magnitude above `representative_frames.threshold` x the
-             mean of `magnitudes`;
-                                             where no frame is above, the largest (the first of
-                                             equals)
+                                             mean of `magnitudes`; where no frame is above, the
+                                             largest (the first of equals)
              steps      list<int32>          the chosen frames' indices, ascending, at least one
          metrics/figures/representative_frames.png
-Flow is found by dense inverse search (Kroeger et al.  2016; cv2.DISOpticalFlow) on grey frames.
+The flow is that of dense inverse search (Kroeger et al. 2016; cv2.DISOpticalFlow) on grey frames.
 `camera: subtract` takes the camera's motion off first: the translation, rotation and zoom on which
-most of the flow agrees (RANSAC, Fischler and Bolles 1981).  The metrics compare thresholds
-(research description: 1.1 takes too many frames, 1.3 loses real moments) on all clips but the test
-clips.
+most of the flow agrees (RANSAC, Fischler and Bolles 1981).  The metrics compare thresholds on all
+clips but the test clips.  In the research this pipeline follows, 1.1 took too many frames and 1.3
+lost real moments.
 """
 
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
@@ -34,17 +33,17 @@ from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = (
-    1  # of `mean_magnitudes`; raise it when the output for the same input and parameters changes
-)
+# Of `mean_magnitudes`; raise it when the output for the same input and parameters changes.
+CODE_VERSION = 1
 LIBRARIES = ("numpy", "opencv-contrib-python-headless")
-FRAMES, OUTPUT = layout.FRAMES, layout.REPRESENTATIVE_FRAMES
+OUTPUT = layout.REPRESENTATIVE_FRAMES
 THRESHOLDS = (1.1, 1.2, 1.3)  # of the table, beside the current one
-MEASURED = ("training", "validation", "unlabelled")  # the threshold is a choice: no test clips
+TABLE_SPLITS = ("training", "validation", "unlabelled")  # the threshold is a choice: no test clips
 SMALLEST_PX = 16  # DISOpticalFlow fails on smaller images
 GRID = 24  # vectors along each side of the image, from which the camera's motion is estimated
 AGREE_PX = 1.0  # vectors that lie so close to the camera's motion agree with it
 AGREE_FRACTION = 0.25  # where fewer agree, rotation and zoom are guesswork
+FIGURE_CLIPS = 5
 
 
 class RepresentativeFramesParams(params.Section):
@@ -53,17 +52,16 @@ class RepresentativeFramesParams(params.Section):
 
 
 def camera_motion(flow: np.ndarray) -> np.ndarray:
-    """The part [H, W, 2] of a flow field [H, W, 2] that moving the camera explains; the median where too little agrees."""
-    import cv2
+    """Return the part [H, W, 2] of a flow field [H, W, 2] that moving the camera explains.
 
+    Where too little of the field agrees on a motion, it is the median.
+    """
     height, width = flow.shape[:2]
-    x, y = np.meshgrid(
-        np.linspace(0, width - 1, GRID).astype(int), np.linspace(0, height - 1, GRID).astype(int)
-    )
-    points, vectors = (
-        np.stack([x, y], -1).reshape(-1, 2).astype(np.float32),
-        flow[y, x].reshape(-1, 2),
-    )
+    columns = np.linspace(0, width - 1, GRID).astype(int)
+    rows = np.linspace(0, height - 1, GRID).astype(int)
+    x, y = np.meshgrid(columns, rows)
+    points = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32)
+    vectors = flow[y, x].reshape(-1, 2)
     matrix, agree = cv2.estimateAffinePartial2D(
         points, points + vectors, method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX
     )
@@ -74,128 +72,126 @@ def camera_motion(flow: np.ndarray) -> np.ndarray:
 
 
 def mean_magnitudes(task: tuple[list[bytes], str]) -> dict:
-    """How much moves in each frame of one clip (runs in a worker)."""
-    import cv2
-
+    """Return `magnitudes` [T] of one clip's frames as JPEG (runs in a worker)."""
     jpegs, camera = task
     cv2.setNumThreads(1)
-    cv2.setRNGSeed(0)  # RANSAC draws: the same for a clip whatever was computed before it
+    # RANSAC draws: the same for a clip whatever was computed before it.
+    cv2.setRNGSeed(0)
     # MEDIUM takes 12 ms a clip at 96 px (FAST 3, Farneback 21) and smears small things least: what
     # a 20 px object moves comes out 1.6 times too large, with FAST 2.1 times.
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
-    height, width = grey[0].shape
+    images = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    height, width = images[0].shape
     margin = ((0, max(0, SMALLEST_PX - height)), (0, max(0, SMALLEST_PX - width)))
-    grey = [np.pad(image, margin, mode="edge") for image in grey]
-    found = []
-    for previous, following in zip(grey, grey[1:], strict=False):
+    padded = [np.pad(image, margin, mode="edge") for image in images]
+    magnitudes = []
+    for previous, following in zip(padded, padded[1:], strict=False):
         flow = search.calc(previous, following, None)[:height, :width]
         if camera == "subtract":
             flow = flow - camera_motion(flow)
-        found.append(np.hypot(flow[..., 0], flow[..., 1]).mean(dtype=np.float64))
-    return {"magnitudes": np.array([found[0], *found]), "status": "ok", "reason": ""}
+        magnitudes.append(np.hypot(flow[..., 0], flow[..., 1]).mean(dtype=np.float64))
+    return {"magnitudes": np.array([magnitudes[0], *magnitudes]), "status": "ok", "reason": ""}
 
 
 def above(magnitudes: np.ndarray, threshold: float) -> np.ndarray:
-    """Which of [..., T] magnitudes exceed `threshold` x their clip's mean."""
+    """Return which of [..., T] magnitudes exceed `threshold` x their clip's mean."""
     magnitudes = magnitudes.astype(np.float64)
     return magnitudes > threshold * magnitudes.mean(-1, keepdims=True)
 
 
 def choose(magnitudes: np.ndarray, threshold: float) -> np.ndarray:
-    """The representative frames, bool [..., T]: those above, else the largest."""
+    """Return the representative frames, bool [..., T]: those above, else the largest."""
     moving = above(magnitudes, threshold)
     largest = np.arange(magnitudes.shape[-1]) == magnitudes.argmax(-1)[..., None]
     return np.where(moving.any(-1, keepdims=True), moving, largest)
 
 
 def decide(row: dict, threshold: float) -> dict:
-    """A stored row with its decisions; they are no part of the item, so that a new threshold costs no flow."""
+    """Return a stored row with its decisions.
+
+    They are no part of the stored item, so that a new threshold costs no flow.
+    """
     if row["status"] != "ok":
         return row
     chosen = choose(row["magnitudes"], threshold)
     return row | {"chosen": chosen.tolist(), "steps": np.flatnonzero(chosen).tolist()}
 
 
-def compare_thresholds(thresholds: set[float]) -> dict:
-    """What each threshold chooses and, in rendered clips, whether that is when something happens."""
-    source = {row["clip_id"]: row["source_id"] for row in shards.ok_rows(OUTPUT)}
-    times_s = {
-        row["clip_id"]: row["times_s"] for row in shards.iter_rows(FRAMES, ["times_s"], MEASURED)
-    }
-    clips = list(shards.iter_rows(OUTPUT, ["magnitudes"], MEASURED))
+def threshold_figures(thresholds: set[float]) -> dict[str, dict[str, float]]:
+    """Return by threshold what it chooses and whether events of rendered clips happen then."""
+    clips = list(shards.iter_rows(OUTPUT, ["magnitudes"], TABLE_SPLITS))
     if not clips:
         return {}
-    events = motion_evaluation.event_steps(
-        {clip["clip_id"]: times_s[clip["clip_id"]] for clip in clips}
-    )
+    times_s = {}
+    for row in shards.iter_rows(layout.FRAMES, ["times_s"], TABLE_SPLITS):
+        times_s[row["clip_id"]] = row["times_s"]
+    names = [clip["clip_id"] for clip in clips]
+    events = list(motion_evaluation.event_steps({name: times_s[name] for name in names}).values())
+    source_ids = {row["clip_id"]: row["source_id"] for row in shards.ok_rows(OUTPUT)}
+    sources = len({source_ids[name] for name in names})
     magnitudes = np.stack([clip["magnitudes"] for clip in clips])  # [N, T]
-    found = {}
+
+    figures = {}
     for threshold in sorted(thresholds):
         chosen = choose(magnitudes, threshold)
-        exact = motion_evaluation.hits(chosen, list(events.values()), 0)
-        found[f"{threshold:g}"] = {
+        exact = motion_evaluation.event_agreement(chosen, events, tolerance=0)
+        figures[f"{threshold:g}"] = {
             "clips": len(clips),
-            "sources": len({source[clip["clip_id"]] for clip in clips}),
+            "sources": sources,
             "frames_per_clip": float(chosen.sum(1).mean()),
             "clips_without": float(1 - above(magnitudes, threshold).any(1).mean()),
-            **motion_evaluation.hits(chosen, list(events.values())),
+            **motion_evaluation.event_agreement(chosen, events),
             **{f"{name}_exact": value for name, value in exact.items()},
         }
-    return found
+    return figures
 
 
-def draw(path: Path, index: list[dict], threshold: float) -> None:
-    """The figure: the first validation clip (else training clip) of some actions."""
-    for split in ("validation", "training"):
-        first = {
-            row["action"]: row["clip_id"]
-            for row in reversed(index)
-            if row["split"] == split and row["status"] == "ok"
-        }
-        if first:
-            break
+def figure_clips(index: list[dict]) -> list[dict]:
+    """Return rows of the figure's clips: the first validation clip of some actions.
+
+    Without any validation clip they are training clips.
+    """
+    ok = [row for row in index if row["status"] == "ok"]
+    split = "validation" if any(row["split"] == "validation" for row in ok) else "training"
+    first: dict[str, str] = {}
+    for row in ok:
+        if row["split"] == split:
+            first.setdefault(row["action"], row["clip_id"])
     names = [first[action] for action in sorted(first)]
-    wanted = [
-        names[i]
-        for i in np.linspace(0, len(names) - 1, min(motion_evaluation.STRIPS, len(names))).astype(
-            int
-        )
-    ]
-    frames = {
-        row["clip_id"]: row
-        for row in shards.iter_rows(FRAMES, ["jpegs", "times_s"], [split])
-        if row["clip_id"] in wanted
-    }
-    motion = [
-        row
-        for row in shards.iter_rows(OUTPUT, ["magnitudes", "chosen"], [split])
-        if row["clip_id"] in wanted
-    ]
-    motion_figure.draw_strips(path, [frames[row["clip_id"]] | row for row in motion], threshold)
+    count = min(FIGURE_CLIPS, len(names))
+    spread = np.linspace(0, len(names) - 1, count).astype(int)
+    drawn = {names[i] for i in spread}
+
+    frames = {}
+    for row in shards.iter_rows(layout.FRAMES, ["jpegs", "times_s"], [split]):
+        if row["clip_id"] in drawn:
+            frames[row["clip_id"]] = row
+    clips = []
+    for row in shards.iter_rows(OUTPUT, ["magnitudes", "chosen"], [split]):
+        if row["clip_id"] in drawn:
+            clips.append(frames[row["clip_id"]] | row)
+    return clips
 
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("representative_frames", RepresentativeFramesParams)
-    clips = shards.inputs(FRAMES)
-    stored = pa.schema(
-        [("magnitudes", shards.tensor(pa.float32(), *shards.tensor_shape(FRAMES, "times_s")))]
-    )
+    clips = shards.inputs(layout.FRAMES)
+    steps = shards.tensor_shape(layout.FRAMES, "times_s")
+    stored = pa.schema([("magnitudes", shards.tensor(pa.float32(), *steps))])
     columns = pa.schema(
         [*stored, ("chosen", pa.list_(pa.bool_())), ("steps", pa.list_(pa.int32()))]
     )
     version = item_store.version(
         "representative_frames", CODE_VERSION, p.camera, libraries=LIBRARIES
     )
+
+    def compute(tasks: Iterator[Any]) -> Iterator[Any]:
+        return parallel.map_items(mean_magnitudes, tasks, stage.workers, time_limit_s())
+
     with ClipItems("representative_frames", version, stored) as items:
-        rows = shards.iter_rows(FRAMES, ["jpegs"])
-        frames = ((row["clip_id"], (row["jpegs"], p.camera)) for row in rows)
-        items.fill(
-            stage,
-            clips,
-            frames,
-            lambda tasks: parallel.map_items(mean_magnitudes, tasks, stage.workers, time_limit_s()),
-        )
+        rows = shards.iter_rows(layout.FRAMES, ["jpegs"])
+        tasks = ((row["clip_id"], (row["jpegs"], p.camera)) for row in rows)
+        items.fill(stage, clips, tasks, compute)
         index = items.pack(
             OUTPUT,
             clips,
@@ -203,11 +199,16 @@ def main(stage: stage_run.StageRun) -> None:
             finish=lambda row: decide(row, p.threshold),
             finished_by=(p.threshold,),
         )
-    draw(layout.REPRESENTATIVE_FRAMES_FIGURE, index, p.threshold)
+
+    drawn = figure_clips(index)
+    events = motion_evaluation.event_steps({clip["clip_id"]: clip["times_s"] for clip in drawn})
+    motion_figure.write_motion_figure(
+        layout.REPRESENTATIVE_FRAMES_FIGURE, drawn, events, p.threshold
+    )
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),
-            "thresholds": compare_thresholds({*THRESHOLDS, p.threshold}),
+            "thresholds": threshold_figures({*THRESHOLDS, p.threshold}),
         }
     )
 

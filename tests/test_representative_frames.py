@@ -16,6 +16,7 @@ from audio_from_video.reporting import motion_figure
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
 from stages import representative_frames
 from stages.representative_frames import above, camera_motion, choose, mean_magnitudes
@@ -192,7 +193,7 @@ def test_a_failed_row_stays_as_it_is():
 
 def test_the_frame_on_screen_at_an_event():
     events_s = np.array([-0.1, 0.0, 0.49, 0.5, 2.6, 2.99, 3.0, 7.0])
-    assert motion_evaluation.shown_at(events_s, TIMES_S).tolist() == [0, 0, 1, 5, 5]
+    assert motion_evaluation.steps_at(events_s, TIMES_S).tolist() == [0, 0, 1, 5, 5]
 
 
 def brute_force(chosen: list[list[bool]], events: list[list[int]]) -> tuple[float, float]:
@@ -223,7 +224,7 @@ def random_case(clips_n: int = 40, steps: int = 18) -> tuple[np.ndarray, list[np
 
 def test_recall_and_precision_against_brute_force():
     chosen, events = random_case()
-    found = motion_evaluation.hits(chosen, events)
+    found = motion_evaluation.event_agreement(chosen, events)
     recall, precision = brute_force(chosen.tolist(), [shown.tolist() for shown in events])
     assert found["event_recall"] == pytest.approx(recall) and found[
         "chosen_near_event"
@@ -235,15 +236,17 @@ def test_random_frames_against_every_draw_and_simulation():
     chosen = np.array([[True, True, False, False, False, False]])
     draws = [[t in pair for t in range(6)] for pair in combinations(range(6), 2)]
     every = [brute_force([draw], [[0, 3, 3]]) for draw in draws]
-    found = motion_evaluation.hits(chosen, [np.array([0, 3, 3])])
+    found = motion_evaluation.event_agreement(chosen, [np.array([0, 3, 3])])
     assert found["event_recall_random"] == pytest.approx(np.mean([recall for recall, _ in every]))
     assert found["chosen_near_event_random"] == pytest.approx(
         np.mean([precision for _, precision in every])
     )
     chosen, events = random_case()
     rng = np.random.default_rng(0)
-    drawn = [motion_evaluation.hits(rng.permuted(chosen, axis=1), events) for _ in range(400)]
-    found = motion_evaluation.hits(chosen, events)
+    drawn = [
+        motion_evaluation.event_agreement(rng.permuted(chosen, axis=1), events) for _ in range(400)
+    ]
+    found = motion_evaluation.event_agreement(chosen, events)
     for name in ("event_recall", "chosen_near_event"):
         assert found[f"{name}_random"] == pytest.approx(
             np.mean([draw[name] for draw in drawn]), abs=0.01
@@ -251,7 +254,9 @@ def test_random_frames_against_every_draw_and_simulation():
 
 
 def test_without_events_there_is_no_recall():
-    assert motion_evaluation.hits(np.ones((2, 5), bool), [np.array([]), np.array([])]) == {}
+    assert (
+        motion_evaluation.event_agreement(np.ones((2, 5), bool), [np.array([]), np.array([])]) == {}
+    )
 
 
 # The stage
@@ -437,8 +442,8 @@ def test_figure_shows_validation_clips_else_training_clips(stage_input, monkeypa
     drawn = []
     monkeypatch.setattr(
         motion_figure,
-        "draw_strips",
-        lambda path, clips, threshold: drawn.append([clip["clip_id"] for clip in clips]),
+        "write_motion_figure",
+        lambda path, clips, *_: drawn.append([clip["clip_id"] for clip in clips]),
     )
     execute()
     rows = [row for row in stage_input.rows if row["split"] != "validation"]
@@ -448,7 +453,7 @@ def test_figure_shows_validation_clips_else_training_clips(stage_input, monkeypa
 
 
 def test_failed_clips_are_recorded(stage_input, monkeypatch):
-    slow = parallel.Failure("timeout", "slow")
+    slow = Failure("timeout", "slow")
     monkeypatch.setattr(parallel, "map_items", lambda function, tasks, *_: (slow for _ in tasks))
     execute()
     assert metrics() == {"clips": {"in": 13, "ok": 0, "refused": {"timeout": 13}}, "thresholds": {}}

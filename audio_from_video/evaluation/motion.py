@@ -1,4 +1,4 @@
-"""Do the frames that a threshold on motion chooses show events?  And what does it look like?"""
+"""Do the frames that a threshold on motion chooses show events?"""
 
 from math import comb
 
@@ -6,55 +6,72 @@ import numpy as np
 
 from audio_from_video.clipset import truth
 
-NEAR = 1  # steps between a chosen frame and the one that shows an event
-STRIPS = 5  # clips in the figure
+NEAR_STEPS = 1  # between a chosen frame and the one that shows an event
 
 
 def event_steps(times_s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By clip, in the order of `times_s` ([T] per clip): the steps whose frames show its true
-    events.
+    """Return the steps [n] whose frames show true events, by clip_id in the order of `times_s`.
 
-    Events after the clip's end are left out; clips of which nothing is known, or without events,
-    have none.
+    times_s: the times [T] of each clip's frames.  Events after the clip's end are left out.  Clips
+    without events, or of which nothing is known, have n = 0.
     """
     events_s = truth.event_times_s()
     no_events = np.array([])
     return {
-        clip_id: shown_at(events_s.get(clip_id, no_events), grid)
+        clip_id: steps_at(events_s.get(clip_id, no_events), grid)
         for clip_id, grid in times_s.items()
     }
 
 
-def shown_at(events_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """The step of the frame on screen at each event: the last one not after it; each is on screen for times_s[1]."""
-    inside = events_s[(events_s >= 0) & (events_s < times_s[-1] + times_s[1])]
+def steps_at(events_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    """Return the step of the frame on screen at each event that the clip holds.
+
+    That is the last frame not after the event; each is on screen for times_s[1].
+    """
+    end_s = times_s[-1] + times_s[1]
+    inside = events_s[(events_s >= 0) & (events_s < end_s)]
     return np.searchsorted(times_s, inside, side="right") - 1
 
 
-def hits(chosen: np.ndarray, events: list[np.ndarray], tolerance: int = NEAR) -> dict[str, float]:
-    """Recall of events and precision of chosen frames, within `tolerance` steps, of clips that have
-    events; {} without any.
+def event_agreement(
+    chosen: np.ndarray, events: list[np.ndarray], tolerance: int = NEAR_STEPS
+) -> dict[str, float]:
+    """Return recall of events and precision of chosen frames, over all clips that have events.
 
-    chosen: bool [N, T]; events: steps [n] per clip.  The `_random` ones are expected of as many
-    frames of the same clip drawn without replacement: of T frames q are near an event, so k frames
-    miss it with probability C(T-q, k) / C(T, k).
+    chosen: bool [N, T].  events: steps [n] of each clip.  A frame shows an event that is at most
+    `tolerance` steps away.  Without any event the result is {}.
+
+    The `_random` figures are expected of as many frames of the same clip, drawn without
+    replacement: of T frames q are near an event, so k frames miss it with probability
+    C(T-q, k) / C(T, k).
     """
-    steps, found = chosen.shape[1], np.zeros(6)
-    for mask, shown in zip(chosen, events, strict=True):
-        near = np.abs(shown[:, None] - np.arange(steps)) <= tolerance  # [n, T]
-        k, by_event, by_frame = int(mask.sum()), near.sum(1), near.any(0)
-        if not len(shown):
+    steps = chosen.shape[1]
+    event_count = 0
+    recalled = 0
+    recalled_at_random = 0.0
+    frame_count = 0
+    frames_near = 0
+    frames_near_at_random = 0.0
+    for mask, clip_events in zip(chosen, events, strict=True):
+        if not len(clip_events):
             continue
-        missed = sum(comb(steps - int(q), k) for q in by_event) / comb(steps, k)
-        found += [
-            len(shown),
-            (near & mask).any(1).sum(),
-            len(shown) - missed,
-            k,
-            (by_frame & mask).sum(),
-            k * by_frame.mean(),
-        ]
-    if not found[0]:
+        near = np.abs(clip_events[:, None] - np.arange(steps)) <= tolerance  # [n, T]
+        near_any = near.any(0)
+        k = int(mask.sum())
+        missing_draws = sum(comb(steps - int(q), k) for q in near.sum(1))
+        missed_at_random = missing_draws / comb(steps, k)
+
+        event_count += len(clip_events)
+        recalled += int((near & mask).any(1).sum())
+        recalled_at_random += len(clip_events) - missed_at_random
+        frame_count += k
+        frames_near += int((near_any & mask).sum())
+        frames_near_at_random += float(k * near_any.mean())
+    if not event_count:
         return {}
-    names = ("event_recall", "event_recall_random", "chosen_near_event", "chosen_near_event_random")
-    return dict(zip(names, (found[[1, 2, 4, 5]] / found[[0, 0, 3, 3]]).tolist(), strict=True))
+    return {
+        "event_recall": recalled / event_count,
+        "event_recall_random": recalled_at_random / event_count,
+        "chosen_near_event": frames_near / frame_count,
+        "chosen_near_event_random": frames_near_at_random / frame_count,
+    }

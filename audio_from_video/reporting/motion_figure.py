@@ -1,79 +1,103 @@
-"""The figure of representative frames: strips of frames and their motion."""
+"""The figure of representative frames: strips of frames, and curves of their motion."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from audio_from_video.evaluation.motion import event_steps
 from audio_from_video.media import codecs
 
-WIDTH_IN, CURVE_IN = 11.5, 0.85  # of a strip; height of a curve
-CHOSEN, LIMIT, EVENT = "#ff7f0e", "#7b3fa0", "#2ca02c"
+WIDTH_IN = 11.5  # of a strip
+CURVE_IN = 0.85  # height of a curve
+LEFT_IN = 0.7  # of strips and curves
+TITLE_IN = 0.25  # above a strip
+GAP_IN = 0.05  # between a strip and its curve
+CLIP_GAP_IN = 0.45  # all that is between two clips, titles included
+CHOSEN_COLOUR = "#ff7f0e"
+THRESHOLD_COLOUR = "#7b3fa0"
+EVENT_COLOUR = "#2ca02c"
 
 
-def draw_strips(path: Path, clips: list[dict], threshold: float) -> None:
-    """A figure: each clip as a strip of its frames, chosen ones outlined, and below it the curve of its magnitudes.
+def write_motion_figure(
+    path: Path, clips: list[dict], events: dict[str, np.ndarray], threshold: float
+) -> None:
+    """Write a figure of clips: a strip of frames each, and below it the curve of its magnitudes.
 
-    clips: clip_id, jpegs, times_s, magnitudes [T] and chosen [T].
+    clips: clip_id, jpegs [T], magnitudes [T] and chosen [T] each.
+    events: steps of each clip's true events, by clip_id.
+    threshold: relative to a clip's mean magnitude.
     """
-    import matplotlib
+    # Here, as it takes half a second that workers need not spend.
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    strips = [[codecs.decode_jpeg(jpeg)[..., ::-1] for jpeg in clip["jpegs"]] for clip in clips]
+    heights_in = [_strip_height_in(images) for images in strips]
+    width_in = WIDTH_IN + 0.8
+    height_in = sum(heights_in) + (CURVE_IN + CLIP_GAP_IN) * len(clips) + CLIP_GAP_IN
+    figure = Figure(figsize=(width_in, height_in))
 
-    events = event_steps({clip["clip_id"]: clip["times_s"] for clip in clips})
-    images = [[codecs.decode_jpeg(jpeg)[..., ::-1] for jpeg in clip["jpegs"]] for clip in clips]
-    strips_in = [WIDTH_IN / len(shown) * shown[0].shape[0] / shown[0].shape[1] for shown in images]
-    width, height = WIDTH_IN + 0.8, sum(strips_in) + (CURVE_IN + 0.45) * len(clips) + 0.45
-    figure, top = pyplot.figure(figsize=(width, height)), height
-    for clip, shown, strip_in in zip(clips, images, strips_in, strict=True):
-        strip, curve = (
-            figure.add_axes((0.7 / width, (top - down) / height, WIDTH_IN / width, tall / height))
-            for down, tall in ((0.25 + strip_in, strip_in), (0.3 + strip_in + CURVE_IN, CURVE_IN))
+    def add_axes(bottom_in: float, axes_height_in: float) -> Any:
+        return figure.add_axes(
+            (
+                LEFT_IN / width_in,
+                bottom_in / height_in,
+                WIDTH_IN / width_in,
+                axes_height_in / height_in,
+            )
         )
-        top -= strip_in + CURVE_IN + 0.45
-        draw_strip(strip, shown, clip)
-        draw_curve(curve, clip, threshold, events[clip["clip_id"]])
+
+    top_in = height_in
+    for clip, images, strip_in in zip(clips, strips, heights_in, strict=True):
+        strip_axes = add_axes(top_in - (TITLE_IN + strip_in), strip_in)
+        curve_axes = add_axes(top_in - (TITLE_IN + GAP_IN + strip_in + CURVE_IN), CURVE_IN)
+        _draw_strip(strip_axes, images, clip)
+        _draw_curve(curve_axes, clip, threshold, events[clip["clip_id"]])
+        top_in -= strip_in + CURVE_IN + CLIP_GAP_IN
     if clips:
-        curve.set_xlabel("step", fontsize=10)
-        handles, labels = curve.get_legend_handles_labels()
+        curve_axes.set_xlabel("step", fontsize=10)
+        handles, labels = curve_axes.get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="lower right", ncols=len(labels), fontsize=10, frameon=False
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the version of matplotlib, so that the file changes with its content alone.
     figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
 
 
-def draw_strip(axis, images: list[np.ndarray], clip: dict) -> None:
-    """The frames [T] of [H, W, 3] side by side, chosen ones outlined."""
+def _strip_height_in(images: list[np.ndarray]) -> float:
+    """Return the height of a strip whose frames keep their proportions."""
+    height, width = images[0].shape[:2]
+    return WIDTH_IN / len(images) * height / width
+
+
+def _draw_strip(axes: Any, images: list[np.ndarray], clip: dict) -> None:
+    """Draw the frames [T] of [H, W, 3] side by side, chosen ones outlined."""
     for step, image in enumerate(images):
-        axis.imshow(image, extent=(step - 0.49, step + 0.49, 0, 1), aspect="auto")
-    for chosen in np.flatnonzero(clip["chosen"]):
-        axis.axvspan(chosen - 0.47, chosen + 0.47, fill=False, edgecolor=CHOSEN, linewidth=3)
-    axis.set(xlim=(-0.5, len(images) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
-    axis.set_title(clip["clip_id"], fontsize=10, loc="left", pad=3)
+        axes.imshow(image, extent=(step - 0.49, step + 0.49, 0, 1), aspect="auto")
+    for step in np.flatnonzero(clip["chosen"]):
+        axes.axvspan(step - 0.47, step + 0.47, fill=False, edgecolor=CHOSEN_COLOUR, linewidth=3)
+    axes.set(xlim=(-0.5, len(images) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
+    axes.set_title(clip["clip_id"], fontsize=10, loc="left", pad=3)
 
 
-def draw_curve(axis, clip: dict, threshold: float, events: np.ndarray) -> None:
-    """Magnitudes by step with the threshold, the chosen ones marked; below them the steps of true events, where known."""
-    magnitudes, chosen = clip["magnitudes"], np.array(clip["chosen"])
+def _draw_curve(axes: Any, clip: dict, threshold: float, events: np.ndarray) -> None:
+    """Draw magnitudes by step and the threshold; mark chosen steps and, below, true events."""
+    magnitudes = clip["magnitudes"]
+    chosen = np.array(clip["chosen"])
     steps = np.arange(len(chosen))
-    axis.plot(steps, magnitudes, color="0.35", linewidth=1.2)
-    axis.plot(steps[chosen], magnitudes[chosen], "o", color=CHOSEN, label="chosen")
-    axis.axhline(
+    axes.plot(steps, magnitudes, color="0.35", linewidth=1.2)
+    axes.plot(steps[chosen], magnitudes[chosen], "o", color=CHOSEN_COLOUR, label="chosen")
+    axes.axhline(
         threshold * magnitudes.mean(),
-        color=LIMIT,
+        color=THRESHOLD_COLOUR,
         linestyle="--",
         linewidth=1.2,
         label=f"{threshold:g} x mean",
     )
     if len(events):
-        axis.plot(
-            events, np.zeros(len(events)), "^", color=EVENT, clip_on=False, label="true event"
-        )
-    axis.set(
-        xlim=(-0.5, len(chosen) - 0.5), ylim=(0, 1.15 * max(magnitudes.max(), 1e-3)), xticks=steps
-    )
-    axis.set_ylabel("px per step", fontsize=9)
-    axis.tick_params(labelsize=9)
+        zeros = np.zeros(len(events))
+        axes.plot(events, zeros, "^", color=EVENT_COLOUR, clip_on=False, label="true event")
+    highest = max(magnitudes.max(), 1e-3)
+    axes.set(xlim=(-0.5, len(chosen) - 0.5), ylim=(0, 1.15 * highest), xticks=steps)
+    axes.set_ylabel("px per step", fontsize=9)
+    axes.tick_params(labelsize=9)
