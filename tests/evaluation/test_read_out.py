@@ -42,7 +42,7 @@ def measured(workspace):
     write(Path("data/video_features/rgb"), {"a": 0.0, "b": 0.0, "c": 0.0, "d": 3.0}, rng)
     write(Path("data/video_features/flow"), {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, rng)
     write(Path("data/audio_features"), {"a": 0.0, "b": 3.0}, rng)
-    return read_out.measure([["a", "b"], ["c", "d"]])
+    return read_out.read_out_figures([["a", "b"], ["c", "d"]])
 
 
 def test_what_is_in_the_features_is_found_and_what_is_not_is_not(measured):
@@ -70,7 +70,7 @@ def test_accuracy_and_auroc_are_those_of_plain_logistic_regression(workspace):
         {f"{action}/unlabelled{i // 2}_{i}": action for action in "ab" for i in range(30)}
         | {"a/training0_0": "b"}
     )
-    ways = read_out.measure([["a", "b"]])["video features"]
+    ways = read_out.read_out_figures([["a", "b"]])["video features"]
     found, more = (way["a / b"] for way in ways.values())
     table = read_out.summaries(read_out.INPUTS["video features"], {"a", "b"})
     x, y = np.stack(table.x.to_list()), (table.action == "a").to_numpy()
