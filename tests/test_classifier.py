@@ -389,7 +389,7 @@ def test_modality_dropout_hides_so_much_audio_in_training_and_none_later(
     monkeypatch.setattr(ActionClassifier, "forward", watched)
     made.condition = Condition(**CONDITIONS["real_audio"] | {"missing_rate": dropout})
     classifier_training.train_one(task(made))
-    heard = (made.sounds["real"].row[made.rows("training")] >= 0).float().mean().item()
+    heard = (made.sounds["real"].row[made.clip_indices("training")] >= 0).float().mean().item()
     assert np.mean(shares[True]) == pytest.approx(
         heard * (1 - dropout), abs=0.03 if dropout else 1e-6
     )

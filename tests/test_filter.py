@@ -41,8 +41,8 @@ def data(workspace, in_process, monkeypatch):
     """All that the filter reads; labels of half of the generated audio resemble the real ones, the others are shuffled."""
     monkeypatch.setattr(filter_evaluation, "DRAWS", 3)
     rng = np.random.default_rng(1)
-    workspace.rows = rows = synthetic.make()
-    synthetic.write(rows)
+    workspace.rows = rows = synthetic.make_clips()
+    synthetic.write_data(rows)
     workspace.actions, workspace.labels = synthetic.write_dictionary()
     for i, row in enumerate(rows):
         scores = rng.permutation(row["label_scores"]) if i % 2 else row["label_scores"]
@@ -689,7 +689,7 @@ def test_real_sound_that_the_filter_rejects_does_not_matter(decided):
     for row in decided.rows:
         if row["action"] and not decided.table.keep_real[row["clip_id"]]:
             row["audio"] = row["audio"] + 5
-    synthetic.write(decided.rows)
+    synthetic.write_data(decided.rows)
     assert np.array_equal(train("validated_real").probabilities, before)
 
 
@@ -713,7 +713,7 @@ def test_kept_only_leaves_rejected_clips_out_of_training_and_scoring(decided):
     for row in decided.rows:
         if not kept[row["clip_id"]]:
             row["rgb"], row["made"] = row["rgb"] + 3, row["made"] + 3
-    synthetic.write(decided.rows)
+    synthetic.write_data(decided.rows)
     write_made(decided.rows)
     assert np.array_equal(train("published").probabilities, made.probabilities)
 

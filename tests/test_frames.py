@@ -216,7 +216,8 @@ def test_odd_files_get_a_status(extra_media):
     assert {"unreadable", "no_video", "too_short", "wrong_frame_count"} <= seen
 
 
-# By CODE_VERSION: what `extract` gives for the files of `test_output_is_that_of_code_version`, rounded so that machines agree.
+# By CODE_VERSION: what `extract` gives for the files of `test_output_is_that_of_code_version`,
+# rounded so that machines agree.
 GOLDEN = dict.fromkeys(
     (2, 3), "5eb97ca02e0a12b2f9e2f18f45e607fc"
 )  # 3: interlaced frames alone differ

@@ -86,8 +86,8 @@ def test_only_the_bidirectional_generator_sees_what_follows(bidirectional):
 
 @pytest.fixture
 def data(workspace, in_process):
-    workspace.rows = synthetic.make()
-    synthetic.write(workspace.rows)
+    workspace.rows = synthetic.make_clips()
+    synthetic.write_data(workspace.rows)
     synthetic.write_predictions("video_only", workspace.rows)
     workspace.set(generator={"seeds": 2, "folds": 3, "lstm": NETWORK})
     return workspace
@@ -127,7 +127,7 @@ def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
         ]
         for pool in ("all", "labelled")
     }
-    rows = synthetic.make()
+    rows = synthetic.make_clips()
     audible = {
         split: sum(row["audible"] for row in rows if row["split"] == split)
         for split in ("training", "unlabelled")
@@ -141,15 +141,15 @@ def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
 @pytest.mark.parametrize("change", ["other sound", "silence"])
 def test_a_clips_own_sound_changes_no_generated_feature_of_its_own(data, change):
     synthetic.generate()
-    before = synthetic.generated()
+    before = synthetic.generated_bytes()
     row = training_row(data.rows)
     if change == "silence":
         row["audible"] = False
     else:
         row["audio"] = 3 * RNG.normal(size=row["audio"].shape)
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     synthetic.generate()
-    after = synthetic.generated()
+    after = synthetic.generated_bytes()
     assert after.keys() == before.keys() and after[row["clip_id"]] == before[row["clip_id"]]
     labelled = [other for other in data.rows if other["action"]]
     fold = dict(
@@ -171,35 +171,35 @@ def test_a_clips_own_sound_changes_no_generated_feature_of_its_own(data, change)
 def test_unlabelled_sound_counts_with_pool_all_alone(data, pool):
     data.set(generator={"pool": pool, "seeds": 1, "folds": 2})
     synthetic.generate()
-    before = synthetic.generated()
+    before = synthetic.generated_bytes()
     for row in data.rows:
         if row["split"] == "unlabelled":
             row["audio"] = row["audio"] + 2
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     synthetic.generate()
-    assert (synthetic.generated() == before) == (pool == "labelled")
+    assert (synthetic.generated_bytes() == before) == (pool == "labelled")
 
 
 def test_predicted_actions_are_for_baselines_alone(data):
     data.set(generator={"seeds": 1, "folds": 2, "lstm": {"epochs": 2}})
     synthetic.generate()
-    before = synthetic.generated()
+    before = synthetic.generated_bytes()
     synthetic.write_predictions("video_only", data.rows, seed=5)
     synthetic.generate()
-    assert synthetic.generated() == before
+    assert synthetic.generated_bytes() == before
 
 
 def test_more_test_clips_change_what_is_generated_for_no_training_clip(data):
     """Folds are dealt over the sources that models are fitted on."""
     synthetic.generate()
-    before = synthetic.generated()
+    before = synthetic.generated_bytes()
     for name in ("one", "two", "three"):
         like = next(row for row in data.rows if row["split"] == "test")
         data.rows.append(like | {"clip_id": f"set/{name}", "source_id": name})
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     synthetic.write_predictions("video_only", data.rows)
     synthetic.generate()
-    after = synthetic.generated()
+    after = synthetic.generated_bytes()
     training = [row["clip_id"] for row in data.rows if row["split"] == "training"]
     assert len(after) == len(before) + 3 and all(after[name] == before[name] for name in training)
 
@@ -328,7 +328,7 @@ def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
 def test_without_sound_it_is_a_sentence(data):
     for row in data.rows:
         row["audible"] = row["split"] != "validation"
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     with pytest.raises(
         UserError, match="needs audible training and validation clips; metrics/audio.json says"
     ):
@@ -339,8 +339,8 @@ def test_without_sound_it_is_a_sentence(data):
 
 
 def test_sound_that_follows_from_the_picture_is_generated(workspace, in_process):
-    rows = synthetic.make(sizes={"training": 40, "validation": 10, "test": 10}, unlabelled=40)
-    synthetic.write(rows)
+    rows = synthetic.make_clips(sizes={"training": 40, "validation": 10, "test": 10}, unlabelled=40)
+    synthetic.write_data(rows)
     synthetic.write_predictions("video_only", rows)
     network = NETWORK | {"hidden": 32, "projection": 32, "epochs": 25, "patience": 25}
     workspace.set(generator={"seeds": 2, "folds": 2, "lstm": network})

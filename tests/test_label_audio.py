@@ -47,13 +47,13 @@ def data(workspace, bert, monkeypatch):
     """Clips whose scores leave some labels without evidence; `rows` as written, `fold` by clip id."""
     monkeypatch.setattr(label_audio, "LABELS", load_labels()[:LABELS])
     workspace.set(label_audio=SECTION | {"model": bert}, generator={"folds": FOLDS})
-    workspace.rows = synthetic.make()
+    workspace.rows = synthetic.make_clips()
     workspace.fold = dict(zip(*fold_of(workspace.rows), strict=True))
     for row in workspace.rows:
         row["label_scores"][[RARE, SILENT]] = 0.004, MIN_SCORE - 0.01
         row["label_scores"][ONE_FOLD] = 0.9 if workspace.fold[row["clip_id"]] == 1 else 0.1
     workspace.rows[0]["label_scores"][RARE] = 0.9
-    synthetic.write(workspace.rows)
+    synthetic.write_data(workspace.rows)
     return workspace
 
 
@@ -211,7 +211,7 @@ def test_a_clip_changes_no_byte_of_what_its_own_fold_gets(data):
         if row["split"] == "training" and row["audible"] and data.fold[row["clip_id"]] == 2
     )
     row["audio"], row["label_scores"] = -3 * row["audio"], row["label_scores"][::-1].copy()
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     make()
     after = features()
     assert after["folds"][2].tobytes() == before["folds"][2].tobytes()
@@ -226,7 +226,7 @@ def test_validation_and_test_clips_change_metrics_alone(data):
         if row["split"] in ("validation", "test"):
             row["audio"] = row["audio"] + RNG.normal(size=row["audio"].shape)
             row["label_scores"] = RNG.random(LABELS)
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     changed = make()
     assert outputs() == before
     assert {key for key in metrics if metrics[key] != changed[key]} == {"prediction_cosine"}
@@ -237,7 +237,7 @@ def test_actions_do_not_matter(data):
     before = features()
     for row in data.rows:
         row["action"] = None if row["action"] is None else synthetic.ACTIONS[2]
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     make()
     for (
         name,
@@ -312,7 +312,7 @@ def test_prediction_cosine_by_brute_force(data):
     validation = [row for row in data.rows if row["split"] == "validation" and row["audible"]]
     for row in validation[:2]:
         row["label_scores"][:] = 0.29  # AST hears nothing in them
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     found = make()["prediction_cosine"]
     mean = by_loop(data, label_audio.WHOLE)[2]
     whole, values = features()["whole"].astype(float), []
@@ -404,7 +404,7 @@ def test_audioset_knows_no_clip_of_the_fold_either(data, audioset):
         if row["split"] == "unlabelled" and row["audible"] and data.fold[row["clip_id"]] == 0
     )
     row["audio"] = -3 * row["audio"]
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     make()
     assert features()["folds"][0].tobytes() == before["folds"][0].tobytes()
     assert (features()["folds"][1] != before["folds"][1]).any()
@@ -414,7 +414,7 @@ def test_audioset_without_a_shared_label_is_one_sentence(data, audioset):
     for row in data.rows:
         row["label_scores"][:10] = 0
         row["label_scores"][10:] = 0.9
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     with pytest.raises(
         UserError,
         match=r"no label has evidence in both the clips \(2 have\) and AudioSet's files \(10\)",
@@ -434,7 +434,7 @@ def test_no_evidence_is_one_sentence(data):
         make()
     for row in data.rows:
         row["label_scores"] = np.where(data.fold[row["clip_id"]] == 1, row["label_scores"], 0)
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     data.set(label_audio={"min_evidence": MIN_EVIDENCE})
     with pytest.raises(UserError, match="outside fold 1"):
         make()
@@ -448,6 +448,6 @@ def test_another_number_of_labels_is_one_sentence(data, monkeypatch):
 
 
 def test_no_audible_clip_is_one_sentence(data):
-    synthetic.write([row | {"audible": False} for row in data.rows])
+    synthetic.write_data([row | {"audible": False} for row in data.rows])
     with pytest.raises(UserError, match="audio_features holds no clip"):
         make()

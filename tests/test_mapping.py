@@ -38,10 +38,10 @@ def data(workspace, bert, in_process):
         "temperature": TEMPERATURE,
     }
     workspace.set(frames={"count": STEPS}, generator={"folds": 3}, mapping=section)
-    workspace.rows = synthetic.make()
+    workspace.rows = synthetic.make_clips()
     for row in workspace.rows:  # from a few to nearly all labels are heard
         row["label_scores"] = RNG.uniform(0, 1, LABELS).astype(np.float16).astype(float)
-    synthetic.write(workspace.rows)
+    synthetic.write_data(workspace.rows)
     synthetic.write_captions(workspace.rows)
     workspace.whole, workspace.by_fold = synthetic.write_label_audio()
     return workspace
@@ -76,9 +76,9 @@ def softmax(scores: list[float]) -> np.ndarray:
 
 def test_the_published_example(workspace, in_process):
     workspace.set(frames={"count": STEPS})
-    rows = synthetic.make(sizes={"training": 2, "validation": 1, "test": 1}, unlabelled=2)
+    rows = synthetic.make_clips(sizes={"training": 2, "validation": 1, "test": 1}, unlabelled=2)
     rows[0]["captions"] = {4: "a group of people in a crowd with their hands up"}
-    synthetic.write(rows)
+    synthetic.write_data(rows)
     synthetic.write_captions(rows)
     names = [label.display_name for label in load_labels()]
     synthetic.write_label_audio(names)
@@ -339,7 +339,7 @@ def test_a_sources_own_sound_says_nothing_of_its_captions(keyed):
     before = mapped()
     row = next(row for row in keyed.rows if row["split"] == "training" and row["audible"])
     row["label_scores"] = row["label_scores"][::-1].copy()
-    synthetic.write(keyed.rows)
+    synthetic.write_data(keyed.rows)
     synthetic.map_captions()
     after = mapped()
     changed = {
@@ -367,7 +367,7 @@ def test_validation_and_test_clips_are_no_keys(keyed, splits, counts):
     for row in keyed.rows:
         if row["split"] in splits:
             row["label_scores"] = 1 - row["label_scores"]
-    synthetic.write(keyed.rows)
+    synthetic.write_data(keyed.rows)
     synthetic.map_captions()
     assert (output() != before) == counts
 

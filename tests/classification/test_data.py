@@ -48,8 +48,8 @@ def rows(workspace, in_process):
         "label_smoothing": 0.0,
     }
     workspace.set(classifier={"seeds": 2, "lstm": network})
-    made = synthetic.make(unlabelled=20)
-    synthetic.write(made)
+    made = synthetic.make_clips(unlabelled=20)
+    synthetic.write_data(made)
     made.sort(key=lambda row: (row["split"], row["action"] or "", row["clip_id"]))
     return made
 
@@ -138,7 +138,7 @@ def test_nearest_may_answer_with_the_same_source_where_asked(rows, data):
 
 def test_without_audible_training_clips_retrieval_is_a_sentence(rows, data):
     few = [row | {"audible": row["audible"] and row["split"] == "test"} for row in rows]
-    synthetic.write(few)
+    synthetic.write_data(few)
     with pytest.raises(UserError, match="no training clip has audible sound to lend"):
         data(train_audio="retrieved", test_audio="retrieved")
 
@@ -187,7 +187,7 @@ def test_soft_teaching_mixes_labels_with_the_teacher_and_adds_the_pool(rows, dat
         if made.labels[i] >= 0:
             expected = 0.75 * np.eye(3)[made.labels[i]] + 0.25 * expected
         assert np.allclose(targets[i], expected, atol=1e-6)
-    assert targets[made.rows("validation", "test")].abs().sum() == 0
+    assert targets[made.clip_indices("validation", "test")].abs().sum() == 0
 
 
 def test_hard_teaching_takes_confident_answers_as_labels(rows, data):
@@ -230,7 +230,7 @@ def test_label_budget_teaches_so_many_clips_per_action_and_smaller_ones_lie_in_l
 
 def test_clips_lack_their_audio_as_the_shared_table_says(rows, data):
     made = data()
-    asked = made.rows("test")
+    asked = made.clip_indices("test")
     first = made.missing_at([0.0, 0.25, 1.0], asked, 0)
     assert [int(first[rate].sum()) for rate in (0.0, 0.25, 1.0)] == [
         0,
@@ -245,14 +245,14 @@ def test_clips_lack_their_audio_as_the_shared_table_says(rows, data):
 
 def test_the_draw_of_missing_audio_is_uniform_nested_and_does_not_depend_on_other_clips():
     many = [{"clip_id": f"a/{i}", "split": "test", "status": "ok"} for i in range(400)]
-    table = splits.draw_missing(many, 0).to_pandas()
+    table = splits.missing_audio_table(many, 0).to_pandas()
     assert table.groupby("draw").size().tolist() == [400] * splits.MISSING_DRAWS
     assert (
         abs((table.order < 0.25).mean() - 0.25) < 0.02
         and table.order.min() >= 0
         and table.order.max() < 1
     )
-    fewer = splits.draw_missing(
+    fewer = splits.missing_audio_table(
         many[:10] + [{"clip_id": "b", "split": "training", "status": "ok"}], 0
     ).to_pandas()
     both = fewer.merge(table, on=["draw", "clip_id"], suffixes=("", "_all"))

@@ -11,7 +11,7 @@ SOURCES = np.array([f"yt-{i % 37}" for i in range(150)])
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 20])
 def test_no_source_stands_in_two_folds_and_folds_have_equal_numbers_of_sources(count):
-    fold = folds.assign(SOURCES, count)
+    fold = folds.of_sources(SOURCES, count)
     assert len(fold) == len(SOURCES)
     of_source = {source: set(fold[source == SOURCES]) for source in SOURCES}
     assert all(len(found) == 1 for found in of_source.values())
@@ -20,24 +20,24 @@ def test_no_source_stands_in_two_folds_and_folds_have_equal_numbers_of_sources(c
 
 
 def test_the_order_and_the_number_of_clips_do_not_matter():
-    fold = folds.assign(SOURCES, 5)
+    fold = folds.of_sources(SOURCES, 5)
     order = np.random.default_rng(0).permutation(len(SOURCES))
-    assert np.array_equal(folds.assign(SOURCES[order], 5), fold[order])
+    assert np.array_equal(folds.of_sources(SOURCES[order], 5), fold[order])
     assert np.array_equal(
-        folds.assign(np.unique(SOURCES), 5),
+        folds.of_sources(np.unique(SOURCES), 5),
         [fold[source == SOURCES][0] for source in np.unique(SOURCES)],
     )
 
 
 def test_folds_do_not_follow_the_sources_names():
     """Sources in the order of their names (channels, dates) are spread: neither blocks nor taken in turn."""
-    fold = folds.assign(np.array([f"s{i:04d}" for i in range(400)]), 4)
+    fold = folds.of_sources(np.array([f"s{i:04d}" for i in range(400)]), 4)
     assert 60 < (np.diff(fold) == 0).sum() < 140  # 100 by chance
     assert 60 < (np.diff(fold) % 4 == 1).sum() < 140
 
 
 def test_fewer_sources_than_folds_leave_folds_empty():
-    assert sorted(folds.assign(np.array(["x", "y", "x"]), 5)) in ([0, 0, 1], [0, 1, 1])
+    assert sorted(folds.of_sources(np.array(["x", "y", "x"]), 5)) in ([0, 0, 1], [0, 1, 1])
 
 
 # The folds of a table of clips
@@ -122,7 +122,7 @@ def test_the_tables_order_does_not_matter_and_folds_are_those_of_the_sources():
     assert by_source(table(seed=1), 5) == found
     fitted = clips.source_id[clips.split.isin(["training", "unlabelled"])].to_numpy()
     assert {
-        name: {number} for name, number in zip(fitted, folds.assign(fitted, 5), strict=True)
+        name: {number} for name, number in zip(fitted, folds.of_sources(fitted, 5), strict=True)
     } == {name: found[name] for name in fitted}
 
 

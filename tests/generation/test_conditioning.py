@@ -36,8 +36,8 @@ def data(workspace, bert, in_process):
         mapping={"model": bert, "min_similarity": LOWEST},
         generator={"seeds": 1, "folds": 2, "lstm": NETWORK, "caption_mapping": own},
     )
-    workspace.rows = synthetic.make(sizes={"training": 6, "validation": 4, "test": 4}, unlabelled=6)
-    synthetic.write(workspace.rows)
+    workspace.rows = synthetic.make_clips(sizes={"training": 6, "validation": 4, "test": 4}, unlabelled=6)
+    synthetic.write_data(workspace.rows)
     synthetic.write_captions(workspace.rows)
     synthetic.write_label_audio(folds=2)
     synthetic.write_predictions("video_only", workspace.rows)
@@ -325,9 +325,9 @@ def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
 def test_without_fine_tuning_the_answer_is_another(data):
     data.set(generator={"lstm": {"epochs": 2}})
     synthetic.generate(architecture="caption_mapping")
-    tuned = synthetic.generated("caption_mapping")
+    tuned = synthetic.generated_bytes("caption_mapping")
     synthetic.generate(architecture="caption_mapping")
-    assert synthetic.generated("caption_mapping") == tuned
+    assert synthetic.generated_bytes("caption_mapping") == tuned
     data.set(generator={"caption_mapping": {"finetune_text": "off"}})
     synthetic.generate(architecture="caption_mapping")
-    assert synthetic.generated("caption_mapping") != tuned
+    assert synthetic.generated_bytes("caption_mapping") != tuned

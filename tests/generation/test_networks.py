@@ -335,8 +335,8 @@ def data(workspace, bert, in_process):
         mapping={"model": bert, "min_similarity": 0.9},
         generator={"seeds": 1, "folds": 3, "lstm": NETWORK | {"epochs": 2}},
     )
-    workspace.rows = synthetic.make()
-    synthetic.write(workspace.rows)
+    workspace.rows = synthetic.make_clips()
+    synthetic.write_data(workspace.rows)
     synthetic.write_captions(workspace.rows)
     workspace.whole, workspace.by_fold = synthetic.write_label_audio()
     synthetic.write_predictions("video_only", workspace.rows)
@@ -361,7 +361,7 @@ def network_params() -> GeneratorParams:
 
 
 def test_conditioning_lines_up_with_the_features(data, tmp_path):
-    synthetic.write(
+    synthetic.write_data(
         [row for i, row in enumerate(data.rows) if i % 6]
     )  # the mapping knows clips whose video could not be read
     inputs = read_inputs(tmp_path)
@@ -507,12 +507,12 @@ def test_the_saved_model_gives_the_test_clips_their_features(data, inputs, visua
 
 def test_a_training_clips_own_sound_reaches_its_features_by_no_model(data):
     synthetic.generate(architecture="caption_mapping")
-    before = synthetic.generated("caption_mapping")
+    before = synthetic.generated_bytes("caption_mapping")
     row = [row for row in data.rows if row["split"] == "training" and row["audible"]][5]
     row["audio"] = 3 * RNG.normal(size=row["audio"].shape)
-    synthetic.write(data.rows)
+    synthetic.write_data(data.rows)
     synthetic.generate(architecture="caption_mapping")
-    after = synthetic.generated("caption_mapping")
+    after = synthetic.generated_bytes("caption_mapping")
     with scratch() as folder:
         features = Features(folder, vocabulary.SPLITS)
         fold = dict(zip(features.clips.clip_id, folds.of_clips(features.clips, 3), strict=True))
@@ -574,7 +574,7 @@ def test_each_switch_runs_and_changes_the_answer(data):
         }
         data.set(generator={"caption_mapping": default | switch})
         metrics[str(switch)] = synthetic.generate(architecture="caption_mapping")
-        made.append(synthetic.generated("caption_mapping"))
+        made.append(synthetic.generated_bytes("caption_mapping"))
     assert all(
         made[i][name] != made[j][name]
         for i in range(len(made))
@@ -591,7 +591,7 @@ def test_each_switch_runs_and_changes_the_answer(data):
 
 def test_only_label_audio_can_say_what_a_picture_does_not(data):
     """A positive control: the video is noise, the captions name the sound."""
-    rows = synthetic.make(sizes={"training": 24, "validation": 8, "test": 12}, unlabelled=24)
+    rows = synthetic.make_clips(sizes={"training": 24, "validation": 8, "test": 12}, unlabelled=24)
     data.whole, _ = synthetic.write_label_audio(spread=0.1, folds=2)
     sounds = data.whole - data.whole.mean(0)
     for row in rows:
@@ -601,7 +601,7 @@ def test_only_label_audio_can_say_what_a_picture_does_not(data):
         row["captions"] = {
             int(step): LABEL_NAMES[label] for step in RNG.choice(STEPS, 2, replace=False)
         }
-    synthetic.write(rows)
+    synthetic.write_data(rows)
     synthetic.write_captions(rows)
     synthetic.write_predictions("video_only", rows)
     data.set(mapping={"top_k": 1}, generator={"folds": 2, "lstm": {"epochs": 6}})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from audio_from_video.backbones.audio import AudioBackbone
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.learning.features import Features
 from audio_from_video.runtime import vocabulary
 from audio_from_video.storage.row_file import scratch
 from tests.support import synthetic
@@ -27,6 +27,6 @@ def backbone(ast) -> AudioBackbone:
 @pytest.fixture
 def features(workspace) -> Iterator[Features]:
     """Synthetic features of clips of all splits."""
-    synthetic.write(synthetic.make())
+    synthetic.write_data(synthetic.make_clips())
     with scratch() as folder:
-        yield Features(folder, vocabulary.SPLITS, AUDIO)
+        yield Features(folder, vocabulary.SPLITS)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audio_from_video.learning.features import AUDIO, Features
+from audio_from_video.learning.features import Features
 from audio_from_video.meaning.mel_head import MelAst, MelDecoder, MelHead
 from audio_from_video.meaning.pooled_head import PooledHead
 from audio_from_video.media import codecs
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 def test_real_log_mel_gives_asts_own_scores(backbone, ast):
     """What a perfect decoder would write: the frames with sound, padded as AST's extractor does."""
     mel_ast = MelAst(str(ast))
-    for row in synthetic.make()[:3]:
+    for row in synthetic.make_clips()[:3]:
         log_mel, (frames,) = backbone.log_mel([codecs.decode_flac(row["flac"])])
         assert np.array_equal(mel_ast.log_mel(row["flac"]), log_mel[0])
         assert frames < log_mel.shape[1]
@@ -60,8 +60,8 @@ def in_order(rows: list[dict]) -> list[dict]:
 
 def test_asts_own_pooled_output_gives_asts_own_scores(workspace, in_process, ast, backbone):
     """Features whose mean over time is what AST's head expects, through a map that passes it on."""
-    rows = [row for row in synthetic.make() if row["split"] != "unlabelled"]
-    synthetic.write(rows)
+    rows = [row for row in synthetic.make_clips() if row["split"] != "unlabelled"]
+    synthetic.write_data(rows)
     ast_scores = {}
     for row in rows:
         log_mel, _ = backbone.log_mel([codecs.decode_flac(row["flac"])])
@@ -73,8 +73,8 @@ def test_asts_own_pooled_output_gives_asts_own_scores(workspace, in_process, ast
     synthetic.write_shards(Path("data/audio_features"), {"features": (STEPS, POOLED)}, audible)
 
     with scratch() as folder:
-        features = Features(folder, vocabulary.SPLITS, AUDIO)
-        test = features.rows("test")
+        features = Features(folder, vocabulary.SPLITS)
+        test = features.clip_indices("test")
         audio = [features.sound(test[i : i + 1])[0][0].numpy() for i in range(len(test))]
         # Two seeds that generated the real features; zeros for inaudible clips.
         file = RowFile(folder / "generated", (2, STEPS, POOLED))

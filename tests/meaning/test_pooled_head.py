@@ -22,9 +22,9 @@ def test_the_map_is_ridge_with_the_penalty_that_validation_prefers(features):
     clips = len(features.clips)
     pooled = {i: RNG.normal(size=POOLED).astype(np.float32) for i in range(clips)}
     has_audio = features.audio_row >= 0
-    learned = features.rows("training", "unlabelled")
+    learned = features.clip_indices("training", "unlabelled")
     learned = learned[has_audio[learned]]
-    held_out = features.rows("validation")
+    held_out = features.clip_indices("validation")
     held_out = held_out[has_audio[held_out]]
     penalties = [0.1, 10.0, 1000.0]
     weights = fit_map(features, pooled, learned, held_out, penalties).numpy()
@@ -49,7 +49,7 @@ def test_the_map_is_ridge_with_the_penalty_that_validation_prefers(features):
 
 
 def test_scores_are_averaged_over_seeds_and_silent_clips_have_none(features, ast, tmp_path):
-    test = features.rows("test")
+    test = features.clip_indices("test")
     weights = torch.from_numpy(RNG.normal(size=(2 * COMPONENTS + 1, POOLED))).float()
     audio = RNG.normal(size=(len(test), 2, STEPS, COMPONENTS)).astype(np.float16)
     file = RowFile(tmp_path / "generated", audio.shape[1:]).write(audio)

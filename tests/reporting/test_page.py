@@ -65,7 +65,7 @@ def write(rows: list[dict]) -> None:
     """All that the page reads, in the current directory."""
     rng = np.random.default_rng(0)
     rows.sort(key=lambda row: (row["split"], row["action"] or "", row["clip_id"]))
-    synthetic.write(rows)
+    synthetic.write_data(rows)
     for row in rows:
         row["jpegs"] = [
             codecs.encode_jpeg(rng.integers(0, 255, (48, 64, 3), np.uint8), 80)
@@ -175,7 +175,7 @@ def folder(tmp_path_factory):
     """A folder with everything the page reads, as the current directory, and in it report.html."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
-        write(synthetic.make(actions=ACTIONS))
+        write(synthetic.make_clips(actions=ACTIONS))
         Path("report.html").write_text(build())
         yield Path.cwd()
 
@@ -370,7 +370,7 @@ def test_log_mel_has_a_tone_in_its_band(hz):
 def sparse(tmp_path, monkeypatch):
     """A folder that has only what every run has."""
     monkeypatch.chdir(tmp_path)
-    write(synthetic.make(actions=ACTIONS))
+    write(synthetic.make_clips(actions=ACTIONS))
     for name in (
         "optical_flow",
         "audio",
@@ -392,7 +392,7 @@ def sparse(tmp_path, monkeypatch):
 
 
 def test_all_clips_may_be_silent(sparse):
-    rows = [row | {"audible": False} for row in synthetic.make(actions=ACTIONS)]
+    rows = [row | {"audible": False} for row in synthetic.make_clips(actions=ACTIONS)]
     index = [row | {"status": "silent"} for row in rows]
     shards.write(
         Path("data/audio"),

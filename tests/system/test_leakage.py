@@ -55,8 +55,8 @@ def pipeline(workspace, ast_model, in_process):
                 .numpy()
             )
 
-    workspace.rows = synthetic.make(head=head)
-    synthetic.write(workspace.rows)
+    workspace.rows = synthetic.make_clips(head=head)
+    synthetic.write_data(workspace.rows)
     synthetic.write_dictionary(seed=1)
     workspace.set(
         frames={"count": STEPS},
@@ -119,7 +119,7 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
     pipeline.set(filter={"calibration": calibration})
     run_all()
     before = (
-        synthetic.generated(),
+        synthetic.generated_bytes(),
         labels(),
         threshold(),
         decisions(),
@@ -133,9 +133,9 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
     ):  # each test clip's label becomes the next one; the folders and the order change with them
         if row["split"] == "test":
             row["action"] = ACTIONS[(ACTIONS.index(row["action"]) + 1) % len(ACTIONS)]
-    synthetic.write(pipeline.rows)
+    synthetic.write_data(pipeline.rows)
     run_all()
-    assert synthetic.generated() == before[0]
+    assert synthetic.generated_bytes() == before[0]
     assert labels() == before[1]
     assert threshold() == before[2]
     table = decisions()
@@ -158,12 +158,12 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
 def test_a_training_clips_own_sound_does_not_come_back_to_it(pipeline):
     """Neither its generated features nor its predicted action know it; the test clips' features, from all clips, do."""
     run_all()
-    before, table = synthetic.generated(), decisions()
+    before, table = synthetic.generated_bytes(), decisions()
     row = [row for row in pipeline.rows if row["split"] == "training" and row["audible"]][4]
     row["audio"] = -2 * row["audio"]
-    synthetic.write(pipeline.rows)
+    synthetic.write_data(pipeline.rows)
     run_all()
-    after, changed = synthetic.generated(), decisions()
+    after, changed = synthetic.generated_bytes(), decisions()
     assert after[row["clip_id"]] == before[row["clip_id"]]
     test = [other["clip_id"] for other in pipeline.rows if other["split"] == "test"]
     assert all(after[name] != before[name] for name in test)
@@ -181,7 +181,7 @@ def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
 
     run_all()
     before = outputs()
-    synthetic.write(pipeline.rows, truth=False)
+    synthetic.write_data(pipeline.rows, truth=False)
     run_all()
     after = outputs()
     changed = {str(path) for path in before | after if before.get(path) != after.get(path)}
@@ -203,7 +203,7 @@ def test_unlabelled_clips_reach_no_classifier(pipeline):
     for row in pipeline.rows:
         if row["split"] == "unlabelled":
             row["rgb"], row["audio"] = row["rgb"] + 3, row["audio"] + 3
-    synthetic.write(pipeline.rows)
+    synthetic.write_data(pipeline.rows)
     for name, found in before.items():
         classifier.main(stage_run.StageRun("classifier", name, 1))
         pd.testing.assert_frame_equal(answers(name), found)
@@ -220,7 +220,7 @@ def test_a_training_clips_own_label_does_not_come_back_to_it(pipeline):
     row["action"] = ACTIONS[
         1
     ]  # the last of one action becomes the first of the next: the order of the clips is as before
-    synthetic.write(pipeline.rows)
+    synthetic.write_data(pipeline.rows)
     classifier.main(stage_run.StageRun("classifier", "video_only", 1))
     training = pd.DataFrame(
         [row for row in pipeline.rows if row["split"] == "training"]
@@ -236,7 +236,7 @@ def test_an_action_that_nobody_hears_runs_to_the_decisions(pipeline):
     silent = ACTIONS[0]
     for row in pipeline.rows:
         row["audible"] = row["audible"] and row["action"] != silent
-    synthetic.write(pipeline.rows)
+    synthetic.write_data(pipeline.rows)
     run_all()
     table = decisions()
     own = table[table.action == silent]
