@@ -74,7 +74,7 @@ class GeneratedFeatures:
     )
 
     def of_clip(self, clip_index: int) -> np.ndarray:
-        """The cross-fitted features of a clip [seeds, T, A]."""
+        """Return the cross-fitted features of a clip, [seeds, T, A]."""
         places = self.cross_fitted[clip_index]
         return np.stack([file.read([position])[0].numpy() for file, position in places])
 
@@ -132,7 +132,7 @@ def train_all(
 
 
 def all_jobs(p: GeneratorParams) -> list[Job]:
-    """For each seed a training on all clips and one without each fold; then the two controls."""
+    """Return for each seed a training on all clips and one without each fold; then controls."""
     jobs = []
     for seed in range(p.seeds):
         for fold in (WHOLE, *range(p.folds)):
@@ -143,7 +143,7 @@ def all_jobs(p: GeneratorParams) -> list[Job]:
 
 
 def collect(data: Features, results: list[GeneratorResult], seeds: int) -> GeneratedFeatures:
-    """Find out which training's features count for which clip."""
+    """Return which training's features count for which clip."""
     training = set(data.clip_indices("training").tolist())
     by_seed: dict[int, dict[int, Place]] = {i: {} for i in data.clip_indices(*LABELLED).tolist()}
     generated = GeneratedFeatures({})
@@ -210,7 +210,7 @@ def write_models(
 
 
 def network_figures(results: list[GeneratorResult]) -> dict[str, float]:
-    """The number of parameters, and the attention's figures averaged over seeds, if any."""
+    """Return the number of parameters, and the means over seeds of the attention's figures."""
     fitted = [result for result in results if result.weights is not None]
     figures: dict[str, float] = {"parameters": results[0].parameters}
     for key in fitted[0].attention:

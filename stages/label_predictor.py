@@ -26,7 +26,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 
 from audio_from_video.evaluation import labels as label_evaluation
-from audio_from_video.learning.features import AUDIO, Features, noted
+from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.meaning.mel_head import (
     DecoderParams,
     MelDecoder,
@@ -58,9 +58,9 @@ def main(stage: stage_run.StageRun) -> None:
     model = params.read("audio_features", "model", str)
     architectures = trained_architectures()
     with scratch() as files:
-        data = Features(files, SPLITS, AUDIO)
-        learned = audible(data, data.rows("training", "unlabelled"))
-        held_out = audible(data, data.rows("validation"))
+        data = Features(files, SPLITS)
+        learned = audible(data, data.clip_indices("training", "unlabelled"))
+        held_out = audible(data, data.clip_indices("validation"))
         require_clips(learned, held_out)
 
         mels = real_mels(stage, data, files, model)
@@ -69,11 +69,11 @@ def main(stage: stage_run.StageRun) -> None:
         weights = fit_map(data, pooled, learned, held_out, p.ridge_penalties)
         save_models(decoder, weights)
 
-        labelled = data.rows(*LABELLED)
+        labelled = data.clip_indices(*LABELLED)
         generated = {name: read_generated(files, name, data, labelled) for name in architectures}
         scores = PooledHead(weights, model).predict(data, labelled, generated)
         # AST's pass over each mel takes long: without need only the measured clips go through it.
-        scored = labelled if p.head == "mel" else data.rows("validation", "test")
+        scored = labelled if p.head == "mel" else data.clip_indices("validation", "test")
         scores |= MelHead(decoder, model).predict(stage, data, labelled, scored, generated)
 
         for name in architectures:
@@ -124,7 +124,8 @@ def read_generated(
     source = layout.generated(architecture)
     clip_ids: list[str] = []
     file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
-    file.write(noted(clip_ids, shards.iter_rows(source, ["features"], LABELLED), "features"))
+    rows = shards.iter_rows(source, ["features"], LABELLED)
+    file.write(iter_column(rows, "features", clip_ids))
     if clip_ids != data.clips.clip_id[clip_indices.numpy()].tolist():
         raise UserError(
             f"{source} holds other clips than data/video_features: "
@@ -138,7 +139,7 @@ def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.nda
     index_of = {clip_id: i for i, clip_id in enumerate(data.clips.clip_id)}
     scores: dict[int, np.ndarray] = {}
     pooled: dict[int, np.ndarray] = {}
-    for row in shards.iter_rows(AUDIO, ["label_scores", "pooled"], SPLITS):
+    for row in shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores", "pooled"], SPLITS):
         clip_index = index_of.get(row["clip_id"])
         if clip_index is not None:
             scores[clip_index] = row["label_scores"].astype(np.float32)

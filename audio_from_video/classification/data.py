@@ -62,19 +62,19 @@ class ActionData(VideoFeatures):
         self._draw_labels(labels_per_action)
 
     def participants(self, *splits: str) -> torch.Tensor:
-        """Indices of the clips of the given splits that take part in training and test."""
+        """Return the indices [n] of the clips of the given splits that take part."""
         indices = self.clip_indices(*splits)
         if self.condition.kept_only:
             indices = indices[self.passes_gate[indices]]
         return indices
 
     def without_label(self) -> torch.Tensor:
-        """Indices of unlabelled clips and of training clips whose label is not used."""
+        """Return the indices [n] of unlabelled clips, and of training clips without a used label."""
         indices = self.clip_indices("training", UNLABELLED)
         return indices[~self.uses_label[indices]]
 
     def key(self) -> str:
-        """Digest of everything that a training reads from here: part of a checkpoint's key."""
+        """Return a digest of all that a training reads from here: part of a checkpoint's key."""
         sounds = {}
         for kind, sound in self.sounds.items():
             sounds[kind] = [sound.file.digest(), sound.row.tolist()]
@@ -90,7 +90,7 @@ class ActionData(VideoFeatures):
     def missing_at(
         self, rates: list[float], clip_indices: torch.Tensor, seed: int
     ) -> dict[float, torch.Tensor]:
-        """Which of the given test clips lack their audio at each missing rate, bool [n].
+        """Return which of the given test clips [n] lack their audio at each rate, bool [n].
 
         The draw is that of data/missing_audio.parquet, which all conditions share.
         Raises UserError when the table does not hold all clips.

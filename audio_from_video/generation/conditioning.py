@@ -76,7 +76,7 @@ class Conditioning:
         return RowFile(folder / column, shards.tensor_shape(layout.MAPPING, column), "int32")
 
     def key(self) -> str:
-        """Digest of everything that a training reads from here: part of a checkpoint's key."""
+        """Return a digest of all that a training reads from here: part of a checkpoint's key."""
         contents = []
         for tensor in (self.caption_text, self.label_text, self.label_audio):
             contents.append(hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest())
@@ -94,7 +94,7 @@ class Conditioning:
         return MappedCaptions(captions, labels)
 
     def read(self, clip_indices: torch.Tensor) -> Anchors:
-        """The anchors of clips [B]."""
+        """Return the anchors of clips [B]."""
         mapped = self.mapped_captions(clip_indices)
         caption = self.caption_text[mapped.captions.clamp(min=0)]
         text = self.label_text[mapped.labels.clamp(min=0)]
@@ -142,7 +142,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def all(self) -> torch.Tensor:
-        """Embeddings [texts, D] of all texts, as constants."""
+        """Return embeddings [texts, D] of all texts, as constants."""
         parts = torch.arange(len(self.texts)).split(TEXTS_PER_BATCH)
         return torch.cat([self(part) for part in parts])
 
@@ -184,7 +184,10 @@ class TunedConditioning:
         return MappedCaptions(mapped.captions, labels.masked_fill(absent, -1))
 
     def read(self, clip_indices: torch.Tensor) -> Anchors:
-        """The anchors of clips; their texts carry gradient while the encoder is in training."""
+        """Return the anchors of clips [B].
+
+        While the encoder is in training, their texts carry gradient.
+        """
         mapped = self.mapped_captions(clip_indices)
         captions = mapped.captions.clamp(min=0)
         labels = mapped.labels.clamp(min=0)

@@ -72,7 +72,10 @@ class GeneratorResult:
 
 
 def run_job(task: GeneratorTask) -> GeneratorResult:
-    """Train one generator and write the features that it generates; a worker runs it."""
+    """Train one generator and write the features that it generates; a worker runs it.
+
+    Returns where the features stand, and the weights of trainings on all clips.
+    """
     one_thread()
     job = task.job
     torch.manual_seed(job.seed)
@@ -147,7 +150,7 @@ class GeneratorTraining:
         )
 
     def loss(self, clip_indices: torch.Tensor) -> torch.Tensor:
-        """The loss of clips [n], a scalar."""
+        """Return the loss of clips [n], a scalar."""
         model = self.generator.model
         net = self.task.p.lstm
         sound, _ = self.data.sound(self.sound_of[clip_indices])
@@ -159,7 +162,7 @@ class GeneratorTraining:
         return generation_loss(predicted, target, net.mse_weight, net.cosine_weight)
 
     def validation_loss(self) -> float:
-        """The mean loss of the audible validation clips."""
+        """Return the mean loss of the audible validation clips."""
         self.generator.refresh()
         return mean_loss(self.loss, self.validation_indices)
 
@@ -174,7 +177,7 @@ class GeneratorTraining:
 
 
 def attention_figures(generator: MappedGenerator, clip_indices: torch.Tensor) -> dict[str, float]:
-    """Measure what architecture 2 makes of labels and noise, over the given clips.
+    """Return what architecture 2 makes of labels and noise, over the given clips [n].
 
     attention_entropy: of the weights over an anchor's labels (nats; 0 without labels).
     temperature, injection: as learned.
@@ -201,7 +204,7 @@ def attention_figures(generator: MappedGenerator, clip_indices: torch.Tensor) ->
 
 
 def mean_loss(loss: Callable[[torch.Tensor], torch.Tensor], clip_indices: torch.Tensor) -> float:
-    """The mean of `loss` over clips, in parts that bound memory."""
+    """Return the mean of `loss` over clips [n], in parts that bound memory."""
     losses = []
     sizes = []
     for part in clip_indices.split(CLIPS_PER_PART):
@@ -211,12 +214,12 @@ def mean_loss(loss: Callable[[torch.Tensor], torch.Tensor], clip_indices: torch.
 
 
 def audible(data: Features, clip_indices: torch.Tensor) -> torch.Tensor:
-    """Those of the clips that have real audio features."""
+    """Return those of the clips [n] that have real audio features."""
     return clip_indices[data.audio_row[clip_indices] >= 0]
 
 
 def training_clips(data: Features, fold: np.ndarray, left_out: int, pool: str) -> torch.Tensor:
-    """Indices of audible training clips outside the fold `left_out` (WHOLE: of all folds).
+    """Return the audible training clips [n] outside the fold `left_out` (WHOLE: all of them).
 
     pool: `all` adds the audible unlabelled clips.
     """
@@ -226,13 +229,13 @@ def training_clips(data: Features, fold: np.ndarray, left_out: int, pool: str) -
 
 
 def clips_of_fold(data: Features, fold: np.ndarray, number: int) -> torch.Tensor:
-    """Indices of the labelled training clips of a fold, audible or not."""
+    """Return the labelled training clips [n] of a fold, audible or not."""
     clip_indices = data.clip_indices("training")
     return clip_indices[torch.from_numpy(fold)[clip_indices] == number]
 
 
 def clips_to_generate(inputs: Inputs, job: Job) -> torch.Tensor:
-    """Indices of the clips that a job generates features for.
+    """Return the clips [n] that a job generates features for.
 
     Those of the fold that it left out; of a training on all clips those of validation and test,
     and last the training clips, for comparison.

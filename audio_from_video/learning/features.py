@@ -1,4 +1,8 @@
-"""The clips' features as training needs them: a table of clips, and files of rows with random access."""
+"""The clips' features as training needs them: a table of clips, and files of rows.
+
+A clip's number in the table is its `clip_index`.  The files give random access (storage/row_file):
+an instance is cheap to send to a worker, and memory does not grow with the number of clips.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,119 +17,147 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
 
-VIDEO = (layout.RGB_FEATURES, layout.FLOW_FEATURES)
-AUDIO = layout.AUDIO_FEATURES
+CLIPS_PER_READ = 256  # bounds memory where all clips are read
 
 
 @dataclass
 class Sound:
-    """Audio features of clips: `file` holds rows [T, A] (generated ones [seeds, T, A]), row [N] a clip's place there, -1
-    where it has none."""
+    """Audio features of clips.
+
+    file: rows [T, A]; generated features are rows [seeds, T, A].
+    row [N]: by clip_index the clip's row in the file, -1 where the clip has no audio features.
+    """
 
     file: RowFile
     row: torch.Tensor
 
-    def read(self, rows: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Audio features [n, T, A] of clips, zeros where there are none, and whether there are [n]; of generated features
-        those of this seed's generator."""
-        where = self.row[rows]
-        audio = torch.zeros(len(rows), *self.file.shape)
-        audio[where >= 0] = self.file.read(where[where >= 0].tolist())
-        return (audio[:, seed % audio.shape[1]] if audio.ndim == 4 else audio), where >= 0
+    def read(self, clip_indices: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return audio features [n, T, A] of clips, and which clips have them [n] bool.
+
+        Clips without audio features have zeros.  Of generated features those of this seed's
+        generator are returned; there may be fewer generators than seeds.
+        """
+        rows = self.row[clip_indices]
+        known = rows >= 0
+        audio = torch.zeros(len(clip_indices), *self.file.shape)
+        audio[known] = self.file.read(rows[known].tolist())
+        if audio.ndim == 4:  # [n, seeds, T, A]
+            audio = audio[:, seed % audio.shape[1]]
+        return audio, known
 
 
-class Features:
-    """Video and audio features of the clips of some splits; they lie in `folder`, so an instance is cheap to send.
+class VideoFeatures:
+    """Video features of the clips of some splits.
 
-    clips: a row per clip with clip_id, split, action (None where unlabelled), source_id.  video: RGB and flow features,
-    concatenated, [T, 2D] per clip.  With `audio` (a directory of shards with a column `features`): `audio` rows [T, A],
-    and audio_row [N], the clip's row there or -1 where it has none.
+    clips: a row per clip with clip_id, split, action (None where unlabelled) and source_id.
+    video: rows [T, 2D] in the same order, RGB and flow features one behind the other.
     """
 
-    audio: RowFile  # None without `audio`; those who ask for it need not check
-
-    def __init__(self, folder: Path, splits: Iterable[str], audio: Path | None = None):
+    def __init__(self, folder: Path, splits: Iterable[str]):
+        """Read data/video_features; the rows lie in `folder` from then on."""
         splits = list(splits)
-        (steps, rgb), (_, flow) = (shards.tensor_shape(path, "features") for path in VIDEO)
-        names: list[str] = []
-        self.video = RowFile(folder / "video", (steps, rgb + flow))
-        joined = shards.iter_joined(list(VIDEO), ["features"], splits)
-        both = (
-            {**row, "features": np.concatenate([row["features"], motion["features"]], axis=-1)}
-            for row, motion in joined
-        )
-        self.video.write(noted(names, both, "features"))
-        index = pd.DataFrame(shards.ok_rows(VIDEO[0])).set_index("clip_id")
-        self.clips = index.loc[names, ["split", "action", "source_id"]].reset_index()
-        self.audio = None  # type: ignore[assignment]
-        if audio is not None:
-            sound = self.load_sound(folder / "audio", audio)
-            self.audio, self.audio_row = sound.file, sound.row
+        steps, rgb_width = shards.tensor_shape(layout.RGB_FEATURES, "features")
+        _, flow_width = shards.tensor_shape(layout.FLOW_FEATURES, "features")
+        clip_ids: list[str] = []
+
+        def rows() -> Iterator[np.ndarray]:
+            for rgb, flow in shards.iter_joined(list(layout.VIDEO_FEATURES), ["features"], splits):
+                clip_ids.append(rgb["clip_id"])
+                yield np.concatenate([rgb["features"], flow["features"]], axis=-1)
+
+        self.video = RowFile(folder / "video", (steps, rgb_width + flow_width)).write(rows())
+        index = pd.DataFrame(shards.ok_rows(layout.RGB_FEATURES)).set_index("clip_id")
+        self.clips = index.loc[clip_ids, ["split", "action", "source_id"]].reset_index()
 
     def load_sound(self, file: Path, source: Path) -> Sound:
-        """The audio features of a directory of shards (column `features`), for these clips; they lie in `file`."""
-        names = self.clips.clip_id.tolist()
-        wanted, heard = set(names), []  # type: set[str], list[str]
-        rows = (
-            row
-            for row in shards.iter_rows(source, ["features"], sorted(set(self.clips.split)))
-            if row["clip_id"] in wanted
-        )
-        stored = RowFile(file, shards.tensor_shape(source, "features")).write(
-            noted(heard, rows, "features")
-        )
-        position = {name: i for i, name in enumerate(heard)}
-        return Sound(
-            stored, torch.tensor([position.get(name, -1) for name in names], dtype=torch.long)
-        )
+        """Return the audio features of a directory of shards (column `features`) for these clips.
 
-    def rows(self, *splits: str) -> torch.Tensor:
-        """Indices of the clips of the given splits."""
+        file: where the rows lie from then on.
+        """
+        clip_ids = self.clips.clip_id.tolist()
+        wanted = set(clip_ids)
+        splits = sorted(set(self.clips.split))
+        all_rows = shards.iter_rows(source, ["features"], splits)
+        rows = (row for row in all_rows if row["clip_id"] in wanted)
+        stored_ids: list[str] = []
+        stored = RowFile(file, shards.tensor_shape(source, "features"))
+        stored.write(iter_column(rows, "features", stored_ids))
+
+        row_of = {clip_id: row for row, clip_id in enumerate(stored_ids)}
+        row = torch.tensor([row_of.get(clip_id, -1) for clip_id in clip_ids], dtype=torch.long)
+        return Sound(stored, row)
+
+    def clip_indices(self, *splits: str) -> torch.Tensor:
+        """Return the indices of the clips of the given splits, ascending."""
         return torch.from_numpy(np.flatnonzero(self.clips.split.isin(splits)))
 
-    def sound(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Audio features [n, T, A], zeros where there is none, and whether there is [n]."""
-        return Sound(self.audio, self.audio_row).read(rows)
+    def noise(self, clip_indices: torch.Tensor, shape: tuple[int, ...], *key: int) -> torch.Tensor:
+        """Return standard normal noise [n, *shape] that depends on the clip and `key` alone.
 
-    def noise(self, rows: torch.Tensor, shape: tuple[int, ...], *key: int) -> torch.Tensor:
-        """Standard normal noise of clips [n, *shape]: it depends on nothing but the clip and `key` (a seed, say)."""
-        seeds = [int(digest(self.clips.clip_id[row], *key)[:15], 16) for row in rows.tolist()]
-        return torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        )
+        key: a seed, say.  Other clips and their order do not change a clip's noise.
+        """
+        noise = []
+        for clip_index in clip_indices.tolist():
+            seed = int(digest(self.clips.clip_id[clip_index], *key)[:15], 16)
+            noise.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+        return torch.stack(noise)
 
 
-def noted(names: list[str], rows: Iterable[dict], column: str) -> Iterator[Any]:
-    """What stands in a column, row by row, while `names` takes the clip ids."""
+class Features(VideoFeatures):
+    """Video features, and the audio features of the clips that have them.
+
+    audio: rows [T, A].  audio_row [N]: by clip_index the clip's row there, -1 where it has none.
+    """
+
+    def __init__(self, folder: Path, splits: Iterable[str], audio: Path = layout.AUDIO_FEATURES):
+        """Read data/video_features, and `audio`, a directory of shards with a column `features`."""
+        super().__init__(folder, splits)
+        self._sound = self.load_sound(folder / "audio", audio)
+        self.audio = self._sound.file
+        self.audio_row = self._sound.row
+
+    def sound(self, clip_indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return audio features [n, T, A], zeros where there are none, and whether there are [n]."""
+        return self._sound.read(clip_indices)
+
+
+def iter_column(rows: Iterable[dict], column: str, clip_ids: list[str]) -> Iterator[Any]:
+    """Yield a column's value of each row and append the row's clip_id to `clip_ids`."""
     for row in rows:
-        names.append(row["clip_id"])
+        clip_ids.append(row["clip_id"])
         yield row[column]
 
 
 def nearest(
-    data: Features,
+    data: VideoFeatures,
     candidates: torch.Tensor,
-    rows: torch.Tensor,
+    clip_indices: torch.Tensor,
     mean: torch.Tensor,
     std: torch.Tensor,
     other_sources: bool = False,
 ) -> torch.Tensor:
-    """For each of `rows` the candidate [n] whose mean over time of the standardised video features has the highest cosine.
+    """Return for each clip the candidate that looks most alike [n]: its audio can be borrowed.
 
-    mean and std [V] standardise; with `other_sources` no clip gets one of its own source.
+    Nearest-neighbour retrieval: the highest cosine between the means over time of standardised
+    video features.  candidates, clip_indices: clip indices.  mean, std [2D]: what standardises.
+    other_sources: no clip gets one of its own source.
     """
 
-    def directions(which: torch.Tensor) -> torch.Tensor:
-        videos = (data.video.read(part.tolist()) for part in which.split(256))
-        return torch.nn.functional.normalize(
-            torch.cat([((video - mean) / std).mean(1) for video in videos]), dim=1
-        )
+    def directions(indices: torch.Tensor) -> torch.Tensor:
+        """Unit vectors [n, 2D]."""
+        means = []
+        for part in indices.split(CLIPS_PER_READ):
+            video = data.video.read(part.tolist())
+            means.append(((video - mean) / std).mean(1))
+        return torch.nn.functional.normalize(torch.cat(means), dim=1)
 
     sources = torch.from_numpy(data.clips.source_id.factorize()[0])
-    known, found = directions(candidates), []
-    for part in rows.split(256):
-        similarity = directions(part) @ known.T
+    candidate_directions = directions(candidates)
+    best = []
+    for part in clip_indices.split(CLIPS_PER_READ):
+        similarity = directions(part) @ candidate_directions.T
         if other_sources:
-            similarity[sources[part][:, None] == sources[candidates][None]] = -torch.inf
-        found.append(similarity.argmax(1))
-    return candidates[torch.cat(found)]
+            same_source = sources[part][:, None] == sources[candidates][None]
+            similarity[same_source] = -torch.inf
+        best.append(similarity.argmax(1))
+    return candidates[torch.cat(best)]

@@ -11,7 +11,7 @@ from torch import nn
 
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.learning.checkpoints import Checkpoint
-from audio_from_video.learning.features import Features, noted
+from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.learning.loop import TrainingParams, fit
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, stage_run
@@ -143,7 +143,7 @@ def real_mels(stage: stage_run.StageRun, data: Features, folder: Path, model: st
     clip_ids: list[str] = []
     log_mels = parallel.map_items(
         real_log_mel,
-        noted(clip_ids, wanted, "flac"),
+        iter_column(wanted, "flac", clip_ids),
         stage.workers,
         initializer=load_ast,
         initargs=(model,),
