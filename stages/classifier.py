@@ -128,7 +128,7 @@ def train_all(
 
 
 def training_tasks(data: ActionData, p: ClassifierParams, name: str) -> list[TrainingTask]:
-    """The trainings of a condition: first a seed each on all training clips, then on folds."""
+    """Return the trainings of a condition: a seed each on all training clips, then on folds."""
     condition = data.condition
     training = data.participants("training")
     scored_splits = ["validation", "test"]
@@ -187,7 +187,10 @@ def write_outputs(
     curves: list[list[dict]],
     parameters: int,
 ) -> None:
-    """Write predictions, hits at the missing rates, plots and metrics."""
+    """Write predictions, hits at the missing rates, plots and metrics.
+
+    hits [seeds][rates]: bool [test clips]; curves: losses by epoch, for each seed.
+    """
     name = stage.item
     test = data.clips.iloc[data.participants("test").numpy()]
     predictions.write(name, all_predictions)
@@ -201,7 +204,7 @@ def write_outputs(
 
 
 def missing_rates_table(test: pd.DataFrame, rates: list[float], hits: Hits) -> pa.Table:
-    """A row per seed, missing rate and test clip (see the module's docstring).
+    """Return a row per seed, missing rate and test clip (see the module's docstring).
 
     hits [seeds][rates]: bool [test clips]; empty where there are no trainings at missing rates.
     """
@@ -222,7 +225,7 @@ def missing_rates_table(test: pd.DataFrame, rates: list[float], hits: Hits) -> p
 def missing_rates_figures(
     test: pd.DataFrame, rates: list[float], hits: Hits
 ) -> dict[str, dict[str, float]]:
-    """Accuracy with its interval by missing rate; hits as in `missing_rates_table`."""
+    """Return accuracy with its interval by missing rate; hits as in `missing_rates_table`."""
     figures: dict[str, dict[str, float]] = {}
     if not any(hits):
         return figures

@@ -91,7 +91,7 @@ def main(stage: stage_run.StageRun) -> None:
         write_generated(layout.generated(name), inputs.data, generated.of_clip, p.seeds)
         write_curves(layout.generator_curves(name), results)
         write_models(layout.generator_model(name), inputs, results, p)
-        figures = generation_evaluation.measure(
+        figures = generation_evaluation.generator_figures(
             inputs.data, inputs.fold, generated.of_clip, generated.comparisons, p.pool
         )
         stage.write_metrics(figures | network_figures(results))

@@ -83,7 +83,7 @@ class Experiments(params.Section):
 
 
 def machine() -> str:
-    """What computed a figure: others may differ in the last digits, and trainings by more."""
+    """Return what computed a figure: other machines may give other last digits."""
     # PyTorch takes a second to import, which `--help` need not wait for.
     from audio_from_video.backbones import hub
 
@@ -171,12 +171,12 @@ def run_pipeline(revision: str, changes: dict[str, Value], targets: list[str]) -
 
 
 def yaml_value(value: Value) -> str:
-    """A value as YAML writes it."""
+    """Return a value as YAML writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def figure_columns(revision: str, condition: str, experiment: Experiment) -> dict:
-    """The columns of a row that come from the metrics of an experiment's run."""
+    """Return the columns of a row that come from the metrics of an experiment's run."""
     metrics = read_metrics(f"metrics/classifier/{condition}.json", revision)
     figures = {name: metrics[name] for name in ("validation_accuracy", "accuracy")}
     if experiment.missing_rates:
@@ -205,7 +205,7 @@ def figure_columns(revision: str, condition: str, experiment: Experiment) -> dic
 
 
 def difference_to_baseline(revision: str, condition: str) -> Figure:
-    """The paired difference of test accuracy to `video_only` at the same setting."""
+    """Return the paired difference of test accuracy to `video_only` at the same setting."""
     test = read_predictions(revision, condition).of("test")
     baseline = read_predictions(revision, BASELINE).of("test")
     sources = test.clips.source_id.to_numpy()
@@ -213,14 +213,14 @@ def difference_to_baseline(revision: str, condition: str) -> Figure:
 
 
 def read_metrics(path: str, revision: str) -> dict:
-    """A metrics file of an experiment's run."""
+    """Return a metrics file of an experiment's run."""
     import dvc.api
 
     return dvc.api.metrics_show(path, rev=revision)
 
 
 def read_predictions(revision: str, condition: str) -> predictions.Predictions:
-    """The predictions of a condition in an experiment's run."""
+    """Return the predictions of a condition in an experiment's run."""
     import dvc.api
 
     path = str(layout.predictions(condition))
@@ -244,7 +244,7 @@ def confirm(name: str, experiment: Confirmation) -> None:
 
 
 def without_experiments(text: str) -> str:
-    """metrics/tables.md without the tables of other experiments, which are of other data."""
+    """Return metrics/tables.md without the tables of experiments, which are of other data."""
     return EXPERIMENT_SECTION.sub("", text).rstrip() + "\n"
 
 

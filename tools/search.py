@@ -70,7 +70,7 @@ class SearchResult:
 
 
 def draw_settings(p: SearchParams) -> list[Setting]:
-    """The settings to try: {}, which is params.yaml's own, and random ones from the space."""
+    """Return the settings to try: {}, which is params.yaml's own, and random ones."""
     rng = np.random.default_rng(p.seed)
     settings: list[Setting] = [{}]
     for _ in range(p.draws - 1):
@@ -82,7 +82,7 @@ def draw_settings(p: SearchParams) -> list[Setting]:
 def training_task(
     data: ActionData, p: ClassifierParams, setting: Setting, seed: int, name: str
 ) -> TrainingTask:
-    """A training of a condition on all its training clips, which predicts validation and test."""
+    """Return a training on all training clips, which predicts validation and test."""
     p = p.model_copy(update={"lstm": p.lstm.model_copy(update=setting)})
     training = data.participants("training")
     labelled = training[data.uses_label[training]]
@@ -125,7 +125,7 @@ def validation_quality(predicted: Predictions) -> tuple[float, float]:
 
 
 def table_row(result: SearchResult) -> dict:
-    """A condition's row of the table: test accuracy, and the difference to params.yaml's own.
+    """Return a condition's row: test accuracy, and the difference to params.yaml's own.
 
     Raises UserError when the pipeline scored the condition on other clips.
     """
@@ -163,7 +163,10 @@ def table_row(result: SearchResult) -> dict:
 def search_logistic(
     name: str, p: ClassifierParams, candidates: list[float], draws: int
 ) -> SearchResult:
-    """Search a condition without LSTM: params.yaml's own candidates together, then others alone."""
+    """Search a condition without LSTM and return its best setting.
+
+    params.yaml's own candidates are tried together, then others alone, up to `draws` in all.
+    """
     own = p.logistic.inverse_regularisation
     others = candidates[: max(0, draws - len(own))]
     settings = [own, *([value] for value in others)]
@@ -185,7 +188,10 @@ def search_logistic(
 def search_lstm(
     names: list[str], p: ClassifierParams, settings: list[Setting]
 ) -> list[SearchResult]:
-    """Try all settings on all conditions with an LSTM, then train the best with all seeds."""
+    """Try all settings on conditions with an LSTM, and train the best with all seeds.
+
+    Returns a result per condition, in the order of `names`.
+    """
     if not names:
         return []
     with scratch() as folder:

@@ -6,7 +6,6 @@ clips whose label is used, and the test clips that lack their audio at a missing
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from audio_from_video.audioset.labels import load_labels
@@ -47,9 +46,11 @@ class ActionData(VideoFeatures):
         self.sounds = {}
         for kind in condition.audio_kinds:
             self.sounds[kind] = self.load_sound(folder / kind, condition.audio_path(kind))
+        # Retrieved audio is another clip's real audio: the same file, at another clip's place.
         if "retrieved" in self.sounds:
             self.sounds["retrieved"].row = self._most_alike_sound(self.sounds["real"])
 
+        # A place of -1 means that a clip has no audio.
         self.passes_gate = torch.ones(len(self.clips), dtype=torch.bool)
         self.audio_belongs = torch.zeros(len(self.clips), dtype=torch.bool)
         if condition.gate == "dictionary":
@@ -69,7 +70,7 @@ class ActionData(VideoFeatures):
         return indices
 
     def without_label(self) -> torch.Tensor:
-        """Return the indices [n] of unlabelled clips, and of training clips without a used label."""
+        """Return the indices [n] of unlabelled clips and of training clips without label."""
         indices = self.clip_indices("training", UNLABELLED)
         return indices[~self.uses_label[indices]]
 
@@ -98,6 +99,7 @@ class ActionData(VideoFeatures):
         if not rates:
             return {}
         table = shards.read_table(layout.MISSING_AUDIO).to_pandas()
+        # There are fewer draws than seeds may be.
         draw = seed % table.draw.nunique()
         order = table[table.draw == draw].set_index("clip_id").order
         names = self.clips.clip_id.to_numpy()[clip_indices]
@@ -136,6 +138,7 @@ class ActionData(VideoFeatures):
     def _draw_labels(self, per_action: int) -> None:
         """Set `uses_label`: at most `per_action` training clips per action (0: all), by hash."""
         training = self.clip_indices("training")
+        # By hash: a smaller budget is a part of a larger one, whatever other clips there are.
         self.uses_label = torch.zeros(len(self.clips), dtype=torch.bool)
         self.uses_label[training] = True
         if not per_action:
@@ -151,6 +154,7 @@ class ActionData(VideoFeatures):
         gate = self.condition.gate
         table = shards.read_table(Path(self.condition.decisions), ["clip_id", gate]).to_pandas()
         decisions = table.set_index("clip_id")[gate]
+        # The filter knows no unlabelled clips and none whose audio could not be generated.
         keep = self.clips.clip_id.map(decisions).fillna(False)
         return torch.tensor(keep.to_numpy(bool))
 
@@ -181,11 +185,11 @@ class ActionData(VideoFeatures):
 
         stored = shards.read_columns(self.condition.audio_path("real"), ["label_scores"], LABELLED)
         scores_of = dict(zip(stored["clip_id"], stored["label_scores"], strict=True))
-        belongs = np.zeros(len(self.clips), bool)
-        for i, (clip_id, action) in enumerate(
-            zip(self.clips.clip_id, self.clips.action, strict=True)
-        ):
-            if clip_id in scores_of:
-                scores = scores_of[clip_id][action_labels[action]]
-                belongs[i] = (scores >= AUDIBLE_SCORE).any()
-        return torch.from_numpy(belongs)
+        belongs = []
+        for clip in self.clips.itertuples():
+            if clip.clip_id not in scores_of:  # no track, or a silent one
+                belongs.append(False)
+                continue
+            scores = scores_of[clip.clip_id][action_labels[clip.action]]
+            belongs.append(bool((scores >= AUDIBLE_SCORE).any()))
+        return torch.tensor(belongs)

@@ -31,7 +31,8 @@ def logistic_regression(data: ActionData, p: ClassifierParams) -> LogisticResult
     """Fit scikit-learn's logistic regression on each clip's mean and standard deviation over time.
 
     These are standardised; the regularisation is chosen on validation. With audio there is a fit
-    for each seed, of whose generator the features are.
+    for each seed, of whose generator the features are. Returns predictions of validation and test
+    clips [seeds, clips, actions], and which test clips are right at the missing rates.
     """
     predicted = data.participants("validation", "test")
     test = data.participants("test")
@@ -61,18 +62,24 @@ class ClipSummaries:
             self.audio = AudioReader(data, seed, audio_scale(data, self.training_indices))
 
     def as_in_training(self) -> np.ndarray:
-        """The training clips with their label, with the audio of training."""
+        """Return the summaries of the training clips with a label, with the audio of training."""
         none_missing = torch.zeros(len(self.training_indices), dtype=torch.bool)
         kind = self.data.condition.train_audio
         return self.summary(self.training_indices, kind, none_missing)
 
     def as_at_test(self, clip_indices: torch.Tensor) -> np.ndarray:
-        """Clips with the audio of test: all of them lack theirs, but for real audio."""
+        """Return the summaries of clips [n] as at test: without their own audio, or with it.
+
+        They have it where the condition has real audio at test.
+        """
         missing = torch.full((len(clip_indices),), self.data.condition.test_audio != "real")
         return self.summary(clip_indices, "real", missing)
 
     def summary(self, clip_indices: torch.Tensor, kind: str, missing: torch.Tensor) -> np.ndarray:
-        """Clips with a kind of audio, or where `missing` [n] with the condition's filler."""
+        """Return the summaries of clips [n], with the condition's filler where audio is missing.
+
+        kind: the kind of audio of clips that do not lack it; missing [n] bool: those that do.
+        """
         parts = clip_indices.split(CLIPS_PER_PART)
         features = torch.cat([self.data.video.read(part.tolist()) for part in parts])
         if self.data.sounds:
@@ -84,6 +91,7 @@ class ClipSummaries:
 
 def fit_best(clips: ClipSummaries, inverse_regularisation: list[float]) -> "Pipeline":
     """Return the scikit-learn pipeline that is most accurate on the validation clips."""
+    # scikit-learn takes a second to import, and conditions with an LSTM do not need it.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -95,6 +103,7 @@ def fit_best(clips: ClipSummaries, inverse_regularisation: list[float]) -> "Pipe
     validation = clips.as_at_test(validation_indices)
     validation_labels = data.labels[validation_indices].numpy()
 
+    # Of two that are as accurate the first one counts.
     best = None
     best_accuracy = -1.0
     for strength in inverse_regularisation:

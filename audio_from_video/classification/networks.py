@@ -76,6 +76,7 @@ class ActionClassifier(nn.Module):
                 nn.Linear(width, sizes.projection), nn.ReLU(), nn.Dropout(sizes.dropout)
             )
         self.lstm = nn.LSTM(sizes.projection or width, sizes.hidden, batch_first=True)
+        # PyTorch orders the biases of the gates as input, forget, cell, output.
         with torch.no_grad():
             self.lstm.bias_hh_l0[sizes.hidden : 2 * sizes.hidden] += FORGET_BIAS
         self.head = nn.Sequential(
@@ -102,17 +103,20 @@ class ActionClassifier(nn.Module):
         """video [B, T, V], audio [B, T, A], has_audio [B] bool -> logits [B, actions]."""
         features = self.scale("video", video)
         if audio is not None and has_audio is not None:
-            audio = torch.where(has_audio[:, None, None], self.scale("audio", audio), self.token)
+            scaled = self.scale("audio", audio)
+            audio = torch.where(has_audio[:, None, None], scaled, self.token)
             features = torch.cat([features, audio], dim=-1)  # [B, T, V + A]
         return self.classify(self.encode(features))
 
     def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits [B, actions] and the second loss, a scalar; None where it has none."""
+        """Return logits [B, actions] and the second loss, a scalar; None where it has none."""
         return self(batch.video, batch.audio, batch.has_audio), None
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features [B, T, V + A] -> hidden states [B, T, H]."""
-        return self.lstm(self.project(self.input_dropout(features)))[0]
+        projected = self.project(self.input_dropout(features))
+        states, _ = self.lstm(projected)
+        return states
 
     def classify(self, states: torch.Tensor) -> torch.Tensor:
         """Hidden states [B, T, H] -> logits [B, actions], from the last one."""
@@ -142,7 +146,10 @@ class MultitaskClassifier(ActionClassifier):
         return self.classify(self.encode(self.scale("video", video)))
 
     def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits, and the squared error of the audio generated for clips with real audio."""
+        """Logits [B, actions], and the mean squared error of the audio generated from video.
+
+        The error is that of clips with real audio; None where no clip of the batch has any.
+        """
         states = self.encode(self.scale("video", batch.video))
         loss = None
         if batch.is_real.any():
@@ -171,14 +178,17 @@ class GatedClassifier(ActionClassifier):
     def forward(  # type: ignore[override]
         self, video: torch.Tensor, audio: torch.Tensor, has_audio: torch.Tensor
     ) -> torch.Tensor:
-        """As the base class; the gate's probability [B] weighs the audio."""
+        """Return logits [B, actions]; the gate's probability [B] weighs the audio."""
         video = self.scale("video", video)
         audio = self.scale("audio", audio)
         weight = self._gate_logits(video, audio).sigmoid()
         return self._weigh_and_classify(video, audio, weight, has_audio)
 
     def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits by the dictionary's decisions, and the gate's cross-entropy against these."""
+        """Logits [B, actions] by the dictionary's decisions, and the gate's cross-entropy.
+
+        The cross-entropy is against these decisions, on clips with real audio; None without any.
+        """
         video = self.scale("video", batch.video)
         audio = self.scale("audio", batch.audio)
         gate_logits = self._gate_logits(video, audio)
@@ -192,7 +202,7 @@ class GatedClassifier(ActionClassifier):
 
     def _gate_logits(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         """Standardised features [B, T, V] and [B, T, A] -> logits of the gate [B]."""
-        means = torch.cat([video.mean(1), audio.mean(1)], dim=1)
+        means = torch.cat([video.mean(1), audio.mean(1)], dim=1)  # [B, V + A]
         return self.gate(means)[:, 0]
 
     def _weigh_and_classify(
@@ -203,10 +213,11 @@ class GatedClassifier(ActionClassifier):
         has_audio: torch.Tensor,
     ) -> torch.Tensor:
         """Logits [B, actions] with audio weighed against the token by `weight` [B]."""
-        weight = (weight * has_audio)[:, None, None]
+        weight = (weight * has_audio)[:, None, None]  # [B, 1, 1]
         audio = torch.where(has_audio[:, None, None], audio, 0.0)
         audio = audio * weight + self.token * (1 - weight)
-        return self.classify(self.encode(torch.cat([video, audio], dim=-1)))
+        features = torch.cat([video, audio], dim=-1)  # [B, T, V + A]
+        return self.classify(self.encode(features))
 
 
 class ReconstructingClassifier(ActionClassifier):
@@ -231,14 +242,17 @@ class ReconstructingClassifier(ActionClassifier):
     def forward(  # type: ignore[override]
         self, video: torch.Tensor, audio: torch.Tensor, has_audio: torch.Tensor
     ) -> torch.Tensor:
-        """As the base class; the reconstruction stands where a clip has no audio."""
+        """Return logits [B, actions]; the reconstruction stands where a clip has no audio."""
         video = self.scale("video", video)
         audio = self.scale("audio", audio)
         reconstruction = self._reconstruction(video)
         return self._fill_and_classify(video, audio, reconstruction, has_audio)
 
     def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits, and the squared error of the reconstruction of clips with real audio."""
+        """Logits [B, actions], and the mean squared error of the reconstruction.
+
+        The error is that of clips with real audio; None where no clip of the batch has any.
+        """
         video = self.scale("video", batch.video)
         audio = self.scale("audio", batch.audio)
         reconstruction = self._reconstruction(video)
@@ -249,7 +263,8 @@ class ReconstructingClassifier(ActionClassifier):
 
     def _reconstruction(self, video: torch.Tensor) -> torch.Tensor:
         """Standardised video features [B, T, V] -> standardised audio features [B, T, A]."""
-        return self.reconstruct(self.fuse(self.see(video) + self.memory))
+        seen = self.see(video) + self.memory  # [B, T, WIDTH]
+        return self.reconstruct(self.fuse(seen))
 
     def _fill_and_classify(
         self,
@@ -260,11 +275,12 @@ class ReconstructingClassifier(ActionClassifier):
     ) -> torch.Tensor:
         """Logits [B, actions] with the reconstruction where `has_audio` [B] is False."""
         audio = torch.where(has_audio[:, None, None], audio, reconstruction)
-        return self.classify(self.encode(torch.cat([video, audio], dim=-1)))
+        features = torch.cat([video, audio], dim=-1)  # [B, T, V + A]
+        return self.classify(self.encode(features))
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers a model learns."""
+    """Return how many numbers a model learns."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -123,7 +123,7 @@ class Condition(params.Section):
 
     @property
     def audio_kinds(self) -> list[str]:
-        """The kinds of audio whose features it reads, sorted.
+        """Return the kinds of audio whose features it reads, sorted.
 
         Where it reads any there is also the real one: of clips that do not lack it.
         """
@@ -133,22 +133,25 @@ class Condition(params.Section):
         return sorted(kinds)
 
     def audio_path(self, kind: str) -> Path:
-        """The directory of shards that holds the audio features of a kind of `audio_kinds`."""
+        """Return the directory of shards with the features of a kind of `audio_kinds`."""
         return Path(self.generated_audio if kind in GENERATOR_OF else self.real_audio)
 
     @property
     def gated_audio(self) -> str:
-        """The kind of audio that the filter's gate takes away: that at test, else in training."""
+        """Return the kind of audio that the filter's gate takes away.
+
+        That is the one at test, or in training where test has no stored audio.
+        """
         return self.test_audio if self.test_audio in STORED_AUDIO else self.train_audio
 
     @property
     def teacher(self) -> str:
-        """The condition whose predictions it learns from; empty without a teacher."""
+        """Return the condition whose predictions it learns from; "" without a teacher."""
         return "" if self.teacher_predictions == NOTHING else Path(self.teacher_predictions).stem
 
     @property
     def uses_unlabelled_clips(self) -> bool:
-        """Whether unlabelled clips take part.
+        """Return whether unlabelled clips take part.
 
         They do where it predicts their actions, learns from them or borrows their audio.
         """
@@ -161,12 +164,16 @@ class Condition(params.Section):
 
     @property
     def leaky(self) -> bool:
-        """Whether its gate knows the true action of test clips: such a figure is a bound."""
+        """Return whether its gate knows the true action of test clips: its figures are bounds."""
         return self.gate in ("keep_oracle", "keep_published")
 
     @property
     def audio_at_test(self) -> Literal["real", "generated", "none"]:
-        """Where a test clip's audio comes from: itself, a generator or other clips, or nowhere."""
+        """Return where the audio of test clips comes from.
+
+        real: the clips themselves. generated: a generator, other clips or a reconstruction. none:
+        there is none, or a filler that says nothing of the clip.
+        """
         if self.test_audio == "real":
             return "real"
         if self.test_audio in ("none", *CONSTANT_FILLERS):
@@ -175,7 +182,7 @@ class Condition(params.Section):
 
     @property
     def shown_audio(self) -> str:
-        """Audio in training and at test, as tables show it: "real / zeros"."""
+        """Return the audio in training and at test, as tables show it: "real / zeros"."""
         return f"{self.train_audio} / {self.test_audio}"
 
 

@@ -52,7 +52,10 @@ class TrainingTask:
     data_key: str = ""
 
     def checkpoint(self, generator: torch.Generator) -> Checkpoint | None:
-        """Where the training stores its state; generator: what its losses draw from."""
+        """Return where the training stores its state; None without a key of the data.
+
+        generator: what its losses draw from.
+        """
         if not self.data_key:
             return None
         targets = hashlib.blake2b(self.targets.numpy().tobytes(), digest_size=16).hexdigest()
@@ -61,7 +64,7 @@ class TrainingTask:
         return Checkpoint(digest(self.data_key, targets, condition, others), (generator,))
 
     def draw_missing(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw which clips of a training batch lack their audio, bool [count].
+        """Return which clips of a training batch lack their audio, bool [count].
 
         Their share is the condition's missing rate, or one of all rates, drawn per batch.
         """
@@ -91,7 +94,7 @@ class TrainingResult:
 
 
 def train_one(task: TrainingTask) -> TrainingResult:
-    """Train once; a worker runs it."""
+    """Train once and return weights, curve and predictions; a worker runs it."""
     one_thread()
     torch.manual_seed(task.seed)
     training = ConditionTraining(task)
@@ -126,11 +129,14 @@ class ConditionTraining:
             self.audio = AudioReader(task.data, task.seed, scale)
 
     def training_loss(self, clip_indices: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch of training clips [n], a scalar."""
+        """Return the loss of a batch of training clips [n], a scalar."""
+        # Drawn under every condition, so that their random numbers stay comparable.
         missing = self.task.draw_missing(len(clip_indices), self.generator)
         logits, second_loss = self._training_pass(clip_indices, missing)
         targets = self.task.targets[clip_indices].to(self.device)
-        loss = -(targets * log_softmax(logits, 1)).sum() / targets.sum().clamp(min=1)
+        log_likelihood = (targets * log_softmax(logits, 1)).sum()
+        # Clips whose action is not learned have targets of 0 and count for nothing here.
+        loss = -log_likelihood / targets.sum().clamp(min=1)
         if second_loss is None:
             return loss
         return loss + self.task.p.extra_weight * second_loss
@@ -143,6 +149,7 @@ class ConditionTraining:
         if not self.data.sounds:
             return self.model(video), None
         if self.data.condition.learns == "audio":
+            # Audio is what it generates, never what it reads: no filler is needed.
             features, present = self.data.sounds["real"].read(clip_indices)
             is_real = present
         else:
@@ -163,7 +170,7 @@ class ConditionTraining:
     def logits(
         self, clip_indices: torch.Tensor, missing: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits [n, actions] of clips, on the CPU.
+        """Return the logits [n, actions] of clips [n], on the CPU.
 
         missing [n] bool: the clips whose audio gives way to the condition's filler. Left out, it is
         all of them, or none where the condition has real audio at test.
@@ -179,7 +186,7 @@ class ConditionTraining:
         return self.model(video, features, audio.present.to(self.device)).cpu()
 
     def validation_loss(self) -> float:
-        """The mean cross-entropy of the validation clips."""
+        """Return the mean cross-entropy of the validation clips."""
         losses = []
         sizes = []
         for part in self.data.participants("validation").split(CLIPS_PER_PART):
@@ -188,12 +195,12 @@ class ConditionTraining:
         return float(np.average(losses, weights=sizes))
 
     def probabilities(self, clip_indices: torch.Tensor) -> np.ndarray:
-        """Probabilities [n, actions] of clips."""
+        """Return the probabilities [n, actions] of clips [n]."""
         parts = [self.logits(part).softmax(1) for part in clip_indices.split(CLIPS_PER_PART)]
         return torch.cat(parts).numpy()
 
     def hits_at_missing_rates(self) -> list[np.ndarray]:
-        """For each missing rate whether the predictions of test clips are right, bool [clips]."""
+        """Return for each missing rate which test clips are predicted right, bool [clips]."""
         test = self.data.participants("test")
         missing_at = self.data.missing_at(self.task.missing_rates, test, self.task.seed)
         hits = []
@@ -214,14 +221,17 @@ class ConditionTraining:
 def predictions_of(
     data: ActionData, clip_indices: torch.Tensor, probabilities: np.ndarray
 ) -> Predictions:
-    """Predictions for the given clips, of probabilities [seeds, N, actions] for all clips."""
+    """Return the predictions for clips [n], of probabilities [seeds, N, actions] for all clips."""
     order = clip_indices.sort().values.numpy()
     clips = data.clips.iloc[order].reset_index(drop=True)
     return Predictions(clips, data.actions, probabilities[:, order])
 
 
 def build(data: ActionData, p: NetworkParams, training_indices: torch.Tensor) -> ActionClassifier:
-    """Build the network of a condition, with the scale of the features that it learns from."""
+    """Return the network of a condition, with random weights.
+
+    training_indices [n]: the clips that it learns from; their features give its scale.
+    """
     condition = data.condition
     steps, video_width = data.video.shape
     sizes = ClassifierSizes(

@@ -41,7 +41,7 @@ class Inputs:
     shuffled: bool = False
 
     def key(self) -> str:
-        """Digest of what all trainings read: part of a checkpoint's key."""
+        """Return a digest of what all trainings read: part of a checkpoint's key."""
         conditioning = self.conditioning.key() if self.conditioning else None
         clips = [
             self.data.audio_row.tolist(),
@@ -68,6 +68,7 @@ class Generator:
         self.data = inputs.data
         self.seed = seed
         self.device = hub.device()
+        # Apart from PyTorch's own generator: the initial weights do not depend on the noise.
         self.noise_generator = torch.Generator().manual_seed(seed)
         self.slower_parts: dict[str, float] = {}
         self.model = self._build(p)
@@ -166,7 +167,7 @@ class MappedGenerator(Generator):
             self.conditioning.refresh()
 
     def anchors(self, clip_indices: torch.Tensor) -> Anchors:
-        """The anchors of clips."""
+        """Return the anchors of clips [n], on the device."""
         return self.conditioning.read(clip_indices).to(self.device)
 
     def own_noise(self, clip_indices: torch.Tensor, draw: int) -> torch.Tensor:
@@ -176,7 +177,7 @@ class MappedGenerator(Generator):
 
 
 def make_generator(inputs: Inputs, seed: int, p: GeneratorParams) -> Generator:
-    """Build the generator that the inputs call for, with the seed's noise."""
+    """Return the generator of the architecture that the inputs are for, with random weights."""
     if inputs.conditioning is None:
         return Generator(inputs, seed, p)
     return MappedGenerator(inputs, seed, p)

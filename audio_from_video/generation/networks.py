@@ -77,11 +77,11 @@ class AudioGenerator(nn.Module):
         getattr(self, f"{modality}_std").copy_(std)
 
     def scale(self, audio: torch.Tensor) -> torch.Tensor:
-        """Audio features [..., A] in the units of the targets."""
+        """Return audio features [B, T, A] in the units of the targets."""
         return (audio - self.audio_mean) / self.audio_std
 
     def unscale(self, audio: torch.Tensor) -> torch.Tensor:
-        """The inverse of `scale`."""
+        """Return features [B, T, A] in the units of the audio: the inverse of `scale`."""
         return audio * self.audio_std + self.audio_mean
 
     def scale_video(self, video: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,8 @@ def generation_loss(
     predicted, target: standardised audio features [B, T, A].
     """
     cosine = nn.functional.cosine_similarity(predicted, target, dim=-1).mean()
-    return mse_weight * nn.functional.mse_loss(predicted, target) + cosine_weight * (1 - cosine)
+    mse = nn.functional.mse_loss(predicted, target)
+    return mse_weight * mse + cosine_weight * (1 - cosine)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Anchors:
     valid: torch.Tensor
 
     def to(self, device: str) -> "Anchors":
-        """The same on a device."""
+        """Return the same anchors on a device."""
         return Anchors(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
@@ -146,21 +147,26 @@ class LabelAttention(nn.Module):
 
     def weights(self, anchors: Anchors, frame: torch.Tensor) -> torch.Tensor:
         """frame [B, T, V] -> weights [B, T, k], rows summing to 1 (0 where no label is valid)."""
-        present = anchors.present  # computed at anchors alone: they are a quarter of the steps
-        caption = anchors.caption[present]
-        text = anchors.text[present]
-        valid = anchors.valid[present]
-        query = caption + self.query(torch.cat([caption, frame[present]], dim=-1))
+        # Computed at anchors alone: they are a quarter of the steps.
+        present = anchors.present
+        caption = anchors.caption[present]  # [anchors, D]
+        text = anchors.text[present]  # [anchors, k, D]
+        valid = anchors.valid[present]  # [anchors, k]
+        caption_and_frame = torch.cat([caption, frame[present]], dim=-1)
+        query = caption + self.query(caption_and_frame)
         key = text + self.key(text)
         cosine = nn.functional.cosine_similarity(query[:, None, :], key, dim=-1)  # [anchors, k]
-        scores = (cosine / self.log_temperature.exp()).masked_fill(~valid, NO_LABEL_SCORE)
+        scores = cosine / self.log_temperature.exp()
+        scores = scores.masked_fill(~valid, NO_LABEL_SCORE)
+
         weights = torch.zeros(anchors.valid.shape, dtype=scores.dtype, device=scores.device)
         weights[present] = scores.softmax(-1) * valid
         return weights
 
     def forward(self, anchors: Anchors, frame: torch.Tensor) -> torch.Tensor:
         """The mapped audio feature of each anchor [B, T, A]; zeros at other steps."""
-        return (self.weights(anchors, frame)[..., None] * anchors.audio).sum(-2)
+        weights = self.weights(anchors, frame)[..., None]  # [B, T, k, 1]
+        return (weights * anchors.audio).sum(-2)
 
 
 def nearest_anchor(anchors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,11 +177,15 @@ def nearest_anchor(anchors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     distance [B, T]: in steps; infinite where a clip has none.
     """
     steps = torch.arange(anchors.shape[1], device=anchors.device)
-    distance = (steps[:, None] - steps).abs().float().expand(len(anchors), -1, -1)
-    distance = distance.masked_fill(~anchors[:, None, :], torch.inf)  # [B, step, anchor]
-    closest = distance.amin(-1)
-    nearest = (distance == closest[..., None]) & anchors[:, None, :]
-    return nearest / nearest.sum(-1, keepdim=True).clamp(min=1), closest
+    is_anchor = anchors[:, None, :]  # [B, 1, T]
+    distance = (steps[:, None] - steps).abs().float()  # [T, T]
+    distance = distance.expand(len(anchors), -1, -1)
+    distance = distance.masked_fill(~is_anchor, torch.inf)  # [B, step, anchor]
+    closest = distance.amin(-1)  # [B, T]
+
+    nearest = (distance == closest[..., None]) & is_anchor
+    count = nearest.sum(-1, keepdim=True).clamp(min=1)
+    return nearest / count, closest
 
 
 def propagate(values: torch.Tensor, anchors: torch.Tensor, length: float) -> torch.Tensor:
@@ -215,12 +225,14 @@ class MappedAudioGenerator(AudioGenerator):
 
         Not `anchored`: the mean over a clip's anchors at all steps.
         """
+        # The label audio is centred, so that only its scale is left to adjust.
         mapped = self.attention(anchors, frame) / self.audio_std
         has_label = anchors.valid.any(-1)
         if self.anchored:
             return propagate(mapped, has_label, self.propagation)
-        count = has_label.sum(1).clamp(min=1)[:, None, None]
-        return (mapped.sum(1, keepdim=True) / count).expand_as(mapped)
+        count = has_label.sum(1).clamp(min=1)[:, None, None]  # [B, 1, 1]
+        mean = mapped.sum(1, keepdim=True) / count  # [B, 1, A]
+        return mean.expand_as(mapped)
 
     def forward(  # type: ignore[override]
         self, video: torch.Tensor, anchors: Anchors, noise: torch.Tensor
@@ -231,5 +243,6 @@ class MappedAudioGenerator(AudioGenerator):
         if self.visual == "representative":
             share, _ = nearest_anchor(anchors.present)
             frame = share @ frame
-        hidden, _ = self.lstm(self.project(torch.cat([frame, label_audio, noise], dim=-1)))
+        inputs = torch.cat([frame, label_audio, noise], dim=-1)  # [B, T, V + A + N]
+        hidden, _ = self.lstm(self.project(inputs))
         return self.head(hidden) + self.injection * label_audio

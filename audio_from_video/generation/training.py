@@ -130,6 +130,7 @@ class GeneratorTraining:
         rows = self.data.audio_row[self.training_indices].tolist()
         mean, std = self.data.audio.moments(rows)
         if self.task.p.lstm.target_scale == "global":
+            # One deviation for all dimensions: large ones keep their weight in the loss.
             std = std.square().mean().sqrt().expand_as(std)
         model.set_scale("audio", mean, std)
 
@@ -189,12 +190,15 @@ def attention_figures(generator: MappedGenerator, clip_indices: torch.Tensor) ->
     for part in clip_indices.split(CLIPS_PER_PART):
         video = generator.video(part)
         anchors = generator.anchors(part)
+        # Of anchors that have a label at all.
         weights = model.attention.weights(anchors, model.scale_video(video))
         weights = weights[anchors.valid.any(-1)]
-        entropies.append(-(weights * weights.clamp(min=1e-9).log()).sum(-1))
+        log_weights = weights.clamp(min=1e-9).log()
+        entropies.append(-(weights * log_weights).sum(-1))  # [anchors]
 
         draws = [model(video, anchors, generator.own_noise(part, draw)) for draw in (0, 1)]
-        spreads.append(torch.stack(draws).std(0).flatten(1).mean(1))
+        deviation = torch.stack(draws).std(0)  # [n, T, A]
+        spreads.append(deviation.flatten(1).mean(1))  # [n]
     return {
         "attention_entropy": torch.cat(entropies).mean().nan_to_num().item(),
         "temperature": model.attention.log_temperature.exp().item(),
