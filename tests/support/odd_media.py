@@ -1,7 +1,11 @@
-"""Broken and odd media files, made by ffmpeg or byte by byte: kind -> how it is written."""
+"""Broken and odd media files, made by ffmpeg or byte by byte.
+
+KINDS has for each kind how it is written, and what becomes of it in the stages.
+"""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +25,31 @@ def video(
     sound: np.ndarray | None = None,
     suffix: str = ".mp4",
 ) -> Callable[[Path], None]:
-    """A file of numbered frames in a container of its own, whatever the name ends with."""
+    """Write a file of numbered frames in a container of its own, whatever the name ends with."""
 
     def write(path: Path) -> None:
-        made = path.with_name(f"made{suffix}")
-        write_video(made, count, fps, *options, sound=sound)
-        made.rename(path)
+        with _named(path, suffix) as file:
+            write_video(file, count, fps, *options, sound=sound)
 
     return write
 
 
 def filtered(source: str, *options: str, suffix: str = ".mp4") -> Callable[[Path], None]:
-    """A file that ffmpeg draws itself."""
+    """Write a file that ffmpeg draws itself."""
 
     def write(path: Path) -> None:
-        made = path.with_name(f"made{suffix}")
-        ffmpeg("-f", "lavfi", "-i", source, *options, made)
-        made.rename(path)
+        with _named(path, suffix) as file:
+            ffmpeg("-f", "lavfi", "-i", source, *options, file)
 
     return write
+
+
+@contextmanager
+def _named(path: Path, suffix: str) -> Iterator[Path]:
+    """Give a file to write whose suffix tells ffmpeg the container; it becomes `path` at the end."""
+    file = path.with_name(f"made{suffix}")
+    yield file
+    file.rename(path)
 
 
 def content(data: bytes) -> Callable[[Path], None]:
@@ -52,7 +62,7 @@ def content(data: bytes) -> Callable[[Path], None]:
 def edited(
     write: Callable[[Path], None], change: Callable[[bytes], bytes]
 ) -> Callable[[Path], None]:
-    """Another kind's bytes, changed."""
+    """Write another kind's bytes, changed."""
 
     def both(path: Path) -> None:
         write(path)
@@ -64,81 +74,46 @@ def edited(
 def copied(
     *options: str, first: Callable[[Path], None], inputs: tuple = (), suffix: str = ".mp4"
 ) -> Callable[[Path], None]:
-    """Another kind's streams, written once more without encoding."""
+    """Write another kind's streams once more without encoding."""
 
     def write(path: Path) -> None:
-        source, made = path.with_name("source.mp4"), path.with_name(f"made{suffix}")
+        source = path.with_name("source.mp4")
         first(source)
-        ffmpeg(*inputs, "-i", source, *options, made)
+        with _named(path, suffix) as file:
+            ffmpeg(*inputs, "-i", source, *options, file)
         source.unlink()
-        made.rename(path)
 
     return write
 
 
 def with_cover(path: Path) -> None:
-    """Sound with a picture as cover: its only video stream is a still."""
+    """Write sound with a picture as cover: its only video stream is a still."""
     picture = path.with_name("cover.png")
     ffmpeg("-f", "lavfi", "-i", "testsrc=d=1:r=1:s=64x64", "-frames:v", "1", picture)
-    made = path.with_name("made.m4a")
+    inputs = ("-f", "lavfi", "-i", "sine=d=3", "-i", picture, "-map", "0", "-map", "1")
     as_cover = ("-c:v", "copy", "-disposition:v:0", "attached_pic")
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=d=3",
-        "-i",
-        picture,
-        "-map",
-        "0",
-        "-map",
-        "1",
-        *AAC,
-        *as_cover,
-        made,
-    )
+    with _named(path, ".m4a") as file:
+        ffmpeg(*inputs, *AAC, *as_cover, file)
     picture.unlink()
-    made.rename(path)
 
 
 def jump(seconds: float, suffix: str) -> Callable[[Path], None]:
-    """24 frames, the last of which comes `seconds` later than the one before."""
+    """Write 24 frames, the last of which comes `seconds` later than the one before."""
     stamps = f"settb=1/1000,setpts='if(lt(N,23),N*41,{seconds:.0f}*1000)'"
-    return video(
-        "-vf",
-        stamps,
-        "-fps_mode",
-        "passthrough",
-        "-enc_time_base",
-        "1/1000",
-        count=24,
-        suffix=suffix,
-    )
+    options = ("-vf", stamps, "-fps_mode", "passthrough", "-enc_time_base", "1/1000")
+    return video(*options, count=24, suffix=suffix)
 
 
 def sound_at(seconds: float, suffix: str = ".mp4") -> Callable[[Path], None]:
-    """Three seconds of pictures, and sound that begins `seconds` later."""
+    """Write three seconds of pictures, and sound that begins `seconds` later."""
 
     def write(path: Path) -> None:
-        both, made = path.with_name(f"both{suffix}"), path.with_name(f"made{suffix}")
+        both = path.with_name(f"both{suffix}")
         write_video(both, 72, "24", *AAC, sound=sine(440, 3, -6))
-        ffmpeg(
-            "-i",
-            both,
-            "-itsoffset",
-            str(seconds),
-            "-i",
-            both,
-            "-map",
-            "0:v",
-            "-map",
-            "1:a",
-            "-c",
-            "copy",
-            made,
-        )
+        inputs = ("-i", both, "-itsoffset", str(seconds), "-i", both)
+        with _named(path, suffix) as file:
+            ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-c", "copy", file)
         both.unlink()
-        made.rename(path)
 
     return write
 
@@ -149,12 +124,15 @@ def header_only(data: bytes) -> bytes:
 
 def with_size(width: int, height: int) -> Callable[[bytes], bytes]:
     """An mp4's bytes whose sample entry claims another size; the pictures inside keep theirs."""
-    return lambda data: data.replace(struct.pack(">HH", 64, 48), struct.pack(">HH", width, height))
+    before = struct.pack(">HH", 64, 48)
+    after = struct.pack(">HH", width, height)
+    return lambda data: data.replace(before, after)
 
 
 def last_tag_is_sound(data: bytes) -> bytes:
     """A Flash file's bytes whose last tags are sound: a stream appears while the file is read."""
-    changed, end = bytearray(data), len(data)
+    changed = bytearray(data)
+    end = len(data)
     for _ in range(6):
         end -= 4 + int.from_bytes(data[end - 4 : end], "big")
         changed[end] = 8
@@ -162,12 +140,14 @@ def last_tag_is_sound(data: bytes) -> bytes:
 
 
 NAN_SOUND = sine(440, 3, -6)
-NAN_SOUND[8000:8100], NAN_SOUND[16000:16100], NAN_SOUND[24000:24100] = np.nan, np.inf, -np.inf
+NAN_SOUND[8000:8100] = np.nan
+NAN_SOUND[16000:16100] = np.inf
+NAN_SOUND[24000:24100] = -np.inf
 TONE = sine(440, 3, -12)
 GOOD = video("-movflags", "faststart", *AAC, sound=TONE)
 LATE_INDEX = video(*AAC, sound=TONE)
 
-# kind: (how it is written, status in clips, status in frames, status in audio); None: it does not get there
+# kind: (how it is written, and its statuses in clips, frames and audio); None: it does not get there
 KINDS: dict[str, tuple[Callable[[Path], None], str, str | None, str | None]] = {
     "good": (GOOD, "ok", "ok", "ok"),
     "zero bytes": (content(b""), "unreadable", None, None),
