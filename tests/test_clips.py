@@ -1,4 +1,4 @@
-"""Finding, checking and splitting: every file has a row, no source stands on two sides, mistakes are sentences."""
+"""Finding, checking and splitting clips: every file has a row, no source stands on two sides."""
 
 import os
 import shutil
@@ -10,20 +10,22 @@ import pytest
 
 from audio_from_video.clipset import discovery
 from audio_from_video.clipset.discovery import read_list
-from audio_from_video.clipset.splits import split
+from audio_from_video.clipset.splits import assign_splits
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import clips
-from stages.clips import ClipsParams, choose_actions, limit
+from stages.clips import ClipsParams, choose_actions, limit_per_action
 from tests.support.media_files import ffmpeg, sine, write_video
 
 PATTERN = r"^(.+)_\d+$"
 
 
 def find(p: ClipsParams) -> list[dict]:
-    return discovery.find(p.root, {"training": p.training_list, "validation": p.validation_list})
+    return discovery.find_clips(
+        p.root, {"training": p.training_list, "validation": p.validation_list}
+    )
 
 
 def parameters(root: Path, **changes) -> ClipsParams:
@@ -79,7 +81,7 @@ def described(root: Path, p: ClipsParams, **facts) -> list[dict]:
     found = find(p)
     for clip in found:
         clip |= {"status": "ok", "reason": "", "content_hash": clip["path"], **facts}
-    split(found, p)
+    assign_splits(found, p)
     return found
 
 
@@ -166,7 +168,7 @@ def test_same_bytes_and_same_ids_are_refused(root):
             "reason": "",
             "content_hash": "same" if clip["stem"] in ("cc d_1", "tbarking_1") else clip["path"],
         }
-    split(found, p)
+    assign_splits(found, p)
     rows = {row["clip_id"]: row for row in found}
     assert (
         rows["barking/cc d_1"]["status"] == "duplicate_content"
@@ -191,7 +193,8 @@ def test_a_test_list_names_the_test_clips_and_takes_their_sources_out_of_trainin
 
 def test_lists_in_moments_in_times_form_replace_the_scan(root):
     (root / "trainingSet.csv").write_text(
-        "barking/-bb_1.mp4,barking,3,1\n\nplaying+music/c d_1.mp4,playing+music,3,0\nbarking/gone_1.mp4,barking,1,1\n"
+        "barking/-bb_1.mp4,barking,3,1\n\nplaying+music/c d_1.mp4,playing+music,3,0\n"
+        "barking/gone_1.mp4,barking,1,1\n"
     )
     found = find(parameters(root, training_list="trainingSet.csv"))
     assert [clip["path"] for clip in found if clip["folder"] == "training"] == [
@@ -227,7 +230,7 @@ def test_actions_are_all_or_named_or_drawn(root):
 
 def test_a_limit_keeps_its_draw_when_the_folder_grows(root):
     p = parameters(root, max_per_action=3)
-    drawn = limit(find(p), p)
+    drawn = limit_per_action(find(p), p)
     assert {(clip["folder"], clip["action"]): 0 for clip in drawn}.keys() == {
         (c["folder"], c["action"]) for c in find(p)
     }
@@ -239,7 +242,7 @@ def test_a_limit_keeps_its_draw_when_the_folder_grows(root):
         == 3
     )
     (root / "training/barking/zz_1.mp4").write_text("zz")
-    kept = {clip["path"] for clip in limit(find(p), p)}
+    kept = {clip["path"] for clip in limit_per_action(find(p), p)}
     assert len({clip["path"] for clip in drawn} - kept) <= 1
 
 

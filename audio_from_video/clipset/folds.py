@@ -1,32 +1,36 @@
-"""Folds for cross-fitting: what is made for a training clip comes from a model that has not seen the clip's source."""
+"""Folds for cross-fitting.
+
+What is made for a training clip comes from a model that has not seen the clip's source.
+"""
 
 import numpy as np
 import pandas as pd
 
 from audio_from_video.runtime.digests import digest
 
+FOLDED_SPLITS = ("training", "unlabelled")
+NO_FOLD = -1  # of validation and test clips
 WHOLE = -1  # instead of a fold that is left out: the model fitted on all training clips
 
 
-def assign(sources: np.ndarray, folds: int) -> np.ndarray:
-    """Fold [N] of each clip by its source id [N]: sources in the order of their hash are dealt out
-    in turn.
+def of_sources(source_ids: np.ndarray, folds: int) -> np.ndarray:
+    """Return the fold [N] of each clip by its source id [N].
 
-    Folds have equal numbers of sources, up to one; the assignment does not depend on the order of
-    the clips.
+    Sources are dealt out in turn, in the order of their hash.  Folds have equal numbers of sources,
+    up to one, and do not depend on the order of the clips.
     """
-    ordered = sorted(set(sources), key=lambda source: digest("fold", source))
-    dealt = {source: position % folds for position, source in enumerate(ordered)}
-    return np.array([dealt[source] for source in sources])
+    ordered = sorted(set(source_ids), key=lambda source_id: digest("fold", source_id))
+    fold_of = {source_id: position % folds for position, source_id in enumerate(ordered)}
+    return np.array([fold_of[source_id] for source_id in source_ids])
 
 
 def of_clips(clips: pd.DataFrame, folds: int) -> np.ndarray:
-    """Fold [N] of each clip (columns split, source_id); -1 for validation and test clips, which
-    belong to none.
+    """Return the fold [N] of each clip; NO_FOLD for validation and test clips.
 
-    Every stage that is given the same training and unlabelled clips finds the same folds.
+    clips: columns split and source_id.  Every stage that is given the same training and unlabelled
+    clips finds the same folds.
     """
-    fitted = clips.split.isin(["training", "unlabelled"]).to_numpy()
-    fold = np.full(len(clips), -1)
-    fold[fitted] = assign(clips.source_id.to_numpy()[fitted], folds)
+    folded = clips.split.isin(FOLDED_SPLITS).to_numpy()
+    fold = np.full(len(clips), NO_FOLD)
+    fold[folded] = of_sources(clips.source_id.to_numpy()[folded], folds)
     return fold

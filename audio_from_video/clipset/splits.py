@@ -1,4 +1,4 @@
-"""Which clips are learned from, chosen by and tested on, and which test clips lack their audio."""
+"""Splits: which clips are learned from, chosen by and tested on, and which lack their audio."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,6 +12,11 @@ from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import digest
 
 MISSING_DRAWS = 10  # as many seeds get draws of their own
+# A clip that could stand in two splits stays in the first of these.
+PRECEDENCE = ("test", "validation", "training", "unlabelled")
+MISSING_SCHEMA = pa.schema(
+    [("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]
+)
 
 
 class SplitParams(params.Section):
@@ -25,111 +30,123 @@ class SplitParams(params.Section):
     @classmethod
     def _is_pattern(cls, value: str) -> str:
         try:
-            if re.compile(value).groups != 1:
-                raise ValueError("must have exactly one group, which is the source id")
+            groups = re.compile(value).groups
         except re.error as error:
             raise ValueError(f"must be a regular expression ({error})") from None
+        if groups != 1:
+            raise ValueError("must have exactly one group, which is the source id")
         return value
 
 
-def split(clips: list[dict], p: SplitParams) -> None:
-    """Add clip_id, source_id and split; no source and no content may stand on two sides.
+def assign_splits(clips: list[dict], p: SplitParams) -> None:
+    """Add clip_id, source_id and split to every clip, in place, and refuse what would leak.
 
-    Test is the validation folder, or what `clips.test_list` names.  Validation: per action, the sources of the training
-    folder in an order drawn by hash, up to `clips.validation_fraction` of them; with one source only, none.
+    Test is the validation folder, or what `clips.test_list` names.  Validation is a part of each
+    action's sources of the training folder.  No source and no content stands on two sides.
     """
     pattern = re.compile(p.source_pattern)
-    test_names = set(discovery.read_list(Path(p.root) / p.test_list)) if p.test_list else None
-    sources: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         match = pattern.match(clip["stem"])
         clip["source_id"] = match.group(1) if match else clip["stem"]
         clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['stem']}"
-        clip["split"] = discovery.FOLDERS[clip["folder"]]
-        if test_names is not None and clip["folder"] != "unlabelled":
-            if clip["path"].split("/", 1)[1] in test_names:
-                clip["split"] = "test"
-            elif clip["split"] == "test":
-                refuse(
-                    clip,
-                    "not_in_test_list",
-                    f"in the validation folder, but not named by {p.test_list}",
-                )
+        clip["split"] = discovery.SPLIT_OF_FOLDER[clip["folder"]]
+    if p.test_list:
+        _apply_test_list(clips, p)
+    validation_sources = _draw_validation_sources(clips, p)
+    for clip in clips:
+        if clip["split"] == "training" and clip["source_id"] in validation_sources:
+            clip["split"] = "validation"
+    _refuse_leaks(clips)
+    _refuse_untrained_actions(clips)
+
+
+def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
+    """Make what the list names the test split, and refuse other clips of the validation folder."""
+    names = set(discovery.read_list(Path(p.root) / p.test_list))
+    for clip in clips:
+        if clip["folder"] == "unlabelled":
+            continue
+        _, name = clip["path"].split("/", 1)
+        if name in names:
+            clip["split"] = "test"
+        elif clip["split"] == "test":
+            reason = f"in the validation folder, but not named by {p.test_list}"
+            mark_refused(clip, "not_in_test_list", reason)
+
+
+def _draw_validation_sources(clips: list[dict], p: SplitParams) -> set[str]:
+    """Return `validation_fraction` of each action's training sources, in the order of their hash.
+
+    An action with one source gives none.
+    """
+    sources: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
         if clip["split"] == "training" and clip["status"] == "ok":
             sources[clip["action"]].add(clip["source_id"])
-    held_out = set()
-    for names in sources.values():
-        drawn = sorted(names, key=lambda name: digest(p.seed, name))
-        held_out.update(
-            drawn[: max(1, round(p.validation_fraction * len(drawn))) if len(drawn) > 1 else 0]
-        )
-    for clip in clips:
-        if clip["split"] == "training" and clip["source_id"] in held_out:
-            clip["split"] = "validation"
-    _separate(clips)
+    drawn: set[str] = set()
+    for source_ids in sources.values():
+        if len(source_ids) > 1:
+            ordered = sorted(source_ids, key=lambda source_id: digest(p.seed, source_id))
+            count = max(1, round(p.validation_fraction * len(ordered)))
+            drawn.update(ordered[:count])
+    return drawn
+
+
+def _refuse_leaks(clips: list[dict]) -> None:
+    """Refuse clips whose id, content or source also stands elsewhere.
+
+    Of equal contents the first clip stays, in the order of PRECEDENCE.  Sources may not stand in
+    test and elsewhere, nor in validation and training or unlabelled clips.
+    """
+    occurrences = Counter(clip["clip_id"] for clip in clips)
+    seen_contents: set[str] = set()
+    seen_sources: set[str] = set()
+    for split in PRECEDENCE:
+        members = [clip for clip in clips if clip["split"] == split]
+        for clip in members:
+            if occurrences[clip["clip_id"]] > 1:
+                mark_refused(clip, "duplicate_id", "another file has the same action and stem")
+            elif clip["content_hash"] in seen_contents:
+                reason = "the same bytes stand in another split or earlier in this one"
+                mark_refused(clip, "duplicate_content", reason)
+            elif clip["source_id"] in seen_sources:
+                reason = f"source {clip['source_id']} also stands in test or validation"
+                mark_refused(clip, "source_in_other_split", reason)
+            elif clip["content_hash"]:
+                seen_contents.add(clip["content_hash"])
+        if split in ("test", "validation"):
+            seen_sources |= {clip["source_id"] for clip in members if clip["status"] == "ok"}
+
+
+def _refuse_untrained_actions(clips: list[dict]) -> None:
+    """Refuse clips of actions that no training clip shows: no classifier could name them."""
     trained = {
         clip["action"] for clip in clips if clip["split"] == "training" and clip["status"] == "ok"
     }
+    reason = "no training clip of this action is left, so no classifier could name it"
     for clip in clips:
         if clip["action"] and clip["action"] not in trained:
-            refuse(
-                clip,
-                "action_not_trained",
-                "no training clip of this action is left, so no classifier could name it",
-            )
+            mark_refused(clip, "action_not_trained", reason)
 
 
-def _separate(clips: list[dict]) -> None:
-    """Refuse clips whose source or content also stands in test or, for training and unlabelled ones, in validation."""
-    duplicate_ids = {
-        clip_id for clip_id, n in Counter(clip["clip_id"] for clip in clips).items() if n > 1
-    }
-    seen: dict[str, set] = {"source_id": set(), "content_hash": set()}
-    for side in ("test", "validation", "training", "unlabelled"):
-        members = [clip for clip in clips if clip["split"] == side]
-        for clip in members:
-            if clip["clip_id"] in duplicate_ids:
-                refuse(clip, "duplicate_id", "another file has the same action and stem")
-            elif clip["content_hash"] in seen["content_hash"]:
-                refuse(
-                    clip,
-                    "duplicate_content",
-                    "the same bytes stand in another split or earlier in this one",
-                )
-            elif clip["source_id"] in seen["source_id"]:
-                refuse(
-                    clip,
-                    "source_in_other_split",
-                    f"source {clip['source_id']} also stands in test or validation",
-                )
-            elif clip["content_hash"]:
-                seen["content_hash"].add(clip["content_hash"])
-        if side in ("test", "validation"):
-            seen["source_id"] |= {clip["source_id"] for clip in members if clip["status"] == "ok"}
-
-
-def refuse(clip: dict, status: str, reason: str) -> None:
+def mark_refused(clip: dict, status: str, reason: str) -> None:
+    """Set a clip's status and reason, unless it is refused already."""
     if clip["status"] == "ok":
-        clip |= {"status": status, "reason": reason}
+        clip["status"] = status
+        clip["reason"] = reason
 
 
-def draw_missing(clips: list[dict], seed: int) -> pa.Table:
-    """Which test clips lack their audio at a missing rate r: those whose `order`, uniform in 0..1, is below r.
+def missing_audio_table(clips: list[dict], seed: int) -> pa.Table:
+    """Return which test clips lack their audio at a missing rate: those whose `order` is below it.
 
-    Columns draw (int32; each seed of a row uses one), clip_id (string), order (float64); drawn by hash, so that the draw of a
-    clip does not depend on the others, and higher rates miss what lower ones miss.
+    Columns draw (int32; each training seed uses one), clip_id (string) and order (float64, uniform
+    in 0..1).  They are drawn by hash: the draw of a clip does not depend on the others, and higher
+    rates miss what lower ones miss.
     """
-    rows = [
-        {
-            "draw": draw,
-            "clip_id": clip["clip_id"],
-            "order": int(digest("missing", seed, draw, clip["clip_id"])[:8], 16) / 2**32,
-        }
-        for draw in range(MISSING_DRAWS)
-        for clip in clips
-        if clip["split"] == "test" and clip["status"] == "ok"
-    ]
-    return pa.Table.from_pylist(
-        rows,
-        schema=pa.schema([("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]),
-    )
+    test_ids = [c["clip_id"] for c in clips if c["split"] == "test" and c["status"] == "ok"]
+    rows = []
+    for draw in range(MISSING_DRAWS):
+        for clip_id in test_ids:
+            leading_bits = int(digest("missing", seed, draw, clip_id)[:8], 16)
+            rows.append({"draw": draw, "clip_id": clip_id, "order": leading_bits / 2**32})
+    return pa.Table.from_pylist(rows, schema=MISSING_SCHEMA)

@@ -1,8 +1,9 @@
 """The only door to data/truth.parquet: what is known of rendered clips because they were rendered.
 
 Its rows may reach figures and the report alone, never a feature, a model or a decision.  Only
-`evaluation`, `reporting` and the stages `clips`, `dictionary` and `report` import this module;
-tests/test_imports.py enforces it.  For data sets that were not rendered the table has no rows.
+`evaluation`, `reporting` and the stages `sample`, `clips`, `dictionary` and `report` import this
+module; tests/test_imports.py enforces it.  For data sets that were not rendered the table has no
+rows.
 """
 
 import shutil
@@ -37,9 +38,7 @@ def pass_on(root: Path) -> None:
     """Copy the truth of a data set's root to where the other functions of this module read it.
 
     Without `truth.parquet` in the root, a table without rows is written.
-
-    Raises:
-        UserError: the root's file is no Parquet file, or lacks a column.
+    Raises UserError where the root's file is no Parquet file, or lacks a column.
     """
     source = root / "truth.parquet"
     if not source.is_file():
@@ -62,7 +61,7 @@ def pass_on(root: Path) -> None:
 
 
 def rows(columns: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return `columns` of every rendered clip, by clip_id; {} for data sets that were not rendered."""
+    """Return `columns` of every rendered clip, by clip_id; {} where nothing was rendered."""
     names = ["clip_id", *columns]
     table = shards.read_table(layout.TRUTH, names)
     return {row["clip_id"]: row for row in table.to_pylist()}
@@ -74,7 +73,7 @@ def actions() -> dict[str, str]:
 
 
 def sound_belongs() -> dict[str, bool]:
-    """Return, by clip_id, whether a rendered clip's audio contains its action's own sound, in time."""
+    """Return, by clip_id, whether a rendered clip has its action's own sound, in time."""
     return {clip_id: row["sound_belongs"] for clip_id, row in rows(["sound_belongs"]).items()}
 
 
@@ -96,7 +95,7 @@ def audible_labels() -> dict[str, list[str]]:
 
 
 def own_sound_labels() -> list[tuple[str, list[str]]]:
-    """Return (action, AudioSet names) of every training clip that has its action's own sound alone."""
+    """Return (action, AudioSet names) of training clips with their action's own sound alone."""
     columns = rows(["split", "action", "sound_kind", "audio_labels"])
     return [
         (row["action"], row["audio_labels"])

@@ -17,8 +17,9 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import cv2
@@ -89,7 +90,7 @@ def restrict_opencv() -> None:
     cv2.setNumThreads(1)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading bytes.
 
     Raises OSError for anything else, at once: reading a pipe would wait for its writer.

@@ -74,8 +74,8 @@ def _draw_strip(axes: Any, images: list[np.ndarray], clip: dict) -> None:
     """Draw the frames [T] of [H, W, 3] side by side, chosen ones outlined."""
     for step, image in enumerate(images):
         axes.imshow(image, extent=(step - 0.49, step + 0.49, 0, 1), aspect="auto")
-    for step in np.flatnonzero(clip["chosen"]):
-        axes.axvspan(step - 0.47, step + 0.47, fill=False, edgecolor=CHOSEN_COLOUR, linewidth=3)
+    for chosen in np.flatnonzero(clip["chosen"]):
+        axes.axvspan(chosen - 0.47, chosen + 0.47, fill=False, edgecolor=CHOSEN_COLOUR, linewidth=3)
     axes.set(xlim=(-0.5, len(images) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
     axes.set_title(clip["clip_id"], fontsize=10, loc="left", pad=3)
 

@@ -30,7 +30,7 @@ def test_the_order_and_the_number_of_clips_do_not_matter():
 
 
 def test_folds_do_not_follow_the_sources_names():
-    """Sources in the order of their names (channels, dates) are spread: neither blocks nor taken in turn."""
+    """Sources in the order of their names (channels, dates) are spread over the folds."""
     fold = folds.of_sources(np.array([f"s{i:04d}" for i in range(400)]), 4)
     assert 60 < (np.diff(fold) == 0).sum() < 140  # 100 by chance
     assert 60 < (np.diff(fold) % 4 == 1).sum() < 140
@@ -44,7 +44,7 @@ def test_fewer_sources_than_folds_leave_folds_empty():
 
 
 def table(seed: int = 0) -> pd.DataFrame:
-    """Clips in any order; sources have several clips, and every third training source has unlabelled ones, too."""
+    """Clips in any order; sources have several, every third training source unlabelled ones too."""
     rows = [("training", f"t{i % 31}") for i in range(80)] + [
         ("unlabelled", f"t{3 * (i % 10)}") for i in range(20)
     ]
@@ -95,7 +95,7 @@ def test_clips_that_nothing_is_fitted_on_deal_no_fold_anew(split):
 
 
 def test_a_new_training_source_does_deal_anew():
-    """What makes the test above worth something: folds have equal numbers of sources, so that a new one moves others."""
+    """Folds have equal numbers of sources, so a new one moves others: the test above can fail."""
     clips = table()
     fold = folds.of_clips(clips, 5)
     more = [
