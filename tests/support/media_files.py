@@ -1,4 +1,4 @@
-"""Media files for tests, made by imageio-ffmpeg's binary, and what that binary itself says about them."""
+"""Media files for tests, made by imageio-ffmpeg's binary, and what that binary says about them."""
 
 import re
 import subprocess
@@ -13,7 +13,8 @@ VARIABLE_RATE = "settb=1/90000,setpts='if(lt(N,30),N/30,1+(N-30)/12)/TB'"  # 30 
 BITS = 8  # vertical bars, one per bit of the frame's number
 
 
-def ffmpeg(*arguments: str | Path, data: bytes = b"") -> subprocess.CompletedProcess:
+def ffmpeg(*arguments: str | Path | float, data: bytes = b"") -> subprocess.CompletedProcess:
+    """Run ffmpeg, which must succeed; `data` is its standard input."""
     command = [FFMPEG, "-y", "-nostdin" if not data else "-hide_banner", *map(str, arguments)]
     done = subprocess.run(command, input=data, capture_output=True)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
@@ -21,21 +22,22 @@ def ffmpeg(*arguments: str | Path, data: bytes = b"") -> subprocess.CompletedPro
 
 
 def numbered_images(count: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Images [count, H, W, 3] uint8 that show their number in black and white bars."""
+    """Return images [count, H, W, 3] uint8 that show their number in black and white bars."""
     bits = np.arange(count)[:, None] >> np.arange(BITS) & 1  # [count, BITS]
     row = np.repeat(bits * 255, width // BITS, axis=1)
     return np.broadcast_to(row[:, None, :, None], (count, height, width, 3)).astype(np.uint8)
 
 
 def read_number(image: np.ndarray) -> int:
-    """The number that an image [H, W, 3] of `numbered_images` shows, at any scale."""
-    step = image.shape[1] / BITS
+    """Return the number that an image [H, W, 3] of `numbered_images` shows, at any scale."""
+    width = image.shape[1] / BITS
     middle = image[image.shape[0] // 4 : -image.shape[0] // 4]
-    return sum(
-        1 << bit
-        for bit in range(BITS)
-        if middle[:, round((bit + 0.3) * step) : round((bit + 0.7) * step)].mean() > 128
-    )
+    number = 0
+    for bit in range(BITS):
+        bar = middle[:, round((bit + 0.3) * width) : round((bit + 0.7) * width)]
+        if bar.mean() > 128:
+            number += 1 << bit
+    return number
 
 
 def write_video(
@@ -46,68 +48,44 @@ def write_video(
     sound: np.ndarray | None = None,
     height: int = 48,
 ) -> Path:
-    """A file of `count` numbered frames at `fps`, encoded with ffmpeg's `output` options; `sound`: float samples at 16 kHz."""
+    """Write a file of `count` numbered frames at `fps`, with ffmpeg's `output` options.
+
+    `sound`: float samples at 16 kHz, [N] or [N, 2].
+    """
     images = numbered_images(count, height)
     size = f"{images.shape[2]}x{images.shape[1]}"
-    inputs: list[str | Path] = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        size,
-        "-r",
-        fps,
-        "-i",
-        "-",
-    ]
+    raw_video = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps)
+    inputs: list[str | Path] = [*raw_video, "-i", "-"]
+    samples = path.with_name(path.name + ".f32")
     if sound is not None:
-        raw = path.with_name(path.name + ".f32")
-        raw.write_bytes(sound.astype("<f4").tobytes())
-        inputs += [
-            "-f",
-            "f32le",
-            "-ar",
-            "16000",
-            "-ch_layout",
-            "mono" if sound.ndim == 1 else "stereo",
-            "-i",
-            raw,
-        ]
+        samples.write_bytes(sound.astype("<f4").tobytes())
+        layout = "mono" if sound.ndim == 1 else "stereo"
+        inputs += ["-f", "f32le", "-ar", "16000", "-ch_layout", layout, "-i", samples]
     ffmpeg(*inputs, "-threads", "1", *output, path, data=images.tobytes())
-    if sound is not None:
-        raw.unlink()
+    samples.unlink(missing_ok=True)
     return path
 
 
 def shown_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Presentation times [n] in s from the first frame, and images [n, H, W, 3] BGR, as ffmpeg decodes and prints them."""
-    done = ffmpeg(
-        "-i",
-        path,
-        "-map",
-        "0:v:0",
-        "-fps_mode",
-        "passthrough",
-        "-vf",
-        "format=bgr24,showinfo",
-        "-f",
-        "rawvideo",
-        "-",
-    )
+    """Return a file's frames as ffmpeg decodes and prints them.
+
+    These are presentation times [n] in s from the first frame, and images [n, H, W, 3] BGR.
+    """
+    every_frame = ("-map", "0:v:0", "-fps_mode", "passthrough")
+    done = ffmpeg("-i", path, *every_frame, "-vf", "format=bgr24,showinfo", "-f", "rawvideo", "-")
     log = done.stderr.decode(errors="replace")
-    times_s = np.array([float(t) for t in re.findall(r"pts_time:\s*(-?[\d.e+-]+)", log)])
+    times_s = np.array([float(time) for time in re.findall(r"pts_time:\s*(-?[\d.e+-]+)", log)])
     width, height = map(int, re.findall(r" s:(\d+)x(\d+) ", log)[0])
-    return times_s - times_s[0], np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+    images = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+    return times_s - times_s[0], images
 
 
 def sine(
     frequency_hz: float, seconds: float, level_db: float = 0.0, rate_hz: int = 16_000
 ) -> np.ndarray:
-    """A sine whose peak is `level_db` below full scale."""
-    return 10 ** (level_db / 20) * np.sin(
-        2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz
-    )
+    """Return samples of a sine whose peak is `level_db` relative to full scale."""
+    samples = np.arange(round(seconds * rate_hz))
+    return 10 ** (level_db / 20) * np.sin(2 * np.pi * frequency_hz * samples / rate_hz)
 
 
 def broken_files(folder: Path) -> dict[str, Path]:

@@ -3,11 +3,14 @@
 import ctypes
 import os
 
-PR_CAPBSET_DROP, OVERRIDES = 24, (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+PR_CAPBSET_DROP = 24
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
 
 
 def drop_overrides() -> None:
-    """For subprocess's preexec_fn: what it executes cannot read or write where modes forbid it."""
-    if os.geteuid() == 0:
-        for capability in OVERRIDES:
-            ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability)
+    """Make modes apply to what this process executes (for subprocess's preexec_fn)."""
+    if os.geteuid() != 0:
+        return
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability)

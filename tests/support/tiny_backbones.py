@@ -53,17 +53,15 @@ def write_resnet(folder: Path) -> Path:
 
 def write_ast(folder: Path, seed: int = 3, **changes) -> Path:
     torch.manual_seed(seed)
-    config = transformers.ASTConfig(
-        **{
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "max_length": 400,
-            "num_labels": LABELS,
-            **changes,
-        }
-    )
+    settings = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_length": 400,
+        "num_labels": LABELS,
+    }
+    config = transformers.ASTConfig(**settings | changes)
     _save(transformers.ASTForAudioClassification(config), folder)
     transformers.ASTFeatureExtractor(max_length=config.max_length).save_pretrained(folder)
     return folder
@@ -113,20 +111,21 @@ def blip_tokenizer() -> transformers.BertTokenizer:
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:
-    for (
-        parameter
-    ) in model.parameters():  # initial values are so small that attention would hardly matter
+    """Draw larger weights than the initial ones, with which attention would hardly matter."""
+    for parameter in model.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=1.5 / np.sqrt(parameter[0].numel()))
+            fan_in = parameter[0].numel()
+            torch.nn.init.normal_(parameter, std=1.5 / np.sqrt(fan_in))
     model.save_pretrained(folder)
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
-    """Smooth BGR images [H, W, 3] uint8."""
+    """Return smooth BGR images [H, W, 3] uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width][..., None]
-    made = []
+    pictures = []
     for _ in range(count):
         a, b, c = rng.uniform(0.05, 0.4, (3, 1, 1, 3))
-        made.append(np.rint(127 + 120 * np.sin(a * x + 6 * c) * np.cos(b * y)).astype(np.uint8))
-    return made
+        waves = np.sin(a * x + 6 * c) * np.cos(b * y)
+        pictures.append(np.rint(127 + 120 * waves).astype(np.uint8))
+    return pictures
