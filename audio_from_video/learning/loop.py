@@ -1,4 +1,4 @@
-"""What training stages share: features on disk with random access, and one training loop with early stopping."""
+"""The one training loop: AdamW, weight averaging, early stopping, and going on after a kill."""
 
 import copy
 from collections.abc import Callable
@@ -11,8 +11,15 @@ from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
 
+MAX_GRADIENT_NORM = 1.0
+
 
 class TrainingParams(params.Section):
+    """Settings of a training.
+
+    averaging: decay of the moving average over the weights; 0 averages nothing.
+    """
+
     learning_rate: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0, le=10)
     batch_size: int = Field(ge=1, le=65536)
@@ -24,7 +31,7 @@ class TrainingParams(params.Section):
 def fit(
     model: torch.nn.Module,
     loss: Callable[[torch.Tensor], torch.Tensor],
-    rows: torch.Tensor,
+    indices: torch.Tensor,
     validate: Callable[[], float],
     p: TrainingParams,
     seed: int,
@@ -32,88 +39,123 @@ def fit(
     slower: dict[str, float] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[dict]:
-    """Train with AdamW (Loshchilov & Hutter 2019) and early stopping; the model ends with its best epoch's weights.
+    """Train a model in place; it ends with the weights of its best epoch, in evaluation mode.
 
-    With `averaging` these are exponential moving averages over the steps (Polyak & Juditsky 1992): with few clips single
-    weights are noisy, and so is a validation loss that decides when to stop.
-    loss: indices of a batch -> scalar.  rows: what indices are drawn from, shuffled each epoch.  validate: the loss that
-    decides (lower is better); training ends after `patience` epochs without a better one.  slower: learning rates of the
-    parameters whose names begin with a prefix.  checkpoint: where a killed training goes on, with the same final weights.
-    Returns a dict per epoch: epoch, training_loss, validation_loss.
+    AdamW (Loshchilov & Hutter 2019) with early stopping.  With `averaging` the weights that are
+    validated and kept are exponential moving averages over the steps (Polyak & Juditsky 1992): with
+    few clips single weights are noisy, and so is a validation loss that decides when to stop.
+
+    loss: indices of a batch [n] -> scalar.  indices: what batches are drawn from, shuffled each
+    epoch by `seed`.  validate: returns the loss that decides; training ends after `patience` epochs
+    without a lower one.  name: of the training, for messages.  slower: learning rates of the
+    parameters whose names begin with a prefix.  checkpoint: from there a killed training goes on,
+    with the same final weights.
+
+    Returns a dict per epoch: epoch, training_loss, validation_loss.  Raises UserError where a loss
+    is not finite.
     """
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, p, slower or {}), lr=p.learning_rate, weight_decay=p.weight_decay
-    )
-    averaged = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(p.averaging)
-    )
-    state = _State(model, averaged, optimizer, torch.Generator().manual_seed(seed), checkpoint)
+    slower = slower or {}
+    training = _Training(model, p, slower, seed, name, checkpoint)
     if checkpoint:
-        checkpoint.begin(model, name, p.model_dump(), seed, slower or {}, rows.tolist())
-        state.resume()
-    curve = state.curve
-    for epoch in range(len(curve) + 1, p.epochs + 1):
-        model.train()
-        losses = []
-        for batch in rows[torch.randperm(len(rows), generator=state.shuffle)].split(p.batch_size):
-            value = loss(batch)
-            _require_finite(value.item(), f"the loss of {name}", epoch, p, state)
-            optimizer.zero_grad()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            averaged.update_parameters(model)
-            losses.append(value.item())
+        checkpoint.begin(model, name, p.model_dump(), seed, slower, indices.tolist())
+        training.resume()
+
+    first_epoch = len(training.curve) + 1
+    for epoch in range(first_epoch, p.epochs + 1):
+        training_loss = training.run_epoch(epoch, loss, indices)
+
+        # The averaged weights are validated; the next epoch goes on with the live ones.
         live = copy.deepcopy(model.state_dict())
-        model.load_state_dict(averaged.module.state_dict())
+        model.load_state_dict(training.averaged.module.state_dict())
         model.eval()
         with torch.inference_mode():
-            score = validate()
-        _require_finite(score, f"the validation loss of {name}", epoch, p, state)
-        curve.append(
+            validation_loss = validate()
+        training.require_finite(validation_loss, f"the validation loss of {name}", epoch)
+        training.curve.append(
             {
                 "epoch": epoch,
-                "training_loss": float(np.mean(losses)),
-                "validation_loss": float(score),
+                "training_loss": training_loss,
+                "validation_loss": float(validation_loss),
             }
         )
-        if score < state.best:
-            state.best, state.best_epoch, state.best_weights = (
-                float(score),
-                epoch,
-                copy.deepcopy(model.state_dict()),
-            )
-        elif epoch - state.best_epoch >= p.patience:
+        if validation_loss < training.best_loss:
+            training.best_loss = float(validation_loss)
+            training.best_epoch = epoch
+            training.best_weights = copy.deepcopy(model.state_dict())
+        elif epoch - training.best_epoch >= p.patience:
             break
         model.load_state_dict(live)
-        state.store()
-    model.load_state_dict(state.best_weights)
+        training.store()
+
+    model.load_state_dict(training.best_weights)
     model.eval()
     if checkpoint:
         checkpoint.remove()
-    return curve
+    return training.curve
 
 
-class _State:
-    """What a training consists of between two epochs, to and from a checkpoint."""
+class _Training:
+    """All that changes during a training, to and from a checkpoint.
+
+    curve: a dict per epoch, as `fit` returns it.  best_loss, best_epoch, best_weights: by the
+    validation loss; epoch 0 is the untrained model.
+    """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        averaged: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        shuffle: torch.Generator,
+        p: TrainingParams,
+        slower: dict[str, float],
+        seed: int,
+        name: str,
         checkpoint: Checkpoint | None,
     ):
-        self.model, self.averaged, self.optimizer, self.shuffle, self.checkpoint = (
-            model,
-            averaged,
-            optimizer,
-            shuffle,
-            checkpoint,
+        self.model = model
+        self.p = p
+        self.name = name
+        self.checkpoint = checkpoint
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, p, slower), lr=p.learning_rate, weight_decay=p.weight_decay
         )
+        average = torch.optim.swa_utils.get_ema_multi_avg_fn(p.averaging)
+        self.averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+        self.shuffle = torch.Generator().manual_seed(seed)
         self.curve: list[dict] = []
-        self.best, self.best_epoch, self.best_weights = np.inf, 0, copy.deepcopy(model.state_dict())
+        self.best_loss = np.inf
+        self.best_epoch = 0
+        self.best_weights = copy.deepcopy(model.state_dict())
+
+    def run_epoch(
+        self, epoch: int, loss: Callable[[torch.Tensor], torch.Tensor], indices: torch.Tensor
+    ) -> float:
+        """Take an optimiser's step per batch; return the mean loss over the batches."""
+        self.model.train()
+        losses = []
+        order = torch.randperm(len(indices), generator=self.shuffle)
+        for batch in indices[order].split(self.p.batch_size):
+            value = loss(batch)
+            self.require_finite(value.item(), f"the loss of {self.name}", epoch)
+            self.optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+            self.optimizer.step()
+            self.averaged.update_parameters(self.model)
+            losses.append(value.item())
+        return float(np.mean(losses))
+
+    def require_finite(self, value: float, what: str, epoch: int) -> None:
+        """Raise UserError where a loss is not finite; the best weights so far are kept."""
+        if np.isfinite(value):
+            return
+        cause = (
+            f"the learning rate {self.p.learning_rate:g} is likely too high, "
+            "or a feature is not finite"
+        )
+        kept = "the outputs of the last good run are kept"
+        if self.checkpoint and self.best_epoch:
+            path = self.checkpoint.keep_best(self.best_weights)
+            kept += f", and the weights of epoch {self.best_epoch} in {path}"
+        raise UserError(f"{what} became {value} in epoch {epoch}: {cause}; {kept}")
 
     def store(self) -> None:
         """Write the checkpoint where one is due."""
@@ -124,60 +166,59 @@ class _State:
             "averaged": self.averaged.state_dict(),
             "best": self.best_weights,
         }
-        for number, values in self.optimizer.state_dict()["state"].items():
-            parts[f"optimizer/{number}"] = values
-        tensors = {
-            f"{part}/{name}": value
-            for part, values in parts.items()
-            for name, value in values.items()
-        }
-        facts = {"curve": self.curve, "best": self.best, "best_epoch": self.best_epoch}
-        self.checkpoint.save(tensors | {"shuffle": self.shuffle.get_state()}, facts)
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer/{number}"] = moments
+
+        tensors = {"shuffle": self.shuffle.get_state()}
+        for part, values in parts.items():
+            for name, value in values.items():
+                tensors[f"{part}/{name}"] = value
+        facts = {"curve": self.curve, "best": self.best_loss, "best_epoch": self.best_epoch}
+        self.checkpoint.save(tensors, facts)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        if self.checkpoint is None or (found := self.checkpoint.load()) is None:
+        stored = self.checkpoint.load() if self.checkpoint else None
+        if stored is None:
             return
-        tensors, facts = found
+        tensors, facts = stored
         self.shuffle.set_state(tensors.pop("shuffle"))
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             part, name = key.rsplit("/", 1)
             parts.setdefault(part, {})[name] = value
+
         self.model.load_state_dict(parts["model"])
         self.averaged.load_state_dict(parts["averaged"])
         self.best_weights = parts["best"]
-        moments = {
-            int(part.split("/")[1]): values
-            for part, values in parts.items()
-            if part.startswith("optimizer/")
-        }
-        self.optimizer.load_state_dict(
-            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
-        self.curve, self.best, self.best_epoch = facts["curve"], facts["best"], facts["best_epoch"]
+        moments = {}
+        for part, values in parts.items():
+            if part.startswith("optimizer/"):
+                moments[int(part.split("/")[1])] = values
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.curve = facts["curve"]
+        self.best_loss = facts["best"]
+        self.best_epoch = facts["best_epoch"]
 
 
 def parameter_groups(
     model: torch.nn.Module, p: TrainingParams, slower: dict[str, float]
 ) -> list[dict]:
-    """The optimiser's groups: parameters that begin with a prefix of `slower`, without weight decay, and all others."""
+    """Return the optimiser's groups of parameters.
+
+    Parameters whose names begin with a prefix of `slower` have its learning rate and no weight
+    decay; all others are one group with the training's settings.
+    """
     groups: dict[str | None, list] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(
-            next((prefix for prefix in slower if name.startswith(prefix)), None), []
-        ).append(parameter)
-    return [
-        {"params": group} | ({} if prefix is None else {"lr": slower[prefix], "weight_decay": 0.0})
-        for prefix, group in groups.items()
-    ]
+        prefix = next((prefix for prefix in slower if name.startswith(prefix)), None)
+        groups.setdefault(prefix, []).append(parameter)
 
-
-def _require_finite(value: float, what: str, epoch: int, p: TrainingParams, state: _State) -> None:
-    if np.isfinite(value):
-        return
-    kept = "the outputs of the last good run are kept"
-    if state.checkpoint and state.best_epoch:
-        kept += f", and the weights of epoch {state.best_epoch} in {state.checkpoint.keep_best(state.best_weights)}"
-    cause = f"the learning rate {p.learning_rate:g} is likely too high, or a feature is not finite"
-    raise UserError(f"{what} became {value} in epoch {epoch}: {cause}; {kept}")
+    settings = []
+    for prefix, parameters in groups.items():
+        group: dict = {"params": parameters}
+        if prefix is not None:
+            group |= {"lr": slower[prefix], "weight_decay": 0.0}
+        settings.append(group)
+    return settings
