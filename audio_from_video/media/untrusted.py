@@ -327,7 +327,7 @@ def decode_audio(path: Path, duration_s: float) -> np.ndarray:
         stream = _video_stream(container)
         start = round((stream.start_time or 0) * stream.time_base * SAMPLE_RATE_HZ)
     command = _audio_command(path, start, round(duration_s * SAMPLE_RATE_HZ))
-    process = subprocess.run(command, capture_output=True, preexec_fn=_decoder_child)
+    process = subprocess.run(command, capture_output=True, preexec_fn=bind_decoder)
     if process.returncode:
         message = process.stderr.decode(errors="replace").replace(_file_url(path), "the file")
         if not message:
@@ -353,7 +353,7 @@ def _audio_command(path: Path, start: int, end: int) -> list[str]:
     return output.compile(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def _decoder_child() -> None:
+def bind_decoder() -> None:
     """Bind ffmpeg's life to this process's, and bound its memory."""
     die_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (FFMPEG_MEMORY_BYTES, FFMPEG_MEMORY_BYTES))

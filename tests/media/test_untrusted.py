@@ -385,7 +385,7 @@ def test_decoding_processes_have_an_end_to_their_memory():
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0])"
     child = subprocess.run(
         [sys.executable, "-c", code],
-        preexec_fn=untrusted._decoder_child,
+        preexec_fn=untrusted.bind_decoder,
         capture_output=True,
         text=True,
         check=True,

@@ -51,7 +51,7 @@ def add_offset(x: int) -> int:
 
 
 def killed_once_on_3(task: tuple[int, str]) -> int:
-    """Dies as by the kernel's choice when memory is short, the first time."""
+    """Die the first time, as by the kernel's choice when memory is short."""
     x, marker = task
     if x == 3 and first_time(marker):
         os.kill(os.getpid(), 9)
@@ -64,41 +64,27 @@ def import_decoders() -> None:
 
 
 def start_a_sleeper(marker: str) -> None:
-    """Starts ffmpeg on something endless, as a hanging decoder would, and notes its number."""
+    """Start ffmpeg on something endless, as a hanging decoder would, and note its number."""
     import subprocess
 
-    from audio_from_video.media.untrusted import _decoder_child
+    from audio_from_video.media.untrusted import bind_decoder
     from tests.support.media_files import FFMPEG
 
-    command = [
-        FFMPEG,
-        "-nostdin",
-        "-loglevel",
-        "quiet",
-        "-re",
-        "-f",
-        "lavfi",
-        "-i",
-        "anullsrc",
-        "-t",
-        "300",
-        "-f",
-        "null",
-        "-",
-    ]
-    process = subprocess.Popen(command, preexec_fn=_decoder_child)
+    endless = ("-re", "-f", "lavfi", "-i", "anullsrc", "-t", "300")
+    command = [FFMPEG, "-nostdin", "-loglevel", "quiet", *endless, "-f", "null", "-"]
+    process = subprocess.Popen(command, preexec_fn=bind_decoder)
     with open(marker, "w") as file:
         file.write(str(process.pid))
     process.wait()
 
 
 def allocate(mebibytes: int) -> int:
-    """Fill memory."""
+    """Fill memory; return how many bytes."""
     return len(bytearray(mebibytes * 2**20))
 
 
 def first_time(marker: str) -> bool:
-    """Whether no process was here before."""
+    """Return whether no process was here before."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
         return True
@@ -120,7 +106,7 @@ def fail_to_start() -> None:
 
 
 def die_while_answering(task: tuple[int, str]) -> bytes:
-    """Is killed, the first time, when half of a long answer is on its way."""
+    """Be killed, the first time, when half of a long answer is on its way."""
     x, marker = task
     if first_time(marker):
 
@@ -133,7 +119,7 @@ def die_while_answering(task: tuple[int, str]) -> bytes:
 
 
 def kill_the_server_on_3(task: tuple[int, str]) -> int:
-    """Kills, the first time, the process that all workers come from."""
+    """Kill, the first time, the process that all workers come from."""
     x, marker = task
     if x == 3 and first_time(marker):
         os.kill(os.getppid(), 9)
@@ -146,7 +132,7 @@ def unpicklable(x: int):
 
 
 class Particular(Exception):
-    """It cannot be unpickled, as its constructor takes two things."""
+    """An exception that cannot be unpickled, as its constructor takes two things."""
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")

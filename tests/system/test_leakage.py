@@ -78,7 +78,7 @@ def run_all() -> None:
     """The stages in the order of dvc.yaml."""
     for name in ("video_only", "logistic", "real_audio"):
         classifier.main(stage_run.StageRun("classifier", name, 1))
-    generator.main(stage_run.StageRun("generator", "validation", 1))
+    generator.main(stage_run.StageRun("generator", "semantic_validation", 1))
     label_predictor.main(stage_run.StageRun("label_predictor", None, 1))
     classifier.main(stage_run.StageRun("classifier", "generated", 1))
     filter.main(stage_run.StageRun("filter", None, 1))

@@ -1,4 +1,7 @@
-"""Broken and odd media through the stages that open files: every one has a row and a reason, none stops or hangs the run."""
+"""Broken and odd media through the stages that open files.
+
+Every file has a row and a reason; none stops or hangs the run.
+"""
 
 import json
 import os
@@ -20,6 +23,7 @@ from tests.support.closure import ROOT
 from tests.support.media_files import sine, write_video
 from tests.support.odd_media import GOOD, KINDS
 from tests.support.privileges import drop_overrides
+from tests.support.workspace import Workspace
 
 NAMES = [
     "with space",
@@ -43,30 +47,34 @@ NAMES = [
 
 
 def run_stages() -> dict[str, dict[str, dict]]:
-    """Rows by stage and clip_id after `clips`, `frames` and `audio`; checks that counts add up and nothing stays running."""
+    """Run `clips`, `frames` and `audio`; return their rows by stage and clip_id.
+
+    Checks that counts add up and that nothing stays running.
+    """
     before = psutil.Process().children(recursive=True)
     for stage in (clips, frames, audio):
         stage.main(stage_run.StageRun(stage.__name__.split(".")[1], "", 2))
     tables = {"clips": pq.read_table("data/clips.parquet").to_pylist()}
-    tables |= {
-        stage: shards.read_index(Path(f"data/{stage}")).to_pylist() for stage in ("frames", "audio")
-    }
+    for stage in ("frames", "audio"):
+        tables[stage] = shards.read_index(Path("data", stage)).to_pylist()
     entering = len(tables["clips"])
     for stage, rows in tables.items():
         counts = json.loads(Path(f"metrics/{stage}.json").read_text())["clips"]
-        assert (
-            counts["in"] == counts["ok"] + sum(counts["refused"].values()) == len(rows) == entering
-        )
+        assert counts["in"] == len(rows) == entering
+        assert counts["in"] == counts["ok"] + sum(counts["refused"].values())
         entering = counts["ok"]
-        assert all(row["reason"] if row["status"] != "ok" else row["reason"] == "" for row in rows)
+        assert all((row["reason"] == "") == (row["status"] == "ok") for row in rows)
         assert all(row["reason"].isprintable() for row in rows)
-    left = [
-        p
-        for p in psutil.Process().children(recursive=True)
-        if p not in before and "forkserver" not in " ".join(p.cmdline())
-    ]
-    assert [p for p in left if "resource_tracker" not in " ".join(p.cmdline())] == []
-    return {stage: {row["clip_id"]: row for row in rows} for stage, rows in tables.items()}
+
+    new = set(psutil.Process().children(recursive=True)) - set(before)
+    commands = [" ".join(process.cmdline()) for process in new]
+    servers = ("forkserver", "resource_tracker")  # multiprocessing's own, which stay
+    assert not [command for command in commands if not any(name in command for name in servers)]
+    return {stage: by_clip(rows) for stage, rows in tables.items()}
+
+
+def by_clip(rows: list[dict]) -> dict[str, dict]:
+    return {row["clip_id"]: row for row in rows}
 
 
 def unique(path: Path, number: int) -> Path:
@@ -87,16 +95,13 @@ def kinds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITEM_STORE", str(folder / "items"))
         patch.chdir(folder)
-        from tests.support.workspace import Workspace
-
-        Workspace(folder).set(
-            clips={"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"}
-        )
-        found = run_stages()
-    return {
-        stage: {kind: rows.get(f"odd/{n}") for n, kind in enumerate(KINDS)}
-        for stage, rows in found.items()
-    }
+        settings = {"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"}
+        Workspace(folder).set(clips=settings)
+        tables = run_stages()
+    by_kind = {}
+    for stage, rows in tables.items():
+        by_kind[stage] = {kind: rows.get(f"odd/{n}") for n, kind in enumerate(KINDS)}
+    return by_kind
 
 
 def test_there_are_many_kinds():
@@ -110,17 +115,13 @@ def test_a_kind_ends_as_it_should(kinds, kind):
 
 
 def test_sound_around_the_threshold_differs_by_its_level(kinds):
-    above, below = (
-        kinds["audio"][f"just {side} silence"]["rms_dbfs"] for side in ("above", "below")
-    )
-    assert -50 < above < -49.8 and -50.2 < below < -50
+    assert -50 < kinds["audio"]["just above silence"]["rms_dbfs"] < -49.8
+    assert -50.2 < kinds["audio"]["just below silence"]["rms_dbfs"] < -50
 
 
 def test_a_file_that_breaks_off_says_where(kinds):
-    assert (
-        kinds["frames"]["cut after 40 %"]["reason"]
-        == "the file breaks off: 21 of 72 frames are there"
-    )
+    reason = kinds["frames"]["cut after 40 %"]["reason"]
+    assert reason == "the file breaks off: 21 of 72 frames are there"
 
 
 def test_names_are_only_names(workspace):
@@ -139,23 +140,22 @@ def test_names_are_only_names(workspace):
 def test_actions_with_odd_names_are_kept_apart(workspace):
     actions = ["new\nline", "<script>", "=1+1", "a b", "..a", "-rf", "ü" * 30]
     for number, action in enumerate(actions):
-        (workspace.folder / "media/training" / action).mkdir(parents=True)
-        GOOD(workspace.folder / "media/training" / action / "a.mp4")
-        unique(workspace.folder / "media/training" / action / "a.mp4", number)
-    workspace.set(
-        clips={"root": "media", "source_pattern": "(?s)^(.*)$", "validation_fraction": 0.01}
-    )
-    rows = run_stages()["audio"]
-    assert sorted(row["action"] for row in rows.values() if row["status"] == "ok") == sorted(
-        actions
-    )
+        folder = workspace.folder / "media/training" / action
+        folder.mkdir(parents=True)
+        GOOD(folder / "a.mp4")
+        unique(folder / "a.mp4", number)
+    settings = {"root": "media", "source_pattern": "(?s)^(.*)$", "validation_fraction": 0.01}
+    workspace.set(clips=settings)
+    rows = run_stages()["audio"].values()
+    assert sorted(row["action"] for row in rows if row["status"] == "ok") == sorted(actions)
     read = {row["clip_id"] for row in shards.iter_rows(Path("data/audio"), ["flac"])}
     assert read == {f"{action}/a" for action in actions}
 
 
 def test_an_action_whose_name_is_too_long_is_a_sentence(workspace):
-    (workspace.folder / "media/training" / ("ü" * 120)).mkdir(parents=True)
-    (workspace.folder / "media/training" / ("ü" * 120) / "a.mp4").write_text("x")
+    folder = workspace.folder / "media/training" / ("ü" * 120)
+    folder.mkdir(parents=True)
+    (folder / "a.mp4").write_text("x")
     workspace.set(clips={"root": "media"})
     with pytest.raises(UserError, match="name of this action is too long"):
         clips.main(stage_run.StageRun("clips", "", 1))
@@ -185,12 +185,10 @@ def tree(workspace):
 
 
 def test_links_and_special_files_are_refused_at_once(tree):
-    found = {
-        name.split("/")[1]: (row["status"], row["reason"])
-        for name, row in run_stages()["clips"].items()
-    }
+    rows = run_stages()["clips"]
+    ends = {name.split("/")[1]: (row["status"], row["reason"]) for name, row in rows.items()}
     outside = ("outside_root", "a link leads out of clips.root; clips.links = all follows it")
-    assert found == {
+    assert ends == {
         "good_1": ("ok", ""),
         "other_1": ("ok", ""),
         "inside_1": (
@@ -209,19 +207,18 @@ def test_links_and_special_files_are_refused_at_once(tree):
 
 def test_links_are_followed_where_params_say_so(tree):
     tree.set(clips={"links": "all"})
-    found = {name.split("/")[1]: row["status"] for name, row in run_stages()["clips"].items()}
-    assert (found["away_1"], found["device_1"]) == ("ok", "unreadable")
+    rows = run_stages()["clips"]
+    assert rows["odd/away_1"]["status"] == "ok"
+    assert rows["odd/device_1"]["status"] == "unreadable"
 
 
 def test_a_list_cannot_leave_the_root_through_a_link(tree):
     (tree.folder / "media/list.csv").write_text("odd/away_1.mp4,odd\nodd/good_1.mp4,odd\n")
     tree.set(clips={"training_list": "list.csv"})
     clips.main(stage_run.StageRun("clips", "", 1))
-    rows = {row["clip_id"]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
-    assert (rows["odd/away_1"]["status"], rows["odd/away_1"]["content_hash"]) == (
-        "outside_root",
-        None,
-    )
+    rows = by_clip(pq.read_table("data/clips.parquet").to_pylist())
+    assert rows["odd/away_1"]["status"] == "outside_root"
+    assert rows["odd/away_1"]["content_hash"] is None
     assert rows["odd/good_1"]["status"] == "ok"
 
 
@@ -232,6 +229,7 @@ def test_a_linked_folder_of_clips_is_a_sentence(tree):
 
 
 def clips_without_overrides(folder: Path) -> str:
+    """Run `clips` where modes apply; return its exit code and what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", "stages.clips"],
         cwd=folder,
@@ -247,34 +245,27 @@ def test_what_may_not_be_read_is_refused_or_a_sentence(tree):
     place = tree.folder / "media/training/odd"
     (place / "good_1.mp4").chmod(0)
     assert clips_without_overrides(tree.folder).startswith("0 ")
-    rows = {row["clip_id"]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
-    assert (rows["odd/good_1"]["status"], rows["odd/good_1"]["reason"]) == (
-        "unreadable",
-        "Permission denied",
-    )
-    (tree.folder / "media/training/closed").mkdir(mode=0)
+    rows = by_clip(pq.read_table("data/clips.parquet").to_pylist())
+    assert rows["odd/good_1"]["status"] == "unreadable"
+    assert rows["odd/good_1"]["reason"] == "Permission denied"
+    closed = tree.folder / "media/training/closed"
+    closed.mkdir(mode=0)
     output = clips_without_overrides(tree.folder)
-    assert (
-        output.startswith("1 ")
-        and "training/closed: the folder cannot be read (Permission denied)" in output
-    )
+    closed.chmod(0o700)
+    assert output.startswith("1 ")
+    assert "training/closed: the folder cannot be read (Permission denied)" in output
     assert "Traceback" not in output
-    (tree.folder / "media/training/closed").chmod(0o700)
 
 
 def test_the_same_video_on_both_sides_is_refused_on_the_learning_side(tree):
-    (tree.folder / "media/validation/even").mkdir(parents=True)
-    (tree.folder / "media/training/even").mkdir()
-    write_video(tree.folder / "media/training/even/own_1.mp4", 60)
-    shutil.copy(
-        tree.folder / "media/training/odd/good_1.mp4",
-        tree.folder / "media/validation/even/other_5.mp4",
-    )
+    media = tree.folder / "media"
+    (media / "validation/even").mkdir(parents=True)
+    (media / "training/even").mkdir()
+    write_video(media / "training/even/own_1.mp4", 60)
+    shutil.copy(media / "training/odd/good_1.mp4", media / "validation/even/other_5.mp4")
     rows = run_stages()["clips"]
-    assert (
-        rows["even/other_5"]["status"] == "ok"
-        and rows["odd/good_1"]["status"] == "duplicate_content"
-    )
+    assert rows["even/other_5"]["status"] == "ok"
+    assert rows["odd/good_1"]["status"] == "duplicate_content"
 
 
 def test_extra_odd_media(workspace, extra_media):
@@ -285,10 +276,8 @@ def test_extra_odd_media(workspace, extra_media):
     for number, path in enumerate(files):
         shutil.copyfile(path, place / f"{number}{path.suffix}")
     workspace.set(clips={"root": "media", "max_failed_fraction": 1.0, "source_pattern": "^(.*)$"})
-    rows = run_stages()
-    assert len(rows["clips"]) == len(files) > 0
-    assert not any(
-        row["status"] in ("timeout", "worker_died")
-        for stage in rows.values()
-        for row in stage.values()
-    )
+    tables = run_stages()
+    assert len(tables["clips"]) == len(files) > 0
+    for rows in tables.values():
+        statuses = {row["status"] for row in rows.values()}
+        assert not statuses & {"timeout", "worker_died"}
