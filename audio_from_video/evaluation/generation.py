@@ -1,10 +1,11 @@
-"""How good are generated audio features?  Against the clips' real ones, beside baselines and controls.
+"""How good are generated audio features?  Against the clips' real ones, beside baselines.
 
-A generator may just say the class mean: beside the cosine stand its variance, how much more it resembles its own clip
-than others of the same action, and the correlation over time.  All measures are means over clips (at most MEASURED per
-split, drawn by hash), averaged over seeds; arrays are [N, T, A].
+A generator may just say the class mean.  So beside the cosine stand its variance, how much more it
+resembles its own clip than others of the same action, and the correlation over time.  All measures
+are means over clips (`measured_clips`), averaged over seeds; arrays are [N, T, A].
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,120 +13,167 @@ import torch
 from safetensors.numpy import load_file
 
 from audio_from_video.evaluation import intervals
-from audio_from_video.evaluation.baselines import Baselines, measured
+from audio_from_video.evaluation.baselines import Baselines, measured_clips
+from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.learning.features import Features
 from audio_from_video.meaning import similarity
 from audio_from_video.storage import layout, predictions
+from audio_from_video.storage.row_file import RowFile
+
+# Answers of a training: (clip index, file of features, row in the file).
+Place = tuple[int, RowFile, int]
+
+# Names of what is measured, and their splits.  Training clips are answered out of fold.
+MEASURED_SPLITS = {"test": "test", "validation": "validation", "out_of_fold": "training"}
+TEST_CONTROLS = ("untrained", "time_shuffled")
+
+
+# ---- measures ----
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine similarity over the last dimension, averaged over the time steps: [N, T, A] -> [N]."""
+    """Return the cosine over the last dimension, averaged over time: [N, T, A] -> [N]."""
     return similarity.paired_cosine(first, second).mean(-1)
 
 
 def against_real(
-    made: np.ndarray, real: np.ndarray, actions: np.ndarray, offset: np.ndarray
+    generated: np.ndarray, real: np.ndarray, actions: np.ndarray, offset: np.ndarray
 ) -> dict[str, Any]:
-    """Measures of made against real features [N, T, A], centred by the training clips' mean.
+    """Return measures of generated against real features [N, T, A].
 
-    offset [A]: what centring took away; `cosine` is that of the features with it.  relative_mse: 1 is what the mean scores.
+    Both are centred by the training clips' mean.  offset [A]: what centring took away; `cosine` is
+    that of the features with it.  relative_mse: 1 is what the mean scores.
     """
-    flat_made, flat_real = made.reshape(len(made), -1), real.reshape(len(real), -1)
+    flat_generated = generated.reshape(len(generated), -1)
+    flat_real = real.reshape(len(real), -1)
     return {
-        "centred_cosine": cosine(made, real),
-        "cosine": cosine(made + offset, real + offset),
-        "relative_mse": float(((made - real) ** 2).mean() / (real**2).mean()),
-        "variance_ratio": float(flat_made.var(0).sum() / flat_real.var(0).sum()),
-        "own_minus_same_action": own_minus_others(flat_made, flat_real, actions),
-        "time_correlation": time_correlation(made, real),
+        "centred_cosine": cosine(generated, real),
+        "cosine": cosine(generated + offset, real + offset),
+        "relative_mse": float(((generated - real) ** 2).mean() / (real**2).mean()),
+        "variance_ratio": float(flat_generated.var(0).sum() / flat_real.var(0).sum()),
+        "own_minus_same_action": own_minus_others(flat_generated, flat_real, actions),
+        "time_correlation": time_correlation(generated, real),
     }
 
 
-def own_minus_others(made: np.ndarray, real: np.ndarray, actions: np.ndarray) -> float:
-    """Mean cosine [N, T*A] to the own clip minus that to other clips of the same action (0: no more than the class)."""
-    made = similarity.unit(made)
+def own_minus_others(generated: np.ndarray, real: np.ndarray, actions: np.ndarray) -> float:
+    """Return the mean cosine to the own clip minus that to other clips of the same action.
+
+    Features are [N, T * A].  0 is what says no more than the class.
+    """
+    generated = similarity.unit(generated)
     real = similarity.unit(real)
     gaps = []
     for action in np.unique(actions):
-        block = made[actions == action] @ real[actions == action].T
-        if len(block) > 1:
-            others = (block.sum(1) - block.diagonal()) / (len(block) - 1)
-            gaps.append(block.diagonal() - others)
+        cosines = generated[actions == action] @ real[actions == action].T
+        if len(cosines) > 1:
+            own = cosines.diagonal()
+            others = (cosines.sum(1) - own) / (len(cosines) - 1)
+            gaps.append(own - others)
     return float(np.concatenate(gaps).mean()) if gaps else 0.0
 
 
-def time_correlation(made: np.ndarray, real: np.ndarray) -> float:
-    """Correlation of what varies over time within a clip: both with the clip's own mean over time removed."""
-    made, real = made - made.mean(1, keepdims=True), real - real.mean(1, keepdims=True)
-    return float((made * real).sum() / max(np.sqrt((made**2).sum() * (real**2).sum()), 1e-9))
+def time_correlation(generated: np.ndarray, real: np.ndarray) -> float:
+    """Return the correlation of what varies over time within a clip, of features [N, T, A].
+
+    Both have the clip's own mean over time removed.
+    """
+    generated = generated - generated.mean(1, keepdims=True)
+    real = real - real.mean(1, keepdims=True)
+    norm = np.sqrt((generated**2).sum() * (real**2).sum())
+    return float((generated * real).sum() / max(norm, 1e-9))
 
 
-def measure(data: Features, fold: np.ndarray, generated, extra: dict[str, list], pool: str) -> dict:
-    """The metrics of a generator; see generator.py for what the arguments hold."""
+# ---- a generator's metrics ----
+
+
+def generator_figures(
+    data: Features,
+    fold: np.ndarray,
+    generated_features: Callable[[int], np.ndarray],
+    comparisons: dict[str, list[Place]],
+    pool: str,
+) -> dict:
+    """Return the metrics of a generator by split, beside baselines and controls.
+
+    fold [N]: of each clip.  generated_features: of a clip index, [seeds, T, A].
+    comparisons: places of the answers of controls and of the models fitted on all training clips.
+    pool: see `Baselines`.
+    """
     projection = load_file(layout.AUDIO_PROJECTION)
     offset = projection["mean"] @ projection["components"].T
-    predicted = predicted_actions(data)
-    baselines = Baselines(data, fold, predicted, pool)
-    result: dict = {}
-    for name, split in (
-        ("test", "test"),
-        ("validation", "validation"),
-        ("out_of_fold", "training"),
-    ):
-        rows = measured(data, split)
-        real, actions = data.sound(rows)[0].numpy(), data.clips.action.to_numpy()[rows]
-        sources = data.clips.source_id.to_numpy()[rows]
-        answers = np.stack([generated(row) for row in rows.tolist()], axis=1)  # [seeds, N, T, A]
-        made = {"generated": answers} | {
-            key: value[None]
-            for key, value in baselines.answers(rows, name == "out_of_fold").items()
-        }
+    baselines = Baselines(data, fold, predicted_actions(data), pool)
+    figures: dict = {}
+    for name, split in MEASURED_SPLITS.items():
+        clips = RealClips(data, split, offset)
+        clip_indices = clips.clip_indices
+        by_clip = [generated_features(i) for i in clip_indices.tolist()]
+        generated = np.stack(by_clip, axis=1)  # [seeds, N, T, A]
+        figures[name] = {"generated": clips.summary(generated)}
+        for baseline, values in baselines.answers(clip_indices, name == "out_of_fold").items():
+            figures[name][baseline] = clips.summary(values[None])
         if name == "test":
-            made |= {key: picked(extra[key], rows)[None] for key in ("untrained", "time_shuffled")}
-        result[name] = {
-            key: summary(value, real, actions, sources, offset) for key, value in made.items()
-        }
-        result[name]["generated"]["spread_over_seeds"] = (
-            float(answers.std(0).mean() / real.std()) if len(answers) > 1 else 0.0
-        )
-    rows = measured(data, "training")
-    own = picked(extra["own_training_clips"], rows)
-    result["own_training_clips"] = {
-        "generated": summary(
-            own[None],
-            data.sound(rows)[0].numpy(),
-            data.clips.action.to_numpy()[rows],
-            data.clips.source_id.to_numpy()[rows],
-            offset,
-        )
-    }
-    return result | {"ridge_penalty": baselines.penalty}
+            for control in TEST_CONTROLS:
+                values = answers_at(comparisons[control], clip_indices)
+                figures[name][control] = clips.summary(values[None])
+        spread = 0.0
+        if len(generated) > 1:
+            spread = float(generated.std(0).mean() / clips.real.std())
+        figures[name]["generated"]["spread_over_seeds"] = spread
+
+    clips = RealClips(data, "training", offset)
+    own = answers_at(comparisons["own_training_clips"], clips.clip_indices)
+    figures["own_training_clips"] = {"generated": clips.summary(own[None])}
+    return figures | {"ridge_penalty": baselines.penalty}
 
 
-def summary(
-    made: np.ndarray, real: np.ndarray, actions: np.ndarray, sources: np.ndarray, offset: np.ndarray
-) -> dict:
-    """Measures averaged over seeds [S, N, T, A]; the centred cosine with its interval over sources."""
-    per_seed = [against_real(answer, real, actions, offset) for answer in made]
-    means = {
-        key: float(np.mean([np.mean(seed[key]) for seed in per_seed]))
-        for key in per_seed[0]
-        if key != "centred_cosine"
-    }
-    return {
-        "centred_cosine": intervals.interval(
-            np.mean([seed["centred_cosine"] for seed in per_seed], axis=0), sources
-        )
-    } | means
+class RealClips:
+    """The audible clips of a split that generated features are measured on."""
+
+    def __init__(self, data: Features, split: str, offset: np.ndarray):
+        """Read their real features [N, T, A]; offset [A]: see `against_real`."""
+        self.clip_indices = measured_clips(data, split)
+        self.real = data.sound(self.clip_indices)[0].numpy()
+        self.actions = data.clips.action.to_numpy()[self.clip_indices]
+        self.sources = data.clips.source_id.to_numpy()[self.clip_indices]
+        self.offset = offset
+
+    def summary(self, generated: np.ndarray) -> dict:
+        """Return measures of features [S, N, T, A] averaged over seeds.
+
+        The centred cosine comes with its interval over sources.
+        """
+        per_seed = []
+        for features in generated:
+            per_seed.append(against_real(features, self.real, self.actions, self.offset))
+        cosines = np.mean([measures["centred_cosine"] for measures in per_seed], axis=0)
+        summary: dict = {"centred_cosine": intervals.interval(cosines, self.sources)}
+        for key in per_seed[0]:
+            if key != "centred_cosine":
+                summary[key] = float(np.mean([np.mean(measures[key]) for measures in per_seed]))
+        return summary
 
 
-def picked(places: list[tuple], rows: torch.Tensor) -> np.ndarray:
-    """Answers [N, T, A] of `rows` from (row, file, position) triples; the first seed that answered a row counts."""
-    where = {row: (file, position) for row, file, position in reversed(places)}
-    return np.stack([where[row][0].read([where[row][1]])[0].numpy() for row in rows.tolist()])
+def answers_at(places: list[Place], clip_indices: torch.Tensor) -> np.ndarray:
+    """Return the features [N, T, A] of clips that lie at these places.
+
+    Of several answers to a clip the first one counts.
+    """
+    first: dict[int, tuple[RowFile, int]] = {}
+    for clip_index, file, row in places:
+        first.setdefault(clip_index, (file, row))
+    features = []
+    for clip_index in clip_indices.tolist():
+        file, row = first[clip_index]
+        features.append(file.read([row])[0].numpy())
+    return np.stack(features)
 
 
 def predicted_actions(data: Features) -> np.ndarray:
-    """The action that `video_only` predicts for each labelled clip (seeds averaged, out of fold on training clips), else None."""
-    consensus = predictions.read("video_only").consensus()
-    return np.array([consensus.get(clip_id) for clip_id in data.clips.clip_id], dtype=object)
+    """Return the action that `video_only` predicts for each clip [N]; None for unlabelled clips.
+
+    Seeds are averaged; training clips are predicted out of fold.
+    """
+    consensus = predictions.read(BASELINE).consensus()
+    actions = [consensus.get(clip_id) for clip_id in data.clips.clip_id]
+    return np.array(actions, dtype=object)
