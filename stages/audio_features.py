@@ -132,7 +132,8 @@ def step_weights(patch_times_s: np.ndarray, duration_s: float, count: int) -> np
     end = np.minimum(edges[1:, None], patch_times_s[None, :, 1])
     overlap = np.maximum(end - start, 0)
     centres = (edges[:-1] + edges[1:]) / 2
-    nearest = np.abs(centres[:, None] - patch_times_s.mean(1)[None]).argmin(1)
+    patch_centres = patch_times_s.mean(1)
+    nearest = np.abs(centres[:, None] - patch_centres[None]).argmin(1)
     untouched = overlap.sum(1) <= 1e-9
     overlap[untouched, nearest[untouched]] = 1
     return overlap / overlap.sum(1, keepdims=True)
@@ -212,7 +213,8 @@ def main(stage: stage_run.StageRun) -> None:
             ("label_scores", shards.tensor(pa.float16(), hub.label_count_of(p.model))),
         ]
     )
-    columns = pa.schema([("features", shards.tensor(pa.float16(), count, p.components)), *stored])
+    features = shards.tensor(pa.float16(), count, p.components)
+    columns = pa.schema([("features", features), *stored])
 
     def compute(missing: Iterator[tuple]) -> Iterator[dict | Failure]:
         return parallel.map_items(

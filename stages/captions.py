@@ -35,7 +35,6 @@ from audio_from_video.backbones import hub
 from audio_from_video.backbones.blip import PUBLISHED_WEIGHTS, Captioner
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
-    WHOLE,
     TuningClip,
     TuningParams,
     fine_tuned,
@@ -45,6 +44,7 @@ from audio_from_video.captioning.jobs import (
 )
 from audio_from_video.captioning.workers import Setup, SoundWindows, Task
 from audio_from_video.clipset import folds
+from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.evaluation import captions as caption_evaluation
 from audio_from_video.evaluation.captions import StepCaptions
 from audio_from_video.meaning.attention import CaptionReader
@@ -73,8 +73,14 @@ LIBRARIES = (
 TOP_K = 3
 TEMPERATURE = 0.05
 
-CAPTIONS = pa.schema([("steps", pa.list_(pa.int32())), ("captions", pa.list_(pa.string()))])
-HEARD = pa.schema([*CAPTIONS, ("labels", pa.list_(pa.list_(pa.int32())))])
+CAPTIONS = pa.schema(
+    [
+        ("steps", pa.list_(pa.int32())),
+        ("captions", pa.list_(pa.string())),
+    ]
+)
+LABELS = pa.list_(pa.list_(pa.int32()))
+HEARD = pa.schema([*CAPTIONS, ("labels", LABELS)])
 
 
 class CaptionsParams(TuningParams):
@@ -157,7 +163,8 @@ def selected_clips() -> list[dict]:
 def folds_by_clip(fold_count: int) -> dict[str, int]:
     """Return each clip's fold by clip_id; -1 for validation and test clips."""
     table = pd.DataFrame(shards.ok_rows(layout.FRAMES))
-    return dict(zip(table.clip_id, folds.of_clips(table, fold_count).tolist(), strict=True))
+    fold = folds.of_clips(table, fold_count).tolist()
+    return dict(zip(table.clip_id, fold, strict=True))
 
 
 def listen(
@@ -288,7 +295,8 @@ def tuning_figures(p: CaptionsParams, rows: list[dict[str, Any]]) -> dict[str, A
     if rows:
         figures["epochs"] = float(np.mean([row["epochs"] for row in rows]))
     if p.finetune == "self_critical":
-        before, after = np.mean([row["reward"] for row in rows], axis=0).tolist()
+        rewards = [row["reward"] for row in rows]
+        before, after = np.mean(rewards, axis=0).tolist()
         figures["reward"] = {"before": before, "after": after}
     return figures
 

@@ -70,7 +70,8 @@ def entries(actions: list[str], similarity: np.ndarray, top_k: int) -> pa.Table:
 def print_for(path: str) -> None:
     """Print the dictionary of the action names in a text file, one a line, as CSV."""
     p = params.load("dictionary", DictionaryParams)
-    actions = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    lines = Path(path).read_text().splitlines()
+    actions = [line.strip() for line in lines if line.strip()]
     vectors = embed(p.model, [words(action) for action in actions])
     similarity = cosines(vectors, embed(p.model, LABELS))
     table = entries(actions, similarity, p.top_k).to_pandas()

@@ -173,7 +173,8 @@ def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
         )
     mean = moments.features[used].sum(0) / clips
     label_means = weighted / np.where(known, weights, 1)[:, None]
-    return Part(np.where(known[:, None], label_means - mean, 0), weights, known, mean)
+    features = np.where(known[:, None], label_means - mean, 0)
+    return Part(features, weights, known, mean)
 
 
 def through_map(
@@ -241,7 +242,10 @@ def write_label_audio(
     """Write the output directory (see the module's docstring), which appears at once."""
     from safetensors.numpy import save_file
 
-    tensors = {"whole": whole.astype(np.float32), "folds": np.stack(by_fold).astype(np.float32)}
+    tensors = {
+        "whole": whole.astype(np.float32),
+        "folds": np.stack(by_fold).astype(np.float32),
+    }
     neighbours = [[LABELS[i].display_name for i in row] for row in lenders]
     table = pa.table(
         {

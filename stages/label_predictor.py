@@ -190,7 +190,8 @@ def figure_columns(
         for position, clip_index in enumerate(clip_indices.tolist())
         if split[clip_index] == "test" and mels.row[clip_index] >= 0
     ]
-    shown = np.linspace(0, len(test) - 1, min(CLIPS_IN_FIGURE, len(test))).astype(int)
+    count = min(CLIPS_IN_FIGURE, len(test))
+    shown = np.linspace(0, len(test) - 1, count).astype(int)
     columns = []
     for position in (test[i] for i in shown):
         clip = clip_indices[position : position + 1]

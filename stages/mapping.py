@@ -100,7 +100,8 @@ class Ranking(NamedTuple):
 
     def best(self, top_k: int, lowest: float) -> np.ndarray:
         """Return the first top_k labels [N, top_k], -1 in the place of those below `lowest`."""
-        return np.where(self.scores[:, :top_k] >= lowest, self.labels[:, :top_k], -1)
+        labels = self.labels[:, :top_k]
+        return np.where(self.scores[:, :top_k] >= lowest, labels, -1)
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -263,7 +264,8 @@ def mapping_rows(captioned: Captioned, labels: np.ndarray, scores: np.ndarray) -
         clip_labels = np.full((steps, top_k), -1)
         clip_labels[own.step] = labels[own.index]
         clip_scores = np.zeros((steps, top_k), np.float32)
-        clip_scores[own.step] = np.where(labels[own.index] >= 0, scores[own.index, :top_k], 0)
+        own_scores = scores[own.index, :top_k]
+        clip_scores[own.step] = np.where(labels[own.index] >= 0, own_scores, 0)
         yield {**clip, "caption": caption, "labels": clip_labels, "similarity": clip_scores}
 
 

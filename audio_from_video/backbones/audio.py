@@ -30,7 +30,8 @@ class AudioBackbone:
         self.extractor = hub.load_pretrained(ASTFeatureExtractor, name, "a feature extractor")
         self.config = self.model.config
         self.width: int = self.config.hidden_size
-        self.labels: list[str] = [self.config.id2label[i] for i in range(self.config.num_labels)]
+        names = self.config.id2label
+        self.labels: list[str] = [names[i] for i in range(self.config.num_labels)]
         self.rate_hz: int = self.extractor.sampling_rate
         self.max_s = self.config.max_length * self.HOP_S
 
@@ -40,9 +41,14 @@ class AudioBackbone:
         waveforms: N of float32 at `rate_hz`.  The frames behind a sound are padding.
         """
         shortest = round(self.FRAME_S * self.rate_hz)
-        padded = [np.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
+        padded = []
+        frames = []
+        for wave in waveforms:
+            missing = max(0, shortest - len(wave))
+            long_enough = np.pad(wave, (0, missing))
+            padded.append(long_enough)
+            frames.append(self._frame_count(len(long_enough), shortest))
         values = self.extractor(padded, sampling_rate=self.rate_hz, return_tensors="np")
-        frames = [self._frame_count(len(wave), shortest) for wave in padded]
         return np.stack(values["input_values"]), frames
 
     def _frame_count(self, samples: int, frame_samples: int) -> int:
@@ -65,7 +71,8 @@ class AudioBackbone:
 
             # Two special tokens come first, then the patches, frequency by frequency.
             high, wide = transformer.embeddings.get_shape(self.config)
-            patches = output.last_hidden_state[:, 2:].unflatten(1, (high, wide)).mean(1)
+            patch_outputs = output.last_hidden_state[:, 2:]  # [N, high * wide, D]
+            patches = patch_outputs.unflatten(1, (high, wide)).mean(1)
             return _to_numpy(patches), _to_numpy(output.pooler_output), _to_numpy(scores)
 
     def valid_patches(self, frames: int) -> int:

@@ -83,7 +83,9 @@ class Captioner:
         images = self.processor.image_processor
         mean = torch.tensor(images.image_mean).view(3, 1, 1)
         std = torch.tensor(images.image_std).view(3, 1, 1)
-        return (images.rescale_factor / std).to(self.device), (mean / std).to(self.device)
+        gain = images.rescale_factor / std
+        offset = mean / std
+        return gain.to(self.device), offset.to(self.device)
 
     def resize(self, images: list[np.ndarray]) -> np.ndarray:
         """Return N BGR images [H, W, 3] uint8 as the model's input, RGB [N, 3, h, w] uint8."""

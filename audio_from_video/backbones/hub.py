@@ -1,8 +1,8 @@
-"""Pretrained Hugging Face models as frozen feature extractors: where they lie, how they are loaded and where they run.
+"""Pretrained Hugging Face models as frozen feature extractors.
 
-A model is named in `params.yaml` by a local directory or a hub name.  Sizes come from its config,
-preprocessing from its own processor.  On CUDA the models run in bfloat16 autocast, on CPU in
-float32 on one thread.
+This module knows where they lie, how they are loaded and where they run.  A model is named in
+`params.yaml` by a local directory or a hub name.  Sizes come from its config, preprocessing from
+its own processor.  On CUDA the models run in bfloat16 autocast, on CPU in float32 on one thread.
 
 transformers and torch are imported within functions here, in vision.py and in audio.py: together
 that takes about 5 s, which a run whose items are all stored need not spend.
@@ -41,7 +41,10 @@ def locate(name: str) -> Path:
 
 
 def revision(name: str) -> str:
-    """Return the digest of a model's files; item versions name it, so other weights are other items."""
+    """Return the digest of a model's files.
+
+    Item versions name it, so that other weights are other items.
+    """
     return digest_of(locate(name))
 
 

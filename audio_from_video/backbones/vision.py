@@ -9,7 +9,7 @@ from audio_from_video.runtime.errors import UserError
 
 
 class VisionBackbone:
-    """Frames to one vector each: patch tokens -> encoder -> mean of the patch outputs (never [CLS]).
+    """Frames to one vector each: patch tokens, encoder, mean of the patch outputs (never [CLS]).
 
     attention: `frame` lets the patches of one frame attend to each other, `joint` those of the
     whole clip (ViT-like models only).  temporal_scale: factor of sinusoidal temporal positions
@@ -45,7 +45,7 @@ class VisionBackbone:
         self._gain, self._offset = self._rescaling()
 
     def _rescaling(self):
-        """Return gain and offset [3, 1, 1]: uint8 * gain - offset is what the processor computes."""
+        """Return gain and offset [3, 1, 1]: the processor computes uint8 * gain - offset."""
         import torch
 
         mean = torch.tensor(self.processor.image_mean).view(3, 1, 1)
@@ -54,7 +54,9 @@ class VisionBackbone:
             mean = torch.zeros_like(mean)
             std = torch.ones_like(std)
         scale = self.processor.rescale_factor if self.processor.do_rescale else 1.0
-        return (scale / std).to(self.device), (mean / std).to(self.device)
+        gain = scale / std
+        offset = mean / std
+        return gain.to(self.device), offset.to(self.device)
 
     def resize(self, images: list[np.ndarray]) -> np.ndarray:
         """Return T BGR images [H, W, 3] uint8 as the model's input, RGB [T, 3, h, w] uint8.
@@ -77,7 +79,8 @@ class VisionBackbone:
             values = torch.from_numpy(pixels).to(self.device).flatten(0, 1).float()
             values = values * self._gain - self._offset  # [B*T, 3, h, w]
             patches = self._patch_outputs(values, batch)
-            return patches.float().mean(1).unflatten(0, (batch, frames)).cpu().numpy()
+            vectors = patches.float().mean(1)  # [B*T, D]
+            return vectors.unflatten(0, (batch, frames)).cpu().numpy()
 
     def _patch_outputs(self, values, batch: int):
         """Return [B*T, P, D] of [B*T, 3, h, w], the frames of `batch` clips."""
@@ -158,6 +161,8 @@ def temporal_positions(steps: int, width: int):
     """Return sinusoidal positions [steps, width] (Vaswani et al. 2017, section 3.5)."""
     import torch
 
-    rates = torch.exp(torch.arange(0, width, 2) * (-np.log(10_000.0) / width))
+    slope = -np.log(10_000.0) / width
+    rates = torch.exp(torch.arange(0, width, 2) * slope)
     angles = torch.arange(steps)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+    pairs = torch.stack([angles.sin(), angles.cos()], dim=-1)  # [steps, width / 2, 2]
+    return pairs.flatten(1)[:, :width]

@@ -39,7 +39,11 @@ from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import RowFile
 
 WEIGHTS = pa.schema(
-    [("weights", pa.binary()), ("epochs", pa.int32()), ("reward", pa.list_(pa.float64()))]
+    [
+        ("weights", pa.binary()),
+        ("epochs", pa.int32()),
+        ("reward", pa.list_(pa.float64())),
+    ]
 )
 
 
@@ -77,8 +81,9 @@ class TuningClip:
 
 def spread_steps(steps: list[int], count: int) -> list[int]:
     """Return at most `count` of the steps, evenly spread."""
-    positions = np.floor((np.arange(count) + 0.5) * len(steps) / count).astype(int)
-    return [steps[i] for i in np.unique(positions)]
+    centres = (np.arange(count) + 0.5) * len(steps) / count
+    positions = np.unique(np.floor(centres).astype(int))
+    return [steps[i] for i in positions]
 
 
 def iter_frames(

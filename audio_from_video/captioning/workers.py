@@ -100,7 +100,8 @@ def windows(
     clip, but 98 % of those in repeated ones.
     """
     size = min(len(wave), round(window_s * rate_hz))
-    starts = np.clip(np.round(times_s * rate_hz - size / 2), 0, len(wave) - size).astype(int)
+    starts = np.round(times_s * rate_hz - size / 2)
+    starts = np.clip(starts, 0, len(wave) - size).astype(int)
     length = round(length_s * rate_hz)
     return [np.resize(wave[start : start + size], length) for start in starts]
 

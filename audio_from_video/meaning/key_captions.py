@@ -83,10 +83,14 @@ class KeyCaptions:
                 break
         if not values:
             return np.zeros(self.label_count)
-        return similarity.softmax(np.array(nearest)[None], temperature)[0] @ np.stack(values)
+        weights = similarity.softmax(np.array(nearest)[None], temperature)[0]
+        return weights @ np.stack(values)
 
     def _mean_of_other_sources(self, text: int, source: str) -> np.ndarray | None:
-        """Return the mean label scores [L] of a key without a source's clips; None without others."""
+        """Return the mean label scores [L] of a key, without a source's clips.
+
+        None where there are no other sources.
+        """
         others = [value for name, value in self.values[text].items() if name != source]
         if not others:
             return None

@@ -19,7 +19,10 @@ def spoken(label: str) -> str:
 
 
 def tagged(caption: str, labels: list[str]) -> str:
-    """Return a caption that also names sounds, "thump thud, music with a drum"; itself without any."""
+    """Return a caption that also names sounds, such as "thump thud, music with a drum".
+
+    Without labels it is the caption itself.
+    """
     if not labels:
         return caption
     names = ", ".join(spoken(label) for label in labels)
@@ -31,11 +34,13 @@ def named(text: str, labels: list[str]) -> set[int]:
 
     A word counts for one label at most: the longest names are looked for first.
     """
-    by_length = sorted(range(len(labels)), key=lambda i: (-len(spoken(labels[i])), i))
+    phrases = [spoken(label) for label in labels]
+    # Sorting is stable: names of the same length keep the labels' order.
+    longest_first = sorted(range(len(labels)), key=lambda i: -len(phrases[i]))
     rest = f" {' '.join(words(text))} "
     indices: set[int] = set()
-    for i in by_length:
-        phrase = f" {spoken(labels[i])} "
+    for i in longest_first:
+        phrase = f" {phrases[i]} "
         if phrase in rest:
             indices.add(i)
             rest = rest.replace(phrase, " | ")

@@ -54,8 +54,10 @@ class MelDecoder(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         x = (features - self.mean) / self.std  # [B, T, A]
-        padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
-        context = torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)  # [B, T, 3A]
+        # The first and last step are their own neighbours.
+        before = torch.cat([x[:, :1], x[:, :-1]], dim=1)
+        after = torch.cat([x[:, 1:], x[:, -1:]], dim=1)
+        context = torch.cat([before, x, after], dim=-1)  # [B, T, 3A]
         steps = self.decode(context).unflatten(-1, (self.frames_per_step, self.mel_bins))
         frames = steps.flatten(1, 2)  # [B, T * frames_per_step, mel bins]
         stretched = nn.functional.interpolate(
@@ -86,7 +88,8 @@ class MelAst:
 
         Each passes through AST alone, so that its scores do not depend on the others.
         """
-        padded = np.tile(self.padding, (len(log_mels), self.ast.config.max_length, 1))
+        length = self.ast.config.max_length
+        padded = np.tile(self.padding, (len(log_mels), length, 1))
         padded[:, : log_mels.shape[1]] = log_mels
         scores = [self.ast.encode(one[None])[2] for one in padded]
         return np.concatenate(scores)
@@ -237,8 +240,9 @@ class MelHead:
         predictions: dict[str, np.ndarray] = {}
         start = 0
         for way, size in ways.items():
-            predictions[way] = np.zeros((len(clip_indices), scores.shape[-1]), np.float32)
-            predictions[way][positions] = scores[:, start : start + size].mean(1)
+            means = scores[:, start : start + size].mean(1)
+            predictions[way] = np.zeros((len(clip_indices), means.shape[1]), np.float32)
+            predictions[way][positions] = means
             start += size
         audible = (data.audio_row[clip_indices] >= 0).numpy()
         predictions["real_path_mel"] *= audible[:, None]

@@ -16,7 +16,8 @@ BATCH = 256  # clips at a time, so that memory does not grow with their number
 
 def summarise(audio: torch.Tensor) -> torch.Tensor:
     """Return mean and standard deviation over time, and 1, [n, 2A + 1] of audio [n, T, A]."""
-    return torch.cat([audio.mean(1), audio.std(1), torch.ones(len(audio), 1)], dim=1)
+    ones = torch.ones(len(audio), 1)
+    return torch.cat([audio.mean(1), audio.std(1), ones], dim=1)
 
 
 def fit_map(
@@ -40,10 +41,16 @@ def fit_map(
             yield summarise(audio).double(), torch.from_numpy(outputs).double()
 
     def held_out_error(weights: torch.Tensor) -> float:
-        return sum(((x @ weights - y) ** 2).sum().item() for x, y in pairs(held_out))
+        error = 0.0
+        for x, y in pairs(held_out):
+            error += ((x @ weights - y) ** 2).sum().item()
+        return error
 
-    products = sum(x.T @ x for x, _ in pairs(learned))
-    targets = sum(x.T @ y for x, y in pairs(learned))
+    products = 0
+    targets = 0
+    for x, y in pairs(learned):
+        products = products + x.T @ x
+        targets = targets + x.T @ y
     candidates = [ridge_weights(products, targets, penalty) for penalty in penalties]
     return min(candidates, key=held_out_error).float().contiguous()
 

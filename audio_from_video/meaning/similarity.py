@@ -21,13 +21,15 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     They are summed in double precision, so that rounding decides no rank.
     """
-    return (first.astype(np.float64) @ second.astype(np.float64).T).astype(np.float32)
+    products = first.astype(np.float64) @ second.astype(np.float64).T
+    return products.astype(np.float32)
 
 
 def paired_cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the cosine [...] of each vector [..., D] with the one in the same place."""
+    products = (first * second).sum(-1)
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    return (first * second).sum(-1) / np.maximum(norms, SMALLEST_NORM)
+    return products / np.maximum(norms, SMALLEST_NORM)
 
 
 def closest(similarity: np.ndarray, k: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from audio_from_video.captioning.jobs import WHOLE, TuningClip, fine_tunings, spread_steps
+from audio_from_video.captioning.jobs import TuningClip, fine_tunings, spread_steps
+from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
