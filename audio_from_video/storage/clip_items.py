@@ -1,14 +1,17 @@
-"""From clips to a stage's output directory, by way of the item store: fill what is missing, then pack.
+"""From clips to a stage's output directory by way of the item store: fill it, then pack.
 
     with ClipItems("frames", version, columns, facts) as items:
-        items.fill(stage, clips, payloads, compute)      # computes only what the store lacks
-        index = items.pack(layout.FRAMES, clips)   # writes shards and index
+        items.fill(stage, clips, payloads, compute)   # computes only what the store lacks
+        index = items.pack(layout.FRAMES, clips)      # writes shards and index
 
-`clips` are dicts with clip_id, split, action, source_id and input_key, in the order of the output; input_key is the key
-of what the item is computed from: the content hash of the file, or the `item_key` of the stage before.  The output's own
-item_key = digest(input_key, version), so that keys chain and a change upstream reaches everything after it.  A parameter
-that only `pack`'s last step uses is no part of the version; later stages that key their items by its result need it in
-the item_key: `finished_by`.
+`clips` are dicts with clip_id, split, action, source_id and input_key, in the order of the output.
+input_key is the key of what the item is computed from: the content hash of the file, or the
+`item_key` of the stage before.  The output's own item_key is digest(input_key, version): keys
+chain, and a change upstream reaches everything after it.
+
+A parameter that only the last step of `pack` uses is no part of the version: another value then
+costs nothing.  Later stages that key their items by the result need it in the item_key
+(`finished_by`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,15 +31,18 @@ IDENTITY = ("clip_id", "split", "action", "source_id")
 
 
 class ClipItems:
-    """A stage's per-clip items of one version.
+    """A stage's per-clip items of one version, as a context manager.
 
-    columns: what stands in the shards.  facts: what stands in the index beside status and reason.
+    version: see `item_store.version`.  columns: what stands in the shards.  facts: what stands in
+    the index beside status and reason.
     """
 
     def __init__(
         self, stage: str, version: str, columns: pa.Schema, facts: Iterable[pa.Field] = ()
     ):
-        self.version, self.columns, self.facts = version, columns, list(facts)
+        self.version = version
+        self.columns = columns
+        self.facts = list(facts)
         status = [pa.field("status", pa.string()), pa.field("reason", pa.string())]
         self._store = ItemStore(stage, version, pa.schema([*columns, *self.facts, *status]))
         self._failures: dict[str, Failure] = {}
@@ -45,7 +51,7 @@ class ClipItems:
         self._store.__enter__()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._store.__exit__(*error)
 
     def fill(
@@ -67,7 +73,10 @@ class ClipItems:
         self._failures = stage.fill(self._store, tasks, len(clips), compute)
 
     def row(self, clip: dict) -> dict:
-        """The item of a clip: columns, facts, status and reason; only the latter two where its worker failed."""
+        """Return the item of a clip: columns, facts, status and reason.
+
+        Only status and reason where its worker failed.
+        """
         failure = self._failures.get(clip["input_key"])
         if failure:
             return {"status": failure.kind, "reason": failure.reason}
@@ -84,32 +93,30 @@ class ClipItems:
     ) -> list[dict]:
         """Write the output directory and return its index rows.
 
-        finish: last, cheap step on a stored row (it may refuse the clip or add `columns`).  finished_by: the parameters of
-        `finish` that the item_key is to depend on.  check: called with the whole index before the output appears; it
-        raises where too much failed.
+        columns: of the shards, where they are not those of the items.  finish: last, cheap step on
+        a stored row; it may refuse the clip or add columns.  finished_by: parameters of `finish`
+        that the item_key is to depend on.  check: called with the whole index before the output
+        appears; it raises where too much failed.
         """
         index: list[dict] = []
 
         def rows() -> Iterator[dict]:
+            """Yield the rows of the shards; the index grows as they pass."""
             for clip in clips:
                 row = finish(self.row(clip))
-                key = (
-                    digest(clip["input_key"], self.version, *finished_by)
-                    if row["status"] == "ok"
-                    else None
-                )
+                ok = row["status"] == "ok"
                 identity = {name: clip[name] for name in IDENTITY}
-                facts = {field.name: row.get(field.name) for field in self.facts}
-                index.append(
-                    {
-                        **identity,
-                        "item_key": key,
-                        "status": row["status"],
-                        "reason": row["reason"],
-                        **facts,
-                    }
-                )
-                if row["status"] == "ok":
+                key = digest(clip["input_key"], self.version, *finished_by) if ok else None
+                entry = {
+                    **identity,
+                    "item_key": key,
+                    "status": row["status"],
+                    "reason": row["reason"],
+                }
+                for field in self.facts:
+                    entry[field.name] = row.get(field.name)
+                index.append(entry)
+                if ok:
                     yield {**row, **identity}
             check(index)
 

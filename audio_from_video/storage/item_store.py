@@ -1,9 +1,9 @@
 """Expensive per-clip results, kept outside the repository so that only what changed is computed.
 
-DVC reruns a whole stage when its input grows; the stage then finds all unchanged items here.  One SQLite file per stage
-and version (`version` hashes the stage's parameters, its code version and its models' revisions): an old version is
-dropped by deleting a file.  The key of an item is the key of what it was computed from; values are one-row Arrow tables
-with a checksum.  Only the parent process writes.
+DVC runs a whole stage again when its input grows; the stage then finds all unchanged items here.
+There is one SQLite file per stage and version (`version`): an old version is dropped by deleting a
+file (tools/stored_items.py).  The key of an item is the key of what it was computed from.  Values
+are Arrow tables of one row with a checksum.  Only the parent process writes.
 """
 
 import hashlib
@@ -29,10 +29,12 @@ BATCH = 64  # items per transaction
 
 
 def folder() -> Path:
-    """The store's folder: the environment's ITEM_STORE, else `audio-from-video/items` under the user's cache directory."""
-    return Path(
-        os.environ.get("ITEM_STORE") or platformdirs.user_cache_dir("audio-from-video") + "/items"
-    )
+    """Return the store's folder.
+
+    The environment's ITEM_STORE, else `audio-from-video/items` in the user's cache directory.
+    """
+    named = os.environ.get("ITEM_STORE")
+    return Path(named or platformdirs.user_cache_dir("audio-from-video") + "/items")
 
 
 def version(stage: str, code_version: int, *parts: Any, libraries: Iterable[str]) -> str:
@@ -57,24 +59,30 @@ def _release(library: str) -> str:
 
 
 class ItemStore:
-    """The stored items of one stage and version, as a context manager; rows are as in `shards.to_rows`."""
+    """The stored items of one stage and version, as a context manager.
+
+    Rows are dicts as in `shards.to_rows`.  damaged: entries whose checksum did not fit; they are
+    computed anew.
+    """
 
     def __init__(self, stage: str, version: str, schema: pa.Schema):
         self.path = folder() / stage / f"{version}.sqlite"
         self.schema = schema
-        self.damaged = 0  # entries whose checksum did not fit; they are computed anew
+        self.damaged = 0
 
     def __enter__(self) -> "ItemStore":
         try:
             self._connect()
-        except (
-            sqlite3.OperationalError
-        ):  # full, read-only, locked: nothing that another file would mend
+        except sqlite3.OperationalError:
+            # The disk is full, read-only or locked: nothing that another file would mend.
             raise
         except sqlite3.DatabaseError as error:
             print(f"{self._set_aside(error)}: its items are computed anew", file=sys.stderr)
             self._connect()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
 
     def _connect(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +94,12 @@ class ItemStore:
         )
 
     def _set_aside(self, error: Exception) -> str:
-        """Rename the store's damaged file, so that a new one takes its place; says so."""
+        """Rename the damaged file, so that a new one takes its place; return a sentence on it."""
         self._database.close()
         aside = self.path.with_suffix(".damaged")
         os.replace(self.path, aside)
-        for rest in self.path.parent.glob(
-            f"{self.path.name}-*"
-        ):  # its write-ahead log belongs to the old file
+        # Its write-ahead log belongs to the old file.
+        for rest in self.path.parent.glob(f"{self.path.name}-*"):
             rest.unlink()
         return f"the item store {self.path} was damaged ({error}) and is set aside as {aside.name}"
 
@@ -104,32 +111,32 @@ class ItemStore:
             raise
         except sqlite3.DatabaseError as error:
             raise UserError(
-                f"{self._set_aside(error)}; run the same command again: it computes these items anew"
+                f"{self._set_aside(error)}; run the same command again: it computes these items "
+                "anew"
             ) from None
 
-    def __exit__(self, *_):
-        self._database.close()
-
     def get(self, key: str) -> dict | None:
-        """The stored row, or None where there is none or its checksum does not fit."""
+        """Return the stored row, or None where there is none or its checksum does not fit."""
         value = self._value(key)
-        return None if value is None else shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
+        if value is None:
+            return None
+        return shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
 
     def _value(self, key: str) -> bytes | None:
         with self._noticing_damage():
-            found = self._database.execute(
+            entry = self._database.execute(
                 "SELECT value, checksum FROM items WHERE key = ?", (key,)
             ).fetchone()
-        if found is None:
+        if entry is None:
             return None
-        value, checksum = found
+        value, checksum = entry
         if _checksum(value) != checksum:
             self.damaged += 1
             return None
         return value
 
     def __getitem__(self, key: str) -> dict:
-        """The stored row; for after `fill`, when it must be there."""
+        """Return the stored row; for after `fill`, when it must be there."""
         row = self.get(key)
         if row is None:
             raise RuntimeError(f"{self.path}: the item {key} vanished while the stage ran")
@@ -137,12 +144,12 @@ class ItemStore:
 
     def put(self, rows: list[tuple[str, dict]]) -> None:
         """Store (key, row) pairs in one transaction."""
-        values = [(key, self._encode(row)) for key, row in rows]
+        entries = []
+        for key, row in rows:
+            value = self._encode(row)
+            entries.append((key, value, _checksum(value)))
         with self._noticing_damage(), self._database:
-            self._database.executemany(
-                "INSERT OR REPLACE INTO items VALUES (?, ?, ?)",
-                [(key, v, _checksum(v)) for key, v in values],
-            )
+            self._database.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", entries)
 
     def fill(
         self,
@@ -152,10 +159,11 @@ class ItemStore:
     ) -> dict[str, Failure]:
         """Compute and store what is missing of `tasks`, pairs of (key, payload).
 
-        `compute` maps an iterator of payloads to their rows, in order.  Returns the failures by key: a time-out or a
-        dead worker may be the machine's fault, so they are not stored and are tried again by the next run.
+        compute: maps an iterator of payloads to their rows, in order.  progress: what the tasks
+        pass through.  Returns the failures by key: a time-out or a dead worker may be the
+        machine's fault, so they are not stored and are tried again by the next run.
         """
-        waiting: deque[str] = deque()
+        waiting: deque[str] = deque()  # keys of payloads that `compute` has taken
         failures: dict[str, Failure] = {}
         batch: list[tuple[str, dict]] = []
 

@@ -1,15 +1,14 @@
-"""Per-clip data as Parquet: a directory with `_index.parquet` and, per split and action, shards of rows.
+"""Per-clip data as Parquet: a directory with an index and, per split and action, shards of rows.
 
-    data/<stage>/split=<split>/action=<action>/part-00000.parquet     a row per clip with status `ok`
-    data/<stage>/_index.parquet                                       a row per clip with status and reason, written last
+    data/<stage>/split=<split>/action=<action>/part-00000.parquet   a row per clip with status `ok`
+    data/<stage>/_index.parquet    a row per clip with status and reason; it is written last
 
-Arrays are columns of Arrow's fixed-shape tensor type (`column.combine_chunks().to_numpy_ndarray()`), media are bytes.
-Rows pass through here as dicts of Python values, with NumPy arrays for tensors.  `pyarrow.dataset` reads the shards
-(names that begin with `_` are skipped).  A directory appears at once (temporary name, then rename), or not at all.  The
-index holds the digests of the shards, so that whoever reads through this module notices damage.
+Arrays are columns of Arrow's fixed-shape tensor type, media are bytes.  Rows pass through here as
+dicts of Python values, with NumPy arrays for tensors.  `pyarrow.dataset` reads the shards; it skips
+names that begin with `_`.  A directory appears at once or not at all.  The index holds the digests
+of the shards, so that whoever reads through this module notices damage.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -25,11 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audio_from_video.runtime.atomic import replace_directory
+from audio_from_video.runtime.digests import file_digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage.alignment import aligned
 
 SCHEMA_VERSION = "1"
 INDEX = "_index.parquet"
+NO_ACTION = "__HIVE_DEFAULT_PARTITION__"  # pyarrow's name of the folder of a null
 ROWS_PER_GROUP = 64  # bounds what a reader holds: 64 clips of [18, 768] float16 are 1.7 MB
 ROWS_PER_SHARD = 2048
 INDEX_FIELDS = [
@@ -37,30 +38,35 @@ INDEX_FIELDS = [
     pa.field("split", pa.string()),  # training, validation, test, unlabelled
     pa.field("action", pa.string()),  # null for unlabelled clips
     pa.field("source_id", pa.string()),  # the video the clip was cut from
-    pa.field(
-        "item_key", pa.string()
-    ),  # what the clip's result was computed from and how; null where refused
+    # what the clip's result was computed from and how; null where the clip was refused
+    pa.field("item_key", pa.string()),
     pa.field("status", pa.string()),  # ok, or why the clip was refused
     pa.field("reason", pa.string()),  # detail for people, '' where ok
 ]
 
 
+# Rows and tables
+
+
 def tensor(dtype: pa.DataType, *shape: int) -> pa.DataType:
-    """The column type of an array of fixed shape."""
+    """Return the column type of an array of fixed shape."""
     return pa.fixed_shape_tensor(dtype, shape)
 
 
+def is_tensor(dtype: pa.DataType) -> bool:
+    """Return whether a column of this type holds arrays of fixed shape."""
+    return isinstance(dtype, pa.FixedShapeTensorType)
+
+
 def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
-    """Rows (dicts; NumPy arrays for tensor columns) as a table of `schema`."""
+    """Return rows (dicts; NumPy arrays for tensor columns) as a table of `schema`."""
     columns = []
     for field in schema:
         values = [row[field.name] for row in rows]
-        if (
-            isinstance(field.type, pa.FixedShapeTensorType) and values
-        ):  # from_numpy_ndarray refuses empty arrays
-            stacked = np.ascontiguousarray(
-                np.stack(values), dtype=field.type.value_type.to_pandas_dtype()
-            )
+        # from_numpy_ndarray refuses empty arrays.
+        if is_tensor(field.type) and values:
+            dtype = field.type.value_type.to_pandas_dtype()
+            stacked = np.ascontiguousarray(np.stack(values), dtype=dtype)
             columns.append(pa.FixedShapeTensorArray.from_numpy_ndarray(stacked))
         else:
             columns.append(pa.array(values, field.type))
@@ -68,24 +74,24 @@ def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
 
 
 def to_rows(table: pa.Table) -> list[dict]:
-    """The inverse of `to_table`."""
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if isinstance(column.type, pa.FixedShapeTensorType):
-            columns[name] = list(as_array(column))
-        else:
-            columns[name] = column.to_pylist()
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
+    """Return a table's rows as dicts: the inverse of `to_table`."""
+    names = table.column_names
+    columns = []
+    for column in table.columns:
+        values = as_array(column) if is_tensor(column.type) else column.to_pylist()
+        columns.append(list(values))
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A tensor column as an array [rows, *shape]."""
+    """Return a tensor column as an array [rows, *shape]."""
     combined = column.combine_chunks()
     if isinstance(combined, pa.ChunkedArray):  # what combine_chunks gives for an empty column
         return np.empty((0, *column.type.shape), column.type.value_type.to_pandas_dtype())
     return combined.to_numpy_ndarray()
+
+
+# Writing
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -113,9 +119,11 @@ def write(
 ) -> None:
     """Write a stage's output directory.
 
-    rows: the `ok` clips in the order of `index` (sorted by split, action, clip_id): clip_id, split, action and the
-    columns of `schema`.  index: a dict per clip with INDEX_FIELDS and the stage's own `index_fields`.  extras: writes what
-    else belongs into the directory, under names that begin with `_`.
+    rows: the `ok` clips in the order of `index`, which is sorted by split, action and clip_id; with
+    split, action, clip_id and the columns of `schema`.  index: a dict per clip with INDEX_FIELDS
+    and the stage's own `index_fields`; it is read after `rows` have passed.  version: of the items
+    that the rows come from.  extras: writes what else belongs into the directory, under names that
+    begin with `_`.
     """
     stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
     with replace_directory(directory) as folder:
@@ -126,10 +134,9 @@ def write(
                 _write_shard(part / f"part-{number:05d}.parquet", stored, shard)
         extras(folder)
 
-        # The index comes last: it holds the digests of all shards, and `rows` may still add to it.
         digests = {}
         for path in sorted(folder.rglob("part-*.parquet")):
-            digests[str(path.relative_to(folder))] = _digest(path)
+            digests[str(path.relative_to(folder))] = file_digest(path)
         metadata = {
             "schema_version": SCHEMA_VERSION,
             "item_version": version,
@@ -140,8 +147,11 @@ def write(
 
 
 def partition(split: str, action: str | None) -> str:
-    """The folder of a split and action inside an output, with every character of their names that is special encoded."""
-    value = "__HIVE_DEFAULT_PARTITION__" if action is None else quote(action, safe="")
+    """Return the folder of a split and action inside an output.
+
+    Every special character of their names is encoded.
+    """
+    value = NO_ACTION if action is None else quote(action, safe="")
     return f"split={split}/action={value}"
 
 
@@ -151,13 +161,8 @@ def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:
             writer.write_table(to_table(list(group), schema))
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
-    """Consecutive runs of at most `size` rows, each consumed before the next is asked for."""
+    """Yield consecutive runs of at most `size` rows; each is used up before the next is begun."""
     iterator = iter(rows)
     for first in iterator:
         chunk = chain([first], islice(iterator, size - 1))
@@ -166,22 +171,27 @@ def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
             pass
 
 
+# Reading
+
+
 @contextmanager
 def undamaged(path: Path | str) -> Iterator[None]:
-    """Turn what Parquet says of a damaged file into a sentence."""
+    """Turn what Parquet or the disk says of a damaged file into a UserError."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         output = "/".join(Path(path).parts[:2])
+        cause = str(error).splitlines()[0]
         raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): delete {output}; `dvc repro` then brings it back or makes it anew"
+            f"{path} is damaged ({cause}): delete {output}; "
+            "`dvc repro` then brings it back or makes it anew"
         ) from None
 
 
 def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file whose checksums are right."""
+    """Return a Parquet file, or some columns of it; UserError where its checksums are wrong."""
     with undamaged(path):
         return pq.read_table(
             path, columns=columns, partitioning=None, page_checksum_verification=True
@@ -189,67 +199,54 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_index(directory: Path) -> pa.Table:
-    """The index of a stage's output: every clip that reached the stage, with status and reason."""
+    """Return the index of a stage's output: all clips that reached the stage, INDEX_FIELDS first.
+
+    Raises UserError where the output is missing or of another schema version.
+    """
     path = Path(directory) / INDEX
     if not path.is_file():
         raise UserError(
             f"{path} is missing: run `dvc repro` so that the stage before this one writes it"
         )
     table = read_table(path)
-    found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if found != SCHEMA_VERSION:
+    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: rerun the stage that wrote it"
+            f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: "
+            "rerun the stage that wrote it"
         )
     return table
 
 
 def item_version(directory: Path) -> str:
-    """The item version that an output was packed from (see item_store)."""
+    """Return the item version that an output was packed from (see item_store)."""
     return read_index(directory).schema.metadata[b"item_version"].decode()
 
 
 def ok_rows(directory: Path) -> list[dict]:
-    """Index rows of the clips with status `ok`, in the order of the shards."""
+    """Return the index rows of the clips with status `ok`, in the order of the shards."""
     return [row for row in read_index(directory).to_pylist() if row["status"] == "ok"]
 
 
 def inputs(directory: Path) -> list[dict]:
-    """The `ok` clips of a stage's output as the input of the next one: its item_key becomes their input_key."""
+    """Return the `ok` clips of a stage's output as the next stage's input.
+
+    Their item_key becomes their input_key.
+    """
     return [row | {"input_key": row["item_key"]} for row in ok_rows(directory)]
 
 
 def iter_rows(
     directory: Path, columns: list[str], splits: Iterable[str] | None = None
 ) -> Iterator[dict]:
-    """Stream the rows of a stage's shards in the index's order, a row group at a time; clip_id comes with `columns`."""
+    """Stream the rows of a stage's shards in the index's order: clip_id and `columns`.
+
+    A row group is in memory at a time.  splits: all of them by default.
+    """
     for path in sound_paths(directory, splits):
-        for batch in pq.ParquetFile(path).iter_batches(
-            ROWS_PER_GROUP, columns=["clip_id", *columns]
-        ):
+        batches = pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP, columns=["clip_id", *columns])
+        for batch in batches:
             yield from to_rows(pa.Table.from_batches([batch]))
-
-
-def shard_paths(directory: Path, splits: Iterable[str] | None = None) -> list[Path]:
-    """The shard files in the order in which `write` filled them."""
-    wanted = None if splits is None else set(splits)
-    folders = dict.fromkeys((row["split"], row["action"]) for row in ok_rows(directory))
-    found = []
-    for split, action in folders:
-        if wanted is None or split in wanted:
-            found += sorted((Path(directory) / partition(split, action)).glob("part-*.parquet"))
-    return found
-
-
-def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterator[Path]:
-    """The shard files, each after a look at its digest (Parquet's own checksums leave its headers out)."""
-    if paths := shard_paths(directory, splits):
-        digests = json.loads(read_index(directory).schema.metadata[b"digests"])
-    for path in paths:
-        with undamaged(path):
-            if digests.get(str(path.relative_to(directory))) != _digest(path):
-                raise OSError("its bytes are not those that were written")
-        yield path
 
 
 def iter_joined(
@@ -271,12 +268,44 @@ def iter_joined(
         yield rows
 
 
+def shard_paths(directory: Path, splits: Iterable[str] | None = None) -> list[Path]:
+    """Return the shard files in the order in which `write` filled them."""
+    wanted = None if splits is None else set(splits)
+    # A dict keeps the order of the index, a set would not.
+    folders = dict.fromkeys((row["split"], row["action"]) for row in ok_rows(directory))
+    paths: list[Path] = []
+    for split, action in folders:
+        if wanted is None or split in wanted:
+            paths += sorted((Path(directory) / partition(split, action)).glob("part-*.parquet"))
+    return paths
+
+
+def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterator[Path]:
+    """Yield the shard files, each after a look at its digest; UserError where one is damaged.
+
+    Parquet's own checksums leave its headers out.
+    """
+    paths = shard_paths(directory, splits)
+    if not paths:
+        return
+    digests = json.loads(read_index(directory).schema.metadata[b"digests"])
+    for path in paths:
+        with undamaged(path):
+            if digests.get(str(path.relative_to(directory))) != file_digest(path):
+                raise OSError("its bytes are not those that were written")
+        yield path
+
+
 def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
-    """Shape of a tensor column, from the first shard's schema."""
+    """Return the shape of a tensor column, from the first shard's schema.
+
+    Raises UserError where the output holds no clip.
+    """
     paths = shard_paths(directory)
     if not paths:
         raise UserError(
-            f"{directory} holds no clip: see the metrics file of the stage that wrote it for why clips were refused"
+            f"{directory} holds no clip: "
+            "see the metrics file of the stage that wrote it for why clips were refused"
         )
     return tuple(pq.read_schema(paths[0]).field(column).type.shape)
 
@@ -284,13 +313,14 @@ def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
 def read_columns(
     directory: Path, columns: list[str], splits: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """Whole columns in memory, keyed by name (arrays for tensors, lists else): for what is small, or for tests."""
-    table = pa.concat_tables(
-        [read_table(path, ["clip_id", *columns]) for path in sound_paths(directory, splits)]
-    )
-    return {
-        name: as_array(table[name])
-        if isinstance(table[name].type, pa.FixedShapeTensorType)
-        else table[name].to_pylist()
-        for name in ["clip_id", *columns]
-    }
+    """Return clip_id and whole columns by name: arrays for tensors, lists else.
+
+    All of them are in memory: for what is small.
+    """
+    names = ["clip_id", *columns]
+    table = pa.concat_tables([read_table(path, names) for path in sound_paths(directory, splits)])
+    values = {}
+    for name in names:
+        column = table[name]
+        values[name] = as_array(column) if is_tensor(column.type) else column.to_pylist()
+    return values
