@@ -216,15 +216,19 @@ def mapping_figures(
     clip_folds = folds.of_clips(captioned.table, params.read("generator", "folds", int))
     caption_folds = clip_folds[captioned.captions.clip_index]
     vectors = embeddings[captioned.captions.text.to_numpy()]  # [N, D]
-    heard = mapping_evaluation.heard_labels(ast_scores)
-    true = mapping_evaluation.true_labels(labels.names)
-    real = mapping_evaluation.centred_features()
+    references = mapping_evaluation.References(
+        heard=mapping_evaluation.heard_labels(ast_scores),
+        true=mapping_evaluation.true_labels(labels.names),
+        real=mapping_evaluation.centred_features(),
+    )
     figures: dict[str, dict[str, Any]] = {}
     for way, numbers in mapped.items():
         weights = label_weights(vectors, numbers, labels, p.temperature)
         audio = attended_audio(weights, numbers, labels, caption_folds)
-        figures[way] = mapping_evaluation.measure(
-            captioned.captions, numbers, rankings[way].scores, weights, heard, true, audio, real
+        figures[way] = mapping_evaluation.figures_by_split(
+            captioned.captions,
+            mapping_evaluation.MappedCaptions(numbers, rankings[way].scores, weights, audio),
+            references,
         )
     return figures
 

@@ -395,9 +395,9 @@ def measured(
     similarity, weights, condition = (
         np.array(values, float) for values in (similarity, weights, condition)
     )
-    return mapping_evaluation.measure(
-        captions, np.array(labels), similarity, weights, heard, true or {}, condition, real
-    )
+    mapped = mapping_evaluation.MappedCaptions(np.array(labels), similarity, weights, condition)
+    references = mapping_evaluation.References(heard, true or {}, real)
+    return mapping_evaluation.figures_by_split(captions, mapped, references)
 
 
 def test_measures_of_cases_made_by_hand():
@@ -468,10 +468,10 @@ def test_splits_without_audible_captions_have_no_figures():
         measured([[0]], [[1, 1]], [[1]], [[1, 1]], [[1, 1]], heard=[{0}], split="unlabelled") == {}
     )
     captions = pd.DataFrame({"clip_id": ["c"], "split": ["test"], "source_id": ["s"], "step": [0]})
-    assert (
-        mapping_evaluation.measure(captions, *np.zeros((3, 1, 1)), {}, {}, np.zeros((1, 2)), {})
-        == {}
-    )
+    nothing = np.zeros((1, 1))
+    mapped = mapping_evaluation.MappedCaptions(nothing, nothing, nothing, np.zeros((1, 2)))
+    references = mapping_evaluation.References({}, {}, {})
+    assert mapping_evaluation.figures_by_split(captions, mapped, references) == {}
 
 
 def test_what_is_heard_and_what_is_true(workspace):

@@ -1,126 +1,180 @@
 """How well do the labels that captions were mapped to meet those that are heard?"""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
 from audio_from_video.storage import layout, shards
 
-AUDIO = layout.AUDIO_FEATURES
-HEARD = 0.3  # AST score from which on a label counts as heard in the clip's real sound
-SPLITS = {"validation": "validation", "test": "test", "out_of_fold": "training"}
+HEARD_SCORE = 0.3  # AST score from which on a label counts as heard in the clip's real sound
+
+# Names of what is measured, and their splits.  Captions of training clips are out of fold.
+MEASURED_SPLITS = {"validation": "validation", "test": "test", "out_of_fold": "training"}
+
+LabelSets = dict[str, set[int]]  # numbers of labels by clip_id
 
 
-def measure(
-    captions: pd.DataFrame,
-    labels: np.ndarray,
-    similarity: np.ndarray,
-    weights: np.ndarray,
-    heard: dict[str, set[int]],
-    true: dict[str, set[int]],
-    condition: np.ndarray,
-    real: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    """Measures by split over the captions of audible clips.
+@dataclass(frozen=True)
+class MappedCaptions:
+    """What N captions were mapped to.
 
-    captions: a row per caption with clip_id, split, source_id, step.  labels [N, k] by number, -1: none; similarity [N, k + 1]
-    with that of the next label; weights [N, k] of the attention.  heard, true: label numbers by clip (AST's in the real
-    sound; the truth of rendered clips).  condition [N, A]: the attended label audio; real: a clip's features [T, A], centred
-    like it.  `hit`: at least one of the labels is heard; `hit_shuffled`: in another clip drawn at random.
+    labels [N, k]: numbers of labels, best first; -1 where there is none.  scores [N, k + 1]: of
+    these labels and of the next one.  weights [N, k]: of the attention.  audio [N, A]: the attended
+    label audio.
     """
-    result: dict[str, Any] = {}
-    for name, split in SPLITS.items():
-        chosen = np.flatnonzero(
-            (captions.split == split).to_numpy() & captions.clip_id.isin(heard).to_numpy()
-        )
-        if not len(chosen):
-            continue
-        part, named = captions.iloc[chosen], labels[chosen]
-        sources, known = part.source_id.to_numpy(), (named >= 0).any(1)
-        other = part.clip_id.to_numpy()[np.random.default_rng(0).permutation(len(part))]
-        spread = weights[chosen][known]
-        cosines = np.array(
-            [
-                _cosine(condition[i], real[clip][step])
-                for i, clip, step in zip(chosen, part.clip_id, part.step, strict=True)
-            ]
-        )
-        result[name] = {
-            "captions": len(chosen),
-            "with_labels": float(known.mean()),
-            "hit": intervals.interval(hits(named, part.clip_id, heard), sources),
-            "hit_shuffled": float(hits(named, other, heard).mean()),
-            "first_hit": float(hits(named[:, :1], part.clip_id, heard).mean()),
-            "precision": float(shares(named, part.clip_id, heard).mean()),
-            "margin": float(np.mean(similarity[chosen, -2] - similarity[chosen, -1]))
-            if similarity.shape[1] > labels.shape[1]
-            else None,
-            "entropy": float(-(spread * np.log(np.maximum(spread, 1e-12))).sum(1).mean())
-            if len(spread)
-            else None,
-            "condition_cosine": intervals.interval(cosines[known], sources[known]),
-        }
-        if true:
-            result[name]["hit_in_truth"] = float(hits(named, part.clip_id, true).mean())
-            result[name]["hit_in_truth_shuffled"] = float(hits(named, other, true).mean())
-    return result
+
+    labels: np.ndarray
+    scores: np.ndarray
+    weights: np.ndarray
+    audio: np.ndarray
 
 
-def hits(labels: np.ndarray, clips, sets: dict[str, set[int]]) -> np.ndarray:
-    """Whether at least one of the labels [N, k] is in its clip's set [N]."""
-    return np.array(
-        [
-            not sets.get(clip, set()).isdisjoint(row)
-            for row, clip in zip(labels.tolist(), clips, strict=True)
-        ],
-        float,
-    )
+@dataclass(frozen=True)
+class References:
+    """What mapped captions are held against.
+
+    heard: labels that AST hears in the real sound.  true: labels that are truly audible in rendered
+    clips; {} for other data sets.  real: a clip's real features [T, A], centred like the audio.
+    """
+
+    heard: LabelSets
+    true: LabelSets
+    real: dict[str, np.ndarray]
 
 
-def shares(labels: np.ndarray, clips, sets: dict[str, set[int]]) -> np.ndarray:
-    """The share of each row's labels [N, k] that are in its clip's set [N]; 0 where it has none."""
-    return np.array(
-        [
-            len(sets.get(clip, set()).intersection(row)) / max(1, sum(label >= 0 for label in row))
-            for row, clip in zip(labels.tolist(), clips, strict=True)
-        ]
-    )
+def figures_by_split(
+    captions: pd.DataFrame, mapped: MappedCaptions, references: References
+) -> dict[str, dict[str, Any]]:
+    """Return measures of the captions of audible clips; splits without such captions are left out.
+
+    captions: a row per caption with clip_id, split, source_id, step.
+    """
+    is_audible = captions.clip_id.isin(references.heard).to_numpy()
+    figures = {}
+    for name, split in MEASURED_SPLITS.items():
+        rows = np.flatnonzero((captions.split == split).to_numpy() & is_audible)
+        if len(rows):
+            figures[name] = split_figures(captions, mapped, references, rows)
+    return figures
 
 
-def _cosine(first: np.ndarray, second: np.ndarray) -> float:
-    return float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-9))
+def split_figures(
+    captions: pd.DataFrame, mapped: MappedCaptions, references: References, rows: np.ndarray
+) -> dict[str, Any]:
+    """Return measures of the captions in some rows.
 
+    `hit`: at least one of the labels is heard; `hit_shuffled`: in another clip drawn at random.
+    """
+    part = captions.iloc[rows]
+    labels = mapped.labels[rows]
+    scores = mapped.scores[rows]
+    sources = part.source_id.to_numpy()
+    has_labels = (labels >= 0).any(1)
+    other_clips = part.clip_id.to_numpy()[np.random.default_rng(0).permutation(len(part))]
+    cosines = []
+    for i, clip_id, step in zip(rows, part.clip_id, part.step, strict=True):
+        cosines.append(cosine(mapped.audio[i], references.real[clip_id][step]))
+    audio_cosines = np.array(cosines)[has_labels]
 
-def heard_labels(scores: dict[str, np.ndarray]) -> dict[str, set[int]]:
-    """Label numbers that AST hears, by clip, from label scores [L]; where no score reaches HEARD, the highest one."""
-    return {
-        clip: set(np.flatnonzero(row >= HEARD).tolist()) or {int(row.argmax())}
-        for clip, row in scores.items()
+    margin = None
+    if scores.shape[1] > labels.shape[1]:
+        margin = float(np.mean(scores[:, -2] - scores[:, -1]))
+    heard = references.heard
+    figures = {
+        "captions": len(rows),
+        "with_labels": float(has_labels.mean()),
+        "hit": intervals.interval(hits(labels, part.clip_id, heard), sources),
+        "hit_shuffled": float(hits(labels, other_clips, heard).mean()),
+        "first_hit": float(hits(labels[:, :1], part.clip_id, heard).mean()),
+        "precision": float(hit_fractions(labels, part.clip_id, heard).mean()),
+        "margin": margin,
+        "entropy": mean_entropy(mapped.weights[rows][has_labels]),
+        "condition_cosine": intervals.interval(audio_cosines, sources[has_labels]),
     }
+    if references.true:
+        true = references.true
+        figures["hit_in_truth"] = float(hits(labels, part.clip_id, true).mean())
+        figures["hit_in_truth_shuffled"] = float(hits(labels, other_clips, true).mean())
+    return figures
 
 
-def true_labels(names: list[str]) -> dict[str, set[int]]:
-    """Label numbers by rendered clip, of the sounds that are truly audible; empty for sets without truth."""
-    number = {name: i for i, name in enumerate(names)}
-    truth = shards.read_table(
-        "data/truth.parquet", ["clip_id", "audible", "audio_labels"]
-    ).to_pylist()
-    return {
-        row["clip_id"]: {number[name] for name in row["audio_labels"] if name in number}
-        for row in truth
-        if row["audible"]
-    }
+# ---- measures of single captions ----
+
+
+def hits(labels: np.ndarray, clip_ids: Iterable[str], sets: LabelSets) -> np.ndarray:
+    """Return whether at least one of the labels [N, k] is in its clip's set [N], as 0 or 1."""
+    values = []
+    for numbers, clip_id in zip(labels.tolist(), clip_ids, strict=True):
+        values.append(not sets.get(clip_id, set()).isdisjoint(numbers))
+    return np.array(values, float)
+
+
+def hit_fractions(labels: np.ndarray, clip_ids: Iterable[str], sets: LabelSets) -> np.ndarray:
+    """Return the share of each row's labels [N, k] that are in its clip's set [N].
+
+    It is 0 for rows without labels.
+    """
+    fractions = []
+    for numbers, clip_id in zip(labels.tolist(), clip_ids, strict=True):
+        right = len(sets.get(clip_id, set()).intersection(numbers))
+        count = sum(number >= 0 for number in numbers)
+        fractions.append(right / max(1, count))
+    return np.array(fractions)
+
+
+def mean_entropy(weights: np.ndarray) -> float | None:
+    """Return the mean entropy of weights [N, k] in nats; None without rows."""
+    if not len(weights):
+        return None
+    return float(-(weights * np.log(np.maximum(weights, 1e-12))).sum(1).mean())
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the cosine of two vectors [A]; 0 where one of them is zero."""
+    norm = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(first @ second / max(norm, 1e-9))
+
+
+# ---- references ----
+
+
+def heard_labels(scores: dict[str, np.ndarray]) -> LabelSets:
+    """Return the labels that AST hears, by clip; where no score is high enough, the highest one.
+
+    scores: AST's label scores [L] by clip.
+    """
+    sets = {}
+    for clip_id, label_scores in scores.items():
+        heard = set(np.flatnonzero(label_scores >= HEARD_SCORE).tolist())
+        sets[clip_id] = heard or {int(label_scores.argmax())}
+    return sets
+
+
+def true_labels(names: list[str]) -> LabelSets:
+    """Return the labels of the sounds that are truly audible, by rendered clip.
+
+    names: of the labels by number.  The result is empty for data sets without truth.
+    """
+    number_of = {name: number for number, name in enumerate(names)}
+    sets = {}
+    for clip_id, audio_labels in truth.audible_labels().items():
+        sets[clip_id] = {number_of[name] for name in audio_labels if name in number_of}
+    return sets
 
 
 def centred_features() -> dict[str, np.ndarray]:
-    """Audio features [T, A] float16 of audible clips, minus the training clips' mean."""
-    found = shards.read_columns(AUDIO, ["features"])
-    split = {row["clip_id"]: row["split"] for row in shards.ok_rows(AUDIO)}
-    training = np.array([split[name] in ("training", "unlabelled") for name in found["clip_id"]])
-    mean = found["features"][training].astype(np.float32).mean((0, 1))
-    return {
-        name: features.astype(np.float32) - mean
-        for name, features in zip(found["clip_id"], found["features"], strict=True)
-    }
+    """Return the audio features [T, A] float32 of audible clips, minus the training clips' mean."""
+    columns = shards.read_columns(layout.AUDIO_FEATURES, ["features"])
+    clip_ids = columns["clip_id"]
+    split_of = {row["clip_id"]: row["split"] for row in shards.ok_rows(layout.AUDIO_FEATURES)}
+    is_training = np.array([split_of[name] in ("training", "unlabelled") for name in clip_ids])
+    mean = columns["features"][is_training].astype(np.float32).mean((0, 1))
+    centred = {}
+    for clip_id, features in zip(clip_ids, columns["features"], strict=True):
+        centred[clip_id] = features.astype(np.float32) - mean
+    return centred
