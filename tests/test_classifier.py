@@ -1,4 +1,7 @@
-"""The classifier's widths, its token for missing audio, its baselines, and figures, on features whose truth is known."""
+"""The classifier: widths, the token for missing audio, baselines and figures.
+
+The features are synthetic, so that the truth is known.
+"""
 
 import json
 from pathlib import Path
@@ -50,7 +53,8 @@ from tests.support.separable_features import (
 
 @pytest.mark.parametrize("projection", [0, 16])
 def test_published_widths_are_1536_and_1664(projection):
-    video, audio = torch.randn(3, 18, 2 * 768), torch.randn(3, 18, 128)
+    video = torch.randn(3, 18, 2 * 768)
+    audio = torch.randn(3, 18, 128)
     alone, both = (
         ActionClassifier(ClassifierSizes(1536, width, 20, 8, projection, 0.0)) for width in (0, 128)
     )
@@ -72,7 +76,8 @@ def test_logits_come_from_the_last_hidden_state():
 
 def test_missing_audio_is_the_learned_token_whatever_stands_there():
     model = ActionClassifier(ClassifierSizes(6, 3, 4, 5, 8, 0.0))
-    video, audio = torch.randn(2, 7, 6), torch.randn(2, 7, 3)
+    video = torch.randn(2, 7, 6)
+    audio = torch.randn(2, 7, 3)
     heard = torch.tensor([True, False])
     before = model(video, audio, heard)
     changed = audio + torch.tensor([0.0, 9.0])[:, None, None]
@@ -89,7 +94,9 @@ def test_missing_audio_is_the_learned_token_whatever_stands_there():
 
 def test_features_are_standardised_and_the_scale_is_saved():
     model = ActionClassifier(ClassifierSizes(6, 3, 4, 5, 0, 0.0)).eval()
-    video, audio, heard = torch.randn(2, 7, 6), torch.randn(2, 7, 3), torch.tensor([True, True])
+    video = torch.randn(2, 7, 6)
+    audio = torch.randn(2, 7, 3)
+    heard = torch.tensor([True, True])
     before = model(video, audio, heard)
     model.set_scale("video", torch.full((6,), 2.0), torch.full((6,), 3.0))
     model.set_scale("audio", torch.full((3,), -1.0), torch.full((3,), 0.5))
@@ -212,6 +219,20 @@ def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
         load_file("models/classifier/real_audio/seed-0.safetensors")["head.2.bias"].tolist()
         != load_file("models/classifier/real_audio/seed-1.safetensors")["head.2.bias"].tolist()
     )
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_as_many_processes_train_as_were_asked_for(features, monkeypatch, workers):
+    asked_for = []
+
+    def map_items(function, items, count):
+        asked_for.append(count)
+        return map(function, items)
+
+    monkeypatch.setattr(parallel, "map_items", map_items)
+    features.set(classifier={"lstm": {"epochs": 1}})
+    train("video_only", workers)
+    assert asked_for == [workers]
 
 
 def test_zero_fill_and_token_ignore_the_sound_at_test(quick):
@@ -515,7 +536,8 @@ def test_figures_of_hand_made_predictions_are_scikit_learns():
     probabilities[0, np.arange(80), true] += 0.2
     made = predictions.Predictions(clips, [f"a{i}" for i in range(7)], probabilities)
     figures = condition_evaluation.classifier_figures(made)
-    guessed, top = probabilities[0].argmax(1), np.argsort(-probabilities[0], 1)[:, :5]
+    guessed = probabilities[0].argmax(1)
+    top = np.argsort(-probabilities[0], 1)[:, :5]
     assert figures["accuracy"]["mean"] == pytest.approx(accuracy_score(true[:60], guessed[:60]))
     assert figures["macro_f1"]["mean"] == pytest.approx(
         f1_score(true[:60], guessed[:60], average="macro")

@@ -1,4 +1,7 @@
-"""What rows learn from and are asked: fillers, retrieval, teachers, the dictionary's gate, label budget, missing audio."""
+"""What conditions learn from and predict.
+
+Fillers, retrieval, teachers, the dictionary's gate, the label budget, missing audio, networks.
+"""
 
 from pathlib import Path
 
@@ -79,7 +82,9 @@ def test_what_stands_where_audio_is_missing(rows, data, filler):
     reader = AudioReader(made, 3, AudioScale(torch.arange(5.0), torch.full((5,), 2.0)))
     missing = torch.arange(len(asked)) % 2 == 0
     read = reader.read(asked, "real", missing)
-    audio, heard, known = read.features, read.present, read.is_real
+    audio = read.features
+    heard = read.present
+    known = read.is_real
     named = by_name(made, rows)
     has = torch.tensor([named[i]["audible"] for i in asked.tolist()])
     assert torch.equal(known, has)
@@ -329,6 +334,13 @@ def test_every_row_trains_answers_test_and_is_asked_at_every_missing_rate(rows, 
         )
 
 
+@pytest.mark.parametrize("filler", ["zeros", "mean", "noise", "token"])
+def test_logistic_regression_knows_the_fillers_of_the_lstm(rows, workspace, filler):
+    keys = condition_keys(model="logistic", train_audio="real", test_audio=filler)
+    workspace.set(classifier={"conditions": {"filled": keys}})
+    assert train("filled")["accuracy"]["mean"] > 1 / len(synthetic.ACTIONS)
+
+
 def test_logistic_hears_generated_audio_of_each_seed(rows, workspace):
     rng = np.random.default_rng(0)
     labelled = [row for row in rows if row["action"]]
@@ -380,7 +392,8 @@ def test_multitask_never_hears_and_generates_from_what_it_classifies_with():
 def test_the_learned_gate_is_told_in_training_and_decides_later():
     model = GatedClassifier(ClassifierSizes(10, 5, 3, 8, 0, 0.0))
     video, audio = inputs()
-    heard, relevant = torch.tensor([True] * 5 + [False]), torch.tensor([True, False] * 3)
+    heard = torch.tensor([True] * 5 + [False])
+    relevant = torch.tensor([True, False] * 3)
     logits, extra = model.training_pass(TrainingBatch(video, audio, heard, heard, relevant))
     nobody = torch.zeros(6, dtype=torch.bool)
     silence = torch.zeros_like(audio)

@@ -1,4 +1,4 @@
-"""Fine-tuning of the text encoder in the generator: what learns, what follows it, and what stays."""
+"""Fine-tuning of the text encoder in the generator: what learns, what follows and what stays."""
 
 import json
 from dataclasses import fields
@@ -36,7 +36,8 @@ def data(workspace, bert, in_process):
         mapping={"model": bert, "min_similarity": LOWEST},
         generator={"seeds": 1, "folds": 2, "lstm": NETWORK, "caption_mapping": own},
     )
-    workspace.rows = synthetic.make_clips(sizes={"training": 6, "validation": 4, "test": 4}, unlabelled=6)
+    sizes = {"training": 6, "validation": 4, "test": 4}
+    workspace.rows = synthetic.make_clips(sizes=sizes, unlabelled=6)
     synthetic.write_data(workspace.rows)
     synthetic.write_captions(workspace.rows)
     synthetic.write_label_audio(folds=2)

@@ -1,4 +1,4 @@
-"""Architecture 2: its network against plain loops, what it is conditioned on, and the stage that trains it."""
+"""Architecture 2: its network against plain loops, its conditioning, and its stage."""
 
 import json
 import math
@@ -52,7 +52,8 @@ def carried(values: np.ndarray, anchors: np.ndarray, length: float) -> np.ndarra
 
 @pytest.mark.parametrize("length", [0.0, 0.5, 2.0])
 def test_propagation_against_a_double_loop(length):
-    values, anchors = RNG.normal(size=(40, 9, 4)).astype(np.float32), RNG.random((40, 9)) < 0.2
+    values = RNG.normal(size=(40, 9, 4)).astype(np.float32)
+    anchors = RNG.random((40, 9)) < 0.2
     assert not anchors.any(1).all()  # a clip without anchors gets zeros
     made = propagate(torch.tensor(values), torch.tensor(anchors), length).numpy()
     np.testing.assert_allclose(made, carried(values, anchors, length), atol=1e-6)
@@ -120,7 +121,8 @@ def anchors_of(valid: torch.Tensor | None = None) -> Anchors:
 
 
 def test_attention_begins_as_the_softmax_of_the_cosines():
-    anchors, frame = anchors_of(), torch.randn(B, T, V)
+    anchors = anchors_of()
+    frame = torch.randn(B, T, V)
     weights = LabelAttention(D, V, 0.05).weights(anchors, frame).detach().numpy()
     some = 0
     for b, t in np.ndindex(B, T):
@@ -172,7 +174,8 @@ def test_without_labels_there_is_zero_and_no_nan_in_values_or_gradients(anchored
 def test_attention_learns_which_label_sounds_right():
     torch.manual_seed(0)
     anchors = anchors_of(torch.ones(B, T, K, dtype=torch.bool))
-    attention, frame = LabelAttention(D, V, 0.5), torch.randn(B, T, V)
+    attention = LabelAttention(D, V, 0.5)
+    frame = torch.randn(B, T, V)
     target = anchors.audio[:, :, 2]
     optimizer = torch.optim.Adam(attention.parameters(), lr=0.02)
     losses = []
@@ -233,7 +236,8 @@ def test_shapes(noise, bidirectional):
 
 
 def test_at_the_start_the_label_audio_enters_the_output_in_full_strength():
-    model, anchors = silenced(network()), anchors_of()
+    model = silenced(network())
+    anchors = anchors_of()
     model.set_scale("audio", torch.randn(A), 3 * torch.ones(A))
     made = model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).detach()
     known = anchors.valid.any(-1).numpy()
@@ -261,12 +265,11 @@ def test_at_the_start_the_label_audio_enters_the_output_in_full_strength():
 
 
 def test_not_anchored_the_clips_mean_stands_at_every_step():
-    model, anchors = silenced(network(anchored=False)), anchors_of()
+    model = silenced(network(anchored=False))
+    anchors = anchors_of()
     made = model(torch.randn(B, T, V), anchors, torch.randn(B, T, 2)).detach().numpy()
-    value, known = (
-        model.attention(anchors, torch.randn(B, T, V)).detach().numpy(),
-        anchors.valid.any(-1).numpy(),
-    )
+    value = model.attention(anchors, torch.randn(B, T, V)).detach().numpy()
+    known = anchors.valid.any(-1).numpy()
     for b in range(B):
         np.testing.assert_allclose(
             made[b], np.repeat(value[b][known[b]].mean(0)[None], T, 0), atol=1e-5
@@ -278,7 +281,9 @@ def test_representative_frames_are_all_that_is_seen_of_the_picture(visual):
     model = network(visual=visual)
     valid = torch.zeros(B, T, K, dtype=torch.bool)
     valid[:, [1, 4]] = True
-    anchors, video, noise = anchors_of(valid), torch.randn(B, T, V), torch.randn(B, T, 2)
+    anchors = anchors_of(valid)
+    video = torch.randn(B, T, V)
+    noise = torch.randn(B, T, 2)
     before = model(video, anchors, noise)
     for frame, seen in ((0, False), (1, True), (2, False), (3, False), (4, True), (5, False)):
         changed = video.clone()
@@ -292,27 +297,21 @@ def test_a_step_sees_the_frame_of_its_own_nearest_anchor():
     model = network(visual="representative", length=0.0, bidirectional=False)
     valid = torch.zeros(B, T, K, dtype=torch.bool)
     valid[:, [1, 4]] = True
-    anchors, video, noise = anchors_of(valid), torch.randn(B, T, V), torch.randn(B, T, 2)
+    anchors = anchors_of(valid)
+    video = torch.randn(B, T, V)
+    noise = torch.randn(B, T, 2)
     changed = video.clone()
     changed[:, 4] += 1
     same = (model(video, anchors, noise) == model(changed, anchors, noise)).all(-1).all(0)
-    assert same.tolist() == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]  # steps 3 to 5 are nearer to 4 than to 1
+    # Steps 3 to 5 are nearer to 4 than to 1.
+    assert same.tolist() == [True] * 3 + [False] * 3
 
 
 def test_noise_caption_and_label_audio_all_reach_the_answer():
-    model, anchors, video, noise = (
-        network(),
-        anchors_of(),
-        torch.randn(B, T, V),
-        torch.randn(B, T, 2),
-    )
+    model = network()
+    anchors = anchors_of()
+    video = torch.randn(B, T, V)
+    noise = torch.randn(B, T, 2)
     before = model(video, anchors, noise)
     others = {
         "noise": (anchors, noise + 1),
@@ -383,7 +382,8 @@ def test_conditioning_lines_up_with_the_features(data, tmp_path):
     )
     learned = 0
     for i, row in enumerate(drawn.tolist()):
-        clip, fold = clips.iloc[row], inputs.fold[row]
+        clip = clips.iloc[row]
+        fold = inputs.fold[row]
         said = by_name[clip.clip_id]["captions"]
         texts = [
             conditioning.captions[number] if number >= 0 else None for number in caption[i].tolist()
@@ -421,7 +421,9 @@ def test_not_mapped_there_is_no_label_but_the_anchors_remain(data, inputs, tmp_p
 
 
 def test_noise_is_the_clips_and_the_seeds_own(data, inputs):
-    rows, shape, drawn = torch.tensor([4, 0, 9]), (STEPS, 8), inputs.data.noise
+    rows = torch.tensor([4, 0, 9])
+    shape = (STEPS, 8)
+    drawn = inputs.data.noise
     noise = drawn(rows, shape, 0, 0)
     torch.manual_seed(99)
     assert noise.shape == (3, *shape) and torch.equal(noise, drawn(rows, shape, 0, 0))
@@ -563,7 +565,8 @@ def test_each_switch_runs_and_changes_the_answer(data):
         {"visual": "representative"},
         {"condition": "none"},
     )
-    made, metrics = [], {}
+    made = []
+    metrics = {}
     for switch in switches:
         default = {
             "anchors": True,

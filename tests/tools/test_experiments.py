@@ -71,7 +71,7 @@ def test_a_failed_run_is_a_sentence(workspace, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     with pytest.raises(
         UserError,
-        match="dvc exp run --temp --name budget-0 -S a.b=5 classifier@video_only .* failed; its message",
+        match="dvc exp run --temp --name budget-0 -S a.b=5 classifier@video_only .* failed; its",
     ):
         experiments.run("budget", False)
 
@@ -80,7 +80,10 @@ def test_a_confirmation_keeps_its_own_tables_only(ran, monkeypatch):
     import dvc.api
 
     texts = {
-        "metrics/tables.md": "# Results\n\n## Main\n\n| a |\n\n## Experiment: search\n\n| of other data |\n",
+        "metrics/tables.md": (
+            "# Results\n\n## Main\n\n| a |\n\n"
+            "## Experiment: search\n\n| of other data |\n\n## Experiment: budget\n\n| b |\n"
+        ),
         "metrics/f.json": "{}\n",
     }
     monkeypatch.setattr(dvc.api, "read", lambda file, rev: texts[file])
@@ -96,3 +99,8 @@ def test_a_confirmation_keeps_its_own_tables_only(ran, monkeypatch):
         {"sample.seed": 3},
         [],
     )
+
+
+def test_sections_after_those_of_experiments_stay():
+    text = "# R\n\n## Experiment: a\n\n| 1 |\n\n## Experiment: b\n\n| 2 |\n\n## Notes\n\nlast\n"
+    assert experiments.without_experiments(text) == "# R\n\n## Notes\n\nlast\n"

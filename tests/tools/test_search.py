@@ -62,7 +62,8 @@ def test_the_best_on_validation_is_trained_with_all_seeds_and_compared(searched)
         [search.table_row(result) for result in search.search_lstm(ROWS, searched, [still, {}])]
     ).set_index("condition")
     for name in ROWS:
-        row, own = table.loc[name], predictions.read(name).of("test")
+        row = table.loc[name]
+        own = predictions.read(name).of("test")
         assert row.draws == 2 and row.seeds == 2 and row["chosen setting"] == "params.yaml's own"
         assert (
             row.accuracy == pytest.approx(own.hits().mean()) and row.gain == 0
