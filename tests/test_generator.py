@@ -1,4 +1,7 @@
-"""The generator: its loss, who learns from whom, its measures against other libraries, and memory that does not grow."""
+"""The generator: its loss, who learns from whom, its measures and its memory.
+
+The measures are held against other libraries.
+"""
 
 import json
 import os
@@ -75,7 +78,8 @@ def test_only_the_bidirectional_generator_sees_what_follows(bidirectional):
     video = torch.randn(1, 8, 6)
     changed = video.clone()
     changed[:, 5] += 1
-    before, after = model(video), model(changed)
+    before = model(video)
+    after = model(changed)
     assert before.shape == (1, 8, 4)
     assert torch.equal(before[:, :5], after[:, :5]) != bidirectional
     assert not torch.equal(before[:, 5:], after[:, 5:])
@@ -115,7 +119,8 @@ def test_rows_that_a_fold_learns_from_share_no_source_with_those_it_answers(feat
         assert len(learned) and not set(sources[learned]) & set(sources[asked])
         answered += asked.tolist()
     assert sorted(answered) == features.clip_indices("training").tolist()
-    shared = set(sources[features.clip_indices("training")]) & set(sources[features.clip_indices("unlabelled")])
+    training = set(sources[features.clip_indices("training")])
+    shared = training & set(sources[features.clip_indices("unlabelled")])
     assert shared  # an unlabelled clip of the same video is left out with it
 
 
@@ -345,14 +350,15 @@ def test_sound_that_follows_from_the_picture_is_generated(workspace, in_process)
     network = NETWORK | {"hidden": 32, "projection": 32, "epochs": 25, "patience": 25}
     workspace.set(generator={"seeds": 2, "folds": 2, "lstm": network})
     metrics = synthetic.generate()
-    assert metrics["ridge_penalty"] in generation_baselines.RIDGE[:2]
+    assert metrics["ridge_penalty"] in generation_baselines.PENALTIES[:2]
     for split in ("test", "out_of_fold"):
         cosine = {name: row["centred_cosine"]["mean"] for name, row in metrics[split].items()}
         assert (
             cosine["ridge"] > 0.98
             and cosine["generated"] > 0.8 > cosine["true_action_mean"] > cosine["training_mean"]
         )
-        made, ridge = metrics[split]["generated"], metrics[split]["ridge"]
+        made = metrics[split]["generated"]
+        ridge = metrics[split]["ridge"]
         assert made["relative_mse"] < 0.4 and ridge["relative_mse"] < 0.05
         assert made["time_correlation"] > 0.6 and ridge["time_correlation"] > 0.97
         assert made["own_minus_same_action"] > 0.3 and 0.5 < made["variance_ratio"] < 1.3
@@ -365,7 +371,8 @@ def test_sound_that_follows_from_the_picture_is_generated(workspace, in_process)
         assert 0 < made["spread_over_seeds"] < 0.6
     test = metrics["test"]
     assert test["untrained"]["centred_cosine"]["mean"] < 0.5
-    shuffled, generated = test["time_shuffled"], test["generated"]
+    shuffled = test["time_shuffled"]
+    generated = test["generated"]
     assert shuffled["time_correlation"] < generated["time_correlation"] - 0.05
     assert shuffled["centred_cosine"]["mean"] < generated["centred_cosine"]["mean"] - 0.05
     audible = sum(row["audible"] for row in rows if row["split"] == "test")
@@ -435,11 +442,12 @@ def test_a_constant_answer_has_no_variance_no_correlation_and_says_the_class():
 @pytest.mark.parametrize("out_of_fold", [False, True])
 @pytest.mark.parametrize("pool", ["all", "labelled"])
 def test_baselines_against_scikit_learn(data, features, out_of_fold, pool):
-    clips, video = features.clips, features.video.read(range(len(features.clips))).numpy()
+    clips = features.clips
+    video = features.video.read(range(len(clips))).numpy()
     fold = folds.of_clips(clips, 3)
     predicted = generation_evaluation.predicted_actions(features)
     baselines = Baselines(features, fold, predicted, pool)
-    rows = generation_baselines.measured(features, "training" if out_of_fold else "test")
+    rows = generation_baselines.measured_clips(features, "training" if out_of_fold else "test")
     made = baselines.answers(rows, out_of_fold)
     sound = {
         i: features.sound(torch.tensor([i]))[0][0].numpy()
@@ -448,7 +456,8 @@ def test_baselines_against_scikit_learn(data, features, out_of_fold, pool):
     }
     splits = ("training", "unlabelled") if pool == "all" else ("training",)
     pool_rows = [i for i in sound if clips.split[i] in splits]
-    mean, std = video[pool_rows].mean((0, 1)), video[pool_rows].std((0, 1))
+    mean = video[pool_rows].mean((0, 1))
+    std = video[pool_rows].std((0, 1))
     x = (video - mean) / std
     inputs = np.concatenate(
         [x, np.repeat(x.mean(1, keepdims=True), STEPS, 1), np.ones((*x.shape[:2], 1))], axis=2
@@ -485,11 +494,11 @@ def test_the_penalty_is_the_best_on_validation(data, features):
     baselines = Baselines(
         features, folds.of_clips(features.clips, 3), np.array([None] * len(features.clips)), "all"
     )
-    rows = generation_baselines.measured(features, "validation")
+    rows = generation_baselines.measured_clips(features, "validation")
     real = features.sound(rows)[0].numpy()
     errors = {
-        p: np.square(baselines._ridge(folds.WHOLE, rows, p) - real).mean()
-        for p in generation_baselines.RIDGE
+        p: np.square(baselines.ridge(folds.WHOLE, rows, p) - real).mean()
+        for p in generation_baselines.PENALTIES
     }
     assert baselines.penalty == min(errors, key=errors.get) and len(set(errors.values())) == len(
         errors
@@ -497,12 +506,12 @@ def test_the_penalty_is_the_best_on_validation(data, features):
 
 
 def test_large_splits_are_measured_on_a_draw_that_is_fixed(features, monkeypatch):
-    everything = generation_baselines.measured(features, "training").tolist()
+    everything = generation_baselines.measured_clips(features, "training").tolist()
     assert all(features.audio_row[i] >= 0 for i in everything)
-    monkeypatch.setattr(generation_baselines, "MEASURED", 7)
-    few = generation_baselines.measured(features, "training").tolist()
+    monkeypatch.setattr(generation_baselines, "MEASURED_CLIPS", 7)
+    few = generation_baselines.measured_clips(features, "training").tolist()
     assert len(few) == 7 and set(few) < set(everything) and few == sorted(few)
-    assert few == generation_baselines.measured(features, "training").tolist()
+    assert few == generation_baselines.measured_clips(features, "training").tolist()
 
 
 def test_predicted_actions_are_the_consensus_and_none_for_unlabelled_clips(features, data):
@@ -561,8 +570,9 @@ for folder in sys.argv[1:]:
         training = data.participants("training")
         training, targets = training_targets(data, training, 0.0, rows.teaching, 0)
         predicted = data.participants("validation", "test")
-        task = classifier_training.TrainingTask(data, rows, 0, "x", training, targets, predicted, [])
-        classifier_training.train_one(task)
+        classifier_training.train_one(
+            classifier_training.TrainingTask(data, rows, 0, "x", training, targets, predicted, [])
+        )
     print(memory("VmHWM") - start)
 """
 WIDTHS = {
@@ -597,7 +607,10 @@ def write_many(folder: Path, clips: int) -> None:
 
 
 def test_ten_times_as_many_clips_take_no_more_memory(workspace):
-    """The generator's and the classifier's reading, training, answering and writing; a first run loads what libraries load late."""
+    """Generator and classifier read, train, predict and write.
+
+    A first run loads what libraries load late.
+    """
     network = NETWORK | {"epochs": 1, "batch_size": 256}
     workspace.set(generator={"lstm": network}, classifier={"lstm": network})
     for name, clips in (("first", 1024), ("one", 1024), ("ten", 10_240)):
@@ -623,13 +636,14 @@ def test_ten_times_as_many_clips_take_no_more_memory(workspace):
     _, one, ten = map(float, done.stdout.split())
     size = 10_240 * 18 * sum(WIDTHS.values()) * 4 / 2**20
     print(
-        f"peak growth {one:.1f} MiB at 1,024 clips, {ten:.1f} MiB at 10,240, whose features take {size:.0f} MiB as floats"
+        f"peak growth {one:.1f} MiB at 1,024 clips, {ten:.1f} MiB at 10,240, "
+        f"whose features take {size:.0f} MiB as floats"
     )
     assert ten < 1.5 * one and ten < size / 3
 
 
 def test_the_shuffled_control_learns_from_other_clips_and_knows_no_more_than_the_mean(data):
-    """`data`'s sound is a linear function of what is seen: paired it is learned, shuffled it is not."""
+    """The sound is a linear function of the video: paired it is learned, shuffled it is not."""
     data.set(generator={"lstm": {"epochs": 30, "patience": 30}})
     paired, shuffled = (
         synthetic.generate(architecture=name)["test"]
