@@ -81,7 +81,7 @@ def main(stage: stage_run.StageRun) -> None:
             write_labels(name, data, labelled, own, scores[f"real_path_{p.head}"])
         columns = figure_columns(data, labelled, generated[architectures[0]], decoder, mels)
         draw_mels(layout.MEL_FIGURE, columns)
-    figures = label_evaluation.measure(data, labelled, scores, real_scores, p.threshold)
+    figures = label_evaluation.label_figures(data, labelled, scores, real_scores, p.threshold)
     stage.write_metrics(figures | {"head": p.head, "threshold": p.threshold})
 
 

@@ -95,7 +95,7 @@ def observed(monkeypatch) -> dict[str, list]:
     """How many log-mels passed through AST each time, and the scores that were measured."""
     calls: dict[str, list] = {"mels": [], "scores": []}
     score = mel_head.score_log_mels
-    measure = label_evaluation.measure
+    measure = label_evaluation.label_figures
 
     def observe_mels(log_mels):
         calls["mels"].append(len(log_mels))
@@ -106,7 +106,7 @@ def observed(monkeypatch) -> dict[str, list]:
         return measure(*arguments)
 
     monkeypatch.setattr(mel_head, "score_log_mels", observe_mels)
-    monkeypatch.setattr(label_evaluation, "measure", observe_scores)
+    monkeypatch.setattr(label_evaluation, "label_figures", observe_scores)
     return calls
 
 
@@ -148,7 +148,7 @@ def test_the_stage(data, ast, observed, head):
         real = [labelled[i]["label_scores"].astype(np.float16) for i in positions]
         truth = np.stack(real).astype(np.float32)
         for way in ways:
-            expected = label_evaluation.compare(measured[way][positions], truth, 0.3)
+            expected = label_evaluation.score_figures(measured[way][positions], truth, 0.3)
             assert metrics[split][way] == pytest.approx(expected, abs=1e-6), way
 
     # AST's pass over every mel takes long: by the other head it is for the measured clips alone.
