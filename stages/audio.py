@@ -1,10 +1,11 @@
-"""Extract the sound of the clips that have frames: 16 kHz, mono, 16 bit; silent clips are recorded
-and left out.
+"""Extract the sound of the clips that have frames: 16 kHz, mono, 16 bit.
+
+Silent clips are recorded and left out.
 
 Reads    data/frames (which clips, how long), data/clips.parquet and the clip files
 Writes   data/audio, a row per audible clip:
-             flac       binary    16 kHz mono PCM-16 as FLAC, from the first video frame on, as long
-             as the video
+             flac       binary    16 kHz mono PCM-16 as FLAC, from the first video frame on, as
+                                  long as the video
          and in its index rms_dbfs float32 for every clip that has a track.
 Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable, timeout,
 worker_died.
@@ -12,6 +13,7 @@ worker_died.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
@@ -35,7 +37,10 @@ class AudioParams(params.Section):
 
 
 def extract(task: tuple[str, float, bool]) -> dict:
-    """The sound and level of one clip file (runs in a worker)."""
+    """Return sound and level of one clip file (runs in a worker).
+
+    task: the file, its video's duration in seconds, and whether it has an audio track.
+    """
     path, duration_s, has_audio = task
     row = {"flac": None, "rms_dbfs": None}
     if not has_audio:
@@ -53,12 +58,13 @@ def extract(task: tuple[str, float, bool]) -> dict:
 
 
 def drop_silent(row: dict, silence_db: float) -> dict:
-    """Refuse a clip whose level is below `silence_db`; not part of the stored item, so that a new level costs nothing."""
+    """Return a stored row, refused where its level is below `silence_db`.
+
+    This is no part of the stored item, so that a new level costs nothing.
+    """
     if row["status"] == "ok" and row["rms_dbfs"] < silence_db:
-        return row | {
-            "status": "silent",
-            "reason": f"{row['rms_dbfs']:.1f} dBFS, below {silence_db:g}",
-        }
+        reason = f"{row['rms_dbfs']:.1f} dBFS, below {silence_db:g}"
+        return row | {"status": "silent", "reason": reason}
     return row
 
 
@@ -66,28 +72,25 @@ def main(stage: stage_run.StageRun) -> None:
     p = params.load("audio", AudioParams)
     root = params.read("clips", "root", str)
     max_failed_fraction = params.read("clips", "max_failed_fraction", float)
-    found = {clip["clip_id"]: clip for clip in shards.read_table(layout.CLIPS).to_pylist()}
-    clips = [
-        row | {"input_key": found[row["clip_id"]]["content_hash"]}
-        for row in shards.ok_rows(layout.FRAMES)
-    ]
+    facts_of = {clip["clip_id"]: clip for clip in shards.read_table(layout.CLIPS).to_pylist()}
+    clips = shards.ok_rows(layout.FRAMES)
+    for clip in clips:
+        clip["input_key"] = facts_of[clip["clip_id"]]["content_hash"]
 
-    def files() -> Iterator[tuple[str, tuple[str, float, bool]]]:
+    def tasks() -> Iterator[tuple[str, tuple[str, float, bool]]]:
         for clip in clips:
-            facts = found[clip["clip_id"]]
+            facts = facts_of[clip["clip_id"]]
             path = str(Path(root) / facts["path"])
             yield clip["clip_id"], (path, clip["duration_s"], facts["has_audio"])
 
+    def compute(missing: Iterator[Any]) -> Iterator[Any]:
+        return parallel.map_items(
+            extract, missing, stage.workers, time_limit_s(), untrusted.decoding_process
+        )
+
     version = item_store.version("audio", CODE_VERSION, libraries=LIBRARIES)
     with ClipItems("audio", version, COLUMNS, FACTS) as items:
-        items.fill(
-            stage,
-            clips,
-            files(),
-            lambda tasks: parallel.map_items(
-                extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
-            ),
-        )
+        items.fill(stage, clips, tasks(), compute)
         index = items.pack(
             layout.AUDIO,
             clips,

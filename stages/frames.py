@@ -2,9 +2,10 @@
 
 Reads    data/clips.parquet and the clip files
 Writes   data/frames, a row per clip:
-             jpegs        list<binary>[count]      BGR frames as JPEG, shorter side at most
-             `frames.size_px` times_s      tensor float32 [count]   the grid times the frames stand
-             for, from the first frame
+             jpegs      list<binary>[count]      BGR frames as JPEG, shorter side at most
+                                                 `frames.size_px`
+             times_s    tensor float32 [count]   the grid times the frames stand for, from the
+                                                 first frame
          and in its index frame_count int32 (how many samples at `frames.fps` the clip has) and
          duration_s float32 (of its decoded video; 0 where unknown).
 Sampling follows the time stamps: a sample is the frame on screen at k / fps.  `int(fps / 6)` as a
@@ -13,9 +14,12 @@ would then select by camera.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
@@ -31,6 +35,9 @@ CODE_VERSION = 3  # of `extract`; raise it when the output for the same input an
 LIBRARIES = ("av", "numpy", "opencv-contrib-python-headless")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
 MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration
+# Absorbs the rounding of container time bases (Matroska's is a millisecond).  At exactly 1 ms, the
+# frames of 29.97 fps would meet the grid in ties that rounding decides.
+TOLERANCE_S = 1.2e-3
 FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
 
 
@@ -43,7 +50,7 @@ class FramesParams(params.Section):
 
 
 def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:
-    """Times [count or n] in seconds at which frames are taken.
+    """Return the times [count or n] in seconds at which frames are taken.
 
     `exact`: the grid k / fps, n = round(duration x fps).  `all`: `count` times spread evenly over
     the whole clip.
@@ -54,17 +61,15 @@ def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:
 
 
 def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """Index of the frame that is on screen at each time: the last one whose time stamp is not after
-    it.
+    """Return the index [n] of the frame on screen at each time [n].
 
-    The tolerance absorbs the rounding of container time bases (Matroska's is a millisecond); at
-    exactly 1 ms, the frames of 29.97 fps would meet the grid in ties that rounding decides.
+    That is the last one whose time stamp is not after it, by TOLERANCE_S.
     """
-    return np.searchsorted(frame_times_s, times_s + 1.2e-3, side="right").clip(1) - 1
+    return np.searchsorted(frame_times_s, times_s + TOLERANCE_S, side="right").clip(1) - 1
 
 
 def extract(task: tuple[str, FramesParams]) -> dict:
-    """The frames of one clip file (runs in a worker)."""
+    """Return the frames of one clip file as JPEG, and their times (runs in a worker)."""
     path, p = task
     row = {
         "jpegs": [],
@@ -81,39 +86,34 @@ def extract(task: tuple[str, FramesParams]) -> dict:
         if len(frame_times_s) < 2:
             return row | {"status": "too_short", "reason": "one frame only: nothing moves"}
         if p.keep == "exact" and frame_count != p.count:
-            return row | {
-                "status": "wrong_frame_count",
-                "reason": f"{frame_count} frames at {p.fps:g} fps, not {p.count}",
-            }
+            reason = f"{frame_count} frames at {p.fps:g} fps, not {p.count}"
+            return row | {"status": "wrong_frame_count", "reason": reason}
         times_s = sample_times(duration_s, p)
-        wanted = on_screen(frame_times_s, times_s)
-        jpegs = untrusted.read_frames(
-            Path(path),
-            wanted,
-            lambda image: codecs.encode_jpeg(_shrink(image, p.size_px), p.jpeg_quality),
-        )
+        indices = on_screen(frame_times_s, times_s)
+        jpegs = untrusted.read_frames(Path(path), indices, partial(_small_jpeg, p=p))
     except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return row | {"jpegs": jpegs, "times_s": times_s}
 
 
-def _shrink(image: np.ndarray, size_px: int) -> np.ndarray:
-    """Scale so that the shorter side has `size_px`, by area averaging; smaller images stay as they are."""
-    import cv2
+def _small_jpeg(image: np.ndarray, p: FramesParams) -> bytes:
+    """Return a BGR image [H, W, 3] as JPEG whose shorter side has at most `size_px`.
 
+    Larger images are scaled by area averaging; smaller ones stay as they are.
+    """
     height, width = image.shape[:2]
-    scale = size_px / min(height, width)
-    if scale >= 1:
-        return image
-    return cv2.resize(
-        image,
-        (max(1, round(width * scale)), max(1, round(height * scale))),
-        interpolation=cv2.INTER_AREA,
-    )
+    scale = p.size_px / min(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return codecs.encode_jpeg(image, p.jpeg_quality)
 
 
 def drop_long(row: dict, max_duration_s: float) -> dict:
-    """Refuse a clip whose frames span more than its header told `clips`; not part of the stored item, as the limit may change."""
+    """Return a stored row, refused where its frames span more than the file's header claimed.
+
+    This is no part of the stored item, as the limit may change.
+    """
     if row["status"] == "ok" and row["duration_s"] > max_duration_s:
         return row | {"status": "too_long", "reason": f"its frames span {row['duration_s']:.3f} s"}
     return row
@@ -131,16 +131,15 @@ def main(stage: stage_run.StageRun) -> None:
         [("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))]
     )
     version = item_store.version("frames", CODE_VERSION, p.model_dump(), libraries=LIBRARIES)
-    with ClipItems("frames", version, columns, FACTS) as items:
-        paths = ((clip["clip_id"], (str(Path(root) / clip["path"]), p)) for clip in clips)
-        items.fill(
-            stage,
-            clips,
-            paths,
-            lambda tasks: parallel.map_items(
-                extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
-            ),
+
+    def compute(tasks: Iterator[Any]) -> Iterator[Any]:
+        return parallel.map_items(
+            extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
         )
+
+    with ClipItems("frames", version, columns, FACTS) as items:
+        tasks = ((clip["clip_id"], (str(Path(root) / clip["path"]), p)) for clip in clips)
+        items.fill(stage, clips, tasks, compute)
         index = items.pack(
             layout.FRAMES,
             clips,
@@ -149,11 +148,11 @@ def main(stage: stage_run.StageRun) -> None:
                 index, FAILED, max_failed_fraction, "frames"
             ),
         )
-    histogram = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)
+    counts = Counter(row["frame_count"] for row in index if row["frame_count"] is not None)
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),
-            "clips_by_frame_count": {n: histogram[n] for n in sorted(histogram)},
+            "clips_by_frame_count": dict(sorted(counts.items())),
         }
     )
 

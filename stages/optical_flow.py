@@ -3,12 +3,16 @@
 Reads    data/frames
 Writes   data/optical_flow, a row per clip:
              jpegs    list<binary>[count]   BGR images: hue = direction, value = magnitude; the
-             first one is the second's copy
+                                            first one is the second's copy
 Farneback's polynomial expansion (Farneback 2003; cv2.calcOpticalFlowFarneback) on grey frames.  The
 magnitude is drawn on a fixed scale (`optical_flow.full_scale_px`): normalising each frame, as is
 often done, would erase how much moves.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
@@ -19,9 +23,8 @@ from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = (
-    1  # of `draw_clip`; raise it when the output for the same input and parameters changes
-)
+# Of `draw_clip`; raise it when the output for the same input and parameters changes.
+CODE_VERSION = 1
 LIBRARIES = ("numpy", "opencv-contrib-python-headless")
 COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
 
@@ -38,9 +41,7 @@ class OpticalFlowParams(params.Section):
 
 
 def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams) -> np.ndarray:
-    """Displacement [H, W, 2] (x, y) in px per frame step between two grey images [H, W] uint8."""
-    import cv2
-
+    """Return displacements [H, W, 2] (x, y) in px per step between grey images [H, W] uint8."""
     return cv2.calcOpticalFlowFarneback(
         previous,
         following,
@@ -55,10 +56,11 @@ def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams)
     )
 
 
-def draw(flow: np.ndarray, full_scale_px: float) -> np.ndarray:
-    """Flow [H, W, 2] as a BGR image [H, W, 3] uint8: hue = direction (0-179 for 360 degrees), value = magnitude, clipped."""
-    import cv2
+def flow_image(flow: np.ndarray, full_scale_px: float) -> np.ndarray:
+    """Return a flow field [H, W, 2] as a BGR image [H, W, 3] uint8.
 
+    Hue is direction (0-179 for 360 degrees), value is magnitude, clipped at `full_scale_px`.
+    """
     magnitude, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1], angleInDegrees=True)
     hsv = np.full((*flow.shape[:2], 3), 255, np.uint8)
     hsv[..., 0] = (np.rint(angle / 2) % 180).astype(np.uint8)
@@ -67,29 +69,28 @@ def draw(flow: np.ndarray, full_scale_px: float) -> np.ndarray:
 
 
 def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
-    """The flow images of one clip's frames (runs in a worker)."""
-    import cv2
-
+    """Return the flow images of one clip's frames (runs in a worker)."""
     jpegs, p = task
-    grey = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
-    flows = [farneback(a, b, p) for a, b in zip(grey, grey[1:], strict=False)]
-    drawn = [codecs.encode_jpeg(draw(flow, p.full_scale_px), p.jpeg_quality) for flow in flows]
-    return {"jpegs": [drawn[0], *drawn], "status": "ok", "reason": ""}
+    frames = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    images = []
+    for previous, following in zip(frames, frames[1:], strict=False):
+        flow = farneback(previous, following, p)
+        images.append(codecs.encode_jpeg(flow_image(flow, p.full_scale_px), p.jpeg_quality))
+    return {"jpegs": [images[0], *images], "status": "ok", "reason": ""}
 
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("optical_flow", OpticalFlowParams)
     clips = shards.inputs(layout.FRAMES)
     version = item_store.version("optical_flow", CODE_VERSION, p.model_dump(), libraries=LIBRARIES)
+
+    def compute(tasks: Iterator[Any]) -> Iterator[Any]:
+        return parallel.map_items(draw_clip, tasks, stage.workers, time_limit_s())
+
     with ClipItems("optical_flow", version, COLUMNS) as items:
         rows = shards.iter_rows(layout.FRAMES, ["jpegs"])
-        frames = ((row["clip_id"], (row["jpegs"], p)) for row in rows)
-        items.fill(
-            stage,
-            clips,
-            frames,
-            lambda tasks: parallel.map_items(draw_clip, tasks, stage.workers, time_limit_s()),
-        )
+        tasks = ((row["clip_id"], (row["jpegs"], p)) for row in rows)
+        items.fill(stage, clips, tasks, compute)
         index = items.pack(layout.OPTICAL_FLOW, clips)
     stage.write_metrics({"clips": accounting.status_counts(index)})
 

@@ -1,4 +1,4 @@
-"""The audio stage: rows for sounding, silent, track-less and broken clips; a new threshold costs nothing."""
+"""The audio stage: a row for every kind of clip; a new threshold costs nothing."""
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ AAC = ["-c:a", "aac", "-b:a", "128k"]
 
 @pytest.fixture
 def clips(workspace):
-    """data/clips.parquet and data/frames as the stages before write them, for clips of which each has its own kind of sound."""
+    """data/clips.parquet and data/frames for clips of which each has its own kind of sound."""
     root = workspace.folder / "media" / "training" / "ringing"
     root.mkdir(parents=True)
     write_video(root / "loud_1.mp4", 72, "24", *AAC, sound=sine(1000, 3, -20))

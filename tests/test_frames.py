@@ -1,4 +1,4 @@
-"""Sampling by time stamp: the frame on screen at each sixth of a second, at any rate, and a row for every file."""
+"""Sampling by time stamp: what is on screen at each sixth of a second, at any rate."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ def numbers(row: dict) -> list[int]:
 
 
 def expected_numbers(path, at_s) -> list[int]:
-    """What is on screen at the given times, by the times that ffmpeg prints and the pictures that it decodes."""
+    """What is on screen at the given times, by the times and pictures that ffmpeg gives."""
     times_s, images = shown_frames(path)
     return [
         read_number(images[max(i for i, t in enumerate(times_s) if t <= at + 1.2e-3)])

@@ -11,7 +11,7 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import shards
 from stages import optical_flow
-from stages.optical_flow import OpticalFlowParams, draw, draw_clip, farneback
+from stages.optical_flow import OpticalFlowParams, draw_clip, farneback, flow_image
 from tests.support.moving_pictures import moving_clip, texture
 from tests.support.shard_rows import index_row
 
@@ -49,7 +49,7 @@ def test_colour_is_direction_and_brightness_magnitude(degrees, magnitude_px):
         magnitude_px * np.array([np.cos(angle), np.sin(angle)]), (4, 4, 2)
     ).astype(np.float32)
     red, green, blue = colorsys.hsv_to_rgb(degrees / 360, 1, magnitude_px / 8)
-    drawn = draw(np.ascontiguousarray(flow), 8.0)
+    drawn = flow_image(np.ascontiguousarray(flow), 8.0)
     assert drawn.dtype == np.uint8 and np.allclose(
         drawn, np.array([blue, green, red]) * 255, atol=5
     )  # hue has steps of 2 degrees
@@ -58,10 +58,10 @@ def test_colour_is_direction_and_brightness_magnitude(degrees, magnitude_px):
 def test_scale_is_fixed_and_clipped():
     flow = np.zeros((1, 5, 2), np.float32)
     flow[0, :, 0] = [0, 1, 2, 8, 80]
-    value = draw(flow, 8.0).max(-1)[0]
+    value = flow_image(flow, 8.0).max(-1)[0]
     assert value.tolist() == [0, 32, 64, 255, 255]
-    assert draw(flow, 16.0).max(-1)[0].tolist() == [0, 16, 32, 128, 255]
-    assert draw(flow[:, :3], 8.0).max(-1)[0].tolist() == [
+    assert flow_image(flow, 16.0).max(-1)[0].tolist() == [0, 16, 32, 128, 255]
+    assert flow_image(flow[:, :3], 8.0).max(-1)[0].tolist() == [
         0,
         32,
         64,

@@ -1,6 +1,7 @@
 """The 527 audio labels of AudioSet, in the order of the published models' outputs.
 
-`audioset_labels.csv` (index, mid, display_name) is part of the AudioSet ontology: AudioSet, Google, CC BY 4.0.
+`audioset_labels.csv` (index, mid, display_name) is part of the AudioSet ontology: AudioSet, Google,
+CC BY 4.0.
 """
 
 import csv
@@ -13,6 +14,8 @@ LABELS_FILE = Path(__file__).with_name("labels.csv")
 
 @dataclass(frozen=True)
 class AudioLabel:
+    """A label of AudioSet's ontology."""
+
     index: int  # 0..526, position in a model's output
     mid: str  # e.g. "/m/09x0r"
     display_name: str  # e.g. "Speech"
@@ -20,8 +23,7 @@ class AudioLabel:
 
 @lru_cache(maxsize=1)
 def load_labels() -> tuple[AudioLabel, ...]:
-    """The labels by index."""
+    """Return the 527 labels by index."""
     with LABELS_FILE.open(newline="", encoding="utf-8") as file:
-        return tuple(
-            AudioLabel(int(r["index"]), r["mid"], r["display_name"]) for r in csv.DictReader(file)
-        )
+        rows = list(csv.DictReader(file))
+    return tuple(AudioLabel(int(row["index"]), row["mid"], row["display_name"]) for row in rows)

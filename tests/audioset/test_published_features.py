@@ -47,7 +47,7 @@ def test_records_come_back_as_written(tmp_path):
 
 
 def test_a_record_of_its_raw_bytes(tmp_path):
-    """Framing and message built by hand: length, its checksum (here 0: nobody looks), message, its checksum."""
+    """Framing built by hand: length, its checksum (0: nobody looks), message, its checksum."""
 
     def field(number: int, content: bytes) -> bytes:
         size = len(content)
