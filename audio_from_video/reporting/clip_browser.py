@@ -20,7 +20,7 @@ from scipy.signal import stft
 
 from audio_from_video.audioset import labels as audioset_labels
 from audio_from_video.clipset import truth
-from audio_from_video.evaluation.motion import shown_at
+from audio_from_video.evaluation.motion import steps_at
 from audio_from_video.media import codecs
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
@@ -322,7 +322,7 @@ def truth_records(times_s: dict[str, np.ndarray]) -> dict[str, dict]:
     for name, row in truth.rows(columns).items():
         if name not in times_s:
             continue
-        events = shown_at(np.array(row["event_times_s"] or []), times_s[name])
+        events = steps_at(np.array(row["event_times_s"] or []), times_s[name])
         records[name] = {
             "kind": row["sound_kind"],
             "audible": row["audible"],
