@@ -1,7 +1,7 @@
 """Rooms import only what their row of the table allows; circles between files do not occur."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,17 @@ FILES = [
 
 
 def dotted(path: Path) -> str:
+    """Return a file's name as a module."""
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
 MODULES = {dotted(path): path for path in FILES}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The project's modules that a file imports, at its top or within functions."""
+@cache
+def imports(path: Path) -> list[str]:
+    """Return the project's modules that a file imports, at its top or within functions."""
+    modules = []
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -53,7 +56,8 @@ def imports(path: Path) -> Iterator[str]:
         for name in names:
             module = name if name in MODULES else name.rpartition(".")[0]
             if module in MODULES:
-                yield module
+                modules.append(module)
+    return modules
 
 
 @pytest.mark.parametrize("room", ALLOWED)

@@ -115,7 +115,8 @@ def test_scenes_for_pretraining_leave_out_three_actions(shown):
 def test_flow_images_are_those_of_the_stage():
     """The backbone learns what optical_flow draws; its settings are in params.yaml."""
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())["optical_flow"]
-    assert FARNEBACK == {name: settings[name] for name in FARNEBACK}
+    shared = {name: settings[name] for name in FARNEBACK}
+    assert shared == FARNEBACK
     assert settings.keys() - FARNEBACK.keys() == {"full_scale_px", "jpeg_quality"}
 
 
