@@ -51,7 +51,7 @@ def label_figures(
     counts.  Baselines are constant label frequencies and other clips' labels.
     """
     split_of = data.clips.split.to_numpy()
-    training = [scores for i, scores in real_scores.items() if split_of[i] == "training"]
+    training = [values for i, values in real_scores.items() if split_of[i] == "training"]
     frequencies = np.mean(training, axis=0)  # [L]
     figures: dict = {}
     for split in ("validation", "test"):

@@ -132,9 +132,9 @@ def generated_audio_paragraph(results: Results) -> str:
     measured = [value for value in detectable if value is not None]
     if measured:
         text += (
-            "\n\nA true difference would be found in 80 % of test sets like this one from "
-            f"{100 * min(measured):.1f} to {100 * max(measured):.1f} points on, depending on the "
-            "condition. Smaller ones cannot be excluded."
+            "\n\nThis test set would find true differences of "
+            f"{100 * min(measured):.1f} to {100 * max(measured):.1f} points with 80 % power, "
+            "depending on the condition. Smaller ones cannot be excluded."
         )
     return text
 
@@ -165,11 +165,11 @@ def leaky_paragraph(results: Results) -> str:
         sentence = comparison(name, results.difference(name))
         if results.settings[name].kept_only:
             clips = results.accuracy(name)["n"]
-            sentence += f" It answers the {clips} test clips alone that its filter keeps."
+            sentence += f" It answers only the {clips} test clips that its filter keeps."
         sentences.append(sentence)
     lead = (
-        "The filter of these conditions knows the true action of the test clips. Their figures are "
-        "bounds, no results."
+        "The filter of these conditions knows the true action of the test clips. So their figures "
+        "are bounds and no results."
     )
     return f"{lead}\n\n{bullets(sentences)}"
 
