@@ -128,6 +128,7 @@ def examine(path: str) -> dict:
     try:
         with untrusted.open_file(Path(path)) as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        # Before the probe, so that a file that cannot be decoded has its hash, too.
         row["content_hash"] = content.hexdigest()
         row |= untrusted.probe(Path(path))
     except OSError as error:
@@ -144,6 +145,7 @@ def add_facts(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> N
     for clip in clips:
         clip |= dict.fromkeys(FACTS.names)
     inside = clips if p.links == "all" else _refuse_outside(clips, p.root)
+    # Keys hold the whole path: several roots may share an item store.
     root = Path(p.root).absolute()
     tasks = [_task(f"{root}/{clip['path']}") for clip in inside]
 
@@ -231,6 +233,7 @@ def main(stage: stage_run.StageRun) -> None:
     clips = discovery.find_clips(p.root, lists)
     actions = choose_actions(clips, p)
     clips = [clip for clip in clips if clip["action"] is None or clip["action"] in actions]
+    # Before files are opened, as opening takes the time.
     clips = limit_per_action(clips, p)
     add_facts(clips, p, stage)
     assign_splits(clips, p)

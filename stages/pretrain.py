@@ -159,6 +159,7 @@ def train_blip(p: PretrainParams, vit: nn.Module, data: Scenes, test: Scenes) ->
     model, processor = tiny_models.new_blip(set(data.captions) | set(test.captions))
     tiny_models.copy_vit_to_blip(vit, model)
     tokens = processor.tokenizer(data.captions, padding=True, return_tensors="pt")
+    # BLIP's captions begin with its own token, where the tokenizer puts BERT's [CLS].
     tokens["input_ids"][:, 0] = model.config.text_config.bos_token_id
     rng = rng_of("pretrain", p.seed, "blip batches")
 
@@ -214,6 +215,7 @@ def train_ast(p: PretrainParams) -> dict:
     spectra = _spectra(extractor, waves)
     targets = torch.from_numpy(labels)
     rng = rng_of("pretrain", p.seed, "ast batches")
+    # Else the first steps would only unlearn that half of the labels are present.
     nn.init.constant_(model.classifier.dense.bias, RARE_LABEL_LOGIT)
 
     def loss_of_batch() -> torch.Tensor:
@@ -252,6 +254,7 @@ def _save(name: str, model: Any, processor: Any) -> None:
 def train_sense(task: tuple[str, PretrainParams]) -> dict[str, dict]:
     """Train the models of `sight` or `hearing` (runs in a worker); return figures by model."""
     sense, p = task
+    # One thread, so that sums and weights do not depend on the machine's cores.
     torch.set_num_threads(1)
     torch.manual_seed(p.seed)
     if sense == "hearing":

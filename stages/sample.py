@@ -165,6 +165,7 @@ def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take
     if kind == "silent" and rng.random() < NO_TRACK_FRACTION:
         return Sound("no_track", None, (), clean)
 
+    # Of silent clips with a track only the room is recorded.
     audible = np.zeros(SAMPLES, np.float32)
     labels: tuple[str, ...] = ()
     if kind == "own":
@@ -175,7 +176,7 @@ def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take
         labels = own_labels
     elif kind == "mixed":
         other, other_labels = _other_sound(rng, look.action)
-        audible = (own + other) / np.sqrt(2)
+        audible = (own + other) / np.sqrt(2)  # as loud as one of them
         labels = (*own_labels, *other_labels)
     elif kind == "other_action":
         audible, labels = _other_sound(rng, look.action)
@@ -262,6 +263,7 @@ def _write_video(path: Path, clip: ClipPlan, scene: Scene, p: SampleParams) -> N
 
     def frames() -> Iterator[np.ndarray]:
         for number in range(round(CLIP_S * scene.rate)):
+            # Steps of 5 through 16: the same noise returns after 16 frames.
             grain = noise[(first + 5 * number) % len(noise)]
             t = float(number / scene.rate)
             yield render(scene.look, scene.take, t, p.size_px, grain).image
@@ -310,6 +312,7 @@ def contact_cell(action: str, p: SampleParams) -> Cell:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("sample", SampleParams)
+    # Files of another seed or number must not stay among the new ones.
     shutil.rmtree(layout.SAMPLE, ignore_errors=True)
     layout.SAMPLE.mkdir(parents=True)
     tasks = [(clip, p, layout.SAMPLE) for clip in plan_clips(p)]

@@ -86,6 +86,7 @@ def _draw_validation_sources(clips: list[dict], p: SplitParams) -> set[str]:
     drawn: set[str] = set()
     for source_ids in sources.values():
         if len(source_ids) > 1:
+            # By hash, so that a data set that grows keeps most of its split.
             ordered = sorted(source_ids, key=lambda source_id: digest(p.seed, source_id))
             count = max(1, round(p.validation_fraction * len(ordered)))
             drawn.update(ordered[:count])
@@ -112,7 +113,7 @@ def _refuse_leaks(clips: list[dict]) -> None:
             elif clip["source_id"] in seen_sources:
                 reason = f"source {clip['source_id']} also stands in test or validation"
                 mark_refused(clip, "source_in_other_split", reason)
-            elif clip["content_hash"]:
+            elif clip["content_hash"]:  # files that cannot be read have none
                 seen_contents.add(clip["content_hash"])
         if split in ("test", "validation"):
             seen_sources |= {clip["source_id"] for clip in members if clip["status"] == "ok"}

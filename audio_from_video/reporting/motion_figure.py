@@ -30,7 +30,7 @@ def write_motion_figure(
     # Here, as it takes half a second that workers need not spend.
     from matplotlib.figure import Figure
 
-    strips = [[codecs.decode_jpeg(jpeg)[..., ::-1] for jpeg in clip["jpegs"]] for clip in clips]
+    strips = [_rgb_images(clip["jpegs"]) for clip in clips]
     heights_in = [_strip_height_in(images) for images in strips]
     width_in = WIDTH_IN + 0.8
     height_in = sum(heights_in) + (CURVE_IN + CLIP_GAP_IN) * len(clips) + CLIP_GAP_IN
@@ -62,6 +62,11 @@ def write_motion_figure(
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib, so that the file changes with its content alone.
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _rgb_images(jpegs: list[bytes]) -> list[np.ndarray]:
+    """Return JPEGs as RGB images [H, W, 3] uint8."""
+    return [codecs.decode_jpeg(jpeg)[..., ::-1] for jpeg in jpegs]
 
 
 def _strip_height_in(images: list[np.ndarray]) -> float:

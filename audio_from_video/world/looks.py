@@ -5,6 +5,7 @@ Everything follows from the random generator that is passed in, in the order in 
 
 import colorsys
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -19,7 +20,7 @@ CLUTTERED_FRACTION = 0.67  # of sources
 
 @dataclass(frozen=True)
 class Look:
-    """Place, palette, light, camera and objects of a source."""
+    """Place, palette, light, camera and objects of a source; colours are RGB, 0..255."""
 
     action: str
     variant: str
@@ -51,7 +52,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator, action: str, odd_hues: bool = True) -> Look:
-    """Draw the look of a source that shows an action.
+    """Return the look of a source that shows an action.
 
     odd_hues: of the data set (True), or of pretraining (False), where clutter shows no held-out
     action.
@@ -101,7 +102,7 @@ def _draw_clutter(
 
     It belongs to an action outside the look-alike pairs, which it would give away.
     """
-    look_alike = {name for pair in LOOK_ALIKE for name in pair}
+    look_alike = set(chain.from_iterable(LOOK_ALIKE))
     others = [
         name
         for name in ACTIONS

@@ -39,22 +39,34 @@ OTHER_SOUNDS = {  # sounds of no action: how they are made, and their AudioSet l
 # What captions call the main object: materials, colours and things, no word of an action or
 # a sound.
 NOUNS = {
-    "wood": "a brown wooden board", "bamboo": "a yellow bamboo board",
+    "wood": "a brown wooden board",
+    "bamboo": "a yellow bamboo board",
     "stone": "a grey stone block",
-    "copper": "a brown copper plate", "brass": "a yellow brass plate",
+    "copper": "a brown copper plate",
+    "brass": "a yellow brass plate",
     "steel": "a grey steel plate",
-    "handsaw": "a grey toothed blade", "hacksaw": "a red metal frame", "file": "a grey flat bar",
+    "handsaw": "a grey toothed blade",
+    "hacksaw": "a red metal frame",
+    "file": "a grey flat bar",
     "block": "a red paper brick",
-    "water": "a pot of blue water", "soup": "a pot of orange soup", "milk": "a pot of white milk",
-    "fish": "a pan of blue fish", "carrot": "a pan of orange vegetables",
+    "water": "a pot of blue water",
+    "soup": "a pot of orange soup",
+    "milk": "a pot of white milk",
+    "fish": "a pan of blue fish",
+    "carrot": "a pan of orange vegetables",
     "egg": "a pan of white egg",
-}  # fmt: skip
+}
 STAGED = {
-    "strike": "a mallet above {noun}", "rub": "{noun} on a wooden beam", "pan": "{noun}",
-    "drum": "wooden sticks above a {variant} drum", "ball": "a {variant} ball above the floor",
-    "pour": "a {variant} jug above a bowl", "spray": "a {variant} with drops of liquid",
-    "flag": "a {variant} flag on a pole", "wheel": "a {variant} wheel",
-}  # fmt: skip
+    "strike": "a mallet above {noun}",
+    "rub": "{noun} on a wooden beam",
+    "pan": "{noun}",
+    "drum": "wooden sticks above a {variant} drum",
+    "ball": "a {variant} ball above the floor",
+    "pour": "a {variant} jug above a bowl",
+    "spray": "a {variant} with drops of liquid",
+    "flag": "a {variant} flag on a pole",
+    "wheel": "a {variant} wheel",
+}
 
 
 def _variants() -> tuple[tuple[str, str], ...]:

@@ -28,23 +28,85 @@ ANGLES = np.arange(18) * np.pi / 9
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)  # [18, 2]
 SHIFT = 4  # fractional bits of cv2's coordinates
 CLASSES = (
-    "background", "wood", "bamboo", "stone", "copper", "brass", "steel", "mallet", "stick", "drum",
+    "background",
+    "wood",
+    "bamboo",
+    "stone",
+    "copper",
+    "brass",
+    "steel",
+    "mallet",
+    "stick",
+    "drum",
     "skin",
-    "handsaw", "hacksaw", "file", "block", "workpiece", "pot", "water", "soup", "milk", "fish",
-    "carrot", "egg", "bubble",
-    "jug", "bowl", "stream", "flag", "pole", "ball", "sprayer", "spray", "wheel", "distractor",
+    "handsaw",
+    "hacksaw",
+    "file",
+    "block",
+    "workpiece",
+    "pot",
+    "water",
+    "soup",
+    "milk",
+    "fish",
+    "carrot",
+    "egg",
+    "bubble",
+    "jug",
+    "bowl",
+    "stream",
+    "flag",
+    "pole",
+    "ball",
+    "sprayer",
+    "spray",
+    "wheel",
+    "distractor",
     "occluder",
-)  # fmt: skip
+)
 COLOURS = {  # RGB; neighbours in the look-alike pairs share their colour on purpose
-    "wood": (158, 104, 62), "copper": (162, 106, 66), "bamboo": (180, 160, 84),
+    "wood": (158, 104, 62),
+    "copper": (162, 106, 66),
+    "bamboo": (180, 160, 84),
     "brass": (184, 162, 80),
-    "stone": (136, 140, 142), "steel": (134, 141, 148),
-    "handsaw": (176, 180, 188), "file": (170, 174, 182), "hacksaw": (190, 60, 52),
+    "stone": (136, 140, 142),
+    "steel": (134, 141, 148),
+    "handsaw": (176, 180, 188),
+    "file": (170, 174, 182),
+    "hacksaw": (190, 60, 52),
     "block": (184, 66, 56),
-    "water": (92, 148, 196), "fish": (100, 146, 186), "soup": (212, 120, 44),
+    "water": (92, 148, 196),
+    "fish": (100, 146, 186),
+    "soup": (212, 120, 44),
     "carrot": (206, 116, 50),
-    "milk": (232, 226, 206), "egg": (228, 222, 204),
-}  # fmt: skip
+    "milk": (232, 226, 206),
+    "egg": (228, 222, 204),
+}
+# RGB of what has one colour.
+HANDLE = (92, 70, 50)
+DRUM_SKIN = (238, 234, 224)
+STICK = (214, 178, 120)
+BEAM = (150, 118, 84)
+GRIP = (58, 48, 44)
+POT = (70, 72, 78)
+POT_RIM = (96, 98, 104)
+YOLK = (240, 180, 40)
+FAT_BUBBLE = (250, 240, 200)
+BOWL = (120, 92, 140)
+STREAM = (70, 140, 215)
+DROP = (210, 228, 244)
+POLE = (110, 110, 112)
+WHEEL_GROUND = (230, 226, 214)
+FIRST_SPOKE = (200, 60, 50)
+# RGB by variant.
+DRUM_COLOURS = {"red": (186, 48, 56), "blue": (48, 76, 180)}
+BALL_COLOURS = {"orange": (222, 120, 40), "green": (70, 170, 70)}
+JUG_COLOURS = {"clay": (176, 92, 64), "glass": (150, 200, 196)}
+SPRAYER_COLOURS = {"bottle": (60, 160, 90), "hose": (40, 44, 50)}
+FLAG_COLOURS = {"red": (196, 50, 60), "yellow": (228, 200, 60)}
+WHEEL_COLOURS = {"wooden": (150, 100, 60), "metal": (150, 156, 170)}
+# Vertical half axis of a piece, relative to the horizontal one.
+FOOD_FLATNESS = {"fish": 0.35, "carrot": 0.9, "egg": 0.7}
 
 
 class Canvas:
@@ -67,6 +129,7 @@ class Canvas:
         with_classes: bool = False,
     ):
         self.image = background
+        # uint8 holds all CLASSES, and cv2 draws on it.
         self.classes = np.zeros(background.shape[:2], np.uint8)
         self.with_classes = with_classes
         self.view = view
@@ -87,6 +150,7 @@ class Canvas:
         """Fill a polygon; name: the class that its pixels show."""
         corners = self._pixels(points)
         cv2.fillPoly(self.image, [corners], self._lit(colour), cv2.LINE_AA, SHIFT)
+        # A pixel has one class, so edges are not smoothed here.
         if self.with_classes and name:
             cv2.fillPoly(self.classes, [corners], CLASSES.index(name), cv2.LINE_8, SHIFT)
 
@@ -153,6 +217,7 @@ def slab(
         for i in (0.16, 0.33, 0.5, 0.67, 0.84):
             canvas.line([(x + i * width, y), (x + i * width, y + height)], dark, 1.5)
     elif material == "stone":
+        # Specks lie where they lie in every clip of the source.
         for u, v in np.random.default_rng(seed).uniform(0.06, 0.94, (14, 2)):
             canvas.disc(x + u * width, y + v * height, 1.7, dark if u > v else bright)
     else:
@@ -170,7 +235,7 @@ def strike(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     top = 88 - height
     slab(canvas, 48 - width / 2, top, width, height, look.variant, look.seed)
     y = top - 8 - 34 * take.lift(t)
-    canvas.line([(46, y), (92, y - 10)], (92, 70, 50), 4, "mallet")
+    canvas.line([(46, y), (92, y - 10)], HANDLE, 4, "mallet")
     canvas.rectangle(38, y - 8, 16, 16, look.tool_colour, "mallet")
 
 
@@ -178,18 +243,18 @@ def drum(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw two sticks that take turns on a drum."""
     width = 30 * look.size
     top = 58
-    shell = {"red": (186, 48, 56), "blue": (48, 76, 180)}[look.variant]
+    shell = DRUM_COLOURS[look.variant]
     canvas.rectangle(48 - width, top, 2 * width, 30 * look.size, shell, "drum")
-    canvas.disc(48, top, width, (238, 234, 224), "skin", 0.3)
+    canvas.disc(48, top, width, DRUM_SKIN, "skin", 0.3)
     for hand, side in enumerate((-1, 1)):
         tip_y = top - 28 * take.lift(t, hand)
         stick = [(48 + side * 8, tip_y), (48 + side * 40, tip_y - 20)]
-        canvas.line(stick, (214, 178, 120), 4, "stick")
+        canvas.line(stick, STICK, 4, "stick")
 
 
 def rub(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw a tool that goes to and fro over a beam; every event is a turn."""
-    canvas.rectangle(8, 66, 80, 24, (150, 118, 84), "workpiece")
+    canvas.rectangle(8, 66, 80, 24, BEAM, "workpiece")
     x = 20 + 24 * take.swing(t)
     y = 64
     size = look.size
@@ -213,7 +278,7 @@ def rub(canvas: Canvas, look: Look, take: Take, t: float) -> None:
         canvas.rectangle(x + 5 * size, y - 15 * size, 36 * size, 11 * size, inner)
     elif tool == "block":
         canvas.rectangle(x, y - 7 * size, 46 * size, 6 * size, inner)
-    canvas.rectangle(x - 9, y - 20 * size, 10, 18 * size, (58, 48, 44))
+    canvas.rectangle(x - 9, y - 20 * size, 10, 18 * size, GRIP)
 
 
 def pan(canvas: Canvas, look: Look, take: Take, t: float) -> None:
@@ -222,19 +287,19 @@ def pan(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     y = 58
     rim = [(48 - radius, y), (48 + radius, y)]
     bottom = [(48 + radius * 0.8, 92), (48 - radius * 0.8, 92)]
-    canvas.polygon([*rim, *bottom], (70, 72, 78), "pot")
-    canvas.disc(48, y, radius, (96, 98, 104), "pot", 0.55)
+    canvas.polygon([*rim, *bottom], POT, "pot")
+    canvas.disc(48, y, radius, POT_RIM, "pot", 0.55)
 
     content = look.variant
     colour = COLOURS[content]
-    fried = content in ("fish", "carrot", "egg")
+    fried = content in FOOD_FLATNESS
     ground = shade(colour, 1 - CONTRAST["food"]) if fried else colour
     canvas.disc(48, y, radius * 0.9, ground, content, 0.55)
     if fried:
         _draw_food(canvas, look, y, radius)
 
     bubble_size = 2.2 if fried else 6.0
-    bubble_colour = (250, 240, 200) if fried else shade(colour, 1.3)
+    bubble_colour = FAT_BUBBLE if fried else shade(colour, 1.3)
     for (u, v), growth in take.bubbles(t):
         bubble_x = 48 + u * radius * 0.75
         bubble_y = y + v * radius * 0.4 - 2 * growth
@@ -245,62 +310,64 @@ def pan(canvas: Canvas, look: Look, take: Take, t: float) -> None:
 def _draw_food(canvas: Canvas, look: Look, y: float, radius: float) -> None:
     """Draw four pieces of food in a pan of this radius whose centre is at height y."""
     food = look.variant
-    flat = {"fish": 0.35, "carrot": 0.9, "egg": 0.7}[food]
+    flat = FOOD_FLATNESS[food]
     for u, v in np.random.default_rng(look.seed).uniform(-0.5, 0.5, (4, 2)):
         piece_x = 48 + u * radius
         piece_y = y + v * radius * 0.55
         canvas.disc(piece_x, piece_y, radius * 0.3, COLOURS[food], food, flat)
         if food == "egg":
-            canvas.disc(piece_x, piece_y, radius * 0.13, (240, 180, 40), food, 0.8)
+            canvas.disc(piece_x, piece_y, radius * 0.13, YOLK, food, 0.8)
 
 
 def ball(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw a ball that meets the floor at every event."""
-    colour = {"orange": (222, 120, 40), "green": (70, 170, 70)}[look.variant]
+    colour = BALL_COLOURS[look.variant]
     radius = 15 * look.size
     height = take.lift(t)
     x = 48 + 10 * look.lean
     y = 86 - radius - 44 * height
+    # On the floor it is pressed flat.
     canvas.disc(x, y, radius, colour, "ball", 1.0 if height > 0.08 else 0.82)
     canvas.line([(x - radius * 0.9, y), (x + radius * 0.9, y)], shade(colour, 0.5), 1.5)
 
 
 def pour(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw a jug that tilts and fills a bowl; every event is the start of a stream."""
-    canvas.polygon([(22, 74), (66, 74), (58, 92), (30, 92)], (120, 92, 140), "bowl")
+    canvas.polygon([(22, 74), (66, 74), (58, 92), (30, 92)], BOWL, "bowl")
     angle = np.deg2rad(20 + 55 * take.level(t + 0.1))  # the jug tilts before it pours
     cosine = np.cos(angle)
     sine = np.sin(angle)
     upright = np.array([(0, 0), (30, 0), (28, 30), (0, 26)]) * look.size - (0, 13)
     tilted = upright @ np.array([[cosine, -sine], [sine, cosine]]) + (48, 26)
-    colour = {"clay": (176, 92, 64), "glass": (150, 200, 196)}[look.variant]
+    colour = JUG_COLOURS[look.variant]
     canvas.polygon(tilted, colour, "jug")
 
     flow = take.level(t)
     if flow > 0.05:
         wobble = 1.5 * np.sin(40 * t)
         lower = [(46 + 3 * flow + wobble, 78), (40 - 2 * flow + wobble, 78)]
-        canvas.polygon([(44, 28), (48, 28), *lower], (70, 140, 215), "stream")
+        canvas.polygon([(44, 28), (48, 28), *lower], STREAM, "stream")
 
 
 def spray(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw a nozzle that throws a cone of drops; every event is the start of a burst."""
-    colour = {"bottle": (60, 160, 90), "hose": (40, 44, 50)}[look.variant]
+    colour = SPRAYER_COLOURS[look.variant]
     if look.variant == "bottle":
         canvas.rectangle(8, 46, 20 * look.size, 36 * look.size, colour, "sprayer")
     else:
         canvas.line([(2, 92), (6, 60), (20, 42)], colour, 8, "sprayer")
     canvas.rectangle(12, 34, 18, 12, colour, "sprayer")
     if take.level(t) > 0.05:
+        # Other drops in every frame, and the same ones at the same time.
         drops = np.random.default_rng(int(t * 97)).uniform(0, 1, (34, 2))
         for u, v in drops:
-            canvas.disc(32 + 56 * u, 40 + (v - 0.5) * 46 * u, 1.4, (210, 228, 244), "spray")
+            canvas.disc(32 + 56 * u, 40 + (v - 0.5) * 46 * u, 1.4, DROP, "spray")
 
 
 def flag(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw a flag that swings about its pole; every event is a turn."""
-    colour = {"red": (196, 50, 60), "yellow": (228, 200, 60)}[look.variant]
-    canvas.line([(20, 92), (20, 10)], (110, 110, 112), 4, "pole")
+    colour = FLAG_COLOURS[look.variant]
+    canvas.line([(20, 92), (20, 10)], POLE, 4, "pole")
     x = np.linspace(0, 1, 9)
     y = 26 + 10 * x * np.sin(5 * x - take.turns(t) * np.pi) + 9 * take.swing(t)
     upper = np.stack([22 + 56 * look.size * x, y - 14], 1)
@@ -310,14 +377,14 @@ def flag(canvas: Canvas, look: Look, take: Take, t: float) -> None:
 
 def wheel(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     """Draw a spoked wheel; every event is a full turn."""
-    colour = {"wooden": (150, 100, 60), "metal": (150, 156, 170)}[look.variant]
+    colour = WHEEL_COLOURS[look.variant]
     radius = 32 * look.size
     canvas.disc(48, 52, radius, colour, "wheel")
-    canvas.disc(48, 52, radius * 0.8, (230, 226, 214), "wheel")
+    canvas.disc(48, 52, radius * 0.8, WHEEL_GROUND, "wheel")
     for i in range(3):
         angle = 2 * np.pi * (take.turns(t) + i / 3)
         end = (48 + radius * 0.85 * np.cos(angle), 52 + radius * 0.85 * np.sin(angle))
-        canvas.line([(48, 52), end], (200, 60, 50) if i == 0 else colour, 5, "wheel")
+        canvas.line([(48, 52), end], FIRST_SPOKE if i == 0 else colour, 5, "wheel")
 
 
 STAGINGS = (strike, drum, rub, pan, ball, pour, spray, flag, wheel)

@@ -17,20 +17,35 @@ SAMPLES = int(CLIP_S * RATE_HZ)
 TIME_S = np.arange(SAMPLES) / RATE_HZ
 MOTION_GRID_S = np.arange(0, CLIP_S + 0.02, 0.01)  # where a take's motion is sampled
 STRUCK = {  # partials in Hz, decay of the first in s, share of noise in the attack
-    "wood": ((320, 710, 1180), 0.045, 0.5), "bamboo": ((620, 1500, 2300), 0.035, 0.4),
+    "wood": ((320, 710, 1180), 0.045, 0.5),
+    "bamboo": ((620, 1500, 2300), 0.035, 0.4),
     "stone": ((190, 430, 900), 0.025, 0.9),
-    "copper": ((640, 1710, 2890, 4100), 0.25, 0.15), "brass": ((860, 2240, 3650, 5200), 0.4, 0.1),
+    "copper": ((640, 1710, 2890, 4100), 0.25, 0.15),
+    "brass": ((860, 2240, 3650, 5200), 0.4, 0.1),
     "steel": ((1150, 2810, 4420, 5900), 0.3, 0.15),
-    "red": ((95, 160, 225), 0.14, 0.25), "blue": ((80, 140, 205), 0.16, 0.25),
-    "orange": ((90, 150, 230), 0.13, 0.25), "green": ((100, 165, 240), 0.12, 0.25),
-}  # fmt: skip
+    "red": ((95, 160, 225), 0.14, 0.25),
+    "blue": ((80, 140, 205), 0.16, 0.25),
+    "orange": ((90, 150, 230), 0.13, 0.25),
+    "green": ((100, 165, 240), 0.12, 0.25),
+}
 NOISY = {  # band in Hz
-    "handsaw": (700, 2600), "hacksaw": (1300, 3800), "file": (3200, 7000), "block": (2400, 5600),
-    "water": (120, 420), "soup": (80, 300), "milk": (100, 360), "fish": (3500, 7600),
-    "carrot": (2800, 6500), "egg": (4200, 7800),
-    "clay": (700, 3000), "glass": (900, 3600), "bottle": (900, 3600), "hose": (700, 3000),
-    "wooden": (150, 500), "metal": (200, 700),
-}  # fmt: skip
+    "handsaw": (700, 2600),
+    "hacksaw": (1300, 3800),
+    "file": (3200, 7000),
+    "block": (2400, 5600),
+    "water": (120, 420),
+    "soup": (80, 300),
+    "milk": (100, 360),
+    "fish": (3500, 7600),
+    "carrot": (2800, 6500),
+    "egg": (4200, 7800),
+    "clay": (700, 3000),
+    "glass": (900, 3600),
+    "bottle": (900, 3600),
+    "hose": (700, 3000),
+    "wooden": (150, 500),
+    "metal": (200, 700),
+}
 TOOTH_HZ = {"handsaw": 48.0, "hacksaw": 80.0}
 FORMANTS_HZ = ((300, 800), (900, 2200), (2400, 3000))  # ranges of the speech-like sound
 HARMONICS = range(1, 26)
@@ -138,9 +153,16 @@ def swung(rng: np.random.Generator, look: Look, take: Take) -> np.ndarray:
 
 
 SYNTHESIS = {
-    "strike": struck, "drum": struck, "ball": struck, "rub": rubbed, "pan": cooked,
-    "pour": streamed, "spray": streamed, "flag": swung, "wheel": swung,
-}  # fmt: skip
+    "strike": struck,
+    "drum": struck,
+    "ball": struck,
+    "rub": rubbed,
+    "pan": cooked,
+    "pour": streamed,
+    "spray": streamed,
+    "flag": swung,
+    "wheel": swung,
+}
 
 
 def own_sound(rng: np.random.Generator, look: Look, take: Take) -> np.ndarray:
