@@ -1,4 +1,4 @@
-"""Motion of known size with and without the camera's, decisions by hand, recall of events against brute force and simulation."""
+"""Motion of known size, decisions by hand, recall of events against brute force."""
 
 import json
 from itertools import combinations
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
-from audio_from_video.evaluation import motion as motion_evaluation
+from audio_from_video.evaluation.motion import event_agreement, steps_at
 from audio_from_video.media import codecs
 from audio_from_video.reporting import motion_figure
 from audio_from_video.runtime import parallel, stage_run
@@ -193,70 +193,68 @@ def test_a_failed_row_stays_as_it_is():
 
 def test_the_frame_on_screen_at_an_event():
     events_s = np.array([-0.1, 0.0, 0.49, 0.5, 2.6, 2.99, 3.0, 7.0])
-    assert motion_evaluation.steps_at(events_s, TIMES_S).tolist() == [0, 0, 1, 5, 5]
+    assert steps_at(events_s, TIMES_S).tolist() == [0, 0, 1, 5, 5]
 
 
 def brute_force(chosen: list[list[bool]], events: list[list[int]]) -> tuple[float, float]:
     """Recall and precision, one event and one frame at a time."""
-    pairs = [(row, shown) for row, shown in zip(chosen, events, strict=True) if shown]
-    found = [
-        any(row[t] for t in (e - 1, e, e + 1) if 0 <= t < len(row))
-        for row, shown in pairs
-        for e in shown
-    ]
-    right = [
-        min(abs(t - e) for e in shown) <= 1
-        for row, shown in pairs
-        for t, kept in enumerate(row)
-        if kept
-    ]
-    return sum(found) / len(found), sum(right) / len(right)
+    recalled = []
+    near = []
+    for mask, steps in zip(chosen, events, strict=True):
+        if not steps:
+            continue
+        for event in steps:
+            around = [step for step in (event - 1, event, event + 1) if 0 <= step < len(mask)]
+            recalled.append(any(mask[step] for step in around))
+        for step, is_chosen in enumerate(mask):
+            if is_chosen:
+                near.append(min(abs(step - event) for event in steps) <= 1)
+    return sum(recalled) / len(recalled), sum(near) / len(near)
 
 
-def random_case(clips_n: int = 40, steps: int = 18) -> tuple[np.ndarray, list[np.ndarray]]:
+def random_case(clips: int = 40, steps: int = 18) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Chosen frames [clips, steps] and events; every sixth clip has no event."""
     rng = np.random.default_rng(3)
-    chosen = rng.random((clips_n, steps)) < 0.25
-    chosen[np.arange(clips_n), rng.integers(steps, size=clips_n)] = True
-    return chosen, [
-        rng.integers(steps, size=n % 6) for n in range(clips_n)
-    ]  # every sixth clip has no event
+    chosen = rng.random((clips, steps)) < 0.25
+    chosen[np.arange(clips), rng.integers(steps, size=clips)] = True
+    events = [rng.integers(steps, size=number % 6) for number in range(clips)]
+    return chosen, events
 
 
 def test_recall_and_precision_against_brute_force():
     chosen, events = random_case()
-    found = motion_evaluation.event_agreement(chosen, events)
-    recall, precision = brute_force(chosen.tolist(), [shown.tolist() for shown in events])
-    assert found["event_recall"] == pytest.approx(recall) and found[
-        "chosen_near_event"
-    ] == pytest.approx(precision)
-    assert 0.1 < recall < 0.9 and 0.1 < precision < 0.9
+    figures = event_agreement(chosen, events)
+    recall, precision = brute_force(chosen.tolist(), [steps.tolist() for steps in events])
+    assert figures["event_recall"] == pytest.approx(recall)
+    assert figures["chosen_near_event"] == pytest.approx(precision)
+    assert 0.1 < recall < 0.9
+    assert 0.1 < precision < 0.9
 
 
-def test_random_frames_against_every_draw_and_simulation():
+def test_random_frames_against_every_draw():
     chosen = np.array([[True, True, False, False, False, False]])
-    draws = [[t in pair for t in range(6)] for pair in combinations(range(6), 2)]
-    every = [brute_force([draw], [[0, 3, 3]]) for draw in draws]
-    found = motion_evaluation.event_agreement(chosen, [np.array([0, 3, 3])])
-    assert found["event_recall_random"] == pytest.approx(np.mean([recall for recall, _ in every]))
-    assert found["chosen_near_event_random"] == pytest.approx(
-        np.mean([precision for _, precision in every])
-    )
+    figures = event_agreement(chosen, [np.array([0, 3, 3])])
+    every = []
+    for pair in combinations(range(6), 2):
+        draw = [step in pair for step in range(6)]
+        every.append(brute_force([draw], [[0, 3, 3]]))
+    recall, precision = np.mean(every, axis=0)
+    assert figures["event_recall_random"] == pytest.approx(recall)
+    assert figures["chosen_near_event_random"] == pytest.approx(precision)
+
+
+def test_random_frames_against_simulation():
     chosen, events = random_case()
+    figures = event_agreement(chosen, events)
     rng = np.random.default_rng(0)
-    drawn = [
-        motion_evaluation.event_agreement(rng.permuted(chosen, axis=1), events) for _ in range(400)
-    ]
-    found = motion_evaluation.event_agreement(chosen, events)
+    draws = [event_agreement(rng.permuted(chosen, axis=1), events) for _ in range(400)]
     for name in ("event_recall", "chosen_near_event"):
-        assert found[f"{name}_random"] == pytest.approx(
-            np.mean([draw[name] for draw in drawn]), abs=0.01
-        )
+        mean = np.mean([draw[name] for draw in draws])
+        assert figures[f"{name}_random"] == pytest.approx(mean, abs=0.01)
 
 
 def test_without_events_there_is_no_recall():
-    assert (
-        motion_evaluation.event_agreement(np.ones((2, 5), bool), [np.array([]), np.array([])]) == {}
-    )
+    assert event_agreement(np.ones((2, 5), bool), [np.array([]), np.array([])]) == {}
 
 
 # The stage
