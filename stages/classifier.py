@@ -123,6 +123,7 @@ def train_all(
         require_result(result, f"training {stage.item}")
     for task, result in zip(tasks, results, strict=True):
         probabilities[task.seed, task.predicted_indices] = result.probabilities
+    # All seeds predict the same clips.
     predicted = torch.cat([task.predicted_indices for task in tasks if task.seed == 0])
     return predictions_of(data, predicted, probabilities), results[: p.seeds]
 
@@ -194,7 +195,8 @@ def write_outputs(
     name = stage.item
     test = data.clips.iloc[data.participants("test").numpy()]
     predictions.write(name, all_predictions)
-    shards.write_table(missing_rates_table(test, p.missing_rates, hits), layout.missing_rates(name))
+    table = missing_rates_table(test, p.missing_rates, hits)
+    shards.write_table(table, layout.missing_rates(name))
     write_plots(name, curves, all_predictions.of("test"))
     metrics = condition_evaluation.classifier_figures(all_predictions)
     metrics["accuracy_at_missing_rate"] = missing_rates_figures(test, p.missing_rates, hits)
@@ -218,7 +220,8 @@ def missing_rates_table(test: pd.DataFrame, rates: list[float], hits: Hits) -> p
                 test.source_id.tolist(),
                 hit,
             ]
-            parts.append(pa.table(columns, names=MISSING_RATES.names).cast(MISSING_RATES))
+            part = pa.table(columns, names=MISSING_RATES.names)
+            parts.append(part.cast(MISSING_RATES))
     return pa.concat_tables(parts)
 
 

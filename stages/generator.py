@@ -76,7 +76,8 @@ class GeneratedFeatures:
     def of_clip(self, clip_index: int) -> np.ndarray:
         """Return the cross-fitted features of a clip, [seeds, T, A]."""
         places = self.cross_fitted[clip_index]
-        return np.stack([file.read([position])[0].numpy() for file, position in places])
+        features = [file.read([position])[0].numpy() for file, position in places]
+        return np.stack(features)
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -145,7 +146,8 @@ def all_jobs(p: GeneratorParams) -> list[Job]:
 def collect(data: Features, results: list[GeneratorResult], seeds: int) -> GeneratedFeatures:
     """Return which training's features count for which clip."""
     training = set(data.clip_indices("training").tolist())
-    by_seed: dict[int, dict[int, Place]] = {i: {} for i in data.clip_indices(*LABELLED).tolist()}
+    labelled = data.clip_indices(*LABELLED).tolist()
+    by_seed: dict[int, dict[int, Place]] = {clip_index: {} for clip_index in labelled}
     generated = GeneratedFeatures({})
     for result in results:
         job = result.job
@@ -177,7 +179,8 @@ def write_generated(
         for clip_index, clip in zip(clip_indices, clips, strict=True):
             yield {**clip, "features": features_of(clip_index)}
 
-    schema = pa.schema([("features", shards.tensor(pa.float16(), seeds, *data.audio.shape))])
+    features_type = shards.tensor(pa.float16(), seeds, *data.audio.shape)
+    schema = pa.schema([("features", features_type)])
     shards.write(directory, schema, rows(), index, "")
 
 
@@ -214,7 +217,8 @@ def network_figures(results: list[GeneratorResult]) -> dict[str, float]:
     fitted = [result for result in results if result.weights is not None]
     figures: dict[str, float] = {"parameters": results[0].parameters}
     for key in fitted[0].attention:
-        figures[key] = float(np.mean([result.attention[key] for result in fitted]))
+        values = [result.attention[key] for result in fitted]
+        figures[key] = float(np.mean(values))
     return figures
 
 

@@ -242,6 +242,12 @@ def test_what_the_other_architecture_adds_changes_nothing(data):
         synthetic.generate()
 
 
+def test_a_tracked_path_that_is_not_the_one_that_is_read_is_one_sentence(data):
+    data.set(generator={"architectures": {"caption_mapping": "data/other"}})
+    with pytest.raises(UserError, match="caption_mapping reads data/mapping, not data/other"):
+        synthetic.generate()
+
+
 # What is written
 
 

@@ -74,7 +74,9 @@ def draw_settings(p: SearchParams) -> list[Setting]:
     rng = np.random.default_rng(p.seed)
     settings: list[Setting] = [{}]
     for _ in range(p.draws - 1):
-        setting = {key: values[rng.integers(len(values))] for key, values in p.space.items()}
+        setting = {}
+        for key, values in p.space.items():
+            setting[key] = values[rng.integers(len(values))]
         settings.append(setting)
     return settings
 
@@ -83,7 +85,8 @@ def training_task(
     data: ActionData, p: ClassifierParams, setting: Setting, seed: int, name: str
 ) -> TrainingTask:
     """Return a training on all training clips, which predicts validation and test."""
-    p = p.model_copy(update={"lstm": p.lstm.model_copy(update=setting)})
+    lstm = p.lstm.model_copy(update=setting)
+    p = p.model_copy(update={"lstm": lstm})
     training = data.participants("training")
     labelled = training[data.uses_label[training]]
     training_indices, targets = training_targets(

@@ -77,15 +77,17 @@ class AudioReader:
             features[gaps] = 0.0
             present[gaps] = True
         elif filler == "mean":
-            features[gaps] = self.scale.mean.expand(shape).clone()
+            features[gaps] = self.scale.mean
             present[gaps] = True
         elif filler == "noise":
             noise = self._noise(clip_indices[gaps], shape, generator)
-            features[gaps] = self.scale.mean.expand(shape) + self.scale.std * noise
+            features[gaps] = self.scale.mean + self.scale.std * noise
             present[gaps] = True
         else:
             other = self.data.sounds[filler]
-            features[gaps], present[gaps] = other.read(clip_indices[gaps], self.seed)
+            other_features, other_present = other.read(clip_indices[gaps], self.seed)
+            features[gaps] = other_features
+            present[gaps] = other_present
         return AudioInput(features, present, is_real)
 
     def _noise(

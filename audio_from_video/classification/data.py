@@ -45,7 +45,8 @@ class ActionData(VideoFeatures):
 
         self.sounds = {}
         for kind in condition.audio_kinds:
-            self.sounds[kind] = self.load_sound(folder / kind, condition.audio_path(kind))
+            path = condition.audio_path(kind)
+            self.sounds[kind] = self.load_sound(folder / kind, path)
         # Retrieved audio is another clip's real audio: the same file, at another clip's place.
         if "retrieved" in self.sounds:
             self.sounds["retrieved"].row = self._most_alike_sound(self.sounds["real"])
@@ -133,7 +134,8 @@ class ActionData(VideoFeatures):
                 "add some, or leave them out by clips.actions"
             )
         index_of = {action: i for i, action in enumerate(self.actions)}
-        self.labels = torch.tensor([index_of.get(action, -1) for action in clip_actions])
+        labels = [index_of.get(action, -1) for action in clip_actions]
+        self.labels = torch.tensor(labels)
 
     def _draw_labels(self, per_action: int) -> None:
         """Set `uses_label`: at most `per_action` training clips per action (0: all), by hash."""
@@ -145,14 +147,16 @@ class ActionData(VideoFeatures):
             return
         clips = self.clips.iloc[training.numpy()]
         order = clips.clip_id.map(lambda name: digest("label", name))
-        ranks = clips.assign(order=order).sort_values("order").groupby("action").cumcount()
+        ordered = clips.assign(order=order).sort_values("order")
+        ranks = ordered.groupby("action").cumcount()
         surplus = ranks.index[ranks >= per_action].to_numpy()
         self.uses_label[torch.tensor(surplus)] = False
 
     def _filter_decisions(self) -> torch.Tensor:
         """Whether the gate's column of the filter's table keeps each clip [N]; False if unknown."""
         gate = self.condition.gate
-        table = shards.read_table(Path(self.condition.decisions), ["clip_id", gate]).to_pandas()
+        path = Path(self.condition.decisions)
+        table = shards.read_table(path, ["clip_id", gate]).to_pandas()
         decisions = table.set_index("clip_id")[gate]
         # The filter knows no unlabelled clips and none whose audio could not be generated.
         keep = self.clips.clip_id.map(decisions).fillna(False)
@@ -183,7 +187,8 @@ class ActionData(VideoFeatures):
         indices = table.audio_label.map(label_index)
         action_labels = indices.groupby(table.action).apply(list).to_dict()
 
-        stored = shards.read_columns(self.condition.audio_path("real"), ["label_scores"], LABELLED)
+        audio_path = self.condition.audio_path("real")
+        stored = shards.read_columns(audio_path, ["label_scores"], LABELLED)
         scores_of = dict(zip(stored["clip_id"], stored["label_scores"], strict=True))
         belongs = []
         for clip in self.clips.itertuples():

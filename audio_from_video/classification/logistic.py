@@ -46,7 +46,8 @@ def logistic_regression(data: ActionData, p: ClassifierParams) -> LogisticResult
         probabilities[seed, predicted] = model.predict_proba(clips.as_at_test(predicted))
         seed_hits = []
         for missing in data.missing_at(p.missing_rates, test, seed).values():
-            seed_hits.append(model.predict(clips.summary(test, "real", missing)) == test_labels)
+            summaries = clips.summary(test, "real", missing)
+            seed_hits.append(model.predict(summaries) == test_labels)
         hits.append(seed_hits)
     return LogisticResult(predictions_of(data, predicted, probabilities), hits)
 
@@ -72,7 +73,8 @@ class ClipSummaries:
 
         They have it where the condition has real audio at test.
         """
-        missing = torch.full((len(clip_indices),), self.data.condition.test_audio != "real")
+        lacks_audio = self.data.condition.test_audio != "real"
+        missing = torch.full((len(clip_indices),), lacks_audio)
         return self.summary(clip_indices, "real", missing)
 
     def summary(self, clip_indices: torch.Tensor, kind: str, missing: torch.Tensor) -> np.ndarray:
@@ -86,7 +88,8 @@ class ClipSummaries:
             audio = self.audio.read(clip_indices, kind, missing)
             present = audio.features * audio.present[:, None, None]
             features = torch.cat([features, present], dim=2)
-        return torch.cat([features.mean(1), features.std(1)], dim=1).numpy()
+        summaries = torch.cat([features.mean(1), features.std(1)], dim=1)
+        return summaries.numpy()
 
 
 def fit_best(clips: ClipSummaries, inverse_regularisation: list[float]) -> "Pipeline":
@@ -107,9 +110,9 @@ def fit_best(clips: ClipSummaries, inverse_regularisation: list[float]) -> "Pipe
     best = None
     best_accuracy = -1.0
     for strength in inverse_regularisation:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(
-            training, training_labels
-        )
+        regression = LogisticRegression(C=strength, max_iter=2000)
+        model = make_pipeline(StandardScaler(), regression)
+        model.fit(training, training_labels)
         accuracy = model.score(validation, validation_labels)
         if accuracy > best_accuracy:
             best = model

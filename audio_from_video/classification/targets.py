@@ -88,7 +88,9 @@ def teacher_probabilities(data: ActionData, seed: int) -> tuple[torch.Tensor, to
         raise UserError(
             f"{name} answers other actions than this condition: run `dvc repro classifier@{name}`"
         )
-    positions = pd.Series(np.arange(len(teacher.clips)), index=teacher.clips.clip_id)
+    # Where the clips stand among the teacher's; NaN where it has not predicted one.
+    places = np.arange(len(teacher.clips))
+    positions = pd.Series(places, index=teacher.clips.clip_id)
     positions = positions.reindex(data.clips.clip_id)
     known = positions.notna().to_numpy()
     of_seed = teacher.probabilities[seed % len(teacher.probabilities)]

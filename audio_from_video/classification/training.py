@@ -1,6 +1,5 @@
 """One training of a condition's LSTM: its task, the network, its losses and its predictions."""
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +21,7 @@ from audio_from_video.classification.networks import (
 from audio_from_video.classification.settings import ClassifierParams, NetworkParams
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.loop import fit
-from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.digests import digest, new_hash
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.storage import shards
 from audio_from_video.storage.predictions import Predictions
@@ -58,7 +57,7 @@ class TrainingTask:
         """
         if not self.data_key:
             return None
-        targets = hashlib.blake2b(self.targets.numpy().tobytes(), digest_size=16).hexdigest()
+        targets = new_hash(self.targets.numpy().tobytes()).hexdigest()
         condition = self.data.condition.model_dump()
         others = self.p.model_dump(include={"missing_rates", "extra_weight"})
         return Checkpoint(digest(self.data_key, targets, condition, others), (generator,))
@@ -71,7 +70,8 @@ class TrainingTask:
         rate = self.data.condition.missing_rate
         if rate == "drawn":
             rates = self.p.missing_rates
-            share = rates[int(torch.randint(len(rates), (1,), generator=generator))]
+            index = torch.randint(len(rates), (1,), generator=generator)
+            share = rates[int(index)]
         else:
             share = float(rate)
         return torch.rand(count, generator=generator) < share
@@ -111,7 +111,8 @@ def train_one(task: TrainingTask) -> TrainingResult:
     with torch.inference_mode():
         probabilities = training.probabilities(task.predicted_indices)
         hits = training.hits_at_missing_rates()
-    weights = {key: value.cpu() for key, value in training.model.state_dict().items()}
+    state = training.model.state_dict()
+    weights = {key: value.cpu() for key, value in state.items()}
     return TrainingResult(weights, curve, probabilities, hits)
 
 
@@ -183,20 +184,24 @@ class ConditionTraining:
             return self.model(video).cpu()
         audio = self.audio.read(clip_indices, "real", missing)
         features = audio.features.to(self.device)
-        return self.model(video, features, audio.present.to(self.device)).cpu()
+        present = audio.present.to(self.device)
+        return self.model(video, features, present).cpu()
 
     def validation_loss(self) -> float:
         """Return the mean cross-entropy of the validation clips."""
         losses = []
         sizes = []
         for part in self.data.participants("validation").split(CLIPS_PER_PART):
-            losses.append(cross_entropy(self.logits(part), self.data.labels[part]))
+            labels = self.data.labels[part]
+            losses.append(cross_entropy(self.logits(part), labels))
             sizes.append(len(part))
         return float(np.average(losses, weights=sizes))
 
     def probabilities(self, clip_indices: torch.Tensor) -> np.ndarray:
         """Return the probabilities [n, actions] of clips [n]."""
-        parts = [self.logits(part).softmax(1) for part in clip_indices.split(CLIPS_PER_PART)]
+        parts = []
+        for part in clip_indices.split(CLIPS_PER_PART):
+            parts.append(self.logits(part).softmax(1))
         return torch.cat(parts).numpy()
 
     def hits_at_missing_rates(self) -> list[np.ndarray]:
@@ -210,12 +215,14 @@ class ConditionTraining:
                 test.split(CLIPS_PER_PART), missing.split(CLIPS_PER_PART), strict=True
             ):
                 predicted.append(self.logits(part, part_missing).argmax(1))
-            hits.append((torch.cat(predicted) == self.data.labels[test]).numpy())
+            hit = torch.cat(predicted) == self.data.labels[test]
+            hits.append(hit.numpy())
         return hits
 
     def _video(self, clip_indices: torch.Tensor) -> torch.Tensor:
         """Video features [n, T, V] of clips."""
-        return self.data.video.read(clip_indices.tolist()).to(self.device)
+        video = self.data.video.read(clip_indices.tolist())
+        return video.to(self.device)
 
 
 def predictions_of(

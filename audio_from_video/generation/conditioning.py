@@ -5,7 +5,6 @@ its contents). `TunedConditioning` follows a text encoder that is fine-tuned ins
 through the attention weights.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 from audio_from_video.backbones import text as text_backbone
 from audio_from_video.generation.networks import Anchors
 from audio_from_video.learning.features import Features, iter_column
-from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.digests import digest, new_hash
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile
 
@@ -57,6 +56,7 @@ class Conditioning:
         self._labels = self._row_file(folder, "labels").write(label_rows)
 
         position = {name: i for i, name in enumerate(names)}
+        # The mapping also holds clips whose video could not be read.
         self._position = np.array([position[name] for name in data.clips.clip_id])
         self._fold = torch.from_numpy(fold)  # -1, validation and test, is label_audio's last
         self._mapped = mapped
@@ -79,7 +79,8 @@ class Conditioning:
         """Return a digest of all that a training reads from here: part of a checkpoint's key."""
         contents = []
         for tensor in (self.caption_text, self.label_text, self.label_audio):
-            contents.append(hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest())
+            content = tensor.numpy().tobytes()
+            contents.append(new_hash(content).hexdigest())
         files = [self._captions.digest(), self._labels.digest()]
         positions = self._position.tolist()
         return digest(contents, files, positions, self._mapped, self.settings, self.captions)
@@ -138,7 +139,8 @@ class TextEncoder(nn.Module):
         for key, value in self.model.preprocess(texts).items():
             if isinstance(value, torch.Tensor):
                 inputs[key] = value.to(device)
-        return nn.functional.normalize(self.model(inputs)["sentence_embedding"], dim=-1)
+        embeddings = self.model(inputs)["sentence_embedding"]
+        return nn.functional.normalize(embeddings, dim=-1)
 
     @torch.no_grad()
     def all(self) -> torch.Tensor:
@@ -170,7 +172,10 @@ class TunedConditioning:
         captions = len(self.conditioning.captions)
         self.caption_text = embeddings[:captions]
         self.label_text = embeddings[captions:]
-        similarity, labels = (self.caption_text @ self.label_text.T).topk(self.top_k, dim=1)
+        cosines = (
+            self.caption_text @ self.label_text.T
+        )  # [captions, L]: embeddings are unit vectors
+        similarity, labels = cosines.topk(self.top_k, dim=1)
         dissimilar = similarity < self.min_similarity
         self.labels_of_caption = labels.masked_fill(dissimilar, -1).cpu()  # [captions, k]
 

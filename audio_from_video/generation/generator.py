@@ -96,7 +96,8 @@ class Generator:
 
     def video(self, clip_indices: torch.Tensor) -> torch.Tensor:
         """Video features [n, T, V] of clips."""
-        return self.data.video.read(clip_indices.tolist()).to(self.device)
+        video = self.data.video.read(clip_indices.tolist())
+        return video.to(self.device)
 
 
 class MappedGenerator(Generator):
@@ -156,7 +157,8 @@ class MappedGenerator(Generator):
         video = self.video(clip_indices)
         if self.model.training:
             shape = (len(clip_indices), video.shape[1], self.noise_width)
-            noise = torch.randn(*shape, generator=self.noise_generator).to(self.device)
+            noise = torch.randn(*shape, generator=self.noise_generator)
+            noise = noise.to(self.device)
         else:
             noise = self.own_noise(clip_indices, 0)
         return self.model(video, self.anchors(clip_indices), noise)
@@ -173,7 +175,8 @@ class MappedGenerator(Generator):
     def own_noise(self, clip_indices: torch.Tensor, draw: int) -> torch.Tensor:
         """Noise [n, T, N] that depends on clip, seed and number of the draw alone."""
         shape = (self.data.video.shape[0], self.noise_width)
-        return self.data.noise(clip_indices, shape, self.seed, draw).to(self.device)
+        noise = self.data.noise(clip_indices, shape, self.seed, draw)
+        return noise.to(self.device)
 
 
 def make_generator(inputs: Inputs, seed: int, p: GeneratorParams) -> Generator:

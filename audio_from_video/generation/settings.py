@@ -2,10 +2,20 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from audio_from_video.learning.loop import TrainingParams
 from audio_from_video.runtime import params
+from audio_from_video.storage import layout
+
+# What is read for each architecture beside the features and the predictions of video_only. Those
+# stand for nothing here: DVC cannot leave a dependency out.
+NOTHING = str(layout.predictions("video_only"))
+READS = {
+    "semantic_validation": NOTHING,
+    "caption_mapping": str(layout.MAPPING),
+    "shuffled": NOTHING,
+}
 
 
 class GeneratorNetwork(TrainingParams):
@@ -44,3 +54,12 @@ class GeneratorParams(params.Section):
     caption_mapping: MappingNetwork
     shuffled: dict[str, str] = {}
     architectures: dict[Literal["semantic_validation", "caption_mapping", "shuffled"], str]
+
+    @field_validator("architectures")
+    @classmethod
+    def _check_paths(cls, paths: dict[str, str]) -> dict[str, str]:
+        """DVC tracks these paths: they must be those that the stage reads."""
+        for name, path in paths.items():
+            if path != READS[name]:
+                raise ValueError(f"{name} reads {READS[name]}, not {path}")
+        return paths

@@ -96,7 +96,8 @@ def run_job(task: GeneratorTask) -> GeneratorResult:
             attention = attention_figures(generator, training.validation_indices)
     weights = None
     if job.fold == WHOLE and job.control == "none":
-        weights = {key: value.cpu() for key, value in model.state_dict().items()}
+        state = model.state_dict()
+        weights = {key: value.cpu() for key, value in state.items()}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return GeneratorResult(
         job, clip_indices.numpy(), features, curve, parameters, attention, weights
@@ -126,7 +127,8 @@ class GeneratorTraining:
     def _set_scales(self) -> None:
         """Give the network the scales of the training clips' features."""
         model = self.generator.model
-        model.set_scale("video", *self.data.video.moments(self.training_indices.tolist()))
+        video_mean, video_std = self.data.video.moments(self.training_indices.tolist())
+        model.set_scale("video", video_mean, video_std)
         rows = self.data.audio_row[self.training_indices].tolist()
         mean, std = self.data.audio.moments(rows)
         if self.task.p.lstm.target_scale == "global":
@@ -137,7 +139,8 @@ class GeneratorTraining:
     def train(self) -> list[dict]:
         """Train the network; return its losses by epoch."""
         task = self.task
-        key = digest(task.inputs_key, asdict(task.job), task.p.model_dump(exclude={"seeds"}))
+        settings = task.p.model_dump(exclude={"seeds"})
+        key = digest(task.inputs_key, asdict(task.job), settings)
         return fit(
             self.generator.model,
             self.loss,
@@ -169,12 +172,14 @@ class GeneratorTraining:
 
     def write_features(self, clip_indices: torch.Tensor) -> RowFile:
         """Write the features [T, A] generated for clips to the task's file."""
-        return RowFile(self.task.path, self.data.audio.shape).write(self._features(clip_indices))
+        file = RowFile(self.task.path, self.data.audio.shape)
+        return file.write(self._features(clip_indices))
 
     def _features(self, clip_indices: torch.Tensor) -> Iterator[np.ndarray]:
         """Generate the features [T, A] of one clip after the other."""
         for part in clip_indices.split(CLIPS_PER_PART):
-            yield from self.generator.model.unscale(self.generator(part)).cpu().numpy()
+            features = self.generator.model.unscale(self.generator(part))  # [n, T, A]
+            yield from features.cpu().numpy()
 
 
 def attention_figures(generator: MappedGenerator, clip_indices: torch.Tensor) -> dict[str, float]:
@@ -247,4 +252,5 @@ def clips_to_generate(inputs: Inputs, job: Job) -> torch.Tensor:
     data = inputs.data
     if job.fold != WHOLE:
         return clips_of_fold(data, inputs.fold, job.fold)
-    return torch.cat([data.clip_indices("validation", "test"), data.clip_indices("training")])
+    scored = data.clip_indices("validation", "test")
+    return torch.cat([scored, data.clip_indices("training")])
