@@ -215,10 +215,11 @@ def write_models(
 def network_figures(results: list[GeneratorResult]) -> dict[str, float]:
     """Return the number of parameters, and the means over seeds of the attention's figures."""
     fitted = [result for result in results if result.weights is not None]
-    figures: dict[str, float] = {"parameters": results[0].parameters}
+    figures: dict[str, float] = {}
     for key in fitted[0].attention:
         values = [result.attention[key] for result in fitted]
         figures[key] = float(np.mean(values))
+    figures["parameters"] = results[0].parameters
     return figures
 
 
