@@ -1,10 +1,11 @@
 """Measure how densely the code is written, over folders or files of Python source.
 
-    python -m benchmarks.code_measures [path ...]     default: audio_from_video stages tools benchmarks
+    python -m benchmarks.code_measures [PATH ...]
 
-Prints one figure a line: tokens per code line, long lines, blank lines within functions, nested
-comprehensions and tuple assignments per 1,000 statements, comments, docstrings that give shapes,
-arguments, results or errors, long functions, annotated arguments.
+Without a path these are audio_from_video, stages, tools and benchmarks. Prints one figure a line:
+tokens per code line, long lines, blank lines within functions, nested comprehensions and tuple
+assignments per 1,000 statements, comments, docstrings that give shapes, arguments, results or
+errors, long functions, annotated arguments.
 """
 
 import argparse

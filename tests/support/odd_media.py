@@ -46,7 +46,7 @@ def filtered(source: str, *options: str, suffix: str = ".mp4") -> Callable[[Path
 
 @contextmanager
 def _named(path: Path, suffix: str) -> Iterator[Path]:
-    """Give a file to write whose suffix tells ffmpeg the container; it becomes `path` at the end."""
+    """Give a file to write, whose suffix tells ffmpeg the container; it becomes `path` then."""
     file = path.with_name(f"made{suffix}")
     yield file
     file.rename(path)
@@ -147,7 +147,7 @@ TONE = sine(440, 3, -12)
 GOOD = video("-movflags", "faststart", *AAC, sound=TONE)
 LATE_INDEX = video(*AAC, sound=TONE)
 
-# kind: (how it is written, and its statuses in clips, frames and audio); None: it does not get there
+# kind: (how it is written, and its statuses in clips, frames and audio; None: it gets no row)
 KINDS: dict[str, tuple[Callable[[Path], None], str, str | None, str | None]] = {
     "good": (GOOD, "ok", "ok", "ok"),
     "zero bytes": (content(b""), "unreadable", None, None),

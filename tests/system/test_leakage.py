@@ -1,5 +1,7 @@
-"""From features to decisions and answers, all stages of architecture 1 in a row: nothing leaks from test labels, from a clip's
-own sound or from the truth of rendered clips."""
+"""From features to decisions and answers, all stages of architecture 1 in a row.
+
+Nothing leaks from test labels, from a clip's own sound or from the truth of rendered clips.
+"""
 
 import json
 from pathlib import Path
@@ -29,13 +31,11 @@ CONDITIONS = {
     "validated_real": condition_keys(**REAL, gate="keep_real"),
     "real_audio": condition_keys(**REAL),
 }
-HONEST = [
-    "score",
-    "keep",
-    "score_real",
-    "keep_real",
-    "predicted_action",
-]  # columns of data/filter/semantic_validation.parquet that know no test label
+# Columns of data/filter/semantic_validation.parquet that know no test label.
+HONEST = ["score", "keep", "score_real", "keep_real", "predicted_action"]
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,8 @@ def pipeline(workspace, ast_model, in_process):
 
     def head(pooled: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return (
-                backbone.model.classifier(torch.tensor(pooled, dtype=torch.float32))
-                .sigmoid()
-                .numpy()
-            )
+            logits = backbone.model.classifier(torch.tensor(pooled, dtype=torch.float32))
+            return logits.sigmoid().numpy()
 
     workspace.rows = synthetic.make_clips(head=head)
     synthetic.write_data(workspace.rows)
@@ -75,7 +72,7 @@ def pipeline(workspace, ast_model, in_process):
 
 
 def run_all() -> None:
-    """The stages in the order of dvc.yaml."""
+    """Run the stages in the order of dvc.yaml."""
     for name in ("video_only", "logistic", "real_audio"):
         classifier.main(stage_run.StageRun("classifier", name, 1))
     generator.main(stage_run.StageRun("generator", "semantic_validation", 1))
@@ -87,29 +84,33 @@ def run_all() -> None:
 
 
 def decisions() -> pd.DataFrame:
-    return (
-        pd.read_parquet("data/filter/semantic_validation.parquet").set_index("clip_id").sort_index()
-    )
+    table = pd.read_parquet("data/filter/semantic_validation.parquet")
+    return table.set_index("clip_id").sort_index()
 
 
 def labels() -> dict[str, bytes]:
-    found = shards.read_columns(Path("data/predicted_labels/semantic_validation"), ["generated"])
-    return {
-        name: scores.tobytes()
-        for name, scores in zip(found["clip_id"], found["generated"], strict=True)
-    }
+    columns = shards.read_columns(Path("data/predicted_labels/semantic_validation"), ["generated"])
+    pairs = zip(columns["clip_id"], columns["generated"], strict=True)
+    return {clip_id: scores.tobytes() for clip_id, scores in pairs}
 
 
 def answers(condition: str) -> pd.DataFrame:
-    """Probabilities of all seeds by clip."""
-    found = predictions.read(condition)
-    return pd.DataFrame(
-        np.concatenate(list(found.probabilities), axis=1), index=found.clips.clip_id
-    ).sort_index()
+    """Return a condition's probabilities, of all seeds side by side, by clip."""
+    stored = predictions.read(condition)
+    probabilities = np.concatenate(list(stored.probabilities), axis=1)
+    return pd.DataFrame(probabilities, index=stored.clips.clip_id).sort_index()
+
+
+def metrics(name: str) -> dict:
+    return json.loads(Path(f"metrics/{name}.json").read_text())
 
 
 def threshold() -> float:
-    return json.loads(Path("metrics/filter.json").read_text())["threshold"]
+    return metrics("filter")["semantic_validation"]["threshold"]
+
+
+def accuracy() -> float:
+    return metrics("classifier/video_only")["accuracy"]["mean"]
 
 
 @pytest.mark.parametrize("calibration", ["none", "action"])
@@ -118,66 +119,59 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
 ):
     pipeline.set(filter={"calibration": calibration})
     run_all()
-    before = (
-        synthetic.generated_bytes(),
-        labels(),
-        threshold(),
-        decisions(),
-        {name: answers(name) for name in CONDITIONS},
-    )
-    accuracy = json.loads(Path("metrics/classifier/video_only.json").read_text())["accuracy"][
-        "mean"
-    ]
-    for row in (
-        pipeline.rows
-    ):  # each test clip's label becomes the next one; the folders and the order change with them
+    generated_before = synthetic.generated_bytes()
+    labels_before = labels()
+    threshold_before = threshold()
+    before = decisions()
+    answers_before = {name: answers(name) for name in CONDITIONS}
+    accuracy_before = accuracy()
+
+    # Each test clip's label becomes the next one; the folders and the order change with them.
+    for row in pipeline.rows:
         if row["split"] == "test":
             row["action"] = ACTIONS[(ACTIONS.index(row["action"]) + 1) % len(ACTIONS)]
     synthetic.write_data(pipeline.rows)
     run_all()
-    assert synthetic.generated_bytes() == before[0]
-    assert labels() == before[1]
-    assert threshold() == before[2]
+
+    assert synthetic.generated_bytes() == generated_before
+    assert labels() == labels_before
+    assert threshold() == threshold_before
     table = decisions()
-    pd.testing.assert_frame_equal(table[HONEST], before[3][HONEST])
+    pd.testing.assert_frame_equal(table[HONEST], before[HONEST])
     assert table.score.nunique() > 10  # the scores that stayed the same tell clips apart
     test = table.split == "test"
-    assert (
-        table.score_oracle[test] != before[3].score_oracle[test]
-    ).any()  # what is leaky does change
-    assert (table.score_published[test] != before[3].score_published[test]).any()
-    pd.testing.assert_frame_equal(table[~test], before[3][~test])
+    # What is leaky does change.
+    assert (table.score_oracle[test] != before.score_oracle[test]).any()
+    assert (table.score_published[test] != before.score_published[test]).any()
+    pd.testing.assert_frame_equal(table[~test], before[~test])
     for name in CONDITIONS:
-        pd.testing.assert_frame_equal(answers(name), before[4][name])
-    assert (
-        json.loads(Path("metrics/classifier/video_only.json").read_text())["accuracy"]["mean"]
-        != accuracy
-    )
+        pd.testing.assert_frame_equal(answers(name), answers_before[name])
+    assert accuracy() != accuracy_before
 
 
 def test_a_training_clips_own_sound_does_not_come_back_to_it(pipeline):
-    """Neither its generated features nor its predicted action know it; the test clips' features, from all clips, do."""
+    """Neither its generated features nor its predicted action know it.
+
+    The features of test clips come from all clips, and so they do know it.
+    """
     run_all()
-    before, table = synthetic.generated_bytes(), decisions()
+    before = synthetic.generated_bytes()
+    table = decisions()
     row = [row for row in pipeline.rows if row["split"] == "training" and row["audible"]][4]
     row["audio"] = -2 * row["audio"]
     synthetic.write_data(pipeline.rows)
     run_all()
-    after, changed = synthetic.generated_bytes(), decisions()
+    after = synthetic.generated_bytes()
     assert after[row["clip_id"]] == before[row["clip_id"]]
     test = [other["clip_id"] for other in pipeline.rows if other["split"] == "test"]
     assert all(after[name] != before[name] for name in test)
-    assert (changed.predicted_action == table.predicted_action).all()
+    assert (decisions().predicted_action == table.predicted_action).all()
 
 
 def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
     def outputs() -> dict[Path, bytes]:
-        return {
-            path: path.read_bytes()
-            for folder in ("data", "models", "metrics")
-            for path in Path(folder).rglob("*.*")
-            if path.is_file()
-        }
+        paths = [path for name in ("data", "models", "metrics") for path in Path(name).rglob("*.*")]
+        return {path: path.read_bytes() for path in paths if path.is_file()}
 
     run_all()
     before = outputs()
@@ -185,10 +179,10 @@ def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
     run_all()
     after = outputs()
     changed = {str(path) for path in before | after if before.get(path) != after.get(path)}
-    assert changed == {"data/truth.parquet", "metrics/filter.json"} and len(before) > 50
-    with_truth, without = (
-        json.loads(found[Path("metrics/filter.json")]) for found in (before, after)
-    )
+    assert changed == {"data/truth.parquet", "metrics/filter.json"}
+    assert len(before) > 50
+    with_truth = json.loads(before[Path("metrics/filter.json")])["semantic_validation"]
+    without = json.loads(after[Path("metrics/filter.json")])["semantic_validation"]
     assert with_truth.keys() - without.keys() == {
         *("auroc", "auroc_within_action", "auroc_oracle", "auroc_real", "auroc_real_within_action"),
         *("generated_sounds_right", "kept_sounds_right"),
@@ -202,37 +196,38 @@ def test_unlabelled_clips_reach_no_classifier(pipeline):
     before = {name: answers(name) for name in ("video_only", "real_audio")}
     for row in pipeline.rows:
         if row["split"] == "unlabelled":
-            row["rgb"], row["audio"] = row["rgb"] + 3, row["audio"] + 3
+            row["rgb"] = row["rgb"] + 3
+            row["audio"] = row["audio"] + 3
     synthetic.write_data(pipeline.rows)
-    for name, found in before.items():
+    for name, table in before.items():
         classifier.main(stage_run.StageRun("classifier", name, 1))
-        pd.testing.assert_frame_equal(answers(name), found)
-        assert not found.index.str.contains("unlabelled").any()
+        pd.testing.assert_frame_equal(answers(name), table)
+        assert not table.index.str.contains("unlabelled").any()
 
 
 def test_a_training_clips_own_label_does_not_come_back_to_it(pipeline):
-    """`video_only` out of fold: another label of a training clip changes no answer to the clips of its fold."""
+    """Out of fold, another label of a training clip changes no answer to the clips of its fold."""
     classifier.main(stage_run.StageRun("classifier", "video_only", 1))
     before = answers("video_only")
-    row = [
-        row for row in pipeline.rows if row["split"] == "training" and row["action"] == ACTIONS[0]
-    ][-1]
-    row["action"] = ACTIONS[
-        1
-    ]  # the last of one action becomes the first of the next: the order of the clips is as before
+    training = [row for row in pipeline.rows if row["split"] == "training"]
+    # The last of one action becomes the first of the next: the order of the clips is as before.
+    row = [row for row in training if row["action"] == ACTIONS[0]][-1]
+    row["action"] = ACTIONS[1]
     synthetic.write_data(pipeline.rows)
     classifier.main(stage_run.StageRun("classifier", "video_only", 1))
-    training = pd.DataFrame(
-        [row for row in pipeline.rows if row["split"] == "training"]
-    )  # no unlabelled clip reaches a classifier
-    fold = dict(zip(training.clip_id, folds.of_clips(training, 2), strict=True))
+    clips = pd.DataFrame(training)  # no unlabelled clip reaches a classifier
+    fold = dict(zip(clips.clip_id, folds.of_clips(clips, 2), strict=True))
     same = {name for name, number in fold.items() if number == fold[row["clip_id"]]}
     unchanged = (answers("video_only") == before).all(axis=1)
-    assert row["clip_id"] in same and set(unchanged.index[unchanged]) == same
+    assert row["clip_id"] in same
+    assert set(unchanged.index[unchanged]) == same
 
 
 def test_an_action_that_nobody_hears_runs_to_the_decisions(pipeline):
-    """Its clips get generated sound from what was learned of the others, and a decision; its real sound has none."""
+    """Its clips get sound generated from what was learned of the others, and a decision.
+
+    Their real sound has no decision.
+    """
     silent = ACTIONS[0]
     for row in pipeline.rows:
         row["audible"] = row["audible"] and row["action"] != silent
@@ -240,12 +235,11 @@ def test_an_action_that_nobody_hears_runs_to_the_decisions(pipeline):
     run_all()
     table = decisions()
     own = table[table.action == silent]
-    assert (
-        len(own) == sum(row["action"] == silent for row in pipeline.rows)
-        and np.isfinite(own.score).all()
-    )
-    assert own.score_real.isna().all() and not own.keep_real.any() and table.keep_real.any()
-    measured = json.loads(Path("metrics/generator/semantic_validation.json").read_text())["test"][
-        "generated"
-    ]["centred_cosine"]
-    assert measured["n"] == sum(row["audible"] for row in pipeline.rows if row["split"] == "test")
+    assert len(own) == sum(row["action"] == silent for row in pipeline.rows)
+    assert np.isfinite(own.score).all()
+    assert own.score_real.isna().all()
+    assert not own.keep_real.any()
+    assert table.keep_real.any()
+    figures = metrics("generator/semantic_validation")["test"]["generated"]
+    test = [row for row in pipeline.rows if row["split"] == "test"]
+    assert figures["centred_cosine"]["n"] == sum(row["audible"] for row in test)

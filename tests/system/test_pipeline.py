@@ -82,7 +82,7 @@ def test_a_filter_threshold_reruns_the_filter_and_what_follows(repository):
     always = {"clips", "filter", "report"}
     gated = {f"classifier@{name}" for name in ("validated", "mapped_validated", "published")}
     assert always | {"classifier@validated"} <= ran <= always | gated
-    assert metrics(repository, "filter")["threshold"] == 0.1
+    assert metrics(repository, "filter")["semantic_validation"]["threshold"] == 0.1
 
 
 def test_more_labels_per_caption_rerun_the_mapping_and_what_follows(repository):
