@@ -163,7 +163,7 @@ def fit_projection(patches: Iterable[np.ndarray], width: int, components: int) -
     width: D.  Signs are fixed (largest loading positive), so that the same clips give the same
     projection.  Raises UserError when there are too few time steps.
     """
-    n = 0
+    n = 0  # time steps
     total = np.zeros(width)
     products = np.zeros((width, width))
     for clip in patches:
@@ -177,6 +177,7 @@ def fit_projection(patches: Iterable[np.ndarray], width: int, components: int) -
             f"of audible training clips; there are {n}: lower it or add clips"
         )
     mean = total / n
+    # Moments, not the clips, are held in memory: it does not grow with their number.
     covariance = (products - n * np.outer(mean, mean)) / (n - 1)
     variances, vectors = np.linalg.eigh(covariance)
     order = np.argsort(variances)[::-1][:components]
@@ -197,8 +198,41 @@ def main(stage: stage_run.StageRun) -> None:
             f"but '{p.model}' gives only {width} dimensions"
         )
     clips = shards.inputs(SOURCE)
-    # Of items, which the projection is no part of: it is computed anew from them.
-    version = item_store.version(
+    stored = item_columns(p, count, width)
+    features = shards.tensor(pa.float16(), count, p.components)
+
+    def compute(missing: Iterator[tuple]) -> Iterator[dict | Failure]:
+        return parallel.map_items(
+            encode_clip, missing, stage.workers, initializer=load_backbone, initargs=(p.model,)
+        )
+
+    with ClipItems("audio_features", item_version(p, count), stored) as items:
+        rows = shards.iter_rows(SOURCE, ["flac"])
+        sounds = ((row["clip_id"], (row["flac"], count, p)) for row in rows)
+        items.fill(stage, clips, sounds, compute)
+        pca = fit_projection(training_patches(items, clips), width, p.components)
+
+        def with_features(row: dict) -> dict:
+            # A clip whose worker failed has no patches.
+            if row["status"] != "ok":
+                return row
+            return row | {"features": pca.project(row["patches"])}
+
+        columns = pa.schema([("features", features), *stored])
+        index = items.pack(layout.AUDIO_FEATURES, clips, columns, finish=with_features)
+    save_projection(pca)
+    stage.write_metrics(
+        {
+            "clips": accounting.status_counts(index),
+            "shape": {"steps": count, "width": width, "components": p.components},
+            "explained_variance": explained_variance(pca),
+        }
+    )
+
+
+def item_version(p: AudioFeaturesParams, count: int) -> str:
+    """Return the version of items; the projection is no part of it: it is computed from them."""
+    return item_store.version(
         "audio_features",
         CODE_VERSION,
         hub.revision(p.model),
@@ -206,46 +240,25 @@ def main(stage: stage_run.StageRun) -> None:
         p.model_dump(exclude={"model", "components"}),
         libraries=LIBRARIES,
     )
-    stored = pa.schema(
+
+
+def item_columns(p: AudioFeaturesParams, count: int, width: int) -> pa.Schema:
+    """Return the columns of items: patches [count, width], pooled [width], label_scores [L]."""
+    labels = hub.label_count_of(p.model)
+    return pa.schema(
         [
             ("patches", shards.tensor(pa.float16(), count, width)),
             ("pooled", shards.tensor(pa.float16(), width)),
-            ("label_scores", shards.tensor(pa.float16(), hub.label_count_of(p.model))),
+            ("label_scores", shards.tensor(pa.float16(), labels)),
         ]
     )
-    features = shards.tensor(pa.float16(), count, p.components)
-    columns = pa.schema([("features", features), *stored])
 
-    def compute(missing: Iterator[tuple]) -> Iterator[dict | Failure]:
-        return parallel.map_items(
-            encode_clip, missing, stage.workers, initializer=load_backbone, initargs=(p.model,)
-        )
 
-    with ClipItems("audio_features", version, stored) as items:
-        rows = shards.iter_rows(SOURCE, ["flac"])
-        sounds = ((row["clip_id"], (row["flac"], count, p)) for row in rows)
-        items.fill(stage, clips, sounds, compute)
-        pca = fit_projection(training_patches(items, clips), width, p.components)
-
-        def with_features(row: dict) -> dict:
-            if row["status"] != "ok":
-                return row
-            return row | {"features": pca.project(row["patches"])}
-
-        index = items.pack(layout.AUDIO_FEATURES, clips, columns, finish=with_features)
-    save_projection(pca)
+def explained_variance(pca: Projection) -> dict[str, float]:
+    """Return the share of the variance that the first k components explain, by k."""
     explained = pca.explained.cumsum()
-    stage.write_metrics(
-        {
-            "clips": accounting.status_counts(index),
-            "shape": {"steps": count, "width": width, "components": p.components},
-            "explained_variance": {
-                str(k): float(explained[k - 1])
-                for k in (*EXPLAINED_BY, p.components)
-                if k <= p.components
-            },
-        }
-    )
+    counts = [k for k in (*EXPLAINED_BY, len(explained)) if k <= len(explained)]
+    return {str(k): float(explained[k - 1]) for k in counts}
 
 
 def training_patches(items: ClipItems, clips: list[dict]) -> Iterator[np.ndarray]:

@@ -103,23 +103,12 @@ def main(stage: stage_run.StageRun) -> None:
         model=params.read("audio_features", "model", str),
         window_s=params.read("audio_features", "window_s", float),
     )
-    reader = CaptionReader(
-        text_model=params.read("label_audio", "model", str),
-        names=hub.labels_of(hearing.model),
-        top_k=TOP_K,
-        temperature=TEMPERATURE,
-    )
-    version = item_store.version(
-        "captions",
-        CODE_VERSION,
-        hub.revision(p.model),
-        p.beams,
-        p.max_tokens,
-        libraries=LIBRARIES,
-    )
+    reader = caption_reader(hearing)
+    version = item_version(p)
     clips = selected_clips()
     fold_count = params.read("generator", "folds", int)
     fold_of = folds_by_clip(fold_count)
+    # Without fine-tuning both stay empty, and every clip gets the published weights.
     tuning_clips: list[TuningClip] = []
     tuned: dict[int, dict[str, Any]] = {}
     with scratch() as files:
@@ -134,22 +123,35 @@ def main(stage: stage_run.StageRun) -> None:
         }
         index = write_captions(stage, p, clips, weights_of, version)
         save_model(p, weights.get(WHOLE, PUBLISHED_WEIGHTS))
-
-    captions = caption_evaluation.captions_by_clip(layout.CAPTIONS)
-    figures = caption_evaluation.caption_figures(
-        shards.ok_rows(layout.CAPTIONS),
-        captions,
-        original_captions(tuning_clips, captions, p.finetune_frames),
-        caption_evaluation.audible_labels(p.tag_score),
-        reader,
-    )
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),
             "finetune": p.finetune,
-            **figures,
+            **written_figures(p, tuning_clips, reader),
             **tuning_figures(p, list(tuned.values())),
         }
+    )
+
+
+def caption_reader(hearing: Hearing) -> CaptionReader:
+    """Return how rewards and metrics map captions to the labels of the audio model."""
+    return CaptionReader(
+        text_model=params.read("label_audio", "model", str),
+        names=hub.labels_of(hearing.model),
+        top_k=TOP_K,
+        temperature=TEMPERATURE,
+    )
+
+
+def item_version(p: CaptionsParams) -> str:
+    """Return the version of captions, of what is heard and of fine-tuned weights."""
+    return item_store.version(
+        "captions",
+        CODE_VERSION,
+        hub.revision(p.model),
+        p.beams,
+        p.max_tokens,
+        libraries=LIBRARIES,
     )
 
 
@@ -176,6 +178,7 @@ def listen(
     labels that AST hears around them.  They are stored items; clips whose worker failed are left
     out.
     """
+    # What the labels depend on beside the frames, the sound and the published captioner.
     knobs = (
         hub.revision(hearing.model),
         hearing.window_s,
@@ -183,6 +186,7 @@ def listen(
         p.tags,
         p.tag_score,
     )
+    # Test clips are not heard: nothing is learned from them.
     sound_keys = {
         row["clip_id"]: row["item_key"]
         for row in shards.ok_rows(layout.AUDIO)
@@ -270,6 +274,20 @@ def write_captions(
     with ClipItems("captions", version, CAPTIONS) as items:
         items.fill(stage, keyed, tasks, compute)
         return items.pack(layout.CAPTIONS, keyed)
+
+
+def written_figures(
+    p: CaptionsParams, tuning_clips: list[TuningClip], reader: CaptionReader
+) -> dict[str, Any]:
+    """Return the figures of data/captions beside those of the published model's captions."""
+    captions = caption_evaluation.captions_by_clip(layout.CAPTIONS)
+    return caption_evaluation.caption_figures(
+        shards.ok_rows(layout.CAPTIONS),
+        captions,
+        original_captions(tuning_clips, captions, p.finetune_frames),
+        caption_evaluation.audible_labels(p.tag_score),
+        reader,
+    )
 
 
 def original_captions(

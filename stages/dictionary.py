@@ -99,12 +99,14 @@ def lift(actions: list[str]) -> np.ndarray:
         action = actions.index(action_of[row["clip_id"]])
         sums[action] += row["label_scores"]
         clips[action] += 1
-    means = sums[clips > 0] / clips[clips > 0, None]
+    audible = clips > 0
+    means = sums[audible] / clips[audible, None]
     more = np.zeros_like(sums)
-    more[clips > 0] = means - means.mean(0)
+    more[audible] = means - means.mean(0)
     gains = np.zeros_like(more)
     top = closest(more, TRUE_LABELS)
-    np.put_along_axis(gains, top, np.take_along_axis(more, top, 1).clip(0), 1)
+    highest = np.take_along_axis(more, top, 1).clip(0)
+    np.put_along_axis(gains, top, highest, 1)
     return gains
 
 

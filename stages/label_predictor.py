@@ -59,6 +59,7 @@ def main(stage: stage_run.StageRun) -> None:
     architectures = trained_architectures()
     with scratch() as files:
         data = Features(files, SPLITS)
+        # Neither head needs an action: unlabelled clips teach them, too.
         learned = audible(data, data.clip_indices("training", "unlabelled"))
         held_out = audible(data, data.clip_indices("validation"))
         require_clips(learned, held_out)
@@ -76,6 +77,7 @@ def main(stage: stage_run.StageRun) -> None:
         scored = labelled if p.head == "mel" else data.clip_indices("validation", "test")
         scores |= MelHead(decoder, model).predict(stage, data, labelled, scored, generated)
 
+        # Both heads are measured; one of them writes.
         for name in architectures:
             own = scores[f"{ARCHITECTURES[name].generated}_{p.head}"]
             write_labels(name, data, labelled, own, scores[f"real_path_{p.head}"])
@@ -126,6 +128,7 @@ def read_generated(
     file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
     rows = shards.iter_rows(source, ["features"], LABELLED)
     file.write(iter_column(rows, "features", clip_ids))
+    # The heads read rows by their place in this order.
     if clip_ids != data.clips.clip_id[clip_indices.numpy()].tolist():
         raise UserError(
             f"{source} holds other clips than data/video_features: "

@@ -116,6 +116,7 @@ def main(stage: stage_run.StageRun) -> None:
         for row in shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores"])
     }
 
+    # Both ways are measured, whichever `via` names; one of them is written.
     rankings = {"labels": rank_by_names(captioned, embeddings, labels, p)}
     width = rankings["labels"].labels.shape[1]
     key_captions = KeyCaptions(captioned.captions, ast_scores)
@@ -214,6 +215,7 @@ def mapping_figures(
 ) -> dict[str, dict[str, Any]]:
     """Return the measures of each way, by split; ast_scores: AST's label scores [L] by clip."""
     clip_folds = folds.of_clips(captioned.table, params.read("generator", "folds", int))
+    # Fold -1, of validation and test clips, is the last row of the labels' audio: the whole one.
     caption_folds = clip_folds[captioned.captions.clip_index]
     vectors = embeddings[captioned.captions.text.to_numpy()]  # [N, D]
     references = mapping_evaluation.References(

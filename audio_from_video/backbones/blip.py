@@ -172,6 +172,7 @@ class Captioner:
             max_length=self._text_config.max_position_embeddings,
             return_tensors="pt",
         ).to(self.device)
+        # The tokeniser begins with [CLS]; BLIP's decoder was trained on [DEC] in its place.
         ids = tokens["input_ids"]
         ids[:, 0] = self._text_config.bos_token_id
         return self.loss_of_ids(decoder, outputs, ids, tokens["attention_mask"], prompt)
@@ -190,6 +191,7 @@ class Captioner:
         mask [N, tokens] is 0 at padding.  With reduction `mean` a scalar, with `none` each
         caption's sum over its tokens [N].
         """
+        # The prompt is given, not learned.
         labels = ids.masked_fill(mask == 0, IGNORED)
         labels[:, : len(self.prompt_ids(prompt))] = IGNORED
         with hub.autocast(self.device):

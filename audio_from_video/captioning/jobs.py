@@ -134,7 +134,7 @@ def tune(task: tuple[FineTuning, RowFile]) -> dict:
     """Return the row of a fine-tuning: weights, epochs and reward (runs in a worker)."""
     job, outputs = task
     p = job.p
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # of dropout, and of the captions that the reward samples
     captioner = Captioner(p.captioner)
     material = Material(outputs, job.learned, job.held_out)
     decoder, curve = fine_tuning.fine_tune(captioner, material, p.training)
@@ -165,6 +165,7 @@ def fine_tunings(
     fold_of: by clip_id.  reader: names the labels, and maps captions to them in rewards.
     Raises UserError when there is nothing to learn from or to stop by.
     """
+    # One list of examples for all fine-tunings: they share the file of picture outputs.
     owners, examples = _examples(clips, reader.names)
     held_out = [i for i, clip in enumerate(owners) if clip.split == "validation"]
     jobs: dict[int, FineTuning] = {}
@@ -223,6 +224,8 @@ def _with_rewards(
     around_frames, of_clips = _real_audio(clips)
     rewarded: dict[int, FineTuning] = {}
     for fold, job in jobs.items():
+        # Label audio is relative to the mean sound of the same clips: the cosine of the two would
+        # mostly measure that mean otherwise.
         mean = of_clips[[example.row for example in job.learned]].mean(0)
         audio = label_audio["whole"] if fold == WHOLE else label_audio["folds"][fold]
         reward = Reward(reader, audio)
@@ -304,6 +307,7 @@ def store_outputs(
         for outputs in stage.timed("encoding_s", results):
             yield from require_result(outputs, "encoding frames for the fine-tuning of BLIP")
 
+    # The file needs the shape of a row before the first one is written.
     rows = frames()
     first = next(rows)
     return RowFile(path, first.shape).write(chain([first], rows))

@@ -60,19 +60,18 @@ def caption_figures(
     """
     meanings = text_backbone.embed(reader.text_model, reader.names)  # [L, D]
 
-    def named_well(texts: list[str], before: list[str], labels: list[set[int]]) -> dict[str, Any]:
+    def naming_figures(
+        texts: list[str], before: list[str], labels: list[set[int]]
+    ) -> dict[str, Any]:
         embeddings = text_backbone.embed(reader.text_model, texts)
         closest = similarity.closest(similarity.cosines(embeddings, meanings), reader.top_k)
         return quality(texts, before, labels, reader.names, closest.tolist())
 
+    known_ids = heard.keys() & originals.keys()
+    known = [clip for clip in clips if clip["clip_id"] in known_ids]
     figures: dict[str, dict] = {"before": {}, "after": {}}
     for name, split in SPLITS.items():
-        measured = [
-            clip
-            for clip in clips
-            if clip["split"] == split and clip["clip_id"] in heard and clip["clip_id"] in originals
-        ]
-        measured = measured[:: len(measured) // MEASURED + 1]
+        measured = evenly_spread([clip for clip in known if clip["split"] == split])
         counts = {
             "clips": len(measured),
             "sources": len({clip["source_id"] for clip in measured}),
@@ -80,14 +79,15 @@ def caption_figures(
         labels: list[set[int]] = []
         before: list[str] = []
         after: list[str] = []
-        for clip_id in (clip["clip_id"] for clip in measured):
+        for clip in measured:
+            clip_id = clip["clip_id"]
             for step, text in originals[clip_id].items():
                 labels.append(heard[clip_id])
                 before.append(text)
                 after.append(captions[clip_id][step])
         if labels:
-            figures["before"][name] = named_well(before, before, labels) | counts
-            figures["after"][name] = named_well(after, before, labels) | counts
+            figures["before"][name] = naming_figures(before, before, labels) | counts
+            figures["after"][name] = naming_figures(after, before, labels) | counts
 
     texts = [text for by_step in captions.values() for text in by_step.values()]
     return {
@@ -96,6 +96,11 @@ def caption_figures(
         "distinct_captions": len(set(texts)),
         **figures,
     }
+
+
+def evenly_spread(clips: list[dict]) -> list[dict]:
+    """Return at most MEASURED of the clips, which bounds the time that embedding takes."""
+    return clips[:: len(clips) // MEASURED + 1]
 
 
 def quality(

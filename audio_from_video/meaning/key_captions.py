@@ -47,6 +47,7 @@ class KeyCaptions:
         temperature.  A key's value is the mean over the clips of other sources than the caption's.
         embeddings [U, D] of all U texts, normalised; captions: N rows as in the constructor.
         """
+        # Captions with the same text and source have the same answer.
         answers: dict[tuple[int, str], np.ndarray] = {}
         for text, group in captions.groupby("text"):
             cosines = similarity.cosines(embeddings[[text]], embeddings[self.keys])[0]
@@ -55,9 +56,8 @@ class KeyCaptions:
                 answers[text, source] = self._attend_from(
                     cosines, ranking, source, key_captions, temperature
                 )
-        return np.stack(
-            [answers[key] for key in zip(captions.text, captions.source_id, strict=True)]
-        )
+        keys = zip(captions.text, captions.source_id, strict=True)
+        return np.stack([answers[key] for key in keys])
 
     def _attend_from(
         self,

@@ -46,6 +46,7 @@ def fit_map(
             error += ((x @ weights - y) ** 2).sum().item()
         return error
 
+    # The normal equations are summed over batches, in double precision.
     products = 0
     targets = 0
     for x, y in pairs(learned):
