@@ -1,4 +1,4 @@
-"""Note what code each stage runs, so that DVC runs a stage again when its own code changes, and only then.
+"""Note what code each stage runs: DVC runs a stage again when that code changes, and only then.
 
 Reads    stages/, audio_from_video/
 Writes   data/code/<stage>.json: the digest of every file that the stage's script imports, directly

@@ -117,7 +117,7 @@ class Features(VideoFeatures):
         self.audio_row = self._sound.row
 
     def sound(self, clip_indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return audio features [n, T, A], zeros where there are none, and whether there are [n]."""
+        """Return audio features [n, T, A] and which clips have them [n]; see `Sound.read`."""
         return self._sound.read(clip_indices)
 
 

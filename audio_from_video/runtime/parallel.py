@@ -128,7 +128,7 @@ def map_items(
 
 
 def _ask_jobs(worker: Worker, jobs: SimpleQueue, timeout_s: float | None) -> None:
-    """Have a worker answer jobs until there are no more; each worker has a thread that does this."""
+    """Have a worker answer jobs until there are no more (in the worker's thread)."""
     while True:
         job = jobs.get()
         if job is None:

@@ -43,10 +43,10 @@ def read(section: str, key: str, kind: type[T]) -> T:
 
     Raises UserError with the key and what is wrong with it.
     """
-    values = _values(section)
-    model = create_model(section, __base__=Section, **{key: (kind, ...)})  # type: ignore[call-overload]
-    only = {key: values[key]} if key in values else {}
-    return getattr(_checked(section, only, model), key)
+    fields: dict[str, Any] = {key: (kind, ...)}
+    model = create_model(section, __base__=Section, **fields)
+    values = {name: value for name, value in _values(section).items() if name == key}
+    return getattr(_checked(section, values, model), key)
 
 
 def file() -> Path:

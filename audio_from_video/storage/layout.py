@@ -1,4 +1,7 @@
-"""Where every output lies, relative to the repository; tests/storage/test_layout.py holds it against dvc.yaml."""
+"""Where every output lies, relative to the repository.
+
+tests/storage/test_layout.py holds it against dvc.yaml.
+"""
 
 from pathlib import Path
 

@@ -228,6 +228,11 @@ def ok_rows(directory: Path) -> list[dict]:
     return [row for row in read_index(directory).to_pylist() if row["status"] == "ok"]
 
 
+def ok_clip_ids(directory: Path) -> set[str]:
+    """Return the ids of the clips with status `ok`."""
+    return {row["clip_id"] for row in ok_rows(directory)}
+
+
 def inputs(directory: Path) -> list[dict]:
     """Return the `ok` clips of a stage's output as the next stage's input.
 
@@ -256,7 +261,7 @@ def iter_joined(
 
     Raises UserError where the directories hold these clips in different orders.
     """
-    common = set.intersection(*({row["clip_id"] for row in ok_rows(path)} for path in directories))
+    common = set.intersection(*(ok_clip_ids(path) for path in directories))
 
     def pairs(directory: Path) -> Iterator[tuple[str, dict]]:
         for row in iter_rows(directory, columns, splits):

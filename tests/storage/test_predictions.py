@@ -98,7 +98,9 @@ def test_figures_are_of_the_right_split_and_scikit_learns(made):
     assert figures["validation_accuracy"]["mean"] == pytest.approx(on_validation)
     pooled = f1_score(np.tile(true[test], 3), guessed[:, test].ravel(), average="macro")
     assert figures["macro_f1"]["mean"] == pytest.approx(pooled)  # counts summed over seeds
-    assert condition_evaluation.classifier_figures(random_predictions(1))["accuracy"]["seed_sd"] == 0
+    assert (
+        condition_evaluation.classifier_figures(random_predictions(1))["accuracy"]["seed_sd"] == 0
+    )
 
 
 def test_a_row_without_clips_stands_in_files_and_figures(workspace):
