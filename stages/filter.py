@@ -180,8 +180,9 @@ def score_clips(
         vectors = embeddings.of_scores(label_scores[audio], filter_params.labels)
         scores = embeddings.fit(vectors, compared)
         if filter_params.calibration == "action":
-            known = is_training & clips.audible.to_numpy() if audio == "real" else is_training
-            background = background_scores(embeddings, vectors[known], predicted_actions[known])
+            # Inaudible clips have no real labels to be compared with.
+            others = is_training & clips.audible.to_numpy() if audio == "real" else is_training
+            background = background_scores(embeddings, vectors[others], predicted_actions[others])
             scores = calibrate(scores, compared, background)
         clips[name] = scores
     clips.loc[~clips.audible, "score_real"] = np.nan

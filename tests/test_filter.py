@@ -1,4 +1,4 @@
-"""The filter: scores against a direct computation, thresholds, sweep and figures by hand; what the classifier makes of it."""
+"""The filter: scores, thresholds, sweep and figures by hand; what the classifier makes of it."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,10 @@ DEFAULT = {
 
 @pytest.fixture
 def data(workspace, in_process, monkeypatch):
-    """All that the filter reads; labels of half of the generated audio resemble the real ones, the others are shuffled."""
+    """All that the filter reads.
+
+    Labels of half of the generated audio resemble the real ones, the others are shuffled.
+    """
     monkeypatch.setattr(filter_evaluation, "DRAWS", 3)
     rng = np.random.default_rng(1)
     workspace.rows = rows = synthetic.make_clips()
@@ -163,7 +166,8 @@ def test_scores_are_cosines_computed_label_by_label(data, reference, centre):
             )
             published = by_hand(data, row, row["action"], "generated_scores", False, "entry")
             assert found.score_published == pytest.approx(published, abs=1e-5)
-    assert (table.score != table.score_oracle).any() and (table.score == table.score_oracle).any()
+    assert (table.score != table.score_oracle).any()
+    assert (table.score == table.score_oracle).any()
     assert len(table) == sum(row["action"] is not None for row in data.rows)
 
 
@@ -248,7 +252,8 @@ def test_the_background_is_training_clips_that_are_predicted_to_be_others(data):
 
 def test_with_the_label_the_score_is_the_oracles(data):
     table, _, _ = decide(data, action="label")
-    assert (table.score == table.score_oracle).all() and (table.keep == table.keep_oracle).all()
+    assert (table.score == table.score_oracle).all()
+    assert (table.keep == table.keep_oracle).all()
 
 
 # Thresholds
@@ -271,9 +276,8 @@ def test_auto_is_best_on_validation_and_keeps_more_of_equals(data):
     assert (
         metrics["threshold"] == sweep.threshold[sweep.validation_informedness >= best - 1e-6].min()
     )
-    assert (
-        sweep.validation_informedness.nunique() > 1 and sweep.validation_informedness.iloc[0] == 0
-    )  # -1 keeps all
+    assert sweep.validation_informedness.nunique() > 1
+    assert sweep.validation_informedness.iloc[0] == 0  # -1 keeps all
     hand = pd.DataFrame(
         {"threshold": [0.0, 0.3, 0.6, 0.9], "validation_informedness": [0.5, 0.7, 0.7 + 1e-15, 0.4]}
     )
@@ -332,7 +336,8 @@ def test_the_sweep_by_hand(data):
             for n in audible
         ]
     )
-    assert 0 < fits.mean() < 1 and 0.72 in sweep.threshold.to_numpy()
+    assert 0 < fits.mean() < 1
+    assert 0.72 in sweep.threshold.to_numpy()
     for line in sweep.itertuples():
         assert line.kept_fraction == pytest.approx((test.score >= line.threshold).mean(), abs=1e-6)
         kept = (test.score[audible] >= line.threshold).to_numpy()
@@ -378,7 +383,8 @@ def test_control_filters_keep_as_many_of_each_predicted_action():
         inside = (table.predicted_action == action).to_numpy()
         assert confidence[inside & sure].min() > confidence[inside & ~sure].max()
     drawn = np.mean([by_action(order) for order in orders[1:]], axis=0)
-    assert 0.2 < drawn.mean() < 0.6 and (drawn > 0).mean() > 0.9  # no clip is left out by the draw
+    assert 0.2 < drawn.mean() < 0.6
+    assert (drawn > 0).mean() > 0.9  # no clip is left out by the draw
 
 
 def test_the_confidence_filters_accuracy(data):
@@ -507,7 +513,10 @@ def test_nothing_kept_and_everything_kept(data):
 
 @pytest.fixture
 def both(data):
-    """All that the filter reads of architecture 2: its labels follow the real ones more, its row is right more often."""
+    """All that the filter reads of architecture 2, too.
+
+    Its labels follow the real ones more, and its condition is right more often.
+    """
     rng = np.random.default_rng(7)
     for i, row in enumerate(data.rows):
         scores = row["label_scores"] if i % 4 else rng.permutation(row["label_scores"])
@@ -756,7 +765,9 @@ def test_rejected_clips_are_read_as_without_audio(decided):
         rows = made.clip_indices("training", "test")
         audio, heard = made.sounds["generated"].read(rows, 0)
         assert heard.tolist() == decided.table.keep[made.clips.clip_id.to_numpy()[rows]].tolist()
-        assert not audio[~heard].any() and audio[heard].any() and len(torch.unique(heard)) == 2
+        assert not audio[~heard].any()
+        assert audio[heard].any()
+        assert len(torch.unique(heard)) == 2
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.support.conditions import condition_keys
 from tests.support.shard_rows import index_row
 
 ACTIONS = ["knocking", "hammering", "waving"]
-# clip: action, source, has audible sound, sound belongs, then for each condition how many of the two seeds are right
+# clip: action, source, has audible sound, sound belongs, right seeds of two by condition
 CLIPS = {
     "k1": ("knocking", "s1", True, True, {"video_only": 0, "real_audio": 2}),
     "k2": ("knocking", "s1", True, True, {"video_only": 1, "real_audio": 2}),
@@ -181,7 +181,7 @@ REAL_SAVE = figures.save_figure
 
 
 def score(made: predictions.Predictions) -> dict:
-    """As `predictions.score`, with validation figures of test clips, of which there are no others here."""
+    """As `classifier_figures`; validation figures are of test clips: there are no others."""
     both = pd.concat([made.clips, made.clips.assign(split="validation")], ignore_index=True)
     return REAL_SCORE(
         predictions.Predictions(
@@ -252,9 +252,8 @@ def test_figures_are_those_counted_by_hand():
         assert video[name]["n"] == real[name]["n"] == n
         assert video[name]["ci95_low"] <= one <= video[name]["ci95_high"]
         difference = real[name.replace("accuracy", "difference")]
-        assert (
-            difference["mean"] == pytest.approx(other - one, abs=1e-5) and 0 < difference["p"] <= 1
-        )
+        assert difference["mean"] == pytest.approx(other - one, abs=1e-5)
+        assert 0 < difference["p"] <= 1
     assert not any(name.startswith("difference") for name in video)
     assert (metrics["test_clips"], metrics["test_sources"]) == (5, 4)
     pairs = metrics["look_alike_pairs"]["video_only"]
@@ -278,24 +277,20 @@ def table_after(text: str, heading: str) -> list[list[str]]:
 def test_tables_show_the_same_figures_and_are_well_formed():
     _, text = make()
     main = table_after(text, "Main table")
-    assert {len(row) for row in main} == {len(main[0])} and len(main) == 4
+    assert {len(row) for row in main} == {len(main[0])}
+    assert len(main) == 4
     video, real = main[2:]
-    assert (
-        video[0] == "`video_only`"
-        and video[2].startswith("60.0 [")
-        and real[2].startswith("70.0 [")
-    )
-    assert (
-        real[3].startswith("+10.0 [")
-        and video[3] == ""
-        and "17.79" in video[-1]
-        and "34.32" in real[-1]
-    )
-    assert "12,345" in video and "5 / 4 / 2" in video
-    assert (
-        "cannot be compared" in text
-        and "`my|media`; 5 test clips of 4 sources and 3 actions; 3 of them (2 sources)" in text
-    )
+    assert video[0] == "`video_only`"
+    assert video[2].startswith("60.0 [")
+    assert real[2].startswith("70.0 [")
+    assert real[3].startswith("+10.0 [")
+    assert video[3] == ""
+    assert "17.79" in video[-1]
+    assert "34.32" in real[-1]
+    assert "12,345" in video
+    assert "5 / 4 / 2" in video
+    assert "cannot be compared" in text
+    assert "`my|media`; 5 test clips of 4 sources and 3 actions; 3 of them (2 sources)" in text
     subsets = table_after(text, "On subsets of the test clips")
     assert subsets[0][1:] == [
         "audible sound (n = 3)",
@@ -340,7 +335,8 @@ def test_architectures_are_compared_on_the_same_clips(results, monkeypatch):
     lines = table_after(make()[1], "The two architectures")
     assert lines[0][1:] == ["`semantic_validation`", "`caption_mapping`"]
     assert lines[2] == measured
-    assert lines[3][1].startswith("60.0 [") and lines[3][2].startswith("70.0 [")
+    assert lines[3][1].startswith("60.0 [")
+    assert lines[3][2].startswith("70.0 [")
     assert lines[5][2].startswith("+10.0 [")
 
 
@@ -348,11 +344,10 @@ def test_without_truth_or_pairs_their_tables_are_left_out(results):
     truth([])
     results.set(report={"look_alike_pairs": []})
     metrics, text = make()
-    assert "its own sound" not in text and "look-alike" not in text
-    assert (
-        "accuracy_own_sound" not in metrics["conditions"]["video_only"]
-        and "look_alike_pairs" not in metrics
-    )
+    assert "its own sound" not in text
+    assert "look-alike" not in text
+    assert "accuracy_own_sound" not in metrics["conditions"]["video_only"]
+    assert "look_alike_pairs" not in metrics
 
 
 def test_a_missing_condition_is_an_error_not_a_gap():
@@ -383,7 +378,7 @@ def test_other_clips_than_the_baselines_are_an_error():
         make()
 
 
-def test_a_row_of_kept_clips_only_is_compared_on_its_clips(results):
+def test_a_condition_of_kept_clips_only_is_compared_on_its_clips(results):
     results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
     keep({"k1", "k2", "h1", "h2"})
     write("published", drop=1)
@@ -406,7 +401,8 @@ def test_a_subset_without_clips_says_so(results):
     ]
     shards.write(Path("data/audio_features"), pa.schema([]), [], index, "v")
     metrics, text = make()
-    assert "no clips" in text and subset_figures()["video_only"]["accuracy_with_audio"]["n"] == 0
+    assert "no clips" in text
+    assert subset_figures()["video_only"]["accuracy_with_audio"]["n"] == 0
     assert metrics["conditions"]["video_only"]["accuracy_with_audio"] is None
 
 
@@ -416,17 +412,15 @@ def test_experiments_are_shown_as_they_stand(results):
     )
     Path("metrics/experiments/interval_coverage.csv").write_text("simulated\nours\n")
     _, text = make()
-    assert "| real\\|audio | 0.10 |" in text and "| video | 007 |" in text
-    assert (
-        "`python -m tools.experiments rates`" in text
-        and "`python -m benchmarks.interval_coverage`" in text
-    )
+    assert "| real\\|audio | 0.10 |" in text
+    assert "| video | 007 |" in text
+    assert "`python -m tools.experiments rates`" in text
+    assert "`python -m benchmarks.interval_coverage`" in text
 
 
 def test_reported_figures_are_those_of_the_description():
-    assert row_tables.REPORTED["video_only"].startswith("17.79") and row_tables.REPORTED[
-        "real_audio"
-    ].startswith("34.32")
+    assert row_tables.REPORTED["video_only"].startswith("17.79")
+    assert row_tables.REPORTED["real_audio"].startswith("34.32")
 
 
 def test_every_action_has_its_own_figures():
@@ -481,13 +475,14 @@ def test_differences_are_adjusted_for_the_number_of_comparisons(results, monkeyp
     asked = {}
     monkeypatch.setattr(intervals, "holm", lambda p: asked.update(p) or {name: 0.5 for name in p})
     checks = table_after(make()[1], "Main table: tests and calibration")
-    assert set(asked) == {"real_audio", "zero_fill", "mapped"} and checks[0][4] == "p, Holm"
+    assert set(asked) == {"real_audio", "zero_fill", "mapped"}
+    assert checks[0][4] == "p, Holm"
     assert [row[4] for row in checks[2:]] == ["", "0.5", "0.5", "0.5"]
     assert checks[3][3] == f"{asked['real_audio']:.2g}"
 
 
 def test_differences_are_shown_with_the_luck_of_trainings_too(results):
-    """Its seeds differ: the interval of real_audio's difference is wider on both sides than that over sources alone."""
+    """As seeds differ, the interval of real_audio's difference is wider than over sources alone."""
     metrics, text = make()
     checks = table_after(text, "Main table: tests and calibration")
     alone, wider = (
@@ -499,7 +494,8 @@ def test_differences_are_shown_with_the_luck_of_trainings_too(results):
         for name in CONDITIONS
     ]
     extra = 196.0 * np.sqrt(sum(deviation**2 / 2 for deviation in deviations))
-    assert extra > 1 and wider[0] == alone[0]
+    assert extra > 1
+    assert wider[0] == alone[0]
     assert wider[2] - wider[0] == pytest.approx(np.hypot(alone[2] - alone[0], extra), abs=0.11)
     assert wider[0] - wider[1] == pytest.approx(np.hypot(alone[0] - alone[1], extra), abs=0.11)
 
@@ -576,19 +572,17 @@ def test_a_missing_rate_clip_or_seed_is_an_error(lost):
         make()
 
 
-def test_a_row_of_kept_clips_only_may_be_without_missing_rates(results):
+def test_a_condition_of_kept_clips_only_may_be_without_missing_rates(results):
     results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
     write("published", drop=1)
     shards.write_table(RATES.empty_table(), Path("data/missing_rates/published.parquet"))
     metrics, text = make()
-    assert (
-        "`published`" not in str(table_after(text, "Missing rates"))
-        and "published" not in metrics["missing_rates"]
-    )
+    assert "`published`" not in str(table_after(text, "Missing rates"))
+    assert "published" not in metrics["missing_rates"]
     assert "keeps 4 of 5 test clips, 80.0 %" in text
 
 
-def test_a_row_that_answers_no_clip_says_so(results, monkeypatch):
+def test_a_condition_that_answers_no_clip_says_so(results, monkeypatch):
     monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
     write("published", drop=5)
@@ -629,13 +623,14 @@ def test_each_table_is_there_as_csv_and_latex_and_old_ones_go():
         <= 70
         <= float(rows["real_audio"]["accuracy_high"])
     )
-    assert (
-        rows["real_audio"]["parameters"] == "12345"
-        and rows["video_only"]["minus video_only, same clips"] == ""
-    )
+    assert rows["real_audio"]["parameters"] == "12345"
+    assert rows["video_only"]["minus video_only, same clips"] == ""
 
 
-BUDGET = "setting,condition,accuracy,accuracy_low,accuracy_high\n5,video_only,0.4,0.3,0.5\nall,video_only,0.6,0.5,0.7\n"
+BUDGET = (
+    "setting,condition,accuracy,accuracy_low,accuracy_high\n"
+    "5,video_only,0.4,0.3,0.5\nall,video_only,0.6,0.5,0.7\n"
+)
 
 
 def test_figures_are_the_same_bytes_every_time(monkeypatch):
@@ -693,13 +688,13 @@ def test_confusion_is_counted_by_hand():
 def test_similarity_over_time_is_that_computed_by_hand():
     found = curves.similarity_over_time(Path("data/generated/semantic_validation"))
     means = {key: [figure["mean"] for figure in curve] for key, curve in found.items()}
-    # k1: seeds 1, 1 then 0, 1; k2: 1, 0 then 0, 0.  Of the other clip: k1's sound with k2's 0, 1 then 1, 1; k2's with k1's 0, 0 then 1, 0
-    assert means["own"] == pytest.approx([(1 + 0.5) / 2, (0.5 + 0) / 2]) and means[
-        "other"
-    ] == pytest.approx([(0.5 + 0) / 2, (1 + 0.5) / 2])
-    assert (
-        means["difference"] == pytest.approx([0.5, -0.5]) and found["own"][0]["n"] == 2
-    )  # h1 has no other of its action
+    # Cosines of both seeds at the first step, then at the second one.
+    # Own: k1's 1, 1 then 0, 1; k2's 1, 0 then 0, 0.
+    # Of the other clip: k1's sound with k2's 0, 1 then 1, 1; k2's with k1's 0, 0 then 1, 0.
+    assert means["own"] == pytest.approx([(1 + 0.5) / 2, (0.5 + 0) / 2])
+    assert means["other"] == pytest.approx([(0.5 + 0) / 2, (1 + 0.5) / 2])
+    assert means["difference"] == pytest.approx([0.5, -0.5])
+    assert found["own"][0]["n"] == 2  # h1 has no other of its action
 
 
 def test_experiments_with_bounds_show_intervals():
@@ -777,8 +772,10 @@ def test_results_name_missing_rates_and_leaky_conditions(results):
     write("validated_oracle")
     make()
     rates = results_section("Missing rates")
-    assert "`real_audio`: 70.0 [" in rates and "where 0 % of the test clips lack" in rates
-    assert "40.0 [" in rates and "where 100 % do" in rates
+    assert "`real_audio`: 70.0 [" in rates
+    assert "where 0 % of the test clips lack" in rates
+    assert "40.0 [" in rates
+    assert "where 100 % do" in rates
     leaky = results_section("Leaky conditions")
     assert "`validated_oracle`" in leaky
     assert "`real_audio`" not in leaky
@@ -792,7 +789,8 @@ def test_results_have_the_confirmatory_run_where_it_exists():
     expected = "`real_audio` is more accurate than `video_only`: +9.5 [+5.9, +13.3] points."
     assert expected in results_section("Confirmation on fresh data")
     confirmed = table_after(text, "Confirmatory run")[3]
-    assert confirmed[2] == "50.0 [5.9, 13.3]" and confirmed[4:] == ["+9.5 [+5.9, +13.3]", "10 / 5"]
+    assert confirmed[2] == "50.0 [5.9, 13.3]"
+    assert confirmed[4:] == ["+9.5 [+5.9, +13.3]", "10 / 5"]
 
 
 def test_the_readmes_table_has_its_conditions_alone(results):

@@ -230,7 +230,7 @@ def caption_records(names: list[str]) -> dict[str, list[dict]]:
     """Return each clip's captions with their step and the labels they map to, [name, weight]."""
     mapped = shard_rows(layout.MAPPING, ["labels", "similarity"], names)
     label_names = mapping_label_names() if mapped else []
-    records = {}
+    records: dict[str, list[dict]] = {}
     for name, row in shard_rows(layout.CAPTIONS, ["steps", "captions"], names).items():
         records[name] = []
         for step, text in zip(row["steps"], row["captions"], strict=True):

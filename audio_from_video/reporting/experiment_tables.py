@@ -61,8 +61,8 @@ def is_bound(name: str, text: pd.DataFrame) -> bool:
 
 def unit_of(name: str) -> Unit:
     """Return the unit of a column with intervals; a figure that is not known is a number."""
-    known = [known for known in UNITS if name == known or name.startswith(f"{known}_")]
-    return UNITS[max(known, key=len)] if known else NUMBER
+    fitting = [figure for figure in UNITS if name == figure or name.startswith(f"{figure}_")]
+    return UNITS[max(fitting, key=len)] if fitting else NUMBER
 
 
 def estimates(text: pd.DataFrame, name: str, unit: Unit) -> list[Content]:

@@ -1,6 +1,7 @@
 """The figures of a report about the conditions: its tables, figures and texts come from them."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from audio_from_video.evaluation.rows import (
@@ -60,7 +61,7 @@ class Results:
     """
 
     root: str
-    settings: dict[str, ConditionSettings]
+    settings: Mapping[str, ConditionSettings]
     answers: dict[str, ConditionAnswers]
     figures: dict[str, ConditionFigures]
     checks: dict[str, dict]
@@ -68,7 +69,7 @@ class Results:
     missing_rates: dict[str, dict[str, dict]]
     action_accuracy: dict[str, dict[str, dict]]
     audio_visual: set[str] | None = None
-    pairs: LookAlikePairs | None = field(default=None)
+    pairs: LookAlikePairs | None = None
 
     def accuracy(self, condition: str) -> dict:
         """Return the estimate of a condition's accuracy on all test clips that it answers."""

@@ -41,9 +41,8 @@ def test_with_one_clip_per_source_it_is_scipys_percentile_bootstrap():
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
     ).confidence_interval
     assert (ours["mean"], ours["n"], ours["sources"]) == (pytest.approx(values.mean()), 200, 200)
-    assert ours["ci95_low"] == pytest.approx(theirs.low, abs=0.006) and ours[
-        "ci95_high"
-    ] == pytest.approx(theirs.high, abs=0.006)
+    assert ours["ci95_low"] == pytest.approx(theirs.low, abs=0.006)
+    assert ours["ci95_high"] == pytest.approx(theirs.high, abs=0.006)
 
 
 def test_unequal_sources_follow_the_definition():
@@ -96,12 +95,14 @@ def test_paired_difference_has_the_sign_of_the_better_one():
     worse = hits(6, 300, 0.5)
     better = np.maximum(worse, hits(7, 300, 0.3))
     up, down = paired_difference(better, worse, sources), paired_difference(worse, better, sources)
-    assert up["mean"] == pytest.approx((better - worse).mean()) and up["mean"] == -down["mean"]
-    assert (
-        0 < up["ci95_low"] < up["mean"] < up["ci95_high"] and up["p"] < 0.001 and down["p"] < 0.001
-    )
+    assert up["mean"] == pytest.approx((better - worse).mean())
+    assert up["mean"] == -down["mean"]
+    assert 0 < up["ci95_low"] < up["mean"] < up["ci95_high"]
+    assert up["p"] < 0.001
+    assert down["p"] < 0.001
     same = paired_difference(worse, worse, sources)
-    assert same["mean"] == 0 and same["p"] == 1
+    assert same["mean"] == 0
+    assert same["p"] == 1
 
 
 def test_p_agrees_with_the_t_test():
@@ -114,7 +115,7 @@ def test_p_agrees_with_the_t_test():
 
 @pytest.mark.parametrize("shift", [0.02, 0.05, 0.08])
 def test_p_agrees_with_flipping_the_signs_of_whole_sources(shift):
-    """SciPy's permutation test for one sample; its observations are the sums of the sources' differences."""
+    """SciPy's permutation test for one sample: the sums of the sources' differences."""
     hits, sources = draw_test_set(World(), np.random.default_rng(12))
     difference = hits[1].mean(0) - hits[0].mean(0)
     difference += shift - difference.mean()
@@ -157,7 +158,8 @@ def test_smallest_detectable_difference_is_found_with_80_per_cent_power():
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
 
 
-# Simulation: 2,000 test sets shaped like the embedded one, 204 sources of 1 to 4 clips, mean of 3 trainings
+# Simulation: 2,000 test sets shaped like the embedded one, of 204 sources of 1 to 4 clips and
+# 3 trainings
 
 
 def test_simulated_test_sets_are_right_as_often_as_they_say():
@@ -196,7 +198,8 @@ def test_smallest_detectable_difference_of_such_test_sets():
 
 def test_holm_guards_a_whole_table():
     alone, adjusted = detections_in_family(World(conditions=7), 200).mean(0)
-    assert alone > 0.15 and adjusted < 0.08
+    assert alone > 0.15
+    assert adjusted < 0.08
 
 
 @pytest.mark.slow
@@ -205,7 +208,8 @@ def test_only_over_trainings_do_intervals_hold_for_other_seeds():
     sources_alone, both = coverage(World(seed_sd=0.03), 800, 400).mean(0)
     assert sources_alone < 0.93 <= both <= 0.97
     sources_alone, both = detections(World(seed_sd=0.02), 1500, 400).mean(0)
-    assert sources_alone > 0.09 and both < 0.06
+    assert sources_alone > 0.09
+    assert both < 0.06
 
 
 def test_over_trainings_adds_variances():
@@ -242,7 +246,10 @@ def test_over_trainings_keeps_p_and_interval_in_agreement():
 
 
 def test_holm_is_bonferroni_over_all_sets_of_hypotheses():
-    """Holm closes Bonferroni's test (Marcus, Peritz & Gabriel 1976): a row's p is the largest over the sets that hold it."""
+    """Holm closes Bonferroni's test (Marcus, Peritz & Gabriel 1976).
+
+    The p of a hypothesis is the largest over the sets that hold it.
+    """
     for p in np.random.default_rng(13).beta(0.3, 3, (30, 6)):
         sets = [list(chosen) for size in range(1, 7) for chosen in combinations(range(6), size)]
         closed = [
@@ -262,15 +269,20 @@ def test_holm_by_hand():
         "d": 0.02,
     }
     assert list(holm(p)) == list(p)
-    assert holm({"a": 0.7, "b": 0.7}) == {"a": 1, "b": 1} and holm({"alone": 0.2}) == {"alone": 0.2}
-    assert holm({"untested": None}) == {"untested": None} and holm({}) == {}
+    assert holm({"a": 0.7, "b": 0.7}) == {"a": 1, "b": 1}
+    assert holm({"alone": 0.2}) == {"alone": 0.2}
+    assert holm({"untested": None}) == {"untested": None}
+    assert holm({}) == {}
 
 
 # Calibration
 
 
 def answers(n: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [1, n, 4], and labels [n] drawn from them before `sharpness` makes them too sure (> 1) of themselves."""
+    """Probabilities [1, n, 4], and labels [n] drawn from them.
+
+    Afterwards a `sharpness` above 1 makes the probabilities too sure of themselves.
+    """
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.ones(4), n)
     labels = (rng.random((n, 1)) > probabilities.cumsum(1)).sum(1)
@@ -290,7 +302,8 @@ def test_calibration_error_is_the_gap_of_scikit_learns_curve(bins):
 
 def test_calibration_error_sees_overconfidence():
     honest, sure = (calibration_error(*answers(20_000, sharpness, 15)) for sharpness in (1.0, 3.0))
-    assert honest < 0.015 and sure > 0.1
+    assert honest < 0.015
+    assert sure > 0.1
 
 
 def test_calibration_error_by_hand():
@@ -322,16 +335,12 @@ def drawn(sources: int, seed: int, resamples: int) -> np.ndarray:
 @pytest.mark.parametrize(("sources", "resamples"), [(1, 3), (7, 450), (60, 200), (250, 401)])
 def test_resamples_draw_as_many_sources_as_there_are(sources, resamples):
     parts = list(intervals.resample_counts(sources, 0, resamples))
-    assert (
-        all(len(part) == intervals.CHUNK for part in parts[:-1])
-        and len(parts[-1]) <= intervals.CHUNK
-    )
+    assert all(len(part) == intervals.CHUNK for part in parts[:-1])
+    assert len(parts[-1]) <= intervals.CHUNK
     counts = np.concatenate(parts)
-    assert (
-        counts.shape == (resamples, sources)
-        and (counts.sum(1) == sources).all()
-        and counts.min() >= 0
-    )
+    assert counts.shape == (resamples, sources)
+    assert (counts.sum(1) == sources).all()
+    assert counts.min() >= 0
 
 
 @pytest.mark.parametrize("sources", [2, 7, 40])
@@ -340,9 +349,8 @@ def test_counts_are_those_of_a_multinomial(sources):
     counts = drawn(sources, 1, 40_000)
     reference = stats.multinomial(sources, np.full(sources, 1 / sources))
     assert np.allclose(counts.mean(0), 1, atol=0.025)  # 5 standard errors
-    assert np.allclose(np.cov(counts.T), reference.cov(), atol=0.04) and reference.cov()[
-        0, 0
-    ] == pytest.approx(1 - 1 / sources)
+    assert np.allclose(np.cov(counts.T), reference.cov(), atol=0.04)
+    assert reference.cov()[0, 0] == pytest.approx(1 - 1 / sources)
     shares = np.stack([(counts == k).mean(0) for k in range(sources + 1)])  # [S + 1, S]
     expected = stats.binom(sources, 1 / sources).pmf(np.arange(sources + 1))
     assert np.allclose(shares, expected[:, None], atol=0.0125)
@@ -362,7 +370,6 @@ def test_resamples_are_independent_of_each_other():
 
 
 def test_resamples_follow_from_the_seed():
-    assert np.array_equal(drawn(9, 5, 450), drawn(9, 5, 450)) and not np.array_equal(
-        drawn(9, 5, 450), drawn(9, 6, 450)
-    )
+    assert np.array_equal(drawn(9, 5, 450), drawn(9, 5, 450))
+    assert not np.array_equal(drawn(9, 5, 450), drawn(9, 6, 450))
     assert np.array_equal(drawn(9, 5, 450)[:400], drawn(9, 5, 400))

@@ -50,13 +50,11 @@ def test_what_is_in_the_features_is_found_and_what_is_not_is_not(measured):
         list(ways) == ["labelled training clips"] for ways in measured.values()
     )  # nothing is known of unlabelled clips
     video, audio = (ways["labelled training clips"] for ways in measured.values())
-    assert (
-        video["c / d"]["mean"] == 1 and video["c / d"]["auroc"] == 1 and video["c / d"]["n"] == 60
-    )
-    assert (
-        abs(video["a / b"]["mean"] - 0.5) < 0.2
-        and video["a / b"]["ci95_low"] < 0.5 < video["a / b"]["ci95_high"]
-    )
+    assert video["c / d"]["mean"] == 1
+    assert video["c / d"]["auroc"] == 1
+    assert video["c / d"]["n"] == 60
+    assert abs(video["a / b"]["mean"] - 0.5) < 0.2
+    assert video["a / b"]["ci95_low"] < 0.5 < video["a / b"]["ci95_high"]
     assert audio["a / b"]["mean"] == 1
     assert "c / d" not in audio  # no sound of theirs
 
@@ -75,16 +73,17 @@ def test_accuracy_and_auroc_are_those_of_plain_logistic_regression(workspace):
     table = read_out.summaries(read_out.INPUTS["video features"], {"a", "b"})
     x, y = np.stack(table.x.to_list()), (table.action == "a").to_numpy()
     train, test = (table.split == split for split in ("training", "test"))
-    assert (
-        found["learned_from"] == train.sum() == 60
-        and more["learned_from"] == 120
-        and more["n"] == 60
-    )
-    assert more["auroc"] != found["auroc"] and abs(more["mean"] - found["mean"]) < 0.2
+    assert found["learned_from"] == train.sum() == 60
+    assert more["learned_from"] == 120
+    assert more["n"] == 60
+    assert more["auroc"] != found["auroc"]
+    assert abs(more["mean"] - found["mean"]) < 0.2
     scale = StandardScaler().fit(x[train])
     model = LogisticRegression(C=0.01, max_iter=5000).fit(scale.transform(x[train]), y[train])
     assert found["mean"] == pytest.approx(model.score(scale.transform(x[test]), y[test]), abs=0.1)
     assert found["auroc"] == pytest.approx(
         roc_auc_score(y[test], model.decision_function(scale.transform(x[test]))), abs=0.05
     )
-    assert found["n"] == 60 and found["sources"] == 15 and 0.6 < found["mean"] < 1
+    assert found["n"] == 60
+    assert found["sources"] == 15
+    assert 0.6 < found["mean"] < 1

@@ -16,7 +16,8 @@ def test_labels_keep_their_distance_and_their_order():
     places = figures.spread([1.0, 5.0, 1.1, 1.0], 0.5)
     ordered = sorted(places)
     assert min(np.diff(ordered)) >= 0.5 - 1e-6
-    assert places[1] == pytest.approx(5) and places[0] < places[3] < places[2]
+    assert places[1] == pytest.approx(5)
+    assert places[0] < places[3] < places[2]
     assert np.mean(np.array(places)[[0, 2, 3]]) == pytest.approx(
         3.1 / 3
     )  # no label is pushed off for another
@@ -74,7 +75,8 @@ def test_letters_are_readable_and_a_condition_keeps_its_colour():
         colours.append(
             [text.get_color() for text in drawing.axes[0].texts if text.get_text() == "b"]
         )
-    assert colours[0] == colours[1] and len(colours[0]) == 1
+    assert colours[0] == colours[1]
+    assert len(colours[0]) == 1
 
 
 def test_of_many_actions_those_that_change_are_shown():
@@ -84,11 +86,9 @@ def test_of_many_actions_those_that_change_are_shown():
     drawing = figures.Figure((3.4, 3))
     figures.draw_confusion_difference(drawing, change, "points")
     shown = [label.get_text() for label in drawing.axes[0].get_yticklabels()]
-    assert (
-        len(shown) == figures.SHOWN_ACTIONS
-        and {"action 33", "action 07"} <= set(shown)
-        and shown == sorted(shown)
-    )
+    assert len(shown) == figures.SHOWN_ACTIONS
+    assert {"action 33", "action 07"} <= set(shown)
+    assert shown == sorted(shown)
     values = drawing.axes[0].images[0].get_array()
     assert values[shown.index("action 33"), shown.index("action 07")] == -50
 

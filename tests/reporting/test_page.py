@@ -1,4 +1,4 @@
-"""The HTML report: what is in it, that no text breaks out, and in headless Chromium that it works, alone, by keyboard too."""
+"""The HTML report: what is in it, that no text breaks out, and that it works in Chromium."""
 
 import base64
 import json
@@ -129,7 +129,8 @@ def write(rows: list[dict]) -> None:
     )
     cv2.imwrite("figure.png", np.zeros((4, 6, 3), np.uint8))
     Path("figure.svg").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><style>h1{display:none}</style></svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">'
+        "<style>h1{display:none}</style></svg>"
     )
 
 
@@ -219,9 +220,8 @@ def test_no_text_breaks_out(folder):
     assert not [
         name for _, attributes in elements.found for name in attributes if name.startswith("on")
     ]
-    assert (
-        "<b>bold</b>" not in text and "javascript:alert(3)" in text
-    )  # as text: there is no such link, see below
+    assert "<b>bold</b>" not in text
+    assert "javascript:alert(3)" in text  # as text: there is no such link, see below
     assert {image["src"][:15] for image in elements.of("img")} == {
         "data:image/png;",
         "data:image/svg+",
@@ -266,21 +266,17 @@ def test_clips_are_drawn_by_turns_whatever_else_is_there():
     ]
     drawn = clip_browser.draw_test_clips(clips, 25, 0)
     counts = pd.Series([row["action"] for row in drawn]).value_counts()
-    assert (
-        counts["a"] == 5
-        and {counts["b"], counts["c"]} == {10}
-        and drawn == sorted(drawn, key=lambda row: row["clip_id"])
-    )
+    assert counts["a"] == 5
+    assert {counts["b"], counts["c"]} == {10}
+    assert drawn == sorted(drawn, key=lambda row: row["clip_id"])
     more = [*clips, {"clip_id": "a/x", "split": "training", "action": "a"}]
     assert (
         clip_browser.draw_test_clips(more[::-1], 25, 0)
         == drawn
         != clip_browser.draw_test_clips(clips, 25, 1)
     )
-    assert (
-        len(clip_browser.draw_test_clips(clips, 99, 0)) == 45
-        and clip_browser.draw_test_clips([], 5, 0) == []
-    )
+    assert len(clip_browser.draw_test_clips(clips, 99, 0)) == 45
+    assert clip_browser.draw_test_clips([], 5, 0) == []
 
 
 def test_answers_are_those_of_most_seeds(folder, monkeypatch):
@@ -323,20 +319,17 @@ def test_a_clip_shows_what_the_stages_wrote(data, folder):
         clip["id"]
     ]["label_scores"]
     names = [label.display_name for label in audioset_labels.load_labels()[:LABELS]]
-    assert (
-        clip["real_labels"][0]
-        == [names[int(scores.argmax())], pytest.approx(float(scores.max()), abs=1e-3)]
-        and len(clip["real_labels"]) == 3
-    )
+    assert clip["real_labels"][0] == [
+        names[int(scores.argmax())],
+        pytest.approx(float(scores.max()), abs=1e-3),
+    ]
+    assert len(clip["real_labels"]) == 3
     truth = {"kind": "own", "audible": True, "belongs": clip["truth"]["belongs"], "labels": ["Saw"]}
-    assert clip["truth"] == truth | {"events": [2, 5]} and isinstance(
-        truth["belongs"], bool
-    )  # 0.9 s is on the last frame, 5 s after it
-    assert (
-        "wave" not in silent["sound"]
-        and silent["real_labels"] is None
-        and max(clip["sound"]["wave"]) == 100
-    )
+    assert clip["truth"] == truth | {"events": [2, 5]}
+    assert isinstance(truth["belongs"], bool)  # 0.9 s is on the last frame, 5 s after it
+    assert "wave" not in silent["sound"]
+    assert silent["real_labels"] is None
+    assert max(clip["sound"]["wave"]) == 100
     picture = codecs.decode_jpeg(base64.b64decode(clip["frames"].partition(",")[2]))
     assert picture.shape == (clip_browser.FRAME_PX, STEPS * 128, 3)
 
@@ -358,11 +351,9 @@ def test_log_mel_has_a_tone_in_its_band(hz):
     expected = (
         mel / (2595 * np.log10(1 + 8000 / 700)) * (clip_browser.MEL_BANDS + 1) - 1
     )  # bands are evenly spaced in mel
-    assert (
-        level.shape[0] == clip_browser.MEL_BANDS
-        and level.max() == 0
-        and level.min() >= clip_browser.MEL_FLOOR_DB
-    )
+    assert level.shape[0] == clip_browser.MEL_BANDS
+    assert level.max() == 0
+    assert level.min() >= clip_browser.MEL_FLOOR_DB
     assert abs(level.mean(1).argmax() - expected) <= 1
 
 
@@ -410,14 +401,13 @@ def test_all_clips_may_be_silent(sparse):
 def test_optional_inputs_may_be_absent(sparse):
     found = island(build(conditions=["video_only"]))
     clip = found["clips"][0]
-    assert (
-        list(found["sweeps"]) == ["semantic_validation"]
-        and found["sweeps"]["semantic_validation"]["chosen"] is None
-    )
+    assert list(found["sweeps"]) == ["semantic_validation"]
+    assert found["sweeps"]["semantic_validation"]["chosen"] is None
     assert (clip["flow"], clip["moving"], clip["captions"], clip["real_labels"], clip["truth"]) == (
         None,
     ) * 5
-    assert clip["architectures"] == {} and clip["sound"] == {"status": "unknown", "level": None}
+    assert clip["architectures"] == {}
+    assert clip["sound"] == {"status": "unknown", "level": None}
 
 
 # ---- in headless Chromium ----
@@ -445,7 +435,10 @@ def browser():
 
 @pytest.fixture
 def shown(folder, browser):
-    """The page, opened; at the end it must have made no request but for itself, and no complaint on the console."""
+    """The page, opened.
+
+    At the end it must have made no request but for itself, and no complaint on the console.
+    """
     page_shown = browser.new_page(viewport={"width": 1280, "height": 900})
     page_shown.set_default_timeout(5000)
     requests: list[str] = []
@@ -483,9 +476,8 @@ def title(shown) -> str:
 
 @needs_chromium
 def test_slider_shows_the_sweep(shown):
-    assert shown.text_content("#threshold") == "0.40" and outputs(shown) == expected(
-        SWEEP, 2
-    )  # starts where the filter stands
+    assert shown.text_content("#threshold") == "0.40"
+    assert outputs(shown) == expected(SWEEP, 2)  # starts where the filter stands
     for i in (0, 3, 1):
         shown.locator("#slider").fill(str(i))
         assert outputs(shown) == expected(SWEEP, i)
@@ -496,11 +488,9 @@ def test_slider_shows_the_sweep(shown):
         assert f"{SWEEP.threshold[i]:.2f}" in shown.get_attribute("#slider", "aria-valuetext")
     before = shown.inner_html("#upper")
     shown.get_by_label("2: caption mapping").check()
-    assert (
-        shown.text_content("#threshold") == "0.00"
-        and outputs(shown)[0] == "45.0 %"
-        and shown.inner_html("#upper") != before
-    )
+    assert shown.text_content("#threshold") == "0.00"
+    assert outputs(shown)[0] == "45.0 %"
+    assert shown.inner_html("#upper") != before
     shown.get_by_role("button", name="Research description: 0.72").click()
     assert shown.text_content("#threshold") == "0.80"  # of the sweep's thresholds the closest
 
@@ -518,24 +508,23 @@ def test_charts_and_slider_share_their_scale(shown):
 @needs_chromium
 def test_clips_turn_by_button_and_by_key(shown, data):
     names = [clip["id"] for clip in data["clips"]]
-    assert title(shown) == names[0] and shown.locator("#steps li").count() == STEPS
+    assert title(shown) == names[0]
+    assert shown.locator("#steps li").count() == STEPS
     shown.click("#next")
-    assert title(shown) == names[1] and shown.evaluate("document.activeElement.id") == "next"
+    assert title(shown) == names[1]
+    assert shown.evaluate("document.activeElement.id") == "next"
     shown.keyboard.press("ArrowRight")
-    assert (
-        title(shown) == names[2]
-        and names[2].split("/")[0] != ""
-        and "Clip 3 of 10" in shown.text_content("#said")
-    )
+    assert title(shown) == names[2]
+    assert names[2].split("/")[0] != ""
+    assert "Clip 3 of 10" in shown.text_content("#said")
     shown.keyboard.press("ArrowLeft")
     shown.click("#previous")
     shown.click("#previous")
-    assert (
-        title(shown) == names[-1]
-        and shown.text_content("#count") == f"Clip {len(names)} of {len(names)}"
-    )
+    assert title(shown) == names[-1]
+    assert shown.text_content("#count") == f"Clip {len(names)} of {len(names)}"
     shown.locator("#list button").nth(4).click()
-    assert title(shown) == names[4] and shown.locator("#list [aria-current=true]").count() == 1
+    assert title(shown) == names[4]
+    assert shown.locator("#list [aria-current=true]").count() == 1
 
 
 @needs_chromium
@@ -558,11 +547,12 @@ def test_a_clip_shows_pictures_labels_scores_and_answers(shown, data):
             "rows => rows.map(row => row.innerText)"
         )
     ]
-    for (name, answer, seeds, said), condition in zip(rows, CONDITIONS, strict=True):
+    for (name, answer, seeds, verdict), condition in zip(rows, CONDITIONS, strict=True):
         known = clip["answers"][condition]
         assert name == condition
-        assert (answer, seeds) == ((known[0], f"{known[1]} of {known[2]}") if known else ("–", ""))
-        assert said == (
+        expected_answer = (known[0], f"{known[1]} of {known[2]}") if known else ("–", "")
+        assert (answer, seeds) == expected_answer
+        assert verdict == (
             "no answer" if known is None else "✓ right" if known[0] == clip["action"] else "✗ wrong"
         )
     assert (
@@ -602,13 +592,12 @@ def test_filters_restrict_the_list(shown, data):
         for clip in clips
         if right(clip, "mapped") is True and right(clip, "published") is False
     ]
-    assert listed() == expected_clips and len(expected_clips) < len(clips)
+    assert listed() == expected_clips
+    assert len(expected_clips) < len(clips)
     shown.select_option("#condition-wrong", "mapped")  # nothing can be right and wrong
-    assert (
-        shown.is_visible("#none")
-        and not shown.is_visible("#clip")
-        and shown.text_content("#said") == "No clip fits."
-    )
+    assert shown.is_visible("#none")
+    assert not shown.is_visible("#clip")
+    assert shown.text_content("#said") == "No clip fits."
 
 
 @needs_chromium
@@ -642,16 +631,22 @@ def test_playing_moves_through_the_steps(shown, data, status):
         next(i for i, clip in enumerate(data["clips"]) if clip["sound"]["status"] == status)
     ).click()
     seen = shown.evaluate("""() => new Promise(done => {
-        const seen = [], items = [...document.querySelectorAll("#steps li")], button = document.getElementById("play");
+        const seen = [], items = [...document.querySelectorAll("#steps li")];
+        const button = document.getElementById("play");
         new MutationObserver(() => {
             const now = items.findIndex(item => item.className.includes("now"));
             if (now >= 0 && now !== seen.at(-1)) seen.push(now);
             if (seen.length && button.textContent === "▶ Play") done(seen);
-        }).observe(document.getElementById("clip"), {subtree: true, attributes: true, childList: true, characterData: true});
+        }).observe(
+            document.getElementById("clip"),
+            {subtree: true, attributes: true, childList: true, characterData: true}
+        );
         setTimeout(() => done(seen), 8000);
         button.click();
     })""")
-    assert seen == sorted(seen) and len(seen) >= 3 and seen[-1] >= STEPS - 2
+    assert seen == sorted(seen)
+    assert len(seen) >= 3
+    assert seen[-1] >= STEPS - 2
     shown.click("#play")
     assert shown.text_content("#play") == "■ Stop"
     shown.click("#next")
@@ -672,26 +667,23 @@ def test_a_page_with_little_to_show_works(sparse, browser, clips_shown, conditio
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("console", lambda message: complaints.append(message.text))
     opened.goto(Path("report.html").absolute().as_uri())
-    assert opened.locator("#list button").count() == clips_shown and opened.is_visible("#none") == (
-        not clips_shown
-    )
+    assert opened.locator("#list button").count() == clips_shown
+    assert opened.is_visible("#none") == (not clips_shown)
     if clips_shown:
-        assert "There is no sound of this clip" in opened.text_content(
-            "#clip"
-        ) and "No captions" in opened.text_content("#clip")
+        assert "There is no sound of this clip" in opened.text_content("#clip")
+        assert "No captions" in opened.text_content("#clip")
         assert opened.locator("#clip tbody tr").count() == len(conditions)
         opened.click("#next")
-    assert (
-        opened.locator("#slider").count() == swept
-        and ("No filter has run" in opened.text_content("#thresholds")) != swept
-    )
+    assert opened.locator("#slider").count() == swept
+    assert ("No filter has run" in opened.text_content("#thresholds")) != swept
     opened.close()
     assert complaints == []
 
 
 @needs_chromium
 def test_screen_readers_find_names_and_headings(shown):
-    assert shown.get_attribute("html", "lang") == "en" and shown.locator("h1").count() == 1
+    assert shown.get_attribute("html", "lang") == "en"
+    assert shown.locator("h1").count() == 1
     assert shown.locator("img").evaluate_all("images => images.every(image => image.alt)")
     assert shown.locator("input, select").evaluate_all(
         "fields => fields.every(field => field.labels.length === 1)"
@@ -705,9 +697,8 @@ def test_screen_readers_find_names_and_headings(shown):
             "all => all.map(one => one.tagName[1])"
         )
     ]
-    assert levels[0] == 1 and all(
-        after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)
-    )
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
     assert shown.locator("[aria-live=polite]").count() == 1
     ids = shown.locator("[id]").evaluate_all("all => all.map(one => one.id)")
     assert len(ids) == len(set(ids))
@@ -720,9 +711,12 @@ def test_text_has_contrast_and_fits_a_phone(folder, browser):
         narrow.goto((folder / "report.html").as_uri())
         assert narrow.evaluate("document.documentElement.scrollWidth") == 390
         colours = narrow.evaluate("""() => {
-            const style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue("--" + name);
+            const style = getComputedStyle(document.documentElement);
+            const colour = name => style.getPropertyValue("--" + name);
             const names = ["text", "soft", "accent", "right", "wrong", "mark", "event"];
-            return ["page", "card", "sunk"].flatMap(ground => names.map(name => [name, ground, colour(name), colour(ground)]));
+            return ["page", "card", "sunk"].flatMap(
+                ground => names.map(name => [name, ground, colour(name), colour(ground)])
+            );
         }""")
         for name, ground, one, other in colours:
             assert contrast(one, other) >= 4.5, (scheme, name, ground)

@@ -98,7 +98,8 @@ def test_csv_of_a_figure_without_clips_is_empty_not_a_word():
 )
 def test_no_text_is_a_formula_for_a_spreadsheet(text):
     cell = parsed(Table("t", "T", ["x"], [[text]]))[1][0]
-    assert cell.startswith("'") and cell.endswith(text.strip("`*")[-1])
+    assert cell.startswith("'")
+    assert cell.endswith(text.strip("`*")[-1])
     assert plain(f"a{text}")[0] == "a"
 
 
@@ -120,7 +121,8 @@ def test_latex_escapes_every_special_character():
 
 def test_latex_numbers_have_minus_signs():
     assert latex_text(share(FIGURE)) == r"12.3 {\scriptsize [$-$1.0, 50.0]}"
-    assert latex_text(number(-0.5)) == "$-$0.500" and latex_text("a-b") == "a-b"
+    assert latex_text(number(-0.5)) == "$-$0.500"
+    assert latex_text("a-b") == "a-b"
     assert latex_text(Cell((None,), NUMBER, "no clips")) == "no clips"
 
 
@@ -134,11 +136,14 @@ def test_latex_table_is_booktabs_with_balanced_rows():
         "Below_.",
     )
     lines = tables.latex(table).splitlines()
-    assert r"\caption{A\_title. First. Second 5 \%.}" in lines and r"\label{tab:my_table}" in lines
-    assert r"\begin{tabular}{lr}" in lines and r"row & x \% \\" in lines
+    assert r"\caption{A\_title. First. Second 5 \%.}" in lines
+    assert r"\label{tab:my_table}" in lines
+    assert r"\begin{tabular}{lr}" in lines
+    assert r"row & x \% \\" in lines
     start, end = lines.index(r"\midrule"), lines.index(r"\bottomrule")
     assert lines[start + 1 : end] == [r"a \& b & 1.000 \\", r"c &  \\"]
-    assert r"\par\smallskip\footnotesize Below\_." in lines and lines[-1] == r"\end{table*}"
+    assert r"\par\smallskip\footnotesize Below\_." in lines
+    assert lines[-1] == r"\end{table*}"
     text = "\n".join(lines).replace(r"\{", "").replace(r"\}", "")
     assert text.count("{") == text.count("}")
 
@@ -149,14 +154,16 @@ def test_html_keeps_cells_and_marks_intervals():
         "t", "A `title`", ["condition", "accuracy", "*reported*"], rows, "Note.", "Below."
     )
     text = tables.html(table).replace("\n", "")
-    assert text.startswith("<p>Note.</p>") and text.endswith("<p>Below.</p>")
+    assert text.startswith("<p>Note.</p>")
+    assert text.endswith("<p>Below.</p>")
     assert 'aria-label="A title"' in text
     figure = '12.3 <span class="interval">[-1.0, 50.0]</span>'
     expected = f'<th scope="row"><code>video_only</code></th><td class="number">{figure}</td>'
     assert expected in text
     assert text.count("<tr>") == 3
     assert text.count("<th ") == text.count("</th>") == 3 + 2
-    assert "<em>reported</em>" in text and "a|b" in text
+    assert "<em>reported</em>" in text
+    assert "a|b" in text
 
 
 def test_html_has_a_paragraph_for_each_of_a_note():
@@ -168,7 +175,8 @@ def test_no_text_breaks_out_of_html():
     evil = "<img src=x onerror=alert(1)> & \"'`<b>`"
     table = Table("t", evil, [evil], [[evil]], evil, evil)
     text = tables.html(table)
-    assert "<img" not in text and "<b>" not in text
+    assert "<img" not in text
+    assert "<b>" not in text
     assert text.count("&lt;img src=x onerror=alert(1)&gt; &amp; &quot;&#x27;") == 5
     assert "<code>&lt;b&gt;</code>" in text
     assert "<em>" not in tables.html_text("`a*b*c`")

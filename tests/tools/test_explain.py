@@ -1,4 +1,7 @@
-"""One clip's way: every stage has a line, with the decoder's own words, and nothing a name holds reaches the terminal raw."""
+"""One clip's way: every stage has a line, with the decoder's own words.
+
+Nothing that a name holds reaches the terminal raw.
+"""
 
 import shutil
 import subprocess
@@ -66,25 +69,22 @@ def test_each_clip_ends_where_it_was_refused(clip_files):
         == "- did not get here"
     )
     cut = account_of("ringing/cut_1")
-    assert (
-        cut["clips"] == "ok"
-        and cut["frames"].startswith("unreadable the file breaks off: ")
-        and cut["audio"] == "- did not get here"
-    )
-    assert account_of("faint")["audio"].startswith("silent -83.") and account_of("faint")[
-        "audio"
-    ].endswith(" dBFS, below -50")
+    assert cut["clips"] == "ok"
+    assert cut["frames"].startswith("unreadable the file breaks off: ")
+    assert cut["audio"] == "- did not get here"
+    assert account_of("faint")["audio"].startswith("silent -83.")
+    assert account_of("faint")["audio"].endswith(" dBFS, below -50")
     loud = account_of("training/ringing/loud_1.mp4")
     assert loud[""].startswith("ringing/loud_1: path training/ringing/loud_1.mp4, split ")
-    assert loud["frames"] == "ok frame_count 18, duration_s 3" and loud["audio"].startswith(
-        "ok rms_dbfs -9.0"
-    )
+    assert loud["frames"] == "ok frame_count 18, duration_s 3"
+    assert loud["audio"].startswith("ok rms_dbfs -9.0")
     assert loud["filter/semantic_validation"] == "kept True, score 0.512"
 
 
 def test_names_and_reasons_cannot_command_the_terminal(clip_files):
     lines = explain.account(explain.find_clip("mute"))
-    assert all(line.isprintable() for line in lines) and "mute\\x1b[31m_1" in lines[0]
+    assert all(line.isprintable() for line in lines)
+    assert "mute\\x1b[31m_1" in lines[0]
 
 
 def test_what_names_no_clip_or_several_is_a_sentence(clip_files):
@@ -105,9 +105,11 @@ def test_the_command(clip_files):
     done = subprocess.run(
         command, cwd=clip_files.folder, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "silent" in done.stdout
+    assert done.returncode == 0
+    assert "silent" in done.stdout
     command[-1] = "nobody"
     done = subprocess.run(
         command, cwd=clip_files.folder, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 1 and done.stderr.startswith("explain: error: no clip among 5")
+    assert done.returncode == 1
+    assert done.stderr.startswith("explain: error: no clip among 5")

@@ -75,4 +75,6 @@ def test_images_of_one_split(source, tmp_path):
 
 def test_an_unknown_column_is_a_sentence(source, tmp_path):
     text = export(source, tmp_path / "out", "--column", "nothing", fails=True)
-    assert "nothing" in text and "features" in text and "Traceback" not in text
+    assert "nothing" in text
+    assert "features" in text
+    assert "Traceback" not in text
