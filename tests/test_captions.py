@@ -242,6 +242,7 @@ def test_nothing_is_computed_twice(stage, monkeypatch):
     assert not trained
 
 
+@pytest.mark.slow
 def test_other_settings_are_other_captions(stage):
     caption()
     for change in ({"beams": 2}, {"max_tokens": 5}):
@@ -253,6 +254,7 @@ def test_other_settings_are_other_captions(stage):
     assert caption().log["computed"] > 0
 
 
+@pytest.mark.slow
 def test_a_clips_own_sound_reaches_no_caption_of_its_fold(stage):
     caption()
     before = written()
@@ -272,6 +274,7 @@ def test_a_clips_own_sound_reaches_no_caption_of_its_fold(stage):
             assert row == before[name]
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(stage, monkeypatch):
     caption()
     first = outputs()
@@ -284,6 +287,7 @@ def test_two_workers_write_the_same_bytes(stage, monkeypatch):
     assert outputs() == first
 
 
+@pytest.mark.slow
 def test_self_critical_runs_and_depends_on_the_label_audio(stage):
     stage.set(captions={"finetune": "self_critical"})
     caption()

@@ -34,6 +34,7 @@ def test_pictures_reach_the_model_as_its_processor_has_them(models, captioner, h
     assert (expected[0] - expected[1]).abs().max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_batched_captions_are_the_stock_models_one_by_one(models, beams):
     pictures = images(5, 32, 32)
