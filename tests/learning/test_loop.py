@@ -1,4 +1,4 @@
-"""Rows on disk against NumPy, and the training loop: the best epoch, early stopping, seeds, and a loss that explodes."""
+"""Rows on disk against NumPy; the training loop: best epoch, early stopping, seeds, explosions."""
 
 import copy
 import os
@@ -115,7 +115,7 @@ def test_it_learns():
 
 
 def scripted(scores: list[float], patience: int):
-    """A model whose only weight counts the steps, one step an epoch, while validation follows a script."""
+    """A model whose only weight counts the epochs, while validation follows a script."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
     weights, remaining = [], iter(scores)
@@ -333,7 +333,7 @@ def trained(
     die=die,
     **changes,
 ):
-    """Weights and curve of a training with dropout, noise of its own and moving averages; killed in step `kill_at`."""
+    """Weights and curve of a training with dropout, noise and averages, killed in step `kill_at`."""
     torch.manual_seed(seed)
     model, own, steps = Network(), torch.Generator().manual_seed(7), 0
 
@@ -381,10 +381,12 @@ def test_a_killed_training_ends_with_the_same_weights(store, kill_at):
     assert list(store.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_kill_9_in_a_training_leaves_what_another_process_goes_on_from(store):
     weights, curve, _ = trained(key="undisturbed")
     program = (
-        "from audio_from_video.learning import checkpoints\nfrom tests.learning.test_loop import die_by_kill_9, trained\n"
+        "from audio_from_video.learning import checkpoints\n"
+        "from tests.learning.test_loop import die_by_kill_9, trained\n"
         "checkpoints.MAX_SHARE = float('inf')\ntrained({}, die=die_by_kill_9)"
     )
     for step in (27, 6):  # in the seventh epoch of twelve, and, in another process, in the eighth

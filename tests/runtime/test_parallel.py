@@ -1,4 +1,4 @@
-"""The one door to processes: order, bounded look-ahead, time limits, deaths, exceptions, and nobody left behind."""
+"""The one door to processes: order, bounded look-ahead, time limits, deaths and exceptions."""
 
 import contextlib
 import os
@@ -200,7 +200,7 @@ def test_an_error_ends_a_run_whose_results_were_not_all_asked_for():
 def test_workers_that_cannot_start_are_no_items_fault():
     with pytest.raises(
         UserError,
-        match="worker processes died while they started, 3 times in a row: where memory is short, set",
+        match="^worker processes died while they started, 3 times in a row: where memory is short",
     ):
         list(map_items(workers.square, range(8), 2, initializer=workers.die_at_every_start))
     with pytest.raises(ValueError, match="no model here"):
@@ -284,7 +284,9 @@ def test_items_are_taken_only_a_little_ahead():
 
 
 def test_without_items_no_process_is_started(monkeypatch):
-    monkeypatch.setattr(parallel, "_context", lambda modules: pytest.fail("a fork server is started"))
+    monkeypatch.setattr(
+        parallel, "_context", lambda modules: pytest.fail("a fork server is started")
+    )
     assert list(map_items(workers.square, [], 2)) == []
 
 

@@ -42,7 +42,8 @@ def test_the_shipped_file_is_valid(section, monkeypatch):
 WRONG = [
     (
         {"frames": {"fpss": 6.0}},
-        "frames.fpss is not a parameter; did you mean 'fps'? allowed are count, fps, jpeg_quality, keep, size_px",
+        "frames.fpss is not a parameter; did you mean 'fps'? "
+        "allowed are count, fps, jpeg_quality, keep, size_px",
     ),
     ({"frames": {"zebra": 1}}, "frames.zebra is not a parameter; allowed are count, fps"),
     ({"frames": {"fps": -1.0}}, "frames.fps = -1.0: input should be greater than 0"),

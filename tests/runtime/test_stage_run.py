@@ -140,7 +140,8 @@ def test_failed_fraction_counts_only_its_statuses():
     accounting.check_failed_fraction([], {"unreadable"}, 0.0, "frames")
     with pytest.raises(
         UserError,
-        match="1 of 10 clips failed in frames, more than clips.max_failed_fraction = 0.09 .*a/0: unreadable: no header",
+        match="1 of 10 clips failed in frames, more than clips.max_failed_fraction = 0.09 .*"
+        "a/0: unreadable: no header",
     ):
         accounting.check_failed_fraction(index, {"unreadable"}, 0.09, "frames")
 

@@ -1,4 +1,4 @@
-"""Parquet directories: what goes in comes out, whatever the names; nothing half-written is ever read."""
+"""Parquet directories: what goes in comes out, whatever the names, and never half-written."""
 
 import json
 

@@ -7,6 +7,7 @@ a tolerance.  The stages without a model have such a test in their own test file
 
 import importlib
 from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,14 @@ def test_every_stage_that_stores_items_has_a_golden_output():
             test = (ROOT / f"tests/test_{script.stem}.py").read_text()
             assert f"{script.stem}.CODE_VERSION" in Path(__file__).read_text() + test
     assert storing == STORING_STAGES
+
+
+@pytest.mark.parametrize("stage", sorted(STORING_STAGES))
+def test_stages_name_installed_libraries_that_make_their_items(stage):
+    module = importlib.import_module(f"stages.{stage}")
+    for library in module.LIBRARIES:
+        assert metadata.version(library)
+    assert "libraries=" in (ROOT / f"stages/{stage}.py").read_text()
 
 
 # By CODE_VERSION: what `examine` says of the file of the test.
