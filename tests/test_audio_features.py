@@ -364,6 +364,7 @@ def test_a_clip_whose_worker_fails_is_refused(workspace, models, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_bytes_of_none(workspace, models, monkeypatch):
     workspace.set(audio_features={"model": str(models["short"]), "components": 4})
     write_sounds({"t1": 1, "t2": 2, "x1": 4})

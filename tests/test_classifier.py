@@ -201,6 +201,7 @@ def test_predictions_hold_every_clip_and_seed_and_the_figures_follow_from_them(q
     )
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
     def outputs() -> dict:
         return {
@@ -221,6 +222,7 @@ def test_same_seed_same_bytes_with_and_without_processes(features, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_as_many_processes_train_as_were_asked_for(features, monkeypatch, workers):
     asked_for = []

@@ -165,6 +165,7 @@ def test_stream_is_seen_from_its_event_on(tmp_path, calm):
         assert len(after) == 0 or len(before) == 0 or after.mean() > 2 * before.mean()
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_number_of_workers_and_other_bytes_for_another_seed(tmp_path):
     clips = [c for c in plan_clips(parameters()) if c.split == "training"][::75]
 

@@ -76,6 +76,7 @@ def test_workers_that_decode_leave_the_device_alone(vit, monkeypatch):
     assert devices == [None, "cpu"]  # of this process, of its workers
 
 
+@pytest.mark.slow
 def test_stage_writes_features_per_clip_whatever_the_workers(workspace, vit, monkeypatch):
     clips = []
     for i in range(4):

@@ -540,6 +540,7 @@ def test_label_audio_of_a_fold_answers_its_own_clips(data, inputs):
     assert torch.equal(changed, known & torch.from_numpy(inputs.fold[rows] == 1)) and changed.any()
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
     data.set(generator={"folds": 2, "lstm": {"epochs": 1}})
     synthetic.write_label_audio(folds=2)

@@ -25,6 +25,8 @@ from tests.support.odd_media import GOOD, KINDS
 from tests.support.privileges import drop_overrides
 from tests.support.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     "with space",
     "quo'te\"s",
