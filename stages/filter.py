@@ -220,6 +220,7 @@ def read_clips(architecture: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     real_scores = shards.read_columns(layout.AUDIO_FEATURES, ["label_scores"], clips.split.unique())
     position = {name: i for i, name in enumerate(real_scores["clip_id"])}
     clips["audible"] = clips.clip_id.isin(position)
+    # Inaudible clips keep zeros; their scores are taken away later.
     real = np.zeros_like(predicted["generated"], np.float32)
     order = [position[name] for name in clips.clip_id[clips.audible]]
     real[clips.audible] = real_scores["label_scores"][order]

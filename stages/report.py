@@ -383,7 +383,7 @@ def main(stage: stage_run.StageRun) -> None:
     results_page.write_results(
         layout.RESULTS_PAGE, layout.README_TABLE, results, confirmed, drawn_captions()
     )
-    html = page.build(
+    html = page.report_html(
         introduction, report_tables, page_figures(), report_params.clips, list(conditions)
     )
     layout.REPORT_PAGE.write_text(html)

@@ -156,7 +156,7 @@ def results(workspace, monkeypatch):
     # What has tests of its own: other stages' metrics, figures, the page and read-outs.
     monkeypatch.setattr(stage_tables, "stage_tables", lambda seeds: [])
     monkeypatch.setattr(figures, "save_figure", lambda *_: None)
-    monkeypatch.setattr(page, "build", lambda *_: "")
+    monkeypatch.setattr(page, "report_html", lambda *_: "")
     monkeypatch.setattr(read_out, "read_out_figures", lambda pairs: {})
     thresholds = {name: {"threshold": 0.5} for name in vocabulary.ARCHITECTURES}
     atomic.write_json(Path("metrics/filter.json"), thresholds)

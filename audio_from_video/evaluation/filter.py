@@ -72,6 +72,7 @@ def threshold_sweep(
         kept_share = keep[test].mean()
         # As many clips of each predicted action as are kept, by each order.
         same_counts = places <= kept_of_action(predicted, keep[test])
+        # The first order is by confidence, the others are random.
         controls = [np.where(kept, own[test], base[test]).mean() for kept in same_counts]
         judged = audible_test & keep
         fitting = audible_test & right

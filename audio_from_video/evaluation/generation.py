@@ -121,6 +121,7 @@ def generator_figures(
             spread = float(generated.std(0).mean() / clips.real.std())
         figures[name]["generated"]["spread_over_seeds"] = spread
 
+    # How well a model fits what it learned from; out of fold stands above.
     clips = RealClips(data, "training", offset)
     own = answers_at(comparisons["own_training_clips"], clips.clip_indices)
     figures["own_training_clips"] = {"generated": clips.summary(own[None])}

@@ -203,6 +203,7 @@ def condition_checks(
     adjusted = intervals.holm(p_values)
     checks = {}
     for name, condition in answers.items():
+        # The baseline has no difference to itself.
         widened = None
         if name != BASELINE:
             widened = difference_over_trainings(
@@ -241,9 +242,11 @@ def gap_share(name: str, answers: dict[str, ConditionAnswers]) -> dict | None:
 
     draws = [counts @ gains for counts in intervals.resample_counts(len(gains), 0)]
     resampled = np.concatenate(draws)  # [resamples, 2]
+    # Where the gap may be 0 its shares may be anything.
     gap_low, gap_high = np.percentile(resampled[:, 1], [2.5, 97.5])
     if gap_low <= 0 <= gap_high:
         return None
+    # A resample without a gap has no share of it.
     resampled = resampled[resampled[:, 1] != 0]
     low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
     return {
@@ -307,6 +310,7 @@ def over_seeds(part: Predictions, top: int) -> dict:
         return {"seeds": seeds, "seed_sd": 0.0}
     accuracies = []
     for probabilities in part.probabilities:
+        # The hits of several seeds are averaged, so each seed stands alone here.
         alone = Predictions(part.clips, part.actions, probabilities[None])
         accuracies.append(alone.hits(top).mean())
     deviation = float(np.std(accuracies, ddof=1)) if seeds > 1 else 0.0

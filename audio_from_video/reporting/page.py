@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 
 
-def build(
+def report_html(
     introduction: str,
     report_tables: list[Table],
     figures: dict[str, Path],

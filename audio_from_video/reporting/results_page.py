@@ -92,6 +92,7 @@ def comparison(name: str, difference: dict | None, reference: str = BASELINE) ->
     """Return a sentence on a paired difference of accuracies: more, less, or not to be told."""
     if difference is None or difference["mean"] is None:
         return f"`{name}` and `{reference}` cannot be compared: they share no clips."
+    # Words follow the interval alone, so that they hold for any outcome.
     figure = f"{points(difference)} points"
     if difference["ci95_low"] > 0:
         return f"`{name}` is more accurate than `{reference}`: {figure}."

@@ -145,6 +145,7 @@ def check_table(results: Results) -> Table:
     ]
     lines: list[list[Content]] = []
     for name, check in results.checks.items():
+        # The baseline has no difference to itself: gaps stand in these five columns.
         difference: list[Content] = [""] * 5
         if name != BASELINE:
             difference = [
@@ -177,6 +178,7 @@ def missing_rate_table(results: Results) -> Table:
     header = ["condition", *(f"{rate} % missing" for rate in rates), SAMPLE_SIZE]
     lines: list[list[Content]] = []
     for name, curve in results.missing_rates.items():
+        # Conditions that answer some clips only may be without missing rates.
         if not curve:
             continue
         cells = [share(figure) for figure in curve.values()]

@@ -120,6 +120,7 @@ def generator_table(architecture: str, seeds: int) -> Table:
     for split in ("test", "out_of_fold", "own_training_clips"):
         for name, figures in metrics[split].items():
             centred = figures["centred_cosine"]
+            # Baselines and controls have one training or none.
             is_trained = name == "generated" and split != "own_training_clips"
             others = [number(figures[key]) for key in GENERATOR_KEYS]
             size = [centred["n"], centred["sources"], seeds if is_trained else 1]
@@ -148,6 +149,7 @@ def architecture_lines() -> list[list[Content]]:
         values = [number(metrics["test"]["generated"][key]) for metrics in generators]
         lines.append([key.replace("_", " "), *values])
 
+    # Labels as the filter reads them: by the head that the label predictor uses.
     labels = read_metrics("label_predictor")
     ways = [f"{architecture.generated}_{labels['head']}" for architecture in ARCHITECTURES.values()]
     for key in ("precision", "recall", "f1"):

@@ -161,7 +161,7 @@ def write_mapping(rows: list[dict]) -> None:
 
 def build(clips: int = 10, conditions=CONDITIONS) -> str:
     figures = {f"Decoded {EVIL}": Path("figure.png"), "Curves": Path("figure.svg")}
-    return page.build(INTRODUCTION, TABLES, figures, clips, list(conditions))
+    return page.report_html(INTRODUCTION, TABLES, figures, clips, list(conditions))
 
 
 def island(text: str) -> dict:
