@@ -333,7 +333,7 @@ def trained(
     die=die,
     **changes,
 ):
-    """Weights and curve of a training with dropout, noise and averages, killed in step `kill_at`."""
+    """Weights and curve of a training with dropout, noise, averages; killed in step `kill_at`."""
     torch.manual_seed(seed)
     model, own, steps = Network(), torch.Generator().manual_seed(7), 0
 
@@ -460,7 +460,7 @@ def test_a_training_that_explodes_keeps_its_best_weights(store):
 
     with pytest.raises(
         UserError,
-        match=r"test/nan became nan in epoch 3: .*and the weights of epoch 2 in .*-best.safetensors",
+        match=r"test/nan became nan in epoch 3: .*the weights of epoch 2 in .*-best.safetensors",
     ):
         fit(
             model,
