@@ -18,15 +18,14 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from audio_from_video.media import codecs, untrusted
+from audio_from_video.media import codecs, sound, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = 2  # of `extract`; raise it when the output for the same input changes
-# imageio-ffmpeg's binary decodes and resamples, ffmpeg-python words its command.
-LIBRARIES = ("ffmpeg-python", "imageio-ffmpeg", "numpy", "soundfile")
+CODE_VERSION = 3  # of `extract`; raise it when the output for the same input changes
+LIBRARIES = ("av", "numpy", "soundfile")
 FAILED = {"unreadable", "timeout", "worker_died"}
 COLUMNS = pa.schema([("flac", pa.binary())])
 FACTS = [pa.field("rms_dbfs", pa.float32())]
@@ -46,7 +45,7 @@ def extract(task: tuple[str, float, bool]) -> dict:
     if not has_audio:
         return row | {"status": "no_audio_track", "reason": "the file has no audio stream"}
     try:
-        samples = untrusted.decode_audio(Path(path), duration_s)
+        samples = sound.decode_sound(Path(path), duration_s)
     except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return {

@@ -41,7 +41,7 @@ from audio_from_video.clipset.splits import (
     mark_refused,
     missing_audio_table,
 )
-from audio_from_video.media import untrusted
+from audio_from_video.media import pictures, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
@@ -49,7 +49,8 @@ from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
-CODE_VERSION = 2  # of `examine`
+CODE_VERSION = 4  # of `examine`
+LIBRARIES = ("av", "numpy")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
 SPLITS = ("training", "validation", "test", "unlabelled")
 FACTS = pa.schema(
@@ -130,7 +131,7 @@ def examine(path: str) -> dict:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         # Before the probe, so that a file that cannot be decoded has its hash, too.
         row["content_hash"] = content.hexdigest()
-        row |= untrusted.probe(Path(path))
+        row |= pictures.probe(Path(path))
     except OSError as error:
         row["status"] = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         row["reason"] = error.strerror or str(error)
@@ -141,7 +142,7 @@ def examine(path: str) -> dict:
 
 def add_facts(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> None:
     """Add facts, status and reason to every clip, in place; only files that changed are opened."""
-    version = item_store.version("clips", CODE_VERSION, libraries=("av",))
+    version = item_store.version("clips", CODE_VERSION, libraries=LIBRARIES)
     for clip in clips:
         clip |= dict.fromkeys(FACTS.names)
     inside = clips if p.links == "all" else _refuse_outside(clips, p.root)

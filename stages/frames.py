@@ -24,14 +24,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_from_video.media import codecs, untrusted
+from audio_from_video.media import codecs, pictures, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = 3  # of `extract`; raise it when the output for the same input and parameters changes
-# PyAV finds the time stamps; OpenCV decodes, shrinks and encodes.
+CODE_VERSION = 4  # of `extract`; raise it when the output for the same input and parameters changes
+# PyAV decodes, OpenCV shrinks and encodes.
 LIBRARIES = ("av", "numpy", "opencv-contrib-python-headless")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
 MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration
@@ -71,29 +71,33 @@ def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
 def extract(task: tuple[str, FramesParams]) -> dict:
     """Return the frames of one clip file as JPEG, and their times (runs in a worker)."""
     path, p = task
-    row = {
-        "jpegs": [],
-        "times_s": np.zeros(p.count),
-        "frame_count": 0,
-        "duration_s": 0.0,
-        "status": "ok",
-        "reason": "",
-    }
+    row: dict[str, Any] = {"jpegs": [], "frame_count": 0, "duration_s": 0.0}
+    row |= {"times_s": np.zeros(p.count), "status": "ok", "reason": ""}
+
+    def choose(shown: pictures.ShownFrames) -> np.ndarray | None:
+        row["duration_s"] = shown.duration_s
+        row["frame_count"] = min(round(shown.duration_s * p.fps), MAX_COUNT)
+        row.update(refusal(len(shown.times_s), row["frame_count"], p))
+        if row["status"] != "ok":
+            return None
+        row["times_s"] = sample_times(shown.duration_s, p)
+        return on_screen(shown.times_s, row["times_s"])
+
     try:
-        frame_times_s, duration_s = untrusted.frame_times(Path(path))
-        frame_count = min(round(duration_s * p.fps), MAX_COUNT)
-        row |= {"frame_count": frame_count, "duration_s": duration_s}
-        if len(frame_times_s) < 2:
-            return row | {"status": "too_short", "reason": "one frame only: nothing moves"}
-        if p.keep == "exact" and frame_count != p.count:
-            reason = f"{frame_count} frames at {p.fps:g} fps, not {p.count}"
-            return row | {"status": "wrong_frame_count", "reason": reason}
-        times_s = sample_times(duration_s, p)
-        indices = on_screen(frame_times_s, times_s)
-        jpegs = untrusted.read_frames(Path(path), indices, partial(_small_jpeg, p=p))
+        _, row["jpegs"] = pictures.read_frames(Path(path), choose, partial(_small_jpeg, p=p))
     except untrusted.MediaError as error:
-        return row | {"status": error.status, "reason": error.reason}
-    return row | {"jpegs": jpegs, "times_s": times_s}
+        row |= {"status": error.status, "reason": error.reason}
+    return row
+
+
+def refusal(shown: int, frame_count: int, p: FramesParams) -> dict[str, str]:
+    """Return status and reason of a clip that shows so many frames, `frame_count` at `fps`."""
+    if shown < 2:
+        return {"status": "too_short", "reason": "one frame only: nothing moves"}
+    if p.keep == "exact" and frame_count != p.count:
+        reason = f"{frame_count} frames at {p.fps:g} fps, not {p.count}"
+        return {"status": "wrong_frame_count", "reason": reason}
+    return {"status": "ok", "reason": ""}
 
 
 def _small_jpeg(image: np.ndarray, p: FramesParams) -> bytes:

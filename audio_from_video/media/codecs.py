@@ -7,15 +7,25 @@ import numpy as np
 import soundfile
 
 SAMPLE_RATE_HZ = 16_000  # what AST was trained on
+MIN_DBFS = -120.0  # of silence
 
 
 def rms_dbfs(samples: np.ndarray) -> float:
-    """Return the RMS level of int16 samples in dB relative to full scale, at least -120.
+    """Return the RMS level of int16 samples [n] in dB relative to full scale (see level_dbfs)."""
+    return level_dbfs(samples.astype(np.float64) / 32768)
 
-    A full-scale sine has -3.01 dB.
+
+def level_dbfs(samples: np.ndarray) -> float:
+    """Return the RMS level of samples [n], full scale 1, in dB without their constant part.
+
+    A full-scale sine has -3.01 dB.  Silence has -120, and so has a constant, such as the 127 at
+    which 8-bit sound rests.
     """
-    rms = np.sqrt(np.mean(np.square(samples.astype(np.float64) / 32768)))
-    return float(max(20 * np.log10(max(rms, 1e-6)), -120.0))
+    if not len(samples):
+        return MIN_DBFS
+    centred = samples - samples.mean(dtype=np.float64)
+    rms = float(np.sqrt(np.mean(np.square(centred))))
+    return max(20 * float(np.log10(max(rms, 1e-6))), MIN_DBFS)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:

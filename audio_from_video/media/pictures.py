@@ -1,0 +1,267 @@
+"""The pictures of a video file, as a player shows them: which frames, when, upright, in BGR.
+
+FFmpeg (through PyAV) is the only decoder, for pictures as for sound: two of them would mean two time
+lines and two ways to colours.  A packet is not a frame: edit lists hide frames, a cut within a group
+of pictures leaves some that cannot be decoded, some packets hold none.  So the frames that decoding
+gives are the truth, and packets only a guess that spares a second decoding where it is right.
+
+Colours: FFmpeg's conversion by the file's own matrix and range (BT.601, 709, 2020).  High dynamic
+range (PQ, HLG) is shown as `ffmpeg` prints it by default: code values as they are, no tone mapping.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from audio_from_video.media import untrusted
+from audio_from_video.media.untrusted import MediaError
+
+# Containers that list where each frame's bytes lie: whether the file holds them can be told.
+INDEXED = ("mov", "mp4")
+# Enough to tell whether presentation stamps ascend: B-frames reorder no more than 16.
+FIRST_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class ShownFrames:
+    """When the frames of a video are shown.
+
+    times_s: [n], ascending, from the first one.  duration_s: until the last frame's own end.
+    start_s: the first one's time on the file's own clock, which the sound shares.
+    """
+
+    times_s: np.ndarray
+    duration_s: float
+    start_s: float
+
+    def agrees_with(self, other: "ShownFrames") -> bool:
+        """Whether two accounts name the same times, but for the rounding of floats."""
+        same_number = len(self.times_s) == len(other.times_s)
+        return same_number and bool(np.allclose(self.times_s, other.times_s, rtol=0, atol=1e-6))
+
+
+# Chooses frames: ascending indices (repeats allowed), or None where no picture is needed.
+Choice = Callable[[ShownFrames], np.ndarray | None]
+Finish = Callable[[np.ndarray], Any]
+
+
+def probe(path: Path) -> dict:
+    """Return facts of a video file: duration_s, fps (average), width_px, height_px, has_audio.
+
+    Where the header of the video stream tells no duration (Matroska, WebM, Flash), it is that of the
+    packets.  Raises MediaError.
+    """
+    with untrusted.open_container(path) as container:
+        stream = _prepared_stream(container)
+        facts = {
+            "duration_s": float((stream.duration or 0) * stream.time_base),
+            "fps": float(stream.average_rate or 0),
+            "width_px": stream.codec_context.width,
+            "height_px": stream.codec_context.height,
+            "has_audio": bool(container.streams.audio),
+        }
+    if not facts["duration_s"]:
+        facts["duration_s"] = packet_times(path).duration_s
+    return facts
+
+
+def packet_times(path: Path) -> ShownFrames:
+    """Return the times at which a file's packets promise frames; nothing is decoded.
+
+    Raises MediaError where the file breaks off, or where no packet has a time stamp.
+    """
+    stamps = []
+    durations = []
+    with untrusted.open_container(path) as container:
+        stream = untrusted.video_stream(container)
+        for packet in container.demux(stream):
+            if packet.pts is not None and packet.size and not packet.is_discard:
+                stamps.append(packet.pts)
+                durations.append(packet.duration or 0)
+        _require_whole(path, container, stream)
+        order = np.argsort(stamps, kind="stable")
+        return _shown_frames(np.asarray(stamps)[order], np.asarray(durations)[order], stream)
+
+
+def read_frames(path: Path, choose: Choice, finish: Finish) -> tuple[ShownFrames, list]:
+    """Decode a video and return when its frames are shown, and the chosen ones.
+
+    choose: see `Choice`; it is asked by the packets' times and, where the frames turn out to be
+    others, once more by theirs.  finish: what becomes of a chosen frame, a BGR image [H, W, 3]
+    uint8; no more than one image is held besides.  Raises MediaError.
+    """
+    promised = packet_times(path)
+    indices = choose(promised)
+    if indices is None:
+        return promised, []
+    shown, finished = _decode(path, indices, finish)
+    if not shown.agrees_with(promised):
+        indices = choose(shown)
+        if indices is None:
+            return shown, []
+        shown, finished = _decode(path, indices, finish)
+    return shown, [finished[index] for index in indices.tolist()]
+
+
+def first_shown_s(path: Path) -> float:
+    """Return the time of the first frame that is shown, in s on the file's own clock.
+
+    It is not the stream's start: an edit list hides frames, and a cut within a group of pictures
+    leaves some that cannot be decoded.  Raises MediaError.
+    """
+    with untrusted.open_container(path) as container:
+        stream = _prepared_stream(container)
+        frames = list(islice(_frames(container, stream), FIRST_FRAMES))
+        return _shown_frames(_stamps(frames), _durations(frames), stream).start_s
+
+
+def _decode(path: Path, indices: np.ndarray, finish: Finish) -> tuple[ShownFrames, dict[int, Any]]:
+    """All shown frames' times, and by index what `finish` makes of the chosen ones."""
+    from av.video.reformatter import VideoReformatter
+
+    convert = VideoReformatter()  # one for all frames: making it takes longer than its work
+    chosen = set(indices.tolist())
+    finished: dict[int, Any] = {}
+    times = []
+    with untrusted.open_container(path) as container:
+        stream = _prepared_stream(container)
+        matrix = None
+        for index, frame in enumerate(_frames(container, stream)):
+            times.append(FrameTime(frame.pts, frame.dts, frame.duration or 0))
+            matrix = _display_matrix(frame, matrix)
+            if index in chosen:
+                image = convert.reformat(
+                    frame, format="bgr24", interpolation="BICUBIC"
+                ).to_ndarray()
+                finished[index] = finish(np.ascontiguousarray(upright(image, matrix)))
+        return _shown_frames(_stamps(times), _durations(times), stream), finished
+
+
+class FrameTime(NamedTuple):
+    """What a decoded frame says of its time: presentation and decoding stamp, and duration."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+
+
+def _prepared_stream(container: Any) -> Any:
+    """The video stream, decoded in this thread."""
+    stream = untrusted.video_stream(container)
+    if stream.codec_context is None:
+        raise MediaError("unreadable", "no decoder for its video stream")
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames, in the order in which they are shown.
+
+    What cannot be decoded before the first frame is left out: a file that was cut within a group of
+    pictures begins with frames whose references are gone.  Later it is an error.
+    """
+    import av
+
+    begun = False
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            if begun:
+                raise
+            continue
+        begun = begun or bool(frames)
+        yield from frames
+
+
+def _stamps(frames: Sequence[Any]) -> np.ndarray:
+    """Ascending time stamps [n] of decoded frames.
+
+    They are the presentation stamps.  AVI has none for pictures out of order, and what FFmpeg puts
+    in their place does not ascend: there, as in `ffmpeg`, decoding stamps tell the time.
+    """
+    presentation = [frame.pts for frame in frames]
+    if _ascend(presentation):
+        return np.asarray(presentation)
+
+    decoding = [frame.dts for frame in frames if frame.dts is not None]
+    if len(decoding) > 1 and _ascend(decoding):
+        step = int(np.median(np.diff(decoding)))
+        missing = len(frames) - len(decoding)  # the last frames leave the decoder without a stamp
+        return np.concatenate([decoding, decoding[-1] + step * np.arange(1, missing + 1)])
+
+    known = [0 if stamp is None else stamp for stamp in presentation]
+    return np.maximum.accumulate(known) if known else np.asarray(known)
+
+
+def _ascend(stamps: Sequence[int | None]) -> bool:
+    """Whether all stamps are known and each is later than the one before."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    return len(known) == len(stamps) and bool(np.all(np.diff(known) > 0))
+
+
+def _durations(frames: Sequence[Any]) -> np.ndarray:
+    """Durations [n] of decoded frames, 0 where unknown, in the stream's units."""
+    return np.asarray([frame.duration or 0 for frame in frames])
+
+
+def _shown_frames(stamps: np.ndarray, durations: np.ndarray, stream: Any) -> ShownFrames:
+    """When frames are shown, by ascending stamps [n] and durations [n] in the stream's units."""
+    if not len(stamps):
+        raise MediaError("unreadable", "its video stream has no frame with a time stamp")
+
+    last = int(durations[-1])
+    if not last and len(stamps) > 1:
+        last = int(np.median(np.diff(stamps)))
+    base = float(stream.time_base)
+    times_s = (stamps - stamps[0]) * base
+    return ShownFrames(times_s, float(stamps[-1] - stamps[0] + last) * base, stamps[0] * base)
+
+
+def _require_whole(path: Path, container: Any, stream: Any) -> None:
+    """Raise MediaError where the file ends before the frames that its index lists."""
+    if not any(name in container.format.name for name in INDEXED):
+        return
+    size = path.stat().st_size
+    entries = list(stream.index_entries)
+    there = sum(entry.pos + entry.size <= size for entry in entries)
+    if there < len(entries):
+        reason = f"the file breaks off: {there} of {len(entries)} frames are there"
+        raise MediaError("unreadable", reason)
+
+
+def upright(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Turn and mirror an image [H, W, 3] as a display matrix [2, 2] says, the way `ffmpeg` does.
+
+    Only quarter turns are known, with or without a mirror; other angles stay as they are.
+    """
+    if matrix is None:
+        return image
+
+    angle = round(np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0]))) % 360  # clockwise
+    mirrored = np.linalg.det(matrix) < 0
+    if angle == 90:
+        return image.transpose(1, 0, 2) if mirrored else np.rot90(image, -1)
+    if angle == 270:
+        return np.rot90(image, 2).transpose(1, 0, 2) if mirrored else np.rot90(image)
+    if matrix[0, 0] < 0:
+        image = image[:, ::-1]
+    if matrix[1, 1] < 0:
+        image = image[::-1]
+    return image
+
+
+def _display_matrix(frame: Any, before: np.ndarray | None) -> np.ndarray | None:
+    """The linear part [2, 2] of a frame's display matrix; `before`, where the frame brings none.
+
+    It comes from the container (phones, front cameras) with every frame, or from the stream (SEI
+    messages) with the first ones alone.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return before
+    return np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.float64)

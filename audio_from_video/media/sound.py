@@ -1,0 +1,229 @@
+"""The sound of a video file, in time with its pictures: 16 kHz, mono, 16 bit.
+
+FFmpeg (through PyAV) decodes; this module places what it decodes on one time line, whose zero is the
+first *shown* frame.  Nothing is assumed of how a container counts time: every decoded frame of sound
+carries its own time stamp, and frames that follow each other without a gap form a stretch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audio_from_video.media import pictures, untrusted
+from audio_from_video.media.codecs import SAMPLE_RATE_HZ, level_dbfs
+from audio_from_video.media.untrusted import MediaError
+
+# A frame of sound that tells that it begins so far from the end of the one before begins a new stretch.  Time
+# stamps jitter by less (Matroska's and Flash's are whole milliseconds), a lost packet is longer.
+GAP_S = 0.015
+# So far may time stamps run away from the number of samples before a new stretch begins.
+DRIFT_S = 0.04
+# A track's last frame is longer than the track where its codec fills it up; shorter differences are
+# the rounding of time stamps.
+ROUNDING_S = 0.002
+
+# Gains of a channel into left and right, after ITU-R BS.775; as there, the low-frequency channel is
+# left out.  Channels without a place go into both.
+STEREO_GAINS = {
+    "FL": (1.0, 0.0),
+    "FR": (0.0, 1.0),
+    "FC": (0.7071, 0.7071),
+    "BL": (0.7071, 0.0),
+    "BR": (0.0, 0.7071),
+    "SL": (0.7071, 0.0),
+    "SR": (0.0, 0.7071),
+    "BC": (0.5, 0.5),
+    "LFE": (0.0, 0.0),
+}
+UNPLACED = (0.5, 0.5)
+# A downmix that is weaker than the loudest channel by more than this has lost what a listener
+# hears.  A sound in one of two channels alone, and so heard at half its height, loses 6.02 dB.
+LOST_DB = 6.5
+
+
+@dataclass
+class Stretch:
+    """Frames of sound that follow each other without a gap, in one format.
+
+    parts: samples [channels, n] in [-1, 1] of each frame.  starts_s: where the frames that tell
+    their own time put the stretch's first sample, from the first shown picture.
+    """
+
+    rate_hz: int
+    channels: tuple[str, ...]
+    end_s: float
+    parts: list[np.ndarray] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
+    length: int = 0
+
+    @property
+    def start_s(self) -> float:
+        """The time of the first sample: the median of what the frames tell, as stamps jitter."""
+        return float(np.median(self.starts_s))
+
+    def continues(self, rate_hz: int, channels: tuple[str, ...], start_s: float | None) -> bool:
+        """Whether a frame in this format, with this start where it tells one, follows at once."""
+        if (rate_hz, channels) != (self.rate_hz, self.channels):
+            return False
+        if start_s is None:
+            return True
+        counted_s = self.starts_s[0] + self.length / self.rate_hz
+        return abs(start_s - self.end_s) <= GAP_S and abs(start_s - counted_s) <= DRIFT_S
+
+    def add(self, samples: np.ndarray, start_s: float, told: bool) -> None:
+        """Append a frame's samples [channels, n]; told: whether `start_s` is its own time."""
+        if told or not self.starts_s:
+            self.starts_s.append(start_s - self.length / self.rate_hz)
+        self.parts.append(samples)
+        self.length += samples.shape[1]
+        self.end_s = start_s + samples.shape[1] / self.rate_hz
+
+    def cut_last(self, length: int) -> None:
+        """Shorten the last frame to `length` samples."""
+        self.parts[-1] = self.parts[-1][:, :length]
+
+
+def decode_sound(path: Path, duration_s: float) -> np.ndarray:
+    """Decode a file's sound from its first shown picture on.
+
+    Returns [round(duration_s x 16000)] int16, mono, 16 kHz, with silence where the track has none.
+    Of several tracks it is the one flagged as default, else the first.  Raises MediaError.
+    """
+    origin_s = pictures.first_shown_s(path)
+    stretches = _read_stretches(path, origin_s, duration_s)
+    if not stretches:
+        raise MediaError("unreadable", "its audio stream decodes to nothing")
+
+    line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
+    for stretch in stretches:
+        mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
+        _place(line, resample(mono, stretch.rate_hz), stretch.start_s)
+    return np.clip(np.rint(line * 32768), -32768, 32767).astype(np.int16)
+
+
+def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stretch]:
+    """The sound between the first shown picture and `duration_s` later."""
+    stretches: list[Stretch] = []
+    last_duration_s = 0.0
+    with untrusted.open_container(path) as container:
+        stream = _audio_stream(container)
+        for frame, told in _frames(container, stream):
+            if frame.pts is not None:
+                start_s = float(frame.pts * frame.time_base) - origin_s
+            elif stretches:
+                start_s = stretches[-1].end_s
+            else:
+                continue
+            if start_s > duration_s:
+                break
+            if start_s + frame.samples / frame.sample_rate < 0:
+                continue
+
+            rate_hz = frame.sample_rate
+            channels = tuple(channel.name for channel in frame.layout.channels)
+            own_start_s = start_s if told else None
+            if not stretches or not stretches[-1].continues(rate_hz, channels, own_start_s):
+                stretches.append(Stretch(rate_hz, channels, start_s))
+            stretches[-1].add(_float_samples(frame), start_s, told)
+            last_duration_s = float((frame.duration or 0) * frame.time_base)
+
+    if stretches:
+        _cut_to_duration(stretches[-1], last_duration_s)
+    return stretches
+
+
+def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
+    """Decoded frames of sound, each with whether its time stamp is its own.
+
+    Transport and program streams stamp groups of frames.  FFmpeg counts the others' stamps up from
+    the group's by the duration that the stream's first format has; their packets have no position.
+    """
+    own_stamps = set()
+    for packet in container.demux(stream):
+        if packet.pos is not None:
+            own_stamps.add(packet.pts)
+        for frame in packet.decode():
+            yield frame, frame.pts in own_stamps
+
+
+def _cut_to_duration(stretch: Stretch, duration_s: float) -> None:
+    """Leave out what a codec appended to the track's last frame to fill it up.
+
+    duration_s: of that frame as its packet tells it; 0 where unknown.
+    """
+    length = stretch.parts[-1].shape[1]
+    if 0 < duration_s < length / stretch.rate_hz - ROUNDING_S:
+        stretch.cut_last(round(duration_s * stretch.rate_hz))
+
+
+def _audio_stream(container: Any) -> Any:
+    """The track that a player would choose."""
+    import av
+
+    streams = list(container.streams.audio)
+    default = [s for s in streams if s.disposition & av.stream.Disposition.default]
+    return (default or streams)[0]
+
+
+def _float_samples(frame: Any) -> np.ndarray:
+    """A decoded frame as samples [channels, n] float32, full scale 1; what is no number is 0."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        full_scale = -float(np.iinfo(samples.dtype).min)
+        return (samples / full_scale).astype(np.float32)
+    return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def to_mono(samples: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+    """Mix samples [channels, n] down to one channel [n] without losing what a listener hears.
+
+    The mix is the mean of left and right after ITU-R BS.775, scaled down where it would clip.  Where
+    it is weaker than the loudest channel by more than LOST_DB (left and right out of phase cancel
+    each other), the loudest channel stands for the sound.
+    """
+    if len(samples) == 1:
+        return samples[0]
+
+    gains = np.array([STEREO_GAINS.get(name, UNPLACED) for name in channels], np.float32)
+    mix = gains.mean(axis=1) @ samples
+    peak = float(np.abs(mix).max(initial=0))
+    if peak > 1:
+        mix = mix / peak
+    levels = [level_dbfs(channel) for channel in samples]
+    loudest = int(np.argmax(levels))
+    return samples[loudest] if levels[loudest] - level_dbfs(mix) > LOST_DB else mix
+
+
+def resample(mono: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Bring samples [n] float32 from `rate_hz` to 16 kHz, by FFmpeg's resampler."""
+    if rate_hz == SAMPLE_RATE_HZ:
+        return mono
+
+    import av
+
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE_HZ)
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(mono)[None], format="fltp", layout="mono"
+    )
+    frame.sample_rate = rate_hz
+    frame.pts = 0
+    frame.time_base = Fraction(1, rate_hz)
+    frames = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([part.to_ndarray()[0] for part in frames] or [mono[:0]])
+
+
+def _place(line: np.ndarray, samples: np.ndarray, start_s: float) -> None:
+    """Write samples into the time line from `start_s` on, as far as they lie within it."""
+    start = round(start_s * SAMPLE_RATE_HZ)
+    first = max(start, 0)
+    end = min(start + len(samples), len(line))
+    if end > first:
+        line[first:end] = samples[first - start : end - start]
