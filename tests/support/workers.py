@@ -67,12 +67,12 @@ def start_a_sleeper(marker: str) -> None:
     """Start ffmpeg on something endless, as a hanging decoder would, and note its number."""
     import subprocess
 
-    from audio_from_video.media.untrusted import bind_decoder
+    from audio_from_video.runtime.worker import die_with_parent
     from tests.support.media_files import FFMPEG
 
     endless = ("-re", "-f", "lavfi", "-i", "anullsrc", "-t", "300")
     command = [FFMPEG, "-nostdin", "-loglevel", "quiet", *endless, "-f", "null", "-"]
-    process = subprocess.Popen(command, preexec_fn=bind_decoder)
+    process = subprocess.Popen(command, preexec_fn=die_with_parent)
     with open(marker, "w") as file:
         file.write(str(process.pid))
     process.wait()
