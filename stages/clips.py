@@ -49,7 +49,7 @@ from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
-CODE_VERSION = 4  # of `examine`
+CODE_VERSION = 3  # of `examine`
 LIBRARIES = ("av", "numpy")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
 SPLITS = ("training", "validation", "test", "unlabelled")
