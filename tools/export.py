@@ -3,6 +3,7 @@
     python -m tools.export data/video_features/rgb rgb.npz   one array per clip, <action>/<video id>
     python -m tools.export data/frames frames/               <action>/<video id>/00.jpg, 01.jpg, ...
     python -m tools.export data/audio sound/                 <action>/<video id>.flac
+    python -m tools.export data/audio sound/ --format mp3    the same in another format of ffmpeg's
 
 Clips without action label stand under `unlabelled`.  `--split` and `--column` choose; nothing is
 held in memory.
@@ -13,6 +14,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import ffmpeg
+import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,10 +43,15 @@ def export_arrays(source: Path, target: Path, column: str, splits: list[str] | N
     return count
 
 
-def export_media(source: Path, target: Path, column: str, splits: list[str] | None) -> int:
-    """Write JPEG frames or FLAC sound as files and return the number of clips.
+def export_media(
+    source: Path, target: Path, column: str, splits: list[str] | None, sound_format: str = "flac"
+) -> int:
+    """Write JPEG frames or sound as files and return the number of clips.
 
-    splits: None for all.
+    splits: None for all.  sound_format: one that ffmpeg writes, such as wav or mp3.
+
+    Raises:
+        UserError: ffmpeg cannot write the format.
     """
     count = 0
     for row in shards.iter_rows(source, [column], splits):
@@ -54,9 +62,28 @@ def export_media(source: Path, target: Path, column: str, splits: list[str] | No
                 (path / f"{i:02d}.jpg").write_bytes(image)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f"{path.name}.{MEDIA[column]}").write_bytes(row[column])
+            sound = row[column]
+            if sound_format != "flac":
+                sound = convert_sound(sound, sound_format)
+            path.with_name(f"{path.name}.{sound_format}").write_bytes(sound)
         count += 1
     return count
+
+
+def convert_sound(flac: bytes, sound_format: str) -> bytes:
+    """Return FLAC bytes in another format that ffmpeg writes.
+
+    Raises:
+        UserError: ffmpeg cannot write the format.
+    """
+    stream = ffmpeg.input("pipe:", format="flac").output("pipe:", format=sound_format)
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    try:
+        converted, _ = stream.run(program, input=flac, capture_stdout=True, capture_stderr=True)
+    except ffmpeg.Error as error:
+        message = error.stderr.decode(errors="replace").strip().splitlines()[-1]
+        raise UserError(f"ffmpeg cannot write sound as '{sound_format}': {message}") from None
+    return converted
 
 
 def choose_column(source: Path, name: str | None) -> tuple[str, bool]:
@@ -95,14 +122,19 @@ def main() -> None:
         choices=[*LABELLED, UNLABELLED],
         help="only this split; may be repeated",
     )
+    parser.add_argument("--format", default="flac", help="of sound: flac, wav, mp3, ogg, ...")
     arguments = parser.parse_args()
+    source = arguments.source
+    target = arguments.target
     try:
-        column, holds_arrays = choose_column(arguments.source, arguments.column)
-        export = export_arrays if holds_arrays else export_media
-        count = export(arguments.source, arguments.target, column, arguments.split)
+        column, holds_arrays = choose_column(source, arguments.column)
+        if holds_arrays:
+            count = export_arrays(source, target, column, arguments.split)
+        else:
+            count = export_media(source, target, column, arguments.split, arguments.format)
     except (UserError, OSError) as error:
         sys.exit(f"export: error: {error}")
-    print(f"{count} clips, column {column}, to {arguments.target}")
+    print(f"{count} clips, column {column}, to {target}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 
+from audio_from_video.media import codecs
 from audio_from_video.storage import shards
 from tests.support.closure import ROOT
 from tests.support.shard_rows import index_row
@@ -77,4 +79,22 @@ def test_an_unknown_column_is_a_sentence(source, tmp_path):
     text = export(source, tmp_path / "out", "--column", "nothing", fails=True)
     assert "nothing" in text
     assert "features" in text
+    assert "Traceback" not in text
+
+
+def test_sound_in_another_format(tmp_path):
+    tone = (3000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
+    clip = {"clip_id": "a/x_1", "split": "training", "action": "a", "source_id": "x"}
+    row = clip | {"item_key": None, "status": "ok", "reason": ""}
+    content = [row | {"flac": codecs.encode_flac(tone)}]
+    schema = pa.schema([("flac", pa.binary())])
+    shards.write(tmp_path / "audio", schema, content, [row], "v")
+
+    export(tmp_path / "audio", tmp_path / "sound", "--format", "wav")
+    samples, rate_hz = soundfile.read(tmp_path / "sound/a/x_1.wav", dtype="int16")
+    assert rate_hz == 16_000
+    assert np.array_equal(samples, tone)
+
+    text = export(tmp_path / "audio", tmp_path / "sound", "--format", "nonsense", fails=True)
+    assert "cannot write sound as 'nonsense'" in text
     assert "Traceback" not in text
