@@ -127,7 +127,7 @@ def test_windows_are_centred_on_their_step_and_stay_inside(backbone, monkeypatch
 
 
 def stock(models, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Patch embeddings' layout taken from the convolution: outputs [freq, time, D] and label scores, by transformers alone."""
+    """Outputs [freq, time, D] and label scores by transformers alone."""
     model = transformers.ASTForAudioClassification.from_pretrained(models["short"]).eval()
     values = transformers.ASTFeatureExtractor.from_pretrained(models["short"])(
         wave, sampling_rate=16_000, return_tensors="pt"
@@ -162,7 +162,7 @@ def test_one_pass_is_the_stock_model_pooled_by_hand(models, backbone):
 
 @pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
 def test_steps_follow_the_sound(backbone, segments):
-    """A clip whose second half is another sound: steps of one half are like each other and unlike the other's."""
+    """A clip whose second half is another sound: steps are like those of their half."""
     wave = np.concatenate(
         [sine(300, 1.5, -6), np.random.default_rng(0).normal(0, 0.2, 24_000)]
     ).astype(np.float32)
@@ -270,7 +270,8 @@ def test_projection_is_scikit_learns_pca():
 def test_too_few_clips_are_a_sentence():
     with pytest.raises(
         UserError,
-        match="audio_features.components = 20 needs more than 20 time steps of audible training clips; there are 18",
+        match="components = 20 needs more than 20 time steps of audible training clips; "
+        "there are 18",
     ):
         fit_projection([np.zeros((18, 24))], 24, 20)
     with pytest.raises(UserError, match="there are 0"):

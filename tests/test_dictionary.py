@@ -1,4 +1,4 @@
-"""The semantic dictionary: its table, and its figures against small examples counted by hand and by brute force."""
+"""The semantic dictionary: its table, and its figures against counts by hand."""
 
 import json
 from itertools import permutations
@@ -130,7 +130,7 @@ def test_spread():
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Two actions with sound, one without, a refused and an unlabelled clip; the random tiny BERT as text model."""
+    """Two actions with sound, one without, a refused and an unlabelled clip; a tiny BERT."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(
         f"dictionary: {{model: {write_bert(tmp_path / 'bert')}, top_k: 3}}"

@@ -1,4 +1,4 @@
-"""Audio features of labels: against loops over the clips, what is out of fold, what is borrowed, and the figures."""
+"""Audio features of labels: against loops over the clips; folds, borrowing, figures."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def data(workspace, bert, monkeypatch):
-    """Clips whose scores leave some labels without evidence; `rows` as written, `fold` by clip id."""
+    """Clips whose scores leave some labels without evidence; `rows` as written, `fold` by id."""
     monkeypatch.setattr(label_audio, "LABELS", load_labels()[:LABELS])
     workspace.set(label_audio=SECTION | {"model": bert}, generator={"folds": FOLDS})
     workspace.rows = synthetic.make_clips()
@@ -81,7 +81,7 @@ def stored(row: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_loop(data, left_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prototypes [L, A] (NaN without evidence), evidence [L] and mean [A]: label by label, clip by clip."""
+    """Prototypes [L, A] (NaN without evidence), evidence [L] and mean [A], clip by clip."""
     used = [
         stored(row)
         for row in data.rows
@@ -249,7 +249,7 @@ def test_actions_do_not_matter(data):
 
 
 def test_folds_are_those_of_the_clips_with_both_video_features(data):
-    """A clip without flow features is none of the generator's, so it may not shift the folds or be learned from."""
+    """A clip without flow features is none of the generator's: it may not shift the folds."""
     rows = sorted(data.rows, key=lambda row: (row["split"], row["action"] or "", row["clip_id"]))
     lost = {
         row["source_id"]
@@ -338,7 +338,7 @@ def test_pairwise_cosine_at_the_limits():
 
 @pytest.fixture
 def audioset(data) -> dict[int, list[np.ndarray]]:
-    """Records below a folder, and each label's clip means [128]; label 10 has one, 11 none, SILENT some only here."""
+    """Records below a folder, and each label's clip means [128]; label 10 has one, 11 none."""
     data.set(label_audio={"source": "audioset", "audioset_root": "audioset"})
     centres = RNG.integers(60, 196, (LABELS, 128))
     clips, means = [], {label: [] for label in range(LABELS)}

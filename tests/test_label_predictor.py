@@ -201,7 +201,7 @@ def test_the_heads_write_different_scores_and_measure_the_same(data):
 
 @pytest.fixture
 def both(data):
-    """Two architectures generated other features for the same clips, with other numbers of seeds."""
+    """Two architectures with other features of the same clips, and other numbers of seeds."""
     data.set(generator={"architectures": {SECOND: "data/mapping"}})
     data.rows = synthetic.make_clips()
     synthetic.write_data(data.rows)

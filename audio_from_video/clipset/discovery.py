@@ -36,7 +36,7 @@ def find_clips(root_name: str, lists: dict[str, str]) -> list[dict]:
     if not any(clip["folder"] == "training" for clip in clips):
         raise UserError(
             f"clips.root = {root_name!r} holds no clip below training/<action>/; "
-            "see the README, 'Your own folder'"
+            "see the README, 'Your own clips'"
         )
     for action in {clip["action"] for clip in clips}:
         # The outputs have a folder per action, in whose name special characters are encoded.

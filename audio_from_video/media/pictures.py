@@ -1,9 +1,10 @@
 """The pictures of a video file, as a player shows them: which frames, when, upright, in BGR.
 
-FFmpeg (through PyAV) is the only decoder, for pictures as for sound: two of them would mean two time
-lines and two ways to colours.  A packet is not a frame: edit lists hide frames, a cut within a group
-of pictures leaves some that cannot be decoded, some packets hold none.  So the frames that decoding
-gives are the truth, and packets only a guess that spares a second decoding where it is right.
+FFmpeg (through PyAV) is the only decoder, for pictures as for sound: two of them would mean two
+time lines and two ways to colours.  A packet is not a frame: edit lists hide frames, a cut within a
+group of pictures leaves some that cannot be decoded, some packets hold none.  So the frames that
+decoding gives are the truth, and packets only a guess that spares a second decoding where it is
+right.
 
 Colours: FFmpeg's conversion by the file's own matrix and range (BT.601, 709, 2020).  High dynamic
 range (PQ, HLG) is shown as `ffmpeg` prints it by default: code values as they are, no tone mapping.
@@ -52,8 +53,8 @@ Finish = Callable[[np.ndarray], Any]
 def probe(path: Path) -> dict:
     """Return facts of a video file: duration_s, fps (average), width_px, height_px, has_audio.
 
-    Where the header of the video stream tells no duration (Matroska, WebM, Flash), it is that of the
-    packets.  Raises MediaError.
+    Where the header of the video stream tells no duration (Matroska, WebM, Flash), it is that of
+    the packets.  Raises MediaError.
     """
     with untrusted.open_container(path) as container:
         stream = _prepared_stream(container)

@@ -1,8 +1,8 @@
 """The sound of a video file, in time with its pictures: 16 kHz, mono, 16 bit.
 
-FFmpeg (through PyAV) decodes; this module places what it decodes on one time line, whose zero is the
-first *shown* frame.  Nothing is assumed of how a container counts time: every decoded frame of sound
-carries its own time stamp, and frames that follow each other without a gap form a stretch.
+FFmpeg (through PyAV) decodes.  This module places what it decodes on one time line, whose zero is
+the first *shown* frame.  Nothing is assumed of how a container counts time: every decoded frame of
+sound carries a time stamp, and frames that follow each other without a gap form a stretch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,9 @@ from audio_from_video.media import pictures, untrusted
 from audio_from_video.media.codecs import SAMPLE_RATE_HZ, level_dbfs
 from audio_from_video.media.untrusted import MediaError
 
-# A frame of sound that tells that it begins so far from the end of the one before begins a new stretch.  Time
-# stamps jitter by less (Matroska's and Flash's are whole milliseconds), a lost packet is longer.
+# A frame of sound that tells a start so far from the end of the one before begins a new stretch.
+# Time stamps jitter by less (Matroska's and Flash's are whole milliseconds), a lost packet is
+# longer.
 GAP_S = 0.015
 # So far may time stamps run away from the number of samples before a new stretch begins.
 DRIFT_S = 0.04
@@ -185,9 +186,9 @@ def _float_samples(frame: Any) -> np.ndarray:
 def to_mono(samples: np.ndarray, channels: Sequence[str]) -> np.ndarray:
     """Mix samples [channels, n] down to one channel [n] without losing what a listener hears.
 
-    The mix is the mean of left and right after ITU-R BS.775, scaled down where it would clip.  Where
-    it is weaker than the loudest channel by more than LOST_DB (left and right out of phase cancel
-    each other), the loudest channel stands for the sound.
+    The mix is the mean of left and right after ITU-R BS.775, scaled down where it would clip.
+    Where it is weaker than the loudest channel by more than LOST_DB (left and right out of phase
+    cancel each other), the loudest channel stands for the sound.
     """
     if len(samples) == 1:
         return samples[0]

@@ -1,4 +1,4 @@
-"""One fixed set of numeric kernels, so that every x86-64 processor with AVX2 computes the same bytes.
+"""One fixed set of numeric kernels: the same bytes on every x86-64 processor with AVX2.
 
 PyTorch (ATen, oneDNN, MKL), NumPy and OpenBLAS choose their kernels by what the processor can do,
 and kernels round differently.  `fix` caps them all at AVX2.  The libraries read these variables

@@ -1,4 +1,4 @@
-"""Sentence embeddings: against an own mean pooling, independent of neighbours, and without a network."""
+"""Sentence embeddings: against an own mean pooling, alone or in company, without a network."""
 
 import socket
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_prints_nothing(bert, capfd, caplog):
 
 
 def test_known_neighbours(label_vectors):
-    """The research description's example of a caption, and an action that every reader would look up alike."""
+    """The research description's example of a caption, and an action with plain labels."""
     queries = ["a group of people in a crowd with their hands up", "applauding", "clapping", "rain"]
     top = [
         [LABELS[i] for i in row]

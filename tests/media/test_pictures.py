@@ -1,4 +1,4 @@
-"""Pictures as `ffmpeg` shows them: the frame at each time, upright, in its colours, and none that is not there."""
+"""Pictures as `ffmpeg` shows them: the frame at each time, upright and in its colours."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def assert_as_shown(path: Path, tolerance: int = 0) -> None:
 
 
 def smooth_images(count: int) -> np.ndarray:
-    """Images [count, 96, 128, 3] uint8 of many colours without edges, where chroma is interpolated."""
+    """Images [count, 96, 128, 3] uint8 of many colours, without edges."""
     t, y, x = np.meshgrid(np.arange(count), np.arange(96), np.arange(128), indexing="ij")
     waves = [np.sin(x / 20 + t / 5), np.sin(y / 20 + t / 7 + 1), np.sin((x + y) / 30 + 2)]
     return (128 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
@@ -77,7 +77,7 @@ def test_formats(tmp_path, kind):
 @pytest.mark.parametrize("seek", [("-ss", "0.3"), ("-ss", "1.1"), ("-ss", "1.95")])
 @pytest.mark.parametrize("length", [(), ("-t", "0.9")])
 def test_edit_lists_hide_head_and_tail(clip, tmp_path, seek, length):
-    """`-ss` before a copy begins at a keyframe and hides what comes before the time by an edit list."""
+    """`-ss` before a copy begins at a keyframe; an edit list hides what comes before."""
     assert_as_shown(copy(clip, tmp_path / "cut.mp4", *length, before=seek))
 
 

@@ -1,4 +1,4 @@
-"""Sound in time with the pictures: every container, rate and start against the moment that was written."""
+"""Sound in time with the pictures, against the moments that were written."""
 
 from pathlib import Path
 

@@ -15,7 +15,8 @@ import json, os
 import stages
 import numpy, torch
 from threadpoolctl import threadpool_info
-blas = [pool.get("architecture") for pool in threadpool_info() if pool["internal_api"] == "openblas"]
+pools = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
+blas = [pool["architecture"] for pool in pools]
 print(json.dumps({
     "torch": torch.backends.cpu.get_cpu_capability(),
     "openblas": blas,

@@ -43,7 +43,7 @@ every_page_on_the_present = pytest.mark.parametrize("page", PRESENT, ids=name_of
 
 
 def committed(path: str) -> str | None:
-    """Text of a file at HEAD; None where that commit lacks it.  Skips where there is no repository."""
+    """Text of a file at HEAD, or None.  Skips where there is no repository."""
     if not (ROOT / ".git").exists():
         pytest.skip("no Git repository: a run may have replaced the committed tables")
     command = ["git", "-C", str(ROOT), "show", f"HEAD:{path}"]
@@ -64,7 +64,7 @@ def versions(path: str) -> list[str]:
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
-    """Cells of the rows of a Markdown table whose first cell is a name in backticks, by that name."""
+    """Cells of a Markdown table's rows, by the name in backticks in the first."""
     rows = {}
     for line in text.splitlines():
         match = re.match(r"\| `(\w+)` \|", line)
