@@ -43,6 +43,7 @@ from audio_from_video.reporting import (
     stage_tables,
     tables,
 )
+from audio_from_video.reporting.committed import comparison_with_commit
 from audio_from_video.reporting.results import LookAlikePairs, Results
 from audio_from_video.reporting.tables import Content, Table
 from audio_from_video.runtime import params, stage_run
@@ -390,6 +391,9 @@ def main(stage: stage_run.StageRun) -> None:
     table = condition_evaluation.subset_table(results.figures)
     table.to_csv(layout.SUBSETS, index=False, float_format="%.6f")
     stage.write_metrics(report_metrics(results))
+    comparison = comparison_with_commit()
+    if comparison:
+        print(comparison)
 
 
 if __name__ == "__main__":
