@@ -228,6 +228,35 @@ def clip_figures(clips: list[dict], actions: set[str]) -> dict:
     }
 
 
+def require_splits(clips: list[dict], p: ClipsParams) -> None:
+    """Raise UserError where what is left cannot make an experiment, before other stages run."""
+    ok = [clip for clip in clips if clip["status"] == "ok"]
+    members = {split: [clip for clip in ok if clip["split"] == split] for split in SPLITS}
+    actions = {clip["action"] for clip in members["training"]}
+    if len(actions) < 2:
+        names = ", ".join(sorted(actions)) or "none"
+        raise UserError(
+            f"a classifier needs training clips of at least two actions; {p.root} has: {names} "
+            "(metrics/clips.json says why clips were refused)"
+        )
+    if not members["test"]:
+        raise UserError(
+            f"no test clip is left in {p.root}: put clips into validation/<action>/, or name some "
+            "by clips.test_list"
+        )
+    if not members["validation"]:
+        raise UserError(
+            f"no validation clip is left in {p.root}: an action needs training clips of at least "
+            "two sources (clips.source_pattern says what a source is)"
+        )
+    learned_from = [*members["training"], *members["unlabelled"]]
+    if not any(clip["has_audio"] for clip in learned_from):
+        raise UserError(
+            f"none of the {len(learned_from)} training and unlabelled clips in {p.root} has an "
+            "audio track: generators learn from clips with sound, labelled or not"
+        )
+
+
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("clips", ClipsParams)
     lists = {"training": p.training_list, "validation": p.validation_list}
@@ -244,6 +273,7 @@ def main(stage: stage_run.StageRun) -> None:
     shards.write_table(missing_audio_table(clips, p.seed), layout.MISSING_AUDIO)
     truth.pass_on(Path(p.root))
     stage.write_metrics(clip_figures(clips, actions))
+    require_splits(clips, p)
 
 
 if __name__ == "__main__":

@@ -283,8 +283,9 @@ def test_hidden_files_are_no_clips(root):
 def real(workspace):
     """Real files, one of each kind of fault among them."""
     root = workspace.folder / "real"
-    for name in ("training/clapping", "validation/clapping", "unlabelled"):
+    for name in ("training/clapping", "training/knocking", "validation/clapping", "unlabelled"):
         (root / name).mkdir(parents=True)
+    write_video(root / "training/knocking/k_1.mp4", 80, "24")
     for i, source in enumerate("abcd"):
         write_video(
             root / f"training/clapping/{source}_1.mp4",
@@ -304,7 +305,7 @@ def real(workspace):
         "".join(
             f"clapping/{p.name},clapping\n" for p in sorted((root / "training/clapping").iterdir())
         )
-        + "clapping/gone_1.mp4,clapping\n"
+        + "clapping/gone_1.mp4,clapping\nknocking/k_1.mp4,knocking\n"
     )
     workspace.set(
         clips={"root": "real", "training_list": "training.csv", "max_failed_fraction": 0.5}
@@ -341,11 +342,11 @@ def test_every_file_has_a_row_with_facts_or_a_reason(real):
     assert len(good["content_hash"]) == 32 and rows["gone_1.mp4"]["content_hash"] is None
     metrics = __import__("json").loads(Path("metrics/clips.json").read_text())
     assert metrics["clips"] == {
-        "in": 11,
-        "ok": 6,
+        "in": 12,
+        "ok": 7,
         "refused": {"missing": 1, "no_video": 1, "too_short": 1, "unreadable": 2},
     }
-    assert sum(metrics["split"].values()) == 6 and metrics["with_audio_track"] == 4
+    assert sum(metrics["split"].values()) == 7 and metrics["with_audio_track"] == 4
 
 
 def test_only_changed_files_are_opened_again_and_bytes_stay_the_same(real):
@@ -389,3 +390,79 @@ def test_an_action_without_training_clip_is_refused_at_test(root):
         rows["barking/tbarking_1"]["reason"]
         == "no training clip of this action is left, so no classifier could name it"
     )
+
+
+# What a data set lacks is told before other stages run
+
+
+def rows_of(**changes) -> list[dict]:
+    """Clips of two actions in all splits, with sound, changed: split=(name, value, ...)."""
+    rows = []
+    for action in ("clapping", "knocking"):
+        for split in ("training", "validation", "test"):
+            rows.append({"action": action, "split": split, "status": "ok", "has_audio": True})
+    for row in rows:
+        row.update({key: value for key, value in changes.items() if key in row})
+    return rows
+
+
+def without(split: str) -> list[dict]:
+    return [row for row in rows_of() if row["split"] != split]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (rows_of(action="clapping"), "at least two actions; x has: clapping"),
+        (rows_of(status="unreadable"), "at least two actions; x has: none"),
+        (without("test"), "no test clip is left in x: put clips into validation/<action>/"),
+        (without("validation"), "needs training clips of at least two sources"),
+        (rows_of(has_audio=False), "none of the 2 training and unlabelled clips in x has an audio"),
+    ],
+)
+def test_what_cannot_make_an_experiment_is_told_at_once(rows, sentence):
+    with pytest.raises(UserError, match=sentence):
+        clips.require_splits(rows, parameters(Path("x")))
+
+
+def test_what_makes_an_experiment_passes():
+    clips.require_splits(rows_of(), parameters(Path("x")))
+
+
+# Lists and names
+
+
+def test_a_list_may_begin_with_a_byte_order_mark_and_name_a_clip_twice(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_bytes("\ufeffclapping/a_1.mp4,clapping\nclapping/a_1.mp4,clapping\n".encode())
+    assert discovery.read_list(path) == ["clapping/a_1.mp4"]
+
+
+def test_names_in_the_test_list_that_match_nothing_are_counted(root, capsys):
+    (root / "test.csv").write_text("clapping/nowhere_1.mp4\nclapping/never_1.mp4\n")
+    described(root, parameters(root, test_list="test.csv"))
+    told = capsys.readouterr().err
+    assert "2 of the 2 names in test.csv match no clip, such as clapping/never_1.mp4" in told
+
+
+def test_two_spellings_of_one_letter_are_one_action(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for action, name in ((composed, "a_1"), (decomposed, "b_1")):
+        (tmp_path / "training" / action).mkdir(parents=True)
+        (tmp_path / "training" / action / f"{name}.mp4").write_text("x")
+    clips_found = discovery.find_clips(str(tmp_path), {})
+    assert {clip["action"] for clip in clips_found} == {composed}
+
+    (tmp_path / "list.csv").write_text(f"{composed}/b_1.mp4,x\n")
+    listed = discovery.find_clips(str(tmp_path), {"training": "list.csv"})
+    assert [(tmp_path / clip["path"]).is_file() for clip in listed] == [True]
+
+
+def test_what_lies_beside_clips_is_no_failed_clip(tmp_path, capsys):
+    folder = tmp_path / "training/clapping"
+    folder.mkdir(parents=True)
+    for name in ("a_1.mp4", "b_1.mp4.part", "a_1.info.json", "Thumbs.db", "cover.jpg", "notes.txt"):
+        (folder / name).write_text("x")
+    found = discovery.find_clips(str(tmp_path), {})
+    assert [clip["stem"] for clip in found] == ["a_1"]
+    assert "5 files below" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from tests.support.media_files import (
     ffmpeg,
     read_number,
     shown_frames,
+    sine,
     write_video,
 )
 from tests.support.odd_media import KINDS
@@ -173,6 +174,8 @@ def test_the_stage_writes_what_it_says_and_goes_on_after_a_bad_file(workspace):
         write_video(
             root / folder / "waving+hands" / f"{name}.mp4", 72, "24", "-metadata", f"title={name}"
         )
+    (root / "training" / "knocking").mkdir()
+    write_video(root / "training/knocking/k_1.mp4", 90, "30", "-c:a", "aac", sound=sine(400, 3, -9))
     (root / "training" / "waving+hands" / "d_1.mp4").write_bytes(b"")
     data = (root / "training" / "waving+hands" / "b_1.mp4").read_bytes()
     (root / "training" / "waving+hands" / "e_1.mp4").write_bytes(data[: data.index(b"mdat") + 900])
@@ -181,19 +184,21 @@ def test_the_stage_writes_what_it_says_and_goes_on_after_a_bad_file(workspace):
     frames.main(stage := stage_run.StageRun("frames", None, 2))
     rows = list(shards.iter_rows(workspace.folder / "data/frames", ["jpegs", "times_s"]))
     assert sorted(row["clip_id"] for row in rows) == [
+        "knocking/k_1",
         "waving+hands/-a_1",
         "waving+hands/b_1",
         "waving+hands/c_1",
     ]
-    assert all(numbers(row) == list(range(0, 72, 4)) for row in rows)
-    assert stage.log["computed"] == 3
+    waving = [row for row in rows if row["clip_id"] != "knocking/k_1"]
+    assert all(numbers(row) == list(range(0, 72, 4)) for row in waving)
+    assert stage.log["computed"] == 4
     found = {row["clip_id"]: row for row in pq.read_table("data/clips.parquet").to_pylist()}
     assert (
         found["waving+hands/d_1"]["status"] == found["waving+hands/e_1"]["status"] == "unreadable"
     )
     workspace.set(clips={"max_failed_fraction": 0.1})
     with pytest.raises(
-        UserError, match="2 of 5 clips failed in clips, more than clips.max_failed_fraction = 0.1"
+        UserError, match="2 of 6 clips failed in clips, more than clips.max_failed_fraction = 0.1"
     ):
         clips.main(stage_run.StageRun("clips", None, 1))
 

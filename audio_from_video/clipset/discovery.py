@@ -2,13 +2,42 @@
 
 import csv
 import os
+import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.storage import shards
 
 SPLIT_OF_FOLDER = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}
+# What lies beside clips and claims to be no video: half downloads, facts, subtitles, pictures.
+OTHER_SUFFIXES = frozenset(
+    (
+        ".part",
+        ".ytdl",
+        ".crdownload",
+        ".tmp",
+        ".json",
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".md",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".log",
+        ".srt",
+        ".vtt",
+        ".ass",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".db",
+        ".ini",
+    )
+)
 LONGEST_NAME = 255  # characters of a file name on common file systems
 
 
@@ -29,9 +58,10 @@ def find_clips(root_name: str, lists: dict[str, str]) -> list[dict]:
     clips = []
     for folder in SPLIT_OF_FOLDER:
         if lists.get(folder):
-            paths = [f"{folder}/{name}" for name in read_list(root / lists[folder])]
+            names = read_list(root / lists[folder])
+            paths = [_spelled_as_there(root, f"{folder}/{name}") for name in names]
         else:
-            paths = [path.removeprefix(f"{root}/") for path in _files_below(root / folder)]
+            paths = [path.removeprefix(f"{root}/") for path in _clips_below(root / folder)]
         clips += [_clip_of_path(root, folder, path) for path in sorted(paths)]
     if not any(clip["folder"] == "training" for clip in clips):
         raise UserError(
@@ -62,7 +92,33 @@ def _clip_of_path(root: Path, folder: str, path: str) -> dict:
         )
     if len(file.parts) != 3:
         raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
-    return {"path": path, "folder": folder, "action": file.parts[1], "stem": file.stem}
+    action = unicodedata.normalize("NFC", file.parts[1])
+    return {"path": path, "folder": folder, "action": action, "stem": file.stem}
+
+
+def _spelled_as_there(root: Path, path: str) -> str:
+    """A listed path as its file is spelled: letters with marks have a composed form and another."""
+    for form in ("NFC", "NFD"):
+        spelling = unicodedata.normalize(form, path)
+        if not (root / path).exists() and (root / spelling).exists():
+            return spelling
+    return path
+
+
+def _clips_below(folder: Path) -> list[str]:
+    """The files below a folder without those that claim to be no video, which are told."""
+    clips = []
+    others = []
+    for path in _files_below(folder):
+        is_other = os.path.splitext(path)[1].lower() in OTHER_SUFFIXES
+        (others if is_other else clips).append(path)
+    if others:
+        print(
+            f"clips: {len(others)} files below {folder} are no videos by their names and are left "
+            f"out, such as {printable(min(others))}",
+            file=sys.stderr,
+        )
+    return clips
 
 
 def _files_below(folder: Path) -> Iterator[str]:
@@ -88,18 +144,19 @@ def _files_below(folder: Path) -> Iterator[str]:
 def read_list(path: Path) -> list[str]:
     """Return the file names of a CSV list in MiT's form; a header line is skipped.
 
-    Its first column is `action/file`.  Raises UserError where it is missing or leaves the root.
+    Its first column is `action/file`; a name that stands there twice counts once.  Raises
+    UserError where it is missing or leaves the root.
     """
     if not path.is_file():
         raise UserError(
             f"the clip list {path} does not exist (clips.training_list, validation_list and "
             "test_list are relative to clips.root)"
         )
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(
                 f"{path} names {name!r}, which leaves the root; name clips as action/file"
             )
-    return names
+    return list(dict.fromkeys(names))

@@ -1,6 +1,8 @@
 """Splits: which clips are learned from, chosen by and tested on, and which lack their audio."""
 
 import re
+import sys
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from pydantic import Field, field_validator
 from audio_from_video.clipset import discovery
 from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.errors import printable
 
 MISSING_DRAWS = 10  # as many seeds get draws of their own
 # A clip that could stand in two splits stays in the first of these.
@@ -62,16 +65,25 @@ def assign_splits(clips: list[dict], p: SplitParams) -> None:
 
 def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
     """Make what the list names the test split, and refuse other clips of the validation folder."""
-    names = set(discovery.read_list(Path(p.root) / p.test_list))
+    listed = discovery.read_list(Path(p.root) / p.test_list)
+    names = {unicodedata.normalize("NFC", name) for name in listed}
+    unmatched = set(names)
     for clip in clips:
         if clip["folder"] == "unlabelled":
             continue
-        _, name = clip["path"].split("/", 1)
+        _, name = unicodedata.normalize("NFC", clip["path"]).split("/", 1)
+        unmatched.discard(name)
         if name in names:
             clip["split"] = "test"
         elif clip["split"] == "test":
             reason = f"in the validation folder, but not named by {p.test_list}"
             mark_refused(clip, "not_in_test_list", reason)
+    if unmatched:
+        print(
+            f"clips: {len(unmatched)} of the {len(names)} names in {p.test_list} match no clip, "
+            f"such as {printable(min(unmatched))}",
+            file=sys.stderr,
+        )
 
 
 def _draw_validation_sources(clips: list[dict], p: SplitParams) -> set[str]:
