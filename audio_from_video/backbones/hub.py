@@ -168,14 +168,14 @@ def load_pretrained(loader, name: str, description: str, **options):
 
 
 def load_frozen_model(loader, name: str, description: str, device: str):
-    """Return a model in evaluation mode, without gradients, on a device.
+    """Return a model in float32 and evaluation mode, without gradients, on a device.
 
+    Checkpoints in half precision are widened: their layers would refuse float32 inputs.
     Arguments as for `load_pretrained`.  Weights that the directory lacks would be random, so they
     raise UserError; poolers are excepted, because nothing here uses them.
     """
-    model, report = load_pretrained(
-        loader, name, description, output_loading_info=True, use_safetensors=True
-    )
+    options = {"output_loading_info": True, "use_safetensors": True, "dtype": "float32"}
+    model, report = load_pretrained(loader, name, description, **options)
     missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
     if missing:
         raise UserError(

@@ -6,6 +6,7 @@ file (tools/stored_items.py).  The key of an item is the key of what it was comp
 are Arrow tables of one row with a checksum.  Only the parent process writes.
 """
 
+import errno
 import hashlib
 import os
 import sqlite3
@@ -32,9 +33,34 @@ def folder() -> Path:
     """Return the store's folder.
 
     The environment's ITEM_STORE, else `audio-from-video/items` in the user's cache directory.
+    Raises UserError where the user has neither.
     """
     named = os.environ.get("ITEM_STORE")
-    return Path(named or platformdirs.user_cache_dir("audio-from-video") + "/items")
+    if named:
+        return Path(named)
+    try:
+        return Path(platformdirs.user_cache_dir("audio-from-video")) / "items"
+    except RuntimeError as error:
+        raise UserError(
+            f"the item store has no place ({error}): name a folder that can be written by the "
+            "environment variable ITEM_STORE"
+        ) from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of the store.
+
+    Raises UserError where the store's place cannot be written; a full disk stays an OSError.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(
+            f"the item store's folder {path} cannot be made ({error.strerror}): name one that can "
+            "be written by the environment variable ITEM_STORE"
+        ) from None
 
 
 def version(stage: str, code_version: int, *parts: Any, libraries: Iterable[str]) -> str:
@@ -85,7 +111,7 @@ class ItemStore:
         self._database.close()
 
     def _connect(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._database = sqlite3.connect(self.path, timeout=60)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")

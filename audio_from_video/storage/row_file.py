@@ -89,6 +89,6 @@ class RowFile:
 def scratch() -> Iterator[Path]:
     """Yield a folder for RowFiles beside the item store; it is gone afterwards."""
     parent = item_store.folder() / "scratch"
-    parent.mkdir(parents=True, exist_ok=True)
+    item_store.make_folder(parent)
     with tempfile.TemporaryDirectory(dir=parent) as name:
         yield Path(name)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,7 +14,7 @@ from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.backbones.hub import revision, width_of
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.runtime.errors import UserError
-from tests.support.tiny_backbones import write_vit
+from tests.support.tiny_backbones import images, write_vit
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -102,3 +103,21 @@ def test_an_argument_goes_before_the_environment(models, monkeypatch):
     monkeypatch.setenv("DEVICE", "cuda:3")
     assert VisionBackbone(str(models["vit"]), device="cpu").device == "cpu"
     assert AudioBackbone(str(models["ast"]), "cpu").model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_checkpoints_in_half_precision_are_run_in_float32(tmp_path, dtype):
+    full = write_vit(tmp_path / "full")
+    half = tmp_path / "half"
+    shutil.copytree(full, half)
+    transformers.ViTModel.from_pretrained(full).to(dtype).save_pretrained(half)
+    assert json.loads((half / "config.json").read_text())["dtype"] != "float32"
+
+    pictures = images(4, 32, 32)
+    features = []
+    for folder in (full, half):
+        backbone = VisionBackbone(str(folder))
+        features.append(backbone.encode(backbone.resize(pictures)[None])[0])
+    assert features[1].dtype == features[0].dtype
+    assert np.allclose(features[1], features[0], atol=0.05 * np.abs(features[0]).max())
+    assert not np.array_equal(features[1], features[0])

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import platformdirs
 import pyarrow as pa
 import pytest
 
@@ -174,3 +175,21 @@ def test_damage_within_the_database_is_a_sentence_and_the_next_run_computes_anew
     ):
         fill(count=2000)
     assert len(fill(count=2000)[0]) == 2000
+
+
+def test_a_user_without_home_is_told_the_way_out(monkeypatch):
+    def no_home(_: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("ITEM_STORE", raising=False)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", no_home)
+    with pytest.raises(UserError, match="could not determine the home directory.*ITEM_STORE"):
+        item_store.folder()
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("ITEM_STORE", str(tmp_path / "file/items"))
+    with pytest.raises(UserError, match="cannot be made .*ITEM_STORE"):
+        with ItemStore("stage", "version", pa.schema([("value", pa.int32())])):
+            pass
