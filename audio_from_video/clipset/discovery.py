@@ -107,11 +107,13 @@ def _spelled_as_there(root: Path, path: str) -> str:
 
 def _clips_below(folder: Path) -> list[str]:
     """The files below a folder without those that claim to be no video, which are told."""
-    clips = []
-    others = []
+    clips: list[str] = []
+    others: list[str] = []
     for path in _files_below(folder):
-        is_other = os.path.splitext(path)[1].lower() in OTHER_SUFFIXES
-        (others if is_other else clips).append(path)
+        if os.path.splitext(path)[1].lower() in OTHER_SUFFIXES:
+            others.append(path)
+        else:
+            clips.append(path)
     if others:
         print(
             f"clips: {len(others)} files below {folder} are no videos by their names and are left "
