@@ -60,3 +60,9 @@ def bert(tmp_path_factory) -> str:
     from tests.support.text_models import write_bert
 
     return write_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture
+def any_clip_set(monkeypatch) -> None:
+    """`clips` takes a root that could make no experiment: for tests of what becomes of files."""
+    monkeypatch.setattr("stages.clips.require_splits", lambda clips, p: None)

@@ -25,7 +25,7 @@ from tests.support.odd_media import GOOD, KINDS
 from tests.support.privileges import drop_overrides
 from tests.support.workspace import Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("any_clip_set")]
 
 NAMES = [
     "with space",

@@ -21,7 +21,7 @@ from tools import explain
 
 
 @pytest.fixture
-def clip_files(workspace):
+def clip_files(workspace, any_clip_set):
     """Clips that end in different stages, through the stages that open files."""
     place = workspace.folder / "media/training/ringing"
     place.mkdir(parents=True)
