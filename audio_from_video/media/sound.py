@@ -92,13 +92,11 @@ def decode_sound(path: Path, duration_s: float) -> np.ndarray:
     """Decode a file's sound from its first shown picture on.
 
     Returns [round(duration_s x 16000)] int16, mono, 16 kHz, with silence where the track has none.
-    Of several tracks it is the one flagged as default, else the first.  Raises MediaError.
+    Of several tracks it is the one flagged as default, else the first.  Packets that cannot be
+    decoded leave silence, too.  Raises MediaError where none can be.
     """
     origin_s = pictures.first_shown_s(path)
     stretches = _read_stretches(path, origin_s, duration_s)
-    if not stretches:
-        raise MediaError("unreadable", "its audio stream decodes to nothing")
-
     line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
     for stretch in stretches:
         mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
@@ -107,12 +105,14 @@ def decode_sound(path: Path, duration_s: float) -> np.ndarray:
 
 
 def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stretch]:
-    """The sound between the first shown picture and `duration_s` later."""
+    """The sound between the first shown picture and `duration_s` later; none where all is later."""
     stretches: list[Stretch] = []
+    decoded = False
     last_duration_s = 0.0
     with untrusted.open_container(path) as container:
         stream = _audio_stream(container)
         for frame, told in _frames(container, stream):
+            decoded = True
             if frame.pts is not None:
                 start_s = float(frame.pts * frame.time_base) - origin_s
             elif stretches:
@@ -132,6 +132,8 @@ def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stre
             stretches[-1].add(_float_samples(frame), start_s, told)
             last_duration_s = float((frame.duration or 0) * frame.time_base)
 
+    if not decoded:
+        raise MediaError("unreadable", "its audio stream decodes to nothing")
     if stretches:
         _cut_to_duration(stretches[-1], last_duration_s)
     return stretches
@@ -142,12 +144,19 @@ def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
 
     Transport and program streams stamp groups of frames.  FFmpeg counts the others' stamps up from
     the group's by the duration that the stream's first format has; their packets have no position.
+    Damaged packets are left out, as `ffmpeg` does.
     """
+    import av
+
     own_stamps = set()
     for packet in container.demux(stream):
         if packet.pos is not None:
             own_stamps.add(packet.pts)
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            continue
+        for frame in frames:
             yield frame, frame.pts in own_stamps
 
 

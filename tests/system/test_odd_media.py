@@ -54,8 +54,11 @@ def run_stages() -> dict[str, dict[str, dict]]:
     Checks that counts add up and that nothing stays running.
     """
     before = psutil.Process().children(recursive=True)
-    for stage in (clips, frames, audio):
-        stage.main(stage_run.StageRun(stage.__name__.split(".")[1], "", 2))
+    with pytest.MonkeyPatch.context() as patch:
+        # What becomes of files, whatever else an experiment would need.
+        patch.setattr(clips, "require_splits", lambda clips, p: None)
+        for stage in (clips, frames, audio):
+            stage.main(stage_run.StageRun(stage.__name__.split(".")[1], "", 2))
     tables = {"clips": pq.read_table("data/clips.parquet").to_pylist()}
     for stage in ("frames", "audio"):
         tables[stage] = shards.read_index(Path("data", stage)).to_pylist()
@@ -246,7 +249,9 @@ def clips_without_overrides(folder: Path) -> str:
 def test_what_may_not_be_read_is_refused_or_a_sentence(tree):
     place = tree.folder / "media/training/odd"
     (place / "good_1.mp4").chmod(0)
-    assert clips_without_overrides(tree.folder).startswith("0 ")
+    output = clips_without_overrides(tree.folder)
+    assert "at least two actions" in output  # said after the table is written
+    assert "Traceback" not in output
     rows = by_clip(pq.read_table("data/clips.parquet").to_pylist())
     assert rows["odd/good_1"]["status"] == "unreadable"
     assert rows["odd/good_1"]["reason"] == "Permission denied"
