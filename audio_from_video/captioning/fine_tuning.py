@@ -27,7 +27,8 @@ import torch
 
 from audio_from_video.backbones.blip import PROMPT, Captioner
 from audio_from_video.learning.checkpoints import Checkpoint
-from audio_from_video.learning.loop import TrainingParams, fit
+from audio_from_video.learning.loop import fit
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.digests import digest
 from audio_from_video.storage.row_file import RowFile
 

@@ -26,7 +26,7 @@ from audio_from_video.captioning.fine_tuning import Example, Material
 from audio_from_video.captioning.reward import Reward
 from audio_from_video.captioning.workers import Setup, Task
 from audio_from_video.clipset.folds import WHOLE
-from audio_from_video.learning.loop import TrainingParams
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.meaning import label_words
 from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.runtime import parallel, params, stage_run
@@ -269,11 +269,11 @@ def fine_tuned(
     payloads = ((f"fold {fold}", job) for fold, job in jobs.items())
 
     def compute(missing: Iterator[FineTuning]) -> Iterator[dict | Failure]:
-        todo = list(missing)
-        if not todo:
+        to_train = list(missing)
+        if not to_train:
             return
         outputs = store_outputs(stage, p, clips, folder / "outputs")
-        tasks = [(job, outputs) for job in todo]
+        tasks = [(job, outputs) for job in to_train]
         if hub.device() == "cpu":
             yield from parallel.map_items(tune, tasks, stage.workers)
         else:

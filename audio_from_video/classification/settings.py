@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from audio_from_video.learning.loop import TrainingParams
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime import params
 from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, SEMANTIC_VALIDATION, SHUFFLED
 from audio_from_video.storage import layout

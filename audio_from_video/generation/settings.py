@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from audio_from_video.learning.loop import TrainingParams
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime import params
 from audio_from_video.storage import layout
 

@@ -5,27 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from audio_from_video.learning.checkpoints import Checkpoint
-from audio_from_video.runtime import params
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.errors import UserError
 
 MAX_GRADIENT_NORM = 1.0
-
-
-class TrainingParams(params.Section):
-    """Settings of a training.
-
-    averaging: decay of the moving average over the weights; 0 averages nothing.
-    """
-
-    learning_rate: float = Field(gt=0, le=1)
-    weight_decay: float = Field(ge=0, le=10)
-    batch_size: int = Field(ge=1, le=65536)
-    epochs: int = Field(ge=1, le=10_000)
-    patience: int = Field(ge=1)
-    averaging: float = Field(default=0.0, ge=0, lt=1)
 
 
 def fit(

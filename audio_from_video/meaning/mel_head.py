@@ -12,7 +12,8 @@ from torch import nn
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.features import Features, iter_column
-from audio_from_video.learning.loop import TrainingParams, fit
+from audio_from_video.learning.loop import fit
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest

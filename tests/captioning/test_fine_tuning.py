@@ -14,7 +14,7 @@ from audio_from_video.captioning.fine_tuning import (
     mean_reward,
     self_critical,
 )
-from audio_from_video.learning.loop import TrainingParams
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.meaning.label_words import tagged
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.storage.row_file import RowFile

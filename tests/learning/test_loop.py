@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from audio_from_video.learning import loop
-from audio_from_video.learning.loop import TrainingParams, fit, parameter_groups
+from audio_from_video.learning.loop import fit, parameter_groups
+from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage.row_file import RowFile, scratch
 from tests.support.closure import ROOT
