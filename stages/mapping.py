@@ -158,10 +158,10 @@ def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.n
     keys = [digest(text) for text in texts]
 
     def compute(missing: Iterator[str]) -> Iterator[dict]:
-        todo = list(missing)
+        new_texts = list(missing)
         tasks = [
-            (model, todo[start : start + TEXTS_PER_TASK])
-            for start in range(0, len(todo), TEXTS_PER_TASK)
+            (model, new_texts[start : start + TEXTS_PER_TASK])
+            for start in range(0, len(new_texts), TEXTS_PER_TASK)
         ]
         results = parallel.map_items(embed_texts, tasks, stage.workers, initializer=one_thread)
         for result in results:

@@ -111,7 +111,7 @@ def main(stage: stage_run.StageRun) -> None:
     with ClipItems(f"video_features_{stage.item}", version, columns) as items:
         rows = shards.iter_rows(source, ["jpegs"])
         images = ((row["clip_id"], row["jpegs"]) for row in rows)
-        items.fill(stage, clips, images, lambda todo: encode_all(todo, p, stage.workers))
+        items.fill(stage, clips, images, lambda missing: encode_all(missing, p, stage.workers))
         index = items.pack(OUTPUTS[stage.item], clips)
     stage.write_metrics(
         {"clips": accounting.status_counts(index), "shape": {"steps": steps, "width": width}}

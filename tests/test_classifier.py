@@ -460,8 +460,8 @@ def test_out_of_fold_predictions_come_from_models_that_never_saw_the_source(quic
     monkeypatch.setattr(
         parallel,
         "map_items",
-        lambda function, todo, workers: map(
-            function, (tasks.append(task) or task for task in todo)
+        lambda function, items, workers: map(
+            function, (tasks.append(task) or task for task in items)
         ),
     )
     quick.set(

@@ -1,6 +1,6 @@
 """The networks of the architectures with what they read: clip indices in, audio features out."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -76,16 +76,18 @@ class Generator:
 
     def _build(self, p: GeneratorParams) -> AudioGenerator:
         """The network with random weights."""
-        net = p.lstm
-        sizes = GeneratorSizes(
+        return AudioGenerator(self._sizes(p))
+
+    def _sizes(self, p: GeneratorParams) -> GeneratorSizes:
+        """The sizes that both architectures have."""
+        return GeneratorSizes(
             video_width=self.data.video.shape[-1],
             audio_width=self.data.audio.shape[-1],
-            hidden=net.hidden,
-            projection=net.projection,
-            dropout=net.dropout,
-            bidirectional=net.bidirectional,
+            hidden=p.lstm.hidden,
+            projection=p.lstm.projection,
+            dropout=p.lstm.dropout,
+            bidirectional=p.lstm.bidirectional,
         )
-        return AudioGenerator(sizes)
 
     def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
         """Standardised audio features [n, T, A] of clips [n]."""
@@ -119,15 +121,9 @@ class MappedGenerator(Generator):
 
     def _build(self, p: GeneratorParams) -> MappedAudioGenerator:
         """The network with random weights and, where it learns, the text encoder in it."""
-        net = p.lstm
         mapping = p.caption_mapping
         sizes = MappedGeneratorSizes(
-            video_width=self.data.video.shape[-1],
-            audio_width=self.data.audio.shape[-1],
-            hidden=net.hidden,
-            projection=net.projection,
-            dropout=net.dropout,
-            bidirectional=net.bidirectional,
+            **asdict(self._sizes(p)),
             text_width=self.stored.caption_text.shape[-1],
             noise=mapping.noise,
             propagation=mapping.propagation,
