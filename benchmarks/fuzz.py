@@ -110,7 +110,7 @@ def end_of(path: str) -> str:
     if pictures["status"] != "ok":
         return f"frames: {pictures['status']}"
 
-    task = (path, pictures["duration_s"], clip["has_audio"])
+    task = (path, pictures["start_s"], pictures["duration_s"], clip["has_audio"])
     sound = audio.drop_silent(audio.extract(task), SILENCE_DB)
     return f"audio: {sound['status']}"
 

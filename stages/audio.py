@@ -35,17 +35,18 @@ class AudioParams(params.Section):
     silence_db: float = Field(ge=-120, le=0)
 
 
-def extract(task: tuple[str, float, bool]) -> dict:
+def extract(task: tuple[str, float, float, bool]) -> dict:
     """Return sound and level of one clip file (runs in a worker).
 
-    task: the file, its video's duration in seconds, and whether it has an audio track.
+    task: the file, when its video begins and how long it lasts in seconds, and whether it has an
+    audio track.
     """
-    path, duration_s, has_audio = task
+    path, start_s, duration_s, has_audio = task
     row = {"flac": None, "rms_dbfs": None}
     if not has_audio:
         return row | {"status": "no_audio_track", "reason": "the file has no audio stream"}
     try:
-        samples = sound.decode_sound(Path(path), duration_s)
+        samples = sound.decode_sound(Path(path), start_s, duration_s)
     except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return {
@@ -76,11 +77,12 @@ def main(stage: stage_run.StageRun) -> None:
     for clip in clips:
         clip["input_key"] = facts_of[clip["clip_id"]]["content_hash"]
 
-    def tasks() -> Iterator[tuple[str, tuple[str, float, bool]]]:
+    def tasks() -> Iterator[tuple[str, tuple[str, float, float, bool]]]:
         for clip in clips:
             facts = facts_of[clip["clip_id"]]
             path = str(Path(root) / facts["path"])
-            yield clip["clip_id"], (path, clip["duration_s"], facts["has_audio"])
+            task = (path, clip["start_s"], clip["duration_s"], facts["has_audio"])
+            yield clip["clip_id"], task
 
     def compute(missing: Iterator[Any]) -> Iterator[Any]:
         return parallel.map_items(

@@ -6,8 +6,9 @@ Writes   data/frames, a row per clip:
                                                  `frames.size_px`
              times_s    tensor float32 [count]   the grid times the frames stand for, from the
                                                  first frame
-         and in its index frame_count int32 (how many samples at `frames.fps` the clip has) and
-         duration_s float32 (of its decoded video; 0 where unknown).
+         and in its index frame_count int32 (how many samples at `frames.fps` the clip has),
+         duration_s float32 (of its decoded video; 0 where unknown) and start_s float64 (of the
+         first shown frame on the file's own clock, by which `audio` places the sound).
 Sampling follows the time stamps: a sample is the frame on screen at k / fps.  `int(fps / 6)` as a
 step would give 18 frames at 24, 30 and 60 fps, but 19 at 25 and 23 at 29.97: keeping "exactly 18"
 would then select by camera.
@@ -30,7 +31,7 @@ from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-CODE_VERSION = 4  # of `extract`; raise it when the output for the same input and parameters changes
+CODE_VERSION = 5  # of `extract`; raise it when the output for the same input and parameters changes
 # PyAV decodes, OpenCV shrinks and encodes.
 LIBRARIES = ("av", "numpy", "opencv-contrib-python-headless")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
@@ -38,7 +39,11 @@ MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duratio
 # Absorbs the rounding of container time bases (Matroska's is a millisecond).  At exactly 1 ms, the
 # frames of 29.97 fps would meet the grid in ties that rounding decides.
 TOLERANCE_S = 1.2e-3
-FACTS = [pa.field("frame_count", pa.int32()), pa.field("duration_s", pa.float32())]
+FACTS = [
+    pa.field("frame_count", pa.int32()),
+    pa.field("duration_s", pa.float32()),
+    pa.field("start_s", pa.float64()),
+]
 
 
 class FramesParams(params.Section):
@@ -71,7 +76,7 @@ def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
 def extract(task: tuple[str, FramesParams]) -> dict:
     """Return the frames of one clip file as JPEG, and their times (runs in a worker)."""
     path, p = task
-    row: dict[str, Any] = {"jpegs": [], "frame_count": 0, "duration_s": 0.0}
+    row: dict[str, Any] = {"jpegs": [], "frame_count": 0, "duration_s": 0.0, "start_s": 0.0}
     row |= {"times_s": np.zeros(p.count), "status": "ok", "reason": ""}
 
     def choose(shown: pictures.ShownFrames) -> np.ndarray | None:
@@ -84,7 +89,8 @@ def extract(task: tuple[str, FramesParams]) -> dict:
         return on_screen(shown.times_s, row["times_s"])
 
     try:
-        _, row["jpegs"] = pictures.read_frames(Path(path), choose, partial(_small_jpeg, p=p))
+        shown, row["jpegs"] = pictures.read_frames(Path(path), choose, partial(_small_jpeg, p=p))
+        row["start_s"] = shown.start_s
     except untrusted.MediaError as error:
         row |= {"status": error.status, "reason": error.reason}
     return row

@@ -12,7 +12,6 @@ range (PQ, HLG) is shown as `ffmpeg` prints it by default: code values as they a
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,6 @@ from audio_from_video.media.untrusted import MediaError
 
 # Containers that list where each frame's bytes lie: whether the file holds them can be told.
 INDEXED = ("mov", "mp4")
-# Enough to tell whether presentation stamps ascend: B-frames reorder no more than 16.
-FIRST_FRAMES = 32
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class ShownFrames:
     """When the frames of a video are shown.
 
     times_s: [n], ascending, from the first one.  duration_s: until the last frame's own end.
-    start_s: the first one's time on the file's own clock, which the sound shares.
+    start_s: the first one's time on the file's own clock, which the sound shares.  It is not the
+    stream's start: edit lists hide frames, and some cannot be decoded.
     """
 
     times_s: np.ndarray
@@ -106,18 +104,6 @@ def read_frames(path: Path, choose: Choice, finish: Finish) -> tuple[ShownFrames
             return shown, []
         shown, finished = _decode(path, indices, finish)
     return shown, [finished[index] for index in indices.tolist()]
-
-
-def first_shown_s(path: Path) -> float:
-    """Return the time of the first frame that is shown, in s on the file's own clock.
-
-    It is not the stream's start: an edit list hides frames, and a cut within a group of pictures
-    leaves some that cannot be decoded.  Raises MediaError.
-    """
-    with untrusted.open_container(path) as container:
-        stream = _prepared_stream(container)
-        frames = list(islice(_frames(container, stream), FIRST_FRAMES))
-        return _shown_frames(_stamps(frames), _durations(frames), stream).start_s
 
 
 def _decode(path: Path, indices: np.ndarray, finish: Finish) -> tuple[ShownFrames, dict[int, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_from_video.media import pictures, untrusted
+from audio_from_video.media import untrusted
 from audio_from_video.media.codecs import SAMPLE_RATE_HZ, level_dbfs
 from audio_from_video.media.untrusted import MediaError
 
@@ -88,15 +88,16 @@ class Stretch:
         self.parts[-1] = self.parts[-1][:, :length]
 
 
-def decode_sound(path: Path, duration_s: float) -> np.ndarray:
+def decode_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
     """Decode a file's sound from its first shown picture on.
+
+    start_s: that picture's time on the file's clock (`pictures.ShownFrames`).
 
     Returns [round(duration_s x 16000)] int16, mono, 16 kHz, with silence where the track has none.
     Of several tracks it is the one flagged as default, else the first.  Packets that cannot be
     decoded leave silence, too.  Raises MediaError where none can be.
     """
-    origin_s = pictures.first_shown_s(path)
-    stretches = _read_stretches(path, origin_s, duration_s)
+    stretches = _read_stretches(path, start_s, duration_s)
     line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
     for stretch in stretches:
         mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
@@ -175,6 +176,8 @@ def _audio_stream(container: Any) -> Any:
     import av
 
     streams = list(container.streams.audio)
+    if not streams:
+        raise MediaError("unreadable", "the file has no audio stream")
     default = [s for s in streams if s.disposition & av.stream.Disposition.default]
     return (default or streams)[0]
 

@@ -49,9 +49,15 @@ def write(
     return path
 
 
+def shown_frames(path: Path) -> pictures.ShownFrames:
+    """When the file's frames are shown, by decoding."""
+    return pictures.read_frames(path, lambda shown: np.array([], int), np.copy)[0]
+
+
 def decode(path: Path) -> np.ndarray:
     """The file's sound, as long as its pictures."""
-    return sound.decode_sound(path, pictures.packet_times(path).duration_s)
+    shown = shown_frames(path)
+    return sound.decode_sound(path, shown.start_s, shown.duration_s)
 
 
 def onset_s(samples: np.ndarray) -> float:
@@ -144,7 +150,7 @@ def test_pictures_that_begin_late_in_avi(tmp_path):
     late = ("-itsoffset", "0.04", "-r", "25", *PICTURES)
     coding = ("-threads", "1", "-c:v", "mpeg4", "-c:a", "pcm_s16le")
     ffmpeg(*late, *sound_input, *coding, path, data=numbered_images(72).tobytes())
-    shown_s = pictures.first_shown_s(path)
+    shown_s = shown_frames(path).start_s
     assert onset_s(decode(path)) == pytest.approx(CLICK_S - shown_s, abs=NEAR_S)
 
 

@@ -127,7 +127,7 @@ def test_no_attack_makes_a_call_or_shows_a_secret(scene):
         with pytest.raises(untrusted.MediaError):
             pictures.read_frames(path, lambda shown: np.arange(3), np.copy)
         with pytest.raises(untrusted.MediaError):
-            sound.decode_sound(path, 1.0)
+            sound.decode_sound(path, 0.0, 1.0)
     assert listening.calls == before
 
 

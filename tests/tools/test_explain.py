@@ -76,7 +76,7 @@ def test_each_clip_ends_where_it_was_refused(clip_files):
     assert account_of("faint")["audio"].endswith(" dBFS, below -50")
     loud = account_of("training/ringing/loud_1.mp4")
     assert loud[""].startswith("ringing/loud_1: path training/ringing/loud_1.mp4, split ")
-    assert loud["frames"] == "ok frame_count 18, duration_s 3"
+    assert loud["frames"] == "ok frame_count 18, duration_s 3, start_s 0"
     assert loud["audio"].startswith("ok rms_dbfs -9.0")
     assert loud["filter/semantic_validation"] == "kept True, score 0.512"
 
