@@ -128,10 +128,7 @@ def island(data: dict) -> str:
 
 def architecture_labels() -> dict[str, str]:
     """Return a short label of each architecture, such as "1: semantic validation"."""
-    return {
-        name: f"{architecture.number}: {name.replace('_', ' ')}"
-        for name, architecture in ARCHITECTURES.items()
-    }
+    return {name: architecture.title for name, architecture in ARCHITECTURES.items()}
 
 
 def comparisons() -> list[tuple[str, str]]:

@@ -22,8 +22,8 @@ class Architecture:
 
     @property
     def title(self) -> str:
-        """Name for tables and figures, such as "architecture 1 (semantic validation)"."""
-        return f"architecture {self.number} ({self.name.replace('_', ' ')})"
+        """Name for headings, such as "1: semantic validation"."""
+        return f"{self.number}: {self.name.replace('_', ' ')}"
 
 
 SEMANTIC_VALIDATION = "semantic_validation"
