@@ -20,6 +20,7 @@ from pydantic import Field
 
 from audio_from_video.media import codecs, sound, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
@@ -75,7 +76,8 @@ def main(stage: stage_run.StageRun) -> None:
     facts_of = {clip["clip_id"]: clip for clip in shards.read_table(layout.CLIPS).to_pylist()}
     clips = shards.ok_rows(layout.FRAMES)
     for clip in clips:
-        clip["input_key"] = facts_of[clip["clip_id"]]["content_hash"]
+        content_hash = facts_of[clip["clip_id"]]["content_hash"]
+        clip["input_key"] = digest(content_hash, clip["start_s"], clip["duration_s"])
 
     def tasks() -> Iterator[tuple[str, tuple[str, float, float, bool]]]:
         for clip in clips:

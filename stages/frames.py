@@ -79,12 +79,12 @@ def extract(task: tuple[str, FramesParams]) -> dict:
     row: dict[str, Any] = {"jpegs": [], "frame_count": 0, "duration_s": 0.0, "start_s": 0.0}
     row |= {"times_s": np.zeros(p.count), "status": "ok", "reason": ""}
 
-    def choose(shown: pictures.ShownFrames) -> np.ndarray | None:
+    def choose(shown: pictures.ShownFrames) -> np.ndarray:
         row["duration_s"] = shown.duration_s
         row["frame_count"] = min(round(shown.duration_s * p.fps), MAX_COUNT)
         row.update(refusal(len(shown.times_s), row["frame_count"], p))
         if row["status"] != "ok":
-            return None
+            return np.array([], int)
         row["times_s"] = sample_times(shown.duration_s, p)
         return on_screen(shown.times_s, row["times_s"])
 

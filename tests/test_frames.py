@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audio_from_video.media import codecs
+from audio_from_video.media import codecs, pictures
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
@@ -252,3 +252,26 @@ def test_output_is_that_of_code_version(tmp_path):
     assert digest(facts) == GOLDEN[frames.CODE_VERSION], (
         "the output changed: raise CODE_VERSION and note the new digest here"
     )
+
+
+def test_what_decodes_decides_on_the_number_of_frames(tmp_path):
+    """A transport stream cut within a group of pictures promises more frames than it shows."""
+    options = ("-c:v", "libx264", "-g", "30", "-bf", "0")
+    whole = write_video(tmp_path / "whole.ts", 120, "30", *options).read_bytes()
+    path = tmp_path / "cut.ts"
+    differing = 0
+    for packets in range(1, len(whole) // 188):
+        path.write_bytes(whole[packets * 188 :])
+        promised = pictures.packet_times(path)
+        if len(promised.times_s) < 80:
+            break
+        shown, _ = pictures.read_frames(path, lambda shown: np.array([], int), np.copy)
+        if round(promised.duration_s * 6) == round(shown.duration_s * 6):
+            continue
+        differing += 1
+        row = extract((str(path), parameters(keep="exact")))
+        assert row["frame_count"] == round(shown.duration_s * 6)
+        assert (row["status"] == "ok") == (row["frame_count"] == 18)
+        if differing == 5:
+            break
+    assert differing

@@ -8,6 +8,7 @@ right.
 
 Colours: FFmpeg's conversion by the file's own matrix and range (BT.601, 709, 2020).  High dynamic
 range (PQ, HLG) is shown as `ffmpeg` prints it by default: code values as they are, no tone mapping.
+Pixels are taken as square, as in `ffmpeg`'s frames; a sample aspect ratio stretches nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from audio_from_video.media import untrusted
 from audio_from_video.media.untrusted import MediaError
@@ -39,12 +42,15 @@ class ShownFrames:
 
     def agrees_with(self, other: "ShownFrames") -> bool:
         """Whether two accounts name the same times, but for the rounding of floats."""
-        same_number = len(self.times_s) == len(other.times_s)
-        return same_number and bool(np.allclose(self.times_s, other.times_s, rtol=0, atol=1e-6))
+        if len(self.times_s) != len(other.times_s):
+            return False
+        mine = [*self.times_s, self.duration_s]
+        others = [*other.times_s, other.duration_s]
+        return bool(np.allclose(mine, others, rtol=0, atol=1e-6))
 
 
-# Chooses frames: ascending indices (repeats allowed), or None where no picture is needed.
-Choice = Callable[[ShownFrames], np.ndarray | None]
+# Chooses frames: ascending indices [n], repeats allowed; none where no picture is needed.
+Choice = Callable[[ShownFrames], np.ndarray]
 Finish = Callable[[np.ndarray], Any]
 
 
@@ -56,13 +62,14 @@ def probe(path: Path) -> dict:
     """
     with untrusted.open_container(path) as container:
         stream = _prepared_stream(container)
-        facts = {
-            "duration_s": float((stream.duration or 0) * stream.time_base),
-            "fps": float(stream.average_rate or 0),
-            "width_px": stream.codec_context.width,
-            "height_px": stream.codec_context.height,
-            "has_audio": bool(container.streams.audio),
-        }
+        with untrusted.sense():
+            facts = {
+                "duration_s": float((stream.duration or 0) * stream.time_base),
+                "fps": float(stream.average_rate or 0),
+                "width_px": stream.codec_context.width,
+                "height_px": stream.codec_context.height,
+                "has_audio": bool(container.streams.audio),
+            }
     if not facts["duration_s"]:
         facts["duration_s"] = packet_times(path).duration_s
     return facts
@@ -77,7 +84,7 @@ def packet_times(path: Path) -> ShownFrames:
     durations = []
     with untrusted.open_container(path) as container:
         stream = untrusted.video_stream(container)
-        for packet in container.demux(stream):
+        for packet in untrusted.packets(container, stream):
             if packet.pts is not None and packet.size and not packet.is_discard:
                 stamps.append(packet.pts)
                 durations.append(packet.duration or 0)
@@ -95,21 +102,16 @@ def read_frames(path: Path, choose: Choice, finish: Finish) -> tuple[ShownFrames
     """
     promised = packet_times(path)
     indices = choose(promised)
-    if indices is None:
-        return promised, []
     shown, finished = _decode(path, indices, finish)
     if not shown.agrees_with(promised):
         indices = choose(shown)
-        if indices is None:
-            return shown, []
-        shown, finished = _decode(path, indices, finish)
+        if len(indices):
+            shown, finished = _decode(path, indices, finish)
     return shown, [finished[index] for index in indices.tolist()]
 
 
 def _decode(path: Path, indices: np.ndarray, finish: Finish) -> tuple[ShownFrames, dict[int, Any]]:
     """All shown frames' times, and by index what `finish` makes of the chosen ones."""
-    from av.video.reformatter import VideoReformatter
-
     convert = VideoReformatter()  # one for all frames: making it takes longer than its work
     chosen = set(indices.tolist())
     finished: dict[int, Any] = {}
@@ -151,12 +153,10 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
     What cannot be decoded before the first frame is left out: a file that was cut within a group of
     pictures begins with frames whose references are gone.  Later it is an error.
     """
-    import av
-
     begun = False
-    for packet in container.demux(stream):
+    for packet in untrusted.packets(container, stream):
         try:
-            frames = packet.decode()
+            frames = untrusted.decode(packet)
         except av.error.FFmpegError:
             if begun:
                 raise

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from audio_from_video.media import untrusted
@@ -26,6 +27,9 @@ DRIFT_S = 0.04
 # A track's last frame is longer than the track where its codec fills it up; shorter differences are
 # the rounding of time stamps.
 ROUNDING_S = 0.002
+# Rates of sound that anybody records; a file may claim any.
+MIN_RATE_HZ = 1_000
+MAX_RATE_HZ = 768_000
 
 # Gains of a channel into left and right, after ITU-R BS.775; as there, the low-frequency channel is
 # left out.  Channels without a place go into both.
@@ -85,6 +89,7 @@ class Stretch:
 
     def cut_last(self, length: int) -> None:
         """Shorten the last frame to `length` samples."""
+        self.length += length - self.parts[-1].shape[1]
         self.parts[-1] = self.parts[-1][:, :length]
 
 
@@ -98,10 +103,11 @@ def decode_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
     decoded leave silence, too.  Raises MediaError where none can be.
     """
     stretches = _read_stretches(path, start_s, duration_s)
-    line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
-    for stretch in stretches:
-        mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
-        _place(line, resample(mono, stretch.rate_hz), stretch.start_s)
+    with untrusted.bounded_memory():
+        line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
+        for stretch in stretches:
+            mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
+            _place(line, resample(mono, stretch.rate_hz), stretch.start_s)
     return np.clip(np.rint(line * 32768), -32768, 32767).astype(np.int16)
 
 
@@ -114,6 +120,9 @@ def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stre
         stream = _audio_stream(container)
         for frame, told in _frames(container, stream):
             decoded = True
+            rate_hz = frame.sample_rate
+            if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+                raise MediaError("unreadable", f"its sound claims {rate_hz} samples a second")
             if frame.pts is not None:
                 start_s = float(frame.pts * frame.time_base) - origin_s
             elif stretches:
@@ -122,10 +131,9 @@ def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stre
                 continue
             if start_s > duration_s:
                 break
-            if start_s + frame.samples / frame.sample_rate < 0:
+            if start_s + frame.samples / rate_hz < 0:
                 continue
 
-            rate_hz = frame.sample_rate
             channels = tuple(channel.name for channel in frame.layout.channels)
             own_start_s = start_s if told else None
             if not stretches or not stretches[-1].continues(rate_hz, channels, own_start_s):
@@ -147,14 +155,12 @@ def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
     the group's by the duration that the stream's first format has; their packets have no position.
     Damaged packets are left out, as `ffmpeg` does.
     """
-    import av
-
     own_stamps = set()
-    for packet in container.demux(stream):
+    for packet in untrusted.packets(container, stream):
         if packet.pos is not None:
             own_stamps.add(packet.pts)
         try:
-            frames = packet.decode()
+            frames = untrusted.decode(packet)
         except av.error.FFmpegError:
             continue
         for frame in frames:
@@ -173,8 +179,6 @@ def _cut_to_duration(stretch: Stretch, duration_s: float) -> None:
 
 def _audio_stream(container: Any) -> Any:
     """The track that a player would choose."""
-    import av
-
     streams = list(container.streams.audio)
     if not streams:
         raise MediaError("unreadable", "the file has no audio stream")
@@ -217,10 +221,8 @@ def to_mono(samples: np.ndarray, channels: Sequence[str]) -> np.ndarray:
 
 def resample(mono: np.ndarray, rate_hz: int) -> np.ndarray:
     """Bring samples [n] float32 from `rate_hz` to 16 kHz, by FFmpeg's resampler."""
-    if rate_hz == SAMPLE_RATE_HZ:
+    if rate_hz == SAMPLE_RATE_HZ or not len(mono):
         return mono
-
-    import av
 
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE_HZ)
     frame = av.AudioFrame.from_ndarray(

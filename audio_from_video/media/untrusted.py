@@ -69,20 +69,21 @@ def open_file(path: Path) -> BufferedReader:
 def open_container(path: Path) -> Iterator[Any]:
     """Open a file as a PyAV container.
 
-    FFmpeg gets an open file and no protocol, so no playlist leads it to other files.
+    FFmpeg gets an open file and no protocol, so no playlist leads it to other files.  What FFmpeg
+    says against the file, and want of memory, is a MediaError, also within the `with`.
     """
     av.logging.set_level(av.logging.PANIC)
     options = {"protocol_whitelist": "none", "format_whitelist": FORMATS}
     try:
-        with open_file(path) as file:
+        with bounded_memory(), open_file(path) as file:
             if not os.fstat(file.fileno()).st_size:
                 raise MediaError("unreadable", "the file is empty")
-            with av.open(
-                file, mode="r", metadata_errors="replace", container_options=options
-            ) as container:
+            with sense():
+                container = av.open(
+                    file, mode="r", metadata_errors="replace", container_options=options
+                )
+            with container:
                 yield container
-    except MemoryError:
-        raise _out_of_memory() from None
     except (OSError, av.error.FFmpegError) as error:
         reason = str(error.strerror)
         log = getattr(error, "log", None)
@@ -91,15 +92,53 @@ def open_container(path: Path) -> Iterator[Any]:
             detail = log[2].strip().replace(f"{path.parent}/", "")
             reason = f"{reason} ({detail})"
         raise MediaError("unreadable", reason) from None
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Turn want of memory into a MediaError: a file may claim any size."""
+    try:
+        yield
+    except MemoryError:
+        limit_gib = MEMORY_BYTES / 2**30
+        reason = f"decoding takes more than {limit_gib:g} GiB of memory"
+        raise MediaError("unreadable", reason) from None
+
+
+@contextmanager
+def sense() -> Iterator[None]:
+    """Turn PyAV's errors about what it did not expect into a MediaError.
+
+    Such as a stream that the header does not announce.  It goes around calls of PyAV alone: an
+    error of our own is to be seen.
+    """
+    try:
+        yield
+    except av.error.FFmpegError:
+        raise  # some of them are LookupErrors or ValueErrors, too
     except (LookupError, ValueError, ArithmeticError) as error:
-        # What PyAV did not expect, such as a stream that the header does not announce.
         reason = f"its container makes no sense ({type(error).__name__}: {error})"
         raise MediaError("unreadable", reason) from None
 
 
-def _out_of_memory() -> MediaError:
-    limit_gib = MEMORY_BYTES / 2**30
-    return MediaError("unreadable", f"decoding takes more than {limit_gib:g} GiB of memory")
+def packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield a stream's packets; raises MediaError where the container makes no sense."""
+    iterator = container.demux(stream)
+    while True:
+        with sense():
+            packet = next(iterator, None)
+        if packet is None:
+            return
+        yield packet
+
+
+def decode(packet: Any) -> list[Any]:
+    """Return the frames that a packet makes its decoder give.
+
+    Raises av.error.FFmpegError where it cannot be decoded, MediaError where it makes no sense.
+    """
+    with sense():
+        return packet.decode()
 
 
 def video_stream(container: Any) -> Any:

@@ -1,11 +1,12 @@
 """Sound in time with the pictures, against the moments that were written."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from audio_from_video.media import codecs, pictures, sound
+from audio_from_video.media import codecs, pictures, sound, untrusted
 from tests.support.media_files import ffmpeg, numbered_images
 
 CLICK_S = 1.0
@@ -205,3 +206,15 @@ def test_a_lost_packet_leaves_a_gap_and_moves_nothing(tmp_path):
     samples = decode(path)
     assert not samples[round(0.45 * 16000) : round(0.55 * 16000)].any()
     assert onset_s(samples) == pytest.approx(CLICK_S, abs=NEAR_S)
+
+
+@pytest.mark.parametrize("rate_hz", [1, 2**31 - 1])
+def test_absurd_rates_are_a_sentence(tmp_path, rate_hz):
+    """An AVI whose header claims another rate for its samples."""
+    path = write(tmp_path / "a.avi", click(44100), 44100, ("mpeg4", "pcm_s16le"))
+    header = struct.pack("<HHI", 1, 1, 44100)  # PCM, one channel, rate
+    data = path.read_bytes()
+    assert data.count(header) == 1
+    path.write_bytes(data.replace(header, struct.pack("<HHI", 1, 1, rate_hz)))
+    with pytest.raises(untrusted.MediaError):
+        sound.decode_sound(path, 0.0, 3.0)
