@@ -43,7 +43,7 @@ from audio_from_video.clipset.splits import (
 )
 from audio_from_video.media import pictures, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.digests import digest, new_hash
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
@@ -52,6 +52,7 @@ from audio_from_video.storage.item_store import ItemStore
 CODE_VERSION = 3  # of `examine`
 LIBRARIES = ("av", "numpy")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
+MAX_SIDE_PX = 65_500  # of a JPEG picture, as libjpeg writes it
 SPLITS = ("training", "validation", "test", "unlabelled")
 FACTS = pa.schema(
     [
@@ -128,7 +129,7 @@ def examine(path: str) -> dict:
     row = dict.fromkeys(FACTS.names) | {"status": "ok", "reason": ""}
     try:
         with untrusted.open_file(Path(path)) as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            content = hashlib.file_digest(file, new_hash)
         # Before the probe, so that a file that cannot be decoded has its hash, too.
         row["content_hash"] = content.hexdigest()
         row |= pictures.probe(Path(path))
@@ -205,9 +206,12 @@ def _limit_size(clip: dict, p: ClipsParams) -> None:
     if not p.min_duration_s <= clip["duration_s"] <= p.max_duration_s:
         status = "too_short" if clip["duration_s"] < p.min_duration_s else "too_long"
         mark_refused(clip, status, f"lasts {clip['duration_s']:.3f} s")
-    elif clip["width_px"] * clip["height_px"] > p.max_pixels:
-        size = f"{clip['width_px']} x {clip['height_px']} pixels"
+        return
+    size = f"{clip['width_px']} x {clip['height_px']} pixels"
+    if clip["width_px"] * clip["height_px"] > p.max_pixels:
         mark_refused(clip, "too_large", f"has {size}, more than clips.max_pixels")
+    elif max(clip["width_px"], clip["height_px"]) > MAX_SIDE_PX:
+        mark_refused(clip, "too_large", f"has {size}, and a JPEG no side above {MAX_SIDE_PX}")
 
 
 def clip_figures(clips: list[dict], actions: set[str]) -> dict:

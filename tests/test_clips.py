@@ -466,3 +466,51 @@ def test_what_lies_beside_clips_is_no_failed_clip(tmp_path, capsys):
     found = discovery.find_clips(str(tmp_path), {})
     assert [clip["stem"] for clip in found] == ["a_1"]
     assert "5 files below" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["./clapping/a_1.mp4", "clapping//a_1.mp4", "clapping/a_1.mp4"])
+def test_spellings_of_one_path_are_one_clip(tmp_path, name):
+    (tmp_path / "training/clapping").mkdir(parents=True)
+    (tmp_path / "training/clapping/a_1.mp4").write_text("x")
+    (tmp_path / "list.csv").write_text(f"{name},x\nclapping/a_1.mp4,x\n")
+    found = discovery.find_clips(str(tmp_path), {"training": "list.csv"})
+    assert [clip["path"] for clip in found] == ["training/clapping/a_1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('a/x.mp4,"never closed\n' + "b/y.mp4\n" * 20_000, "is no CSV file"),
+        ("a/x\0.mp4,a\n", "is no CSV file|holds zero bytes"),
+    ],
+)
+def test_a_damaged_list_is_a_sentence(tmp_path, content, sentence):
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        discovery.read_list(tmp_path / "list.csv")
+
+
+def test_a_link_to_a_folder_of_unlabelled_clips_is_a_sentence(tmp_path):
+    for folder in ("training/clapping", "elsewhere", "unlabelled"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "training/clapping/a_1.mp4").write_text("x")
+    (tmp_path / "unlabelled/sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="a link to a folder is not followed"):
+        discovery.find_clips(str(tmp_path), {})
+
+
+def test_a_clip_outside_the_test_list_takes_no_place_of_one_within(root):
+    """Two names of the same bytes: the one that is named stays."""
+    for name in ("x_1", "y_1"):
+        (root / f"validation/barking/{name}.mp4").write_text("the same")
+    (root / "test.csv").write_text("barking/y_1.mp4\n")
+    rows = described(root, parameters(root, test_list="test.csv"))
+    status = {row["clip_id"]: row["status"] for row in rows}
+    assert status["barking/x_1"] == "not_in_test_list"
+    assert status["barking/y_1"] == "ok"
+
+
+def test_pictures_longer_than_a_jpeg_are_refused():
+    clip = {"status": "ok", "reason": "", "duration_s": 3.0, "width_px": 70_000, "height_px": 16}
+    clips._limit_size(clip, parameters(Path("x")))
+    assert clip["status"] == "too_large"

@@ -5,7 +5,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.storage import shards
@@ -59,7 +59,8 @@ def find_clips(root_name: str, lists: dict[str, str]) -> list[dict]:
     for folder in SPLIT_OF_FOLDER:
         if lists.get(folder):
             names = read_list(root / lists[folder])
-            paths = [_spelled_as_there(root, f"{folder}/{name}") for name in names]
+            spelled = (_spelled_as_there(root, f"{folder}/{name}") for name in names)
+            paths = list(dict.fromkeys(spelled))
         else:
             paths = [path.removeprefix(f"{root}/") for path in _clips_below(root / folder)]
         clips += [_clip_of_path(root, folder, path) for path in sorted(paths)]
@@ -83,13 +84,14 @@ def _clip_of_path(root: Path, folder: str, path: str) -> dict:
     if path != path.encode(errors="replace").decode():
         raise UserError(f"{ascii(path)}: the name is not valid UTF-8; rename the file")
     file = Path(path)
-    if folder == "unlabelled":
-        return {"path": path, "folder": folder, "action": None, "stem": file.stem}
-    if len(file.parts) == 2 and (root / path).is_dir():
+    holds_clips = folder == "unlabelled" or len(file.parts) == 2
+    if holds_clips and (root / path).is_dir():
         raise UserError(
             f"{root / path}: a link to a folder is not followed; move the folder there, "
             "or list its files as links"
         )
+    if folder == "unlabelled":
+        return {"path": path, "folder": folder, "action": None, "stem": file.stem}
     if len(file.parts) != 3:
         raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
     action = unicodedata.normalize("NFC", file.parts[1])
@@ -155,8 +157,15 @@ def read_list(path: Path) -> list[str]:
             "test_list are relative to clips.root)"
         )
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        names = [row[0] for row in csv.reader(lines) if row and "/" in row[0]]
+        try:
+            rows = list(csv.reader(lines, strict=True))
+        except csv.Error as error:
+            raise UserError(f"{path} is no CSV file: {error}") from None
+    # Without `./` and doubled slashes.
+    names = [PurePosixPath(row[0]).as_posix() for row in rows if row and "/" in row[0]]
     for name in names:
+        if "\0" in name:
+            raise UserError(f"{path} holds zero bytes: save it as UTF-8")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(
                 f"{path} names {name!r}, which leaves the root; name clips as action/file"

@@ -91,9 +91,11 @@ def _draw_validation_sources(clips: list[dict], p: SplitParams) -> set[str]:
 
     An action with one source gives none.
     """
+    ok = [clip for clip in clips if clip["status"] == "ok"]
+    test_sources = {clip["source_id"] for clip in ok if clip["split"] == "test"}
     sources: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        if clip["split"] == "training" and clip["status"] == "ok":
+    for clip in ok:
+        if clip["split"] == "training" and clip["source_id"] not in test_sources:
             sources[clip["action"]].add(clip["source_id"])
     drawn: set[str] = set()
     for source_ids in sources.values():
@@ -115,7 +117,8 @@ def _refuse_leaks(clips: list[dict]) -> None:
     seen_contents: set[str] = set()
     seen_sources: set[str] = set()
     for split in PRECEDENCE:
-        members = [clip for clip in clips if clip["split"] == split]
+        # A clip that is refused already takes no other's place.
+        members = [clip for clip in clips if clip["split"] == split and clip["status"] == "ok"]
         for clip in members:
             if occurrences[clip["clip_id"]] > 1:
                 mark_refused(clip, "duplicate_id", "another file has the same action and stem")
