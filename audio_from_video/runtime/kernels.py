@@ -11,6 +11,7 @@ reproducibility, NumPy's runtime dispatch (NPY_DISABLE_CPU_FEATURES), OpenBLAS's
 
 import os
 import platform
+from pathlib import Path
 
 CAPS = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -23,8 +24,21 @@ CAPS = {
 
 
 def applies() -> bool:
-    """Whether the caps mean anything here: other processors than x86-64 have other kernels."""
-    return platform.machine() in ("x86_64", "AMD64")
+    """Whether the caps hold here: on x86-64 with AVX2.
+
+    Elsewhere there are other kernels, and ATen and OpenBLAS would run AVX2's all the same.
+    """
+    if platform.machine() != "x86_64":
+        return False
+    try:
+        return " avx2 " in Path("/proc/cpuinfo").read_text().replace("\n", " ")
+    except OSError:
+        return False
+
+
+def chosen() -> dict[str, str | None]:
+    """Return what the environment says of each variable: other kernels give other results."""
+    return {variable: os.environ.get(variable) for variable in CAPS}
 
 
 def fix() -> None:

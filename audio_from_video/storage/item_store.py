@@ -21,6 +21,7 @@ from typing import Any
 import platformdirs
 import pyarrow as pa
 
+from audio_from_video.runtime import kernels
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
@@ -68,10 +69,11 @@ def version(stage: str, code_version: int, *parts: Any, libraries: Iterable[str]
 
     code_version: raised by hand when the stage's own code gives other items.  parts: parameters
     and revisions of models (JSON-able).  libraries: distributions whose code makes the items'
-    bytes, as pip names them; another release of one of them makes other items.
+    bytes, as pip names them; another release of one of them makes other items, and so do other
+    numeric kernels.
     """
     releases = {name: _release(name) for name in sorted(libraries)}
-    return digest(stage, code_version, releases, *parts)
+    return digest(stage, code_version, releases, kernels.chosen(), *parts)
 
 
 def _release(library: str) -> str:
