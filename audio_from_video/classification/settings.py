@@ -180,11 +180,6 @@ class Condition(params.Section):
             return "none"
         return "generated"
 
-    @property
-    def shown_audio(self) -> str:
-        """Return the audio in training and at test, as tables show it: "real / zeros"."""
-        return f"{self.train_audio} / {self.test_audio}"
-
 
 def _stored_kinds(values: dict[str, Any]) -> list[str]:
     """The kinds of audio with stored features among `train_audio` and `test_audio`."""

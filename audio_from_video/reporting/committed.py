@@ -10,21 +10,29 @@ NAMED = 3  # differing files that the sentence names
 def comparison_with_commit() -> str | None:
     """Return a sentence that compares the metrics files with those of the last commit.
 
-    None where there is nothing to compare with: no Git, no repository, no commit.
+    None where there is nothing to compare with: no Git, no repository, no committed metrics.
     """
-    command = ["git", "diff", "--name-only", "--relative", "HEAD", "--", str(layout.METRICS)]
-    try:
-        process = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
+    metrics = str(layout.METRICS)
+    if not _git("ls-tree", "-r", "--name-only", "HEAD", "--", metrics):
         return None
-    if process.returncode:
+    status = _git("status", "--porcelain", "--untracked-files=all", "--", metrics)
+    if status is None:
         return None
 
-    files = process.stdout.splitlines()
+    files = [line[3:] for line in status]
     if not files:
         return "The figures of this run are the committed ones, byte by byte."
     names = ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
     return (
         f"{len(files)} files below {layout.METRICS}/ differ from the committed ones ({names}); "
-        f"`git diff --stat {layout.METRICS}` lists them"
+        f"`git status {layout.METRICS}` lists them"
     )
+
+
+def _git(*arguments: str) -> list[str] | None:
+    """What Git prints, by line; None where it is not there or refuses."""
+    try:
+        process = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    except OSError:
+        return None
+    return process.stdout.splitlines() if process.returncode == 0 else None

@@ -31,11 +31,24 @@ def test_without_a_commit_nothing_is_said(run):
     assert comparison_with_commit() is None
 
 
+def test_metrics_that_were_never_committed_are_compared_with_nothing(run):
+    """A download unpacked within somebody's repository."""
+    (run / "other").write_text("x")
+    git("init", "-q")
+    git("add", "other")
+    git("commit", "-qm", "other things")
+    assert comparison_with_commit() is None
+
+
 def test_equal_and_other_figures(run):
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "figures")
     assert "are the committed ones" in comparison_with_commit()
+
+    Path("metrics/new.json").write_text("{}\n")
+    assert "metrics/new.json" in comparison_with_commit()
+    Path("metrics/new.json").unlink()
 
     Path("metrics/a.json").write_text('{"accuracy": 1}\n')
     assert comparison_with_commit().startswith("1 files below metrics/ differ")
