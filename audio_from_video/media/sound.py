@@ -108,7 +108,8 @@ def decode_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
         for stretch in stretches:
             mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
             _place(line, resample(mono, stretch.rate_hz), stretch.start_s)
-    return np.clip(np.rint(line * 32768), -32768, 32767).astype(np.int16)
+    # A damaged packet may hold any number.
+    return np.clip(np.rint(line.clip(-1, 1) * 32768), -32768, 32767).astype(np.int16)
 
 
 def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stretch]:

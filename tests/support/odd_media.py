@@ -284,6 +284,22 @@ KINDS: dict[str, tuple[Callable[[Path], None], str, str | None, str | None]] = {
         "ok",
         "no_audio_track",
     ),
+    "AV1": (
+        video("-c:v", "libsvtav1", "-preset", "10", *AAC, sound=TONE),
+        "ok",
+        "ok",
+        "ok",
+    ),
+    "HDR": (
+        video(
+            *("-c:v", "libx264", "-pix_fmt", "yuv420p10le", *AAC),
+            *("-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc"),
+            sound=TONE,
+        ),
+        "ok",
+        "ok",
+        "ok",
+    ),
     "animated GIF": (filtered(BARS, suffix=".gif"), "ok", "ok", "no_audio_track"),
     "5.1 sound": (
         filtered(
