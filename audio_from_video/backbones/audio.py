@@ -5,6 +5,48 @@ import numpy as np
 from audio_from_video.backbones import hub
 
 
+class FilterBank:
+    """Kaldi's filter bank as ASTFeatureExtractor computes it without torchaudio, bit by bit.
+
+    transformers (audio_utils.spectrogram) goes from frame to frame in Python; all frames of a sound
+    at once take an eighth of the time.
+    """
+
+    FRAME = 400  # samples
+    HOP = 160
+    FFT = 512
+    PRE_EMPHASIS = 0.97
+    FLOOR = 1.192092955078125e-07  # the smallest step of float32, as in Kaldi
+
+    def __init__(self, bands: int, rate_hz: int):
+        """bands: of the mel scale, from 20 Hz to half of `rate_hz`."""
+        from transformers.audio_utils import mel_filter_bank, window_function
+
+        self._window = window_function(self.FRAME, "hann", periodic=False)
+        self._filters = mel_filter_bank(
+            num_frequency_bins=self.FFT // 2 + 1,
+            num_mel_filters=bands,
+            min_frequency=20,
+            max_frequency=rate_hz // 2,
+            sampling_rate=rate_hz,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )  # [frequencies, bands]
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Return the log-mel [frames, bands] float32 of a sound [samples >= FRAME]."""
+        windows = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), self.FRAME)
+        frames = windows[:: self.HOP]  # [frames, FRAME]
+        frames = frames - frames.mean(1, keepdims=True)
+        emphasised = frames.copy()
+        emphasised[:, 1:] -= self.PRE_EMPHASIS * frames[:, :-1]
+        emphasised[:, 0] *= 1 - self.PRE_EMPHASIS
+        spectrum = np.fft.rfft(emphasised * self._window, self.FFT).astype(np.complex64)
+        power = np.abs(spectrum, dtype=np.float64) ** 2  # [frames, frequencies]
+        mel = np.maximum(self.FLOOR, self._filters.T @ power.T)
+        return np.log(mel).T.astype(np.float32)
+
+
 class AudioBackbone:
     """Audio Spectrogram Transformer (Gong et al. 2021; transformers.ASTForAudioClassification).
 
@@ -33,6 +75,7 @@ class AudioBackbone:
         names = self.config.id2label
         self.labels: list[str] = [names[i] for i in range(self.config.num_labels)]
         self.rate_hz: int = self.extractor.sampling_rate
+        self._filter_bank = FilterBank(self.extractor.num_mel_bins, self.rate_hz)
         self.max_s = self.config.max_length * self.HOP_S
 
     def log_mel(self, waveforms: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
@@ -48,8 +91,14 @@ class AudioBackbone:
             long_enough = np.pad(wave, (0, missing))
             padded.append(long_enough)
             frames.append(self._frame_count(len(long_enough), shortest))
-        values = self.extractor(padded, sampling_rate=self.rate_hz, return_tensors="np")
-        return np.stack(values["input_values"]), frames
+        longest = self.config.max_length
+        values = np.zeros((len(padded), longest, self.extractor.num_mel_bins), np.float32)
+        for row, wave in zip(values, padded, strict=True):
+            log_mel = self._filter_bank(wave)[:longest]
+            row[: len(log_mel)] = log_mel
+        if self.extractor.do_normalize:
+            values = self.extractor.normalize(values)
+        return values, frames
 
     def _frame_count(self, samples: int, frame_samples: int) -> int:
         hops = round((samples - frame_samples) // (self.HOP_S * self.rate_hz))

@@ -53,6 +53,15 @@ def test_the_frames_counted_are_those_that_hold_sound(models, samples):
     assert is_sound[:frames].all()
 
 
+@pytest.mark.parametrize("samples", [400, 16_000, 48_159, 200_000])
+def test_log_mel_is_that_of_transformers(models, samples):
+    backbone = AudioBackbone(str(models["ast"]))
+    wave = noise(samples)
+    log_mel, _ = backbone.log_mel([wave])
+    reference = backbone.extractor(wave, sampling_rate=RATE_HZ, return_tensors="np")
+    assert np.allclose(log_mel, reference["input_values"], atol=1e-6)
+
+
 def test_patches_are_16_frames_of_25_ms_10_ms_apart(models):
     backbone = AudioBackbone(str(models["ast"]))
     assert np.allclose(backbone.patch_times_s(3), [[0, 0.175], [0.1, 0.275], [0.2, 0.375]])
