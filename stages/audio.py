@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.media import codecs, sound, untrusted
+from audio_from_video.media.settings import AudioParams
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
@@ -30,10 +30,6 @@ LIBRARIES = ("av", "numpy", "soundfile")
 FAILED = {"unreadable", "timeout", "worker_died"}
 COLUMNS = pa.schema([("flac", pa.binary())])
 FACTS = [pa.field("rms_dbfs", pa.float32())]
-
-
-class AudioParams(params.Section):
-    silence_db: float = Field(ge=-120, le=0)
 
 
 def extract(task: tuple[str, float, float, bool]) -> dict:

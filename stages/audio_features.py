@@ -24,14 +24,14 @@ patches of a 3 s clip.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
@@ -45,13 +45,6 @@ CODE_VERSION = 1
 LIBRARIES = ("numpy", "soundfile", "torch", "transformers")
 SOURCE = layout.AUDIO
 EXPLAINED_BY = (8, 32, 64)  # numbers of components whose explained variance the metrics name
-
-
-class AudioFeaturesParams(params.Section):
-    model: str
-    segments: Literal["pooled", "windows", "eighteenth"]
-    window_s: float = Field(gt=0, le=10)
-    components: int = Field(ge=1, le=1024)
 
 
 class Projection(NamedTuple):

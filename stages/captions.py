@@ -29,19 +29,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones.blip import PUBLISHED_WEIGHTS, Captioner
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
     TuningClip,
-    TuningParams,
     fine_tuned,
     fine_tunings,
     iter_frames,
     spread_steps,
 )
+from audio_from_video.captioning.settings import CaptionsParams
 from audio_from_video.captioning.workers import Setup, SoundWindows, Task
 from audio_from_video.clipset import folds
 from audio_from_video.clipset.folds import WHOLE
@@ -81,12 +80,6 @@ CAPTIONS = pa.schema(
 )
 LABELS = pa.list_(pa.list_(pa.int32()))
 HEARD = pa.schema([*CAPTIONS, ("labels", LABELS)])
-
-
-class CaptionsParams(TuningParams):
-    finetune_frames: int = Field(ge=1, le=1000)
-    tags: int = Field(ge=1, le=527)
-    tag_score: float = Field(gt=0, lt=1)
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.clipset import discovery, truth
+from audio_from_video.clipset.settings import ClipsParams
 from audio_from_video.clipset.splits import (
-    SplitParams,
     assign_splits,
     mark_refused,
     missing_audio_table,
@@ -70,18 +69,6 @@ NAMES = pa.schema(
     [(name, pa.string()) for name in ("clip_id", "path", "action", "split", "source_id")]
 )
 SCHEMA = pa.schema([*NAMES, *FACTS])
-
-
-class ClipsParams(SplitParams):
-    actions: Literal["all"] | int | list[str]
-    max_per_action: int = Field(ge=0)
-    training_list: str
-    validation_list: str
-    min_duration_s: float = Field(ge=0)
-    max_duration_s: float = Field(gt=0)
-    max_pixels: int = Field(gt=0)
-    links: Literal["inside", "all"]
-    max_failed_fraction: float = Field(ge=0, le=1)
 
 
 def choose_actions(clips: list[dict], p: ClipsParams) -> set[str]:

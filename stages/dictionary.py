@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
+from audio_from_video.meaning.settings import DictionaryParams
 from audio_from_video.meaning.similarity import closest, cosines
 from audio_from_video.reporting import tables
 from audio_from_video.runtime import params, stage_run
@@ -38,11 +38,6 @@ JUDGED = 5  # entries per action behind the metrics, whatever `top_k`, as in the
 TRUE_LABELS = 10  # an action's labels of highest lift that count as truly present
 PUBLISHED_THRESHOLD = 0.72  # how rare such a cosine is depends on the model
 LABELS = [label.display_name for label in load_labels()]
-
-
-class DictionaryParams(params.Section):
-    model: str
-    top_k: int = Field(ge=1, le=527)
 
 
 def words(action: str) -> str:

@@ -28,17 +28,16 @@ instead of clips.
 """
 
 import json
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import Field
 from safetensors import safe_open
 
 from audio_from_video.evaluation import filter as filter_evaluation
 from audio_from_video.evaluation.filter import PUBLISHED_THRESHOLD
 from audio_from_video.evaluation.rows import BASELINE
+from audio_from_video.meaning.settings import FilterParams
 from audio_from_video.meaning.similarity import closest, unit
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
@@ -60,18 +59,6 @@ def decision_schema() -> pa.Schema:
     for decision in DECISIONS:
         fields += [(f"score{decision}", pa.float32()), (f"keep{decision}", pa.bool_())]
     return pa.schema(fields)
-
-
-class FilterParams(params.Section):
-    """Section `filter` of params.yaml."""
-
-    threshold: float | Literal["auto"]
-    action: Literal["predicted", "label"]
-    reference: Literal["action", "entry"]
-    centre: bool
-    calibration: Literal["none", "action"]
-    labels: int = Field(ge=1, le=527)
-    entry_size: int = Field(ge=1, le=527)
 
 
 # ---- scores ----

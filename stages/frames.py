@@ -18,14 +18,14 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.media import codecs, pictures, untrusted
+from audio_from_video.media.settings import FramesParams
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
@@ -44,14 +44,6 @@ FACTS = [
     pa.field("duration_s", pa.float32()),
     pa.field("start_s", pa.float64()),
 ]
-
-
-class FramesParams(params.Section):
-    fps: float = Field(gt=0, le=60)
-    count: int = Field(ge=2, le=256)
-    keep: Literal["exact", "all"]
-    size_px: int = Field(ge=16, le=1024)
-    jpeg_quality: int = Field(ge=50, le=100)
 
 
 def sample_times(duration_s: float, p: FramesParams) -> np.ndarray:

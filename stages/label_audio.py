@@ -30,12 +30,11 @@ folder outside the repository is no dependency for DVC: after a change there, `d
 label_audio`.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.audioset import published_features
 from audio_from_video.audioset.labels import load_labels
@@ -43,6 +42,7 @@ from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import folds
 from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.evaluation import intervals
+from audio_from_video.meaning.settings import LabelAudioParams
 from audio_from_video.meaning.similarity import closest, cosines, paired_cosine
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.atomic import replace_directory
@@ -53,16 +53,6 @@ SOURCE = layout.AUDIO_FEATURES
 LEARNED = ("training", "unlabelled")
 PRESENT = 0.3  # AST score from which on a validation clip has a label, in the metrics
 LABELS = load_labels()
-
-
-class LabelAudioParams(params.Section):
-    source: Literal["clips", "audioset"]
-    min_score: float = Field(gt=0, lt=1)
-    min_evidence: float = Field(gt=0)
-    neighbours: int = Field(ge=1, le=527)
-    model: str
-    audioset_root: str
-    ridge_penalty: float = Field(gt=0)
 
 
 class Moments(NamedTuple):

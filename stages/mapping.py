@@ -26,12 +26,11 @@ Two ways (`mapping.via`), both measured:
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from audio_from_video.backbones import text as text_backbone
@@ -39,6 +38,7 @@ from audio_from_video.clipset import folds
 from audio_from_video.evaluation import mapping as mapping_evaluation
 from audio_from_video.meaning import similarity
 from audio_from_video.meaning.key_captions import KeyCaptions
+from audio_from_video.meaning.settings import MappingParams
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import one_thread
@@ -50,15 +50,6 @@ CODE_VERSION = 1  # of backbones/text.py; raise it when a text gets another embe
 LIBRARIES = ("numpy", "sentence-transformers", "tokenizers", "torch", "transformers")
 TEXTS_PER_TASK = 32
 LOWEST_ATTENDED = 1e-6  # attended score from which on a label counts: below it nobody heard it
-
-
-class MappingParams(params.Section):
-    via: Literal["labels", "key_captions"]
-    model: str
-    top_k: int = Field(ge=1, le=527)
-    min_similarity: float = Field(ge=-1, le=1)
-    key_captions: int = Field(ge=1, le=1000)
-    temperature: float = Field(gt=0)
 
 
 class Captioned:

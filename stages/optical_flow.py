@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.media import codecs
+from audio_from_video.media.settings import OpticalFlowParams
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
@@ -27,17 +27,6 @@ from audio_from_video.storage.clip_items import ClipItems
 CODE_VERSION = 1
 LIBRARIES = ("numpy", "opencv-contrib-python-headless")
 COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
-
-
-class OpticalFlowParams(params.Section):
-    pyramid_scale: float = Field(gt=0, lt=1)
-    levels: int = Field(ge=1, le=10)
-    window_px: int = Field(ge=3, le=101)
-    iterations: int = Field(ge=1, le=20)
-    polynomial_px: int = Field(ge=3, le=15)
-    polynomial_sigma: float = Field(gt=0)
-    full_scale_px: float = Field(gt=0)
-    jpeg_quality: int = Field(ge=50, le=100)
 
 
 def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams) -> np.ndarray:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from sklearn.metrics import average_precision_score
 from torch import nn
 
@@ -36,6 +35,7 @@ from audio_from_video.world.pretraining_data import (
 )
 from audio_from_video.world.props import CLASSES
 from audio_from_video.world.scenes import rng_of
+from audio_from_video.world.settings import PretrainParams
 from audio_from_video.world.sounds import RATE_HZ
 
 ROOT = layout.TINY_MODELS
@@ -43,18 +43,6 @@ FLOW_FRACTION_OF_BATCH = 0.35
 WEIGHT_DECAY = 0.02
 RARE_LABEL_LOGIT = -5.0  # the AST's first answer to every label
 IGNORED = -100  # the id that BLIP's loss leaves out
-
-
-class PretrainParams(params.Section):
-    seed: int = Field(ge=0)
-    scenes: int = Field(ge=64)
-    sounds: int = Field(ge=64)
-    test_items: int = Field(ge=8)
-    batch_size: int = Field(ge=1)
-    vit_steps: int = Field(ge=1)
-    blip_steps: int = Field(ge=1)
-    ast_steps: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
 
 
 def train(

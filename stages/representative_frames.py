@@ -18,15 +18,15 @@ lost real moments.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.evaluation import motion as motion_evaluation
 from audio_from_video.media import codecs
+from audio_from_video.media.settings import RepresentativeFramesParams
 from audio_from_video.reporting import motion_figure
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.parallel import time_limit_s
@@ -44,11 +44,6 @@ GRID = 24  # vectors along each side of the image, from which the camera's motio
 AGREE_PX = 1.0  # vectors that lie so close to the camera's motion agree with it
 AGREE_FRACTION = 0.25  # where fewer agree, rotation and zoom are guesswork
 FIGURE_CLIPS = 5
-
-
-class RepresentativeFramesParams(params.Section):
-    threshold: float = Field(gt=0, le=10)
-    camera: Literal["keep", "subtract"]
 
 
 def camera_motion(flow: np.ndarray) -> np.ndarray:

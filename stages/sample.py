@@ -36,12 +36,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, field_validator
 
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.media.codecs import encode_flac
@@ -53,6 +51,7 @@ from audio_from_video.world.actions import ACTIONS, MOSTLY_SILENT
 from audio_from_video.world.looks import Look, draw_look
 from audio_from_video.world.mp4 import write_mp4
 from audio_from_video.world.scenes import noise_bank, render, rng_of
+from audio_from_video.world.settings import MIX_KINDS, SampleParams
 from audio_from_video.world.sounds import (
     RATE_HZ,
     SAMPLES,
@@ -68,32 +67,11 @@ FOLDERS = ("training", "validation", "unlabelled")
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30_000, 1001), Fraction(30))
 ID_CHARACTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"))
 LONGEST_SOURCE_S = 240  # clips are cut out of sources of up to four minutes
-MIX_KINDS = ("own", "mixed", "other_action", "music", "silent", "shifted")
 NO_TRACK_FRACTION = 0.3  # of silent clips
 ROOM_DB = -66.0  # noise of the recording, far below any threshold of silence
 LEVEL_DB = (-28.0, -17.0)  # loudness of a clip's sound
 SHIFT_S = 0.5
 SHEET_OFFSETS_S = np.array([-0.16, 0.02, 0.14, 0.26])  # frames of the sheet, from an event on
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class SampleParams(params.Section):
-    seed: int = Field(ge=0)
-    size_px: int = Field(ge=32, le=128, multiple_of=2)
-    training_per_action: int = Field(ge=1, le=50)
-    test_per_action: int = Field(ge=1)
-    unlabelled_per_action: int = Field(ge=0)
-    audio_mix: dict[str, Share]
-    silent_action_silence: Share
-    hidden_share: Share
-
-    @field_validator("audio_mix")
-    @classmethod
-    def _is_whole(cls, mix: dict[str, float]) -> dict[str, float]:
-        if set(mix) != set(MIX_KINDS) or abs(sum(mix.values()) - 1) > 1e-9:
-            raise ValueError(f"it needs the shares of {', '.join(MIX_KINDS)}, which add up to 1")
-        return mix
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ audio_from_video/backbones/vision.py.
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones.batches import results_in_batches
+from audio_from_video.backbones.settings import VideoFeaturesParams
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
@@ -32,13 +31,6 @@ CODE_VERSION = 1
 LIBRARIES = ("numpy", "opencv-contrib-python-headless", "torch", "transformers")
 INPUTS = {"rgb": layout.FRAMES, "flow": layout.OPTICAL_FLOW}
 OUTPUTS = {"rgb": layout.RGB_FEATURES, "flow": layout.FLOW_FEATURES}
-
-
-class VideoFeaturesParams(params.Section):
-    model: str
-    attention: Literal["frame", "joint"]
-    temporal_scale: float = Field(ge=0, le=1)
-    clips_per_batch: int = Field(ge=1, le=1024)
 
 
 _backbone: VisionBackbone  # of this process; `load_backbone` sets it, as a worker's initializer

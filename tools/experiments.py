@@ -32,54 +32,26 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from audio_from_video.evaluation import intervals
+from audio_from_video.evaluation.settings import (
+    Confirmation,
+    Experiment,
+    Experiments,
+    Timing,
+    Value,
+)
 from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SEMANTIC_VALIDATION
 from audio_from_video.storage import layout, predictions
 
-Value = str | int | float | bool
 Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metrics hold
 BASELINE = "video_only"
 # Suffixes of the columns of a figure, and the figure's parts that stand there.
 INTERVAL_COLUMNS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
 # A section of metrics/tables.md with an experiment's table, up to the next section.
 EXPERIMENT_SECTION = re.compile(r"\n## Experiment: .*?(?=\n## |\Z)", re.DOTALL)
-
-
-class Experiment(params.Section):
-    """Settings to run, and what is read of each.
-
-    conditions: those whose accuracies are read. generator: the one whose measures are read.
-    missing_rates, filter: whether accuracies at missing rates and the filter's share are read.
-    """
-
-    conditions: list[str] = Field(min_length=1)
-    generator: str = ""
-    missing_rates: bool = False
-    filter: bool = False
-    settings: dict[str, dict[str, Value]] = Field(min_length=1)
-
-
-class Timing(params.Section):
-    """Stages whose time is taken, such as `generator caption_mapping`."""
-
-    stages: list[str] = Field(min_length=1)
-
-
-class Confirmation(params.Section):
-    """One setting of everything, and the files that are kept."""
-
-    setting: dict[str, Value]
-    files: list[str] = Field(min_length=1)
-
-
-class Experiments(params.Section):
-    """The section `experiments` of params.yaml."""
-
-    named: dict[str, Experiment | Timing | Confirmation]
 
 
 def machine() -> str:

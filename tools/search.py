@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from tqdm import tqdm
 
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.logistic import logistic_regression
+from audio_from_video.classification.search_settings import SearchParams
 from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.classification.targets import training_targets
 from audio_from_video.classification.training import TrainingTask, train_one
@@ -41,15 +41,6 @@ from tools.experiments import INTERVAL_COLUMNS, machine
 
 OWN = "params.yaml's own"  # what the table says of params.yaml's setting
 Setting = dict[str, int | float]
-
-
-class SearchParams(params.Section):
-    """The section `search` of params.yaml."""
-
-    draws: int = Field(ge=1)
-    seed: int
-    space: dict[str, list[int | float]] = Field(min_length=1)
-    inverse_regularisation: list[float]
 
 
 @dataclass(frozen=True)

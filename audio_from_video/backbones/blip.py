@@ -9,7 +9,6 @@ captions, so its workers have the 3.4 s of this import behind them when they sta
 """
 
 import copy
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,21 +18,13 @@ import torch
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from audio_from_video.backbones import hub
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.runtime.errors import UserError
 
 PROMPT = "the sound of"
 PUBLISHED_MODEL = "Salesforce/blip-image-captioning-base"
 PUBLISHED_WEIGHTS = ""  # instead of a file of weights: the decoder that the model came with
 IGNORED = -100  # a label that cross-entropy leaves out
-
-
-@dataclass(frozen=True)
-class CaptionerSettings:
-    """What captions depend on: the model, the beams of the search, the most tokens of a caption."""
-
-    model: str
-    beams: int
-    max_tokens: int
 
 
 class Captioner:

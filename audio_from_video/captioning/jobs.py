@@ -10,26 +10,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
 from safetensors.numpy import load_file
 
 from audio_from_video.backbones import blip, hub
-from audio_from_video.backbones.blip import Captioner, CaptionerSettings
+from audio_from_video.backbones.blip import Captioner
 from audio_from_video.captioning import fine_tuning
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.fine_tuning import Example, Material
 from audio_from_video.captioning.reward import Reward
+from audio_from_video.captioning.settings import TuningParams
 from audio_from_video.captioning.workers import Setup, Task
 from audio_from_video.clipset.folds import WHOLE
-from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.meaning import label_words
 from audio_from_video.meaning.attention import CaptionReader
-from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure, require_result, work_failed
@@ -45,23 +44,6 @@ WEIGHTS = pa.schema(
         ("reward", pa.list_(pa.float64())),
     ]
 )
-
-
-class TuningParams(params.Section):
-    """The parameters of captions that its fine-tunings depend on."""
-
-    model: str
-    beams: int = Field(ge=1, le=32)
-    max_tokens: int = Field(ge=1, le=512)
-    frames_per_batch: int = Field(ge=1, le=65536)
-    finetune: Literal["off", "tags", "self_critical"]
-    training: TrainingParams
-    self_critical_steps: int = Field(ge=1)
-    self_critical_learning_rate: float = Field(gt=0, le=1)
-
-    @property
-    def captioner(self) -> CaptionerSettings:
-        return CaptionerSettings(self.model, self.beams, self.max_tokens)
 
 
 @dataclass(frozen=True)

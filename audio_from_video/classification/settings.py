@@ -5,7 +5,7 @@ dependencies of its stage, and the code opens the same ones, so the two cannot d
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -18,6 +18,8 @@ from audio_from_video.storage import layout
 # where a condition needs nothing.
 NOTHING = str(layout.RGB_FEATURES)
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 GeneratedAudio = Literal["generated", "shuffled", "mapped"]
 GENERATOR_OF = {
     "generated": SEMANTIC_VALIDATION,
@@ -41,7 +43,7 @@ class Condition(params.Section):
         Literal["none", "real", "retrieved", "zeros", "mean", "noise", "token", "reconstructed"]
         | GeneratedAudio
     )
-    missing_rate: float | Literal["drawn"] = Field(default=0.0, union_mode="left_to_right")
+    missing_rate: Share | Literal["drawn"] = Field(default=0.0, union_mode="left_to_right")
     gate: Literal["none", "keep", "keep_oracle", "keep_real", "keep_published", "dictionary"] = (
         "none"
     )
@@ -211,7 +213,7 @@ class NetworkParams(TrainingParams):
 class LogisticParams(params.Section):
     """Logistic regression in the LSTM's place."""
 
-    inverse_regularisation: list[float] = Field(min_length=1)
+    inverse_regularisation: list[Positive] = Field(min_length=1)
 
 
 class TeachingParams(params.Section):
@@ -238,7 +240,7 @@ class ClassifierParams(params.Section):
 
     seeds: int = Field(ge=1, le=100)
     labels_per_action: int = Field(ge=0)
-    missing_rates: list[float] = Field(min_length=1)
+    missing_rates: list[Share] = Field(min_length=1)
     lstm: NetworkParams
     logistic: LogisticParams
     extra_weight: float = Field(ge=0)

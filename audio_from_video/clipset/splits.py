@@ -7,10 +7,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import Field, field_validator
 
 from audio_from_video.clipset import discovery
-from audio_from_video.runtime import params
+from audio_from_video.clipset.settings import SplitParams
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import printable
 
@@ -20,25 +19,6 @@ PRECEDENCE = ("test", "validation", "training", "unlabelled")
 MISSING_SCHEMA = pa.schema(
     [("draw", pa.int32()), ("clip_id", pa.string()), ("order", pa.float64())]
 )
-
-
-class SplitParams(params.Section):
-    root: str
-    seed: int
-    validation_fraction: float = Field(gt=0, lt=1)
-    source_pattern: str
-    test_list: str
-
-    @field_validator("source_pattern")
-    @classmethod
-    def _is_pattern(cls, value: str) -> str:
-        try:
-            groups = re.compile(value).groups
-        except re.error as error:
-            raise ValueError(f"must be a regular expression ({error})") from None
-        if groups != 1:
-            raise ValueError("must have exactly one group, which is the source id")
-        return value
 
 
 def assign_splits(clips: list[dict], p: SplitParams) -> None:

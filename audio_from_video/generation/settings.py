@@ -34,13 +34,17 @@ class MappingNetwork(params.Section):
     """What architecture 2 adds to the LSTM."""
 
     noise: int = Field(ge=0, le=1024)
-    propagation: float = Field(ge=0)
+    propagation: float = Field(ge=0, le=1000)
     anchors: bool
     condition: Literal["mapped", "none"]
     visual: Literal["step", "representative"]
-    temperature: float = Field(gt=0)
+    temperature: float = Field(gt=0, le=100)
     finetune_text: Literal["off", "embeddings", "all"]
     text_learning_rate: float = Field(gt=0, le=1)
+
+
+class NoSettings(params.Section):
+    """Of an architecture that adds nothing to the LSTM."""
 
 
 class GeneratorParams(params.Section):
@@ -50,9 +54,9 @@ class GeneratorParams(params.Section):
     folds: int = Field(ge=2, le=20)
     pool: Literal["all", "labelled"]
     lstm: GeneratorNetwork
-    semantic_validation: dict[str, str] = {}
+    semantic_validation: NoSettings
     caption_mapping: MappingNetwork
-    shuffled: dict[str, str] = {}
+    shuffled: NoSettings
     architectures: dict[Literal["semantic_validation", "caption_mapping", "shuffled"], str]
 
     @field_validator("architectures")

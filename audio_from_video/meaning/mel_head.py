@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.learning.loop import fit
-from audio_from_video.learning.settings import TrainingParams
+from audio_from_video.meaning.settings import DecoderParams
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
@@ -25,12 +24,6 @@ from audio_from_video.storage.row_file import RowFile
 
 VALIDATION_BATCH = 64  # clips
 WORK = "predicting labels"  # of workers, in what a user reads
-
-
-class DecoderParams(TrainingParams):
-    """Settings of the decoder's training; hidden: width of its hidden layer."""
-
-    hidden: int = Field(ge=1, le=8192)
 
 
 class MelDecoder(nn.Module):
