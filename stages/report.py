@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from audio_from_video.classification.settings import Condition
 from audio_from_video.clipset import truth
@@ -45,6 +44,7 @@ from audio_from_video.reporting import (
 )
 from audio_from_video.reporting.committed import comparison_with_commit
 from audio_from_video.reporting.results import LookAlikePairs, Results
+from audio_from_video.reporting.settings import ReportParams
 from audio_from_video.reporting.tables import Content, Table
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
@@ -54,15 +54,6 @@ from audio_from_video.storage import layout, predictions, shards
 # Figures of other stages that the page shows, too.
 STAGE_FIGURES = (layout.REPRESENTATIVE_FRAMES_FIGURE, layout.MEL_FIGURE)
 CONFIRMED = layout.CONFIRMATION / "subsets.csv"
-
-
-class ReportParams(params.Section):
-    """Section `report` of params.yaml."""
-
-    clips: int = Field(ge=0, le=400)
-    look_alike_pairs: list[list[str]]
-    audio_visual_actions: str
-    curves: list[str]
 
 
 # ---- what the conditions answered ----
