@@ -5,11 +5,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from audio_from_video.media import codecs, pictures
+from audio_from_video.media import frames as frame_sampling
+from audio_from_video.media.frames import extract, on_screen, sample_times
+from audio_from_video.media.settings import FramesParams
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import clips, frames
-from stages.frames import FramesParams, extract, on_screen, sample_times
 from tests.support.media_files import (
     RATES,
     VARIABLE_RATE,
@@ -89,7 +91,7 @@ def test_two_cameras_in_one_file(tmp_path):
 def test_a_gap_of_a_day_makes_no_grid_of_a_day(tmp_path, monkeypatch):
     KINDS["a gap of a day that the header hides"][0](tmp_path / "gap.mp4")
     monkeypatch.setattr(
-        frames,
+        frame_sampling,
         "sample_times",
         lambda *_: pytest.fail("a grid of so many samples would fill the memory"),
     )

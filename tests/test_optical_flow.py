@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from audio_from_video.media import codecs
+from audio_from_video.media.optical_flow import draw_clip, farneback, flow_image
+from audio_from_video.media.settings import OpticalFlowParams
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import shards
 from stages import optical_flow
-from stages.optical_flow import OpticalFlowParams, draw_clip, farneback, flow_image
 from tests.support.moving_pictures import moving_clip, texture
 from tests.support.shard_rows import index_row
 

@@ -11,7 +11,8 @@ import pytest
 
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.evaluation.motion import event_agreement, steps_at
-from audio_from_video.media import codecs
+from audio_from_video.media import codecs, motion
+from audio_from_video.media.motion import above, camera_motion, choose, mean_magnitudes
 from audio_from_video.reporting import motion_figure
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.digests import digest
@@ -19,7 +20,6 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
 from stages import representative_frames
-from stages.representative_frames import above, camera_motion, choose, mean_magnitudes
 from tests.support.map_items import with_processes
 from tests.support.moving_pictures import moving_clip, texture
 from tests.support.shard_rows import index_row
@@ -118,7 +118,7 @@ def test_camera_motion_of_fields_by_formula():
 def test_where_nothing_agrees_the_median_is_the_cameras():
     field = np.random.default_rng(0).uniform(-40, 40, (96, 96, 2)).astype(np.float32)
     camera = camera_motion(field)
-    grid = np.linspace(0, 95, representative_frames.GRID).astype(int)
+    grid = np.linspace(0, 95, motion.GRID).astype(int)
     median = [np.median([field[i, j, k] for i in grid for j in grid]) for k in (0, 1)]
     assert camera.shape == field.shape and np.allclose(camera, median)
 
