@@ -7,6 +7,9 @@ Arrays are columns of Arrow's fixed-shape tensor type, media are bytes.  Rows pa
 dicts of Python values, with NumPy arrays for tensors.  `pyarrow.dataset` reads the shards; it skips
 names that begin with `_`.  A directory appears at once or not at all.  The index holds the digests
 of the shards, so that whoever reads through this module notices damage.
+
+Every Parquet file says in its metadata of which data set it is: `clip_set`, a digest of the clips
+in data/clips.parquet.  A stage that finds an output of another data set stops with a sentence.
 """
 
 import json
@@ -24,8 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audio_from_video.runtime.atomic import replace_directory
-from audio_from_video.runtime.digests import file_digest
+from audio_from_video.runtime.digests import digest, file_digest
 from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import layout
 from audio_from_video.storage.alignment import aligned
 
 SCHEMA_VERSION = "1"
@@ -33,6 +37,7 @@ INDEX = "_index.parquet"
 NO_ACTION = "__HIVE_DEFAULT_PARTITION__"  # pyarrow's name of the folder of a null
 ROWS_PER_GROUP = 64  # bounds what a reader holds: 64 clips of [18, 768] float16 are 1.7 MB
 ROWS_PER_SHARD = 2048
+CLIP_SET = b"clip_set"  # the key in the metadata
 INDEX_FIELDS = [
     pa.field("clip_id", pa.string()),
     pa.field("split", pa.string()),  # training, validation, test, unlabelled
@@ -91,13 +96,58 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
     return combined.to_numpy_ndarray()
 
 
+# Data sets
+
+
+def with_clip_set(clips: pa.Table) -> pa.Table:
+    """Return the table of data/clips.parquet with the digest of its data set in the metadata.
+
+    The digest is of the `ok` clips: their names, contents, splits, actions and sources.
+    """
+    columns = ["clip_id", "content_hash", "split", "action", "source_id", "status"]
+    rows = clips.select(columns).to_pylist()
+    ok = [list(row.values()) for row in rows if row["status"] == "ok"]
+    metadata = clips.schema.metadata or {}
+    return clips.replace_schema_metadata({**metadata, CLIP_SET: digest(ok)})
+
+
+def current_clip_set() -> str | None:
+    """Return the digest of the data set in data/clips.parquet; None without one."""
+    if not layout.CLIPS.is_file():
+        return None
+    with undamaged(layout.CLIPS):
+        return clip_set(pq.read_schema(layout.CLIPS))
+
+
+def clip_set(schema: pa.Schema) -> str | None:
+    """Return the digest of the data set that a file is of; None where it says nothing."""
+    found = (schema.metadata or {}).get(CLIP_SET)
+    return found.decode() if found else None
+
+
+def _require_current_clip_set(path: Path, schema: pa.Schema) -> None:
+    """Raise UserError where a file is of another data set than data/clips.parquet."""
+    found = clip_set(schema)
+    current = current_clip_set()
+    if found and current and found != current:
+        output = path.parent if path.name == INDEX else path
+        raise UserError(
+            f"{output} is of another data set than {layout.CLIPS}: run `dvc repro`, "
+            "which makes anew what belongs to the present one"
+        )
+
+
 # Writing
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write one Parquet file atomically, with the schema version in its metadata."""
+    """Write one Parquet file atomically, with schema version and data set in its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**(table.schema.metadata or {}), b"schema_version": SCHEMA_VERSION.encode()}
+    current = current_clip_set()
+    if current:
+        # The table of clips brings its own.
+        metadata.setdefault(CLIP_SET, current.encode())
     temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(
         table.replace_schema_metadata(metadata),
@@ -191,11 +241,17 @@ def undamaged(path: Path | str) -> Iterator[None]:
 
 
 def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
-    """Return a Parquet file, or some columns of it; UserError where its checksums are wrong."""
+    """Return a Parquet file, or some columns of it.
+
+    Raises UserError where its checksums are wrong, or where it is of another data set than
+    data/clips.parquet.
+    """
     with undamaged(path):
-        return pq.read_table(
+        table = pq.read_table(
             path, columns=columns, partitioning=None, page_checksum_verification=True
         )
+    _require_current_clip_set(Path(path), table.schema)
+    return table
 
 
 def read_index(directory: Path) -> pa.Table:
