@@ -1,25 +1,77 @@
-"""Note what code each stage runs: DVC runs a stage again when that code changes, and only then.
+"""Check params.yaml and note what code each stage runs.
 
-Reads    stages/, audio_from_video/
+Every other stage depends on this one, so a mistake in any section ends a run before its first work.
+
+Reads    params.yaml, stages/, audio_from_video/
 Writes   data/code/<stage>.json: the digest of every file that the stage's script imports, directly
          or through others, of the packages' `__init__.py` on the way to them, and of the data
          files that lie in the same folders as those modules' code
-DVC does not follow imports.  A stage could list its files among its `deps`, but dvc.lock would then
-hold hundreds of entries, which DVC reads and writes with every stage that it runs; here it holds
-one for each stage.
+DVC runs a stage again when the code that is noted for it changes, and only then: DVC does not
+follow imports.  A stage could list its files among its `deps`, but dvc.lock would then hold
+hundreds of entries, which DVC reads and writes with every stage that it runs; here it holds one for
+each stage.  The digests do not depend on params.yaml, so that a change of it alone runs nothing
+else.
 """
 
 import ast
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from audio_from_video.backbones.settings import AudioFeaturesParams, VideoFeaturesParams
+from audio_from_video.captioning.settings import CaptionsParams
+from audio_from_video.classification.search_settings import SearchParams
+from audio_from_video.classification.settings import ClassifierParams
+from audio_from_video.clipset.settings import ClipsParams
+from audio_from_video.evaluation.settings import Experiments
+from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.meaning.settings import (
+    DictionaryParams,
+    FilterParams,
+    LabelAudioParams,
+    LabelPredictorParams,
+    MappingParams,
+)
+from audio_from_video.media.settings import (
+    AudioParams,
+    FramesParams,
+    OpticalFlowParams,
+    RepresentativeFramesParams,
+)
+from audio_from_video.reporting.settings import ReportParams
+from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import file_digest
+from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.storage import layout
+from audio_from_video.world.settings import PretrainParams, SampleParams
 
 STAGES = Path("stages")
 PACKAGES = ("stages", "audio_from_video")
 OUTPUT = layout.CODE
+SECTIONS: dict[str, type[params.Section]] = {  # of params.yaml, in its order
+    "sample": SampleParams,
+    "pretrain": PretrainParams,
+    "clips": ClipsParams,
+    "frames": FramesParams,
+    "optical_flow": OpticalFlowParams,
+    "representative_frames": RepresentativeFramesParams,
+    "audio": AudioParams,
+    "video_features": VideoFeaturesParams,
+    "audio_features": AudioFeaturesParams,
+    "dictionary": DictionaryParams,
+    "generator": GeneratorParams,
+    "label_predictor": LabelPredictorParams,
+    "filter": FilterParams,
+    "label_audio": LabelAudioParams,
+    "captions": CaptionsParams,
+    "mapping": MappingParams,
+    "classifier": ClassifierParams,
+    "report": ReportParams,
+    "search": SearchParams,
+    "experiments": Experiments,
+}
+UNDO = "`git checkout HEAD params.yaml` undoes a `dvc exp run -S` that brought this about"
 
 
 def imported_files(script: Path, root: Path) -> set[Path]:
@@ -76,7 +128,12 @@ def _data_files(path: Path, text: str, root: Path) -> set[Path]:
 
 
 def main() -> None:
-    """Write the digests of every stage's files."""
+    """Check the parameters, then write the digests of every stage's files."""
+    try:
+        params.check(SECTIONS)
+    except UserError as error:
+        mistakes = [printable(line) for line in str(error).splitlines()]
+        sys.exit("\n".join(f"code: error: {mistake}" for mistake in mistakes) + f"\ncode: {UNDO}")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for script in sorted(STAGES.glob("*.py")):
         if script.stem in ("__init__", "code"):

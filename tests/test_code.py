@@ -1,7 +1,12 @@
-"""What code a stage runs: exactly the stages that import a file notice that it changed."""
+"""What code a stage runs: exactly the stages that import a file notice that it changed.
+
+Before that, mistakes in any section of params.yaml end a run.
+"""
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +22,7 @@ def noted(tmp_path, monkeypatch):
     for name in ("stages", "audio_from_video"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
 
     def note() -> dict[str, str]:
@@ -61,3 +67,32 @@ def test_imports_inside_functions_and_through_others_count():
     } <= files
     others = {"stages/sample.py", "stages/report.py", "audio_from_video/reporting/page.py"}
     assert not others & files
+
+
+def test_a_mistake_in_any_section_ends_a_run_and_says_how_to_undo_it(workspace):
+    workspace.set(filter={"threshold": 7}, mapping={"top": 3})
+    with pytest.raises(SystemExit) as caught:
+        code.main()
+    message = str(caught.value.code)
+    threshold, missing_or_unknown, undo = message.splitlines()
+    assert threshold.startswith("code: error: params.yaml: filter.threshold = 7: input should be")
+    assert "mapping.top is not a parameter; did you mean 'top_k'?" in missing_or_unknown
+    assert "git checkout HEAD params.yaml" in undo
+    assert not Path("data").exists()
+
+
+def test_a_change_of_parameters_alone_changes_no_digest(noted, tmp_path):
+    before = noted()
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("silence_db: -50.0", "silence_db: -60.0"))
+    assert noted() == before
+
+
+def test_the_check_loads_no_heavy_library():
+    """It runs whenever a parameter changes."""
+    heavy = ("torch", "sklearn", "scipy", "cv2", "av", "pandas", "pyarrow", "numpy")
+    program = f"import stages.code, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

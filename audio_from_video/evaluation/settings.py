@@ -1,6 +1,8 @@
 """Settings of the named experiments, as they stand in params.yaml."""
 
-from pydantic import Field
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
 
 from audio_from_video.runtime import params
 
@@ -34,7 +36,29 @@ class Confirmation(params.Section):
     files: list[str] = Field(min_length=1)
 
 
+def _kind(entry: Any) -> str:
+    """The name of an entry's class, by the key that no other class has.
+
+    entry: as it stands in the file, or checked already.
+    """
+    keys = entry if isinstance(entry, dict) else getattr(entry, "__dict__", {})
+    if "stages" in keys:
+        return "Timing"
+    if "files" in keys:
+        return "Confirmation"
+    return "Experiment"
+
+
+# The tag decides by which class an entry is checked, so that a mistake is told once.
+Entry = Annotated[
+    Annotated[Experiment, Tag("Experiment")]
+    | Annotated[Timing, Tag("Timing")]
+    | Annotated[Confirmation, Tag("Confirmation")],
+    Discriminator(_kind),
+]
+
+
 class Experiments(params.Section):
     """The section `experiments` of params.yaml."""
 
-    named: dict[str, Experiment | Timing | Confirmation]
+    named: dict[str, Entry]

@@ -3,15 +3,17 @@
 It is read as YAML 1.2, as DVC does: `off` is a word, not a truth value, also where
 `dvc exp run -S` took its quotes away.
 
-Each stage declares the keys of its own section as a frozen pydantic model beside its algorithm,
-which `load` fills.  `read` returns single values of other sections; DVC then tracks these keys
-alone (tests/system/test_dvc_yaml.py compares them with dvc.yaml).
+The keys of a section, with their ranges, are a frozen pydantic model in `settings.py` of the
+section's room, which `load` fills.  `read` returns single values of other sections; DVC then tracks
+these keys alone (tests/system/test_dvc_yaml.py compares them with dvc.yaml).  `check` is for the
+first stage of a run, which looks at all sections.
 """
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ruamel.yaml import YAML
@@ -49,6 +51,27 @@ def read(section: str, key: str, kind: type[T]) -> T:
     return getattr(_checked(section, values, model), key)
 
 
+def check(models: dict[str, type[Section]]) -> None:
+    """Check the whole file, each section by its model in `models`.
+
+    Raises UserError with a line for every mistake: key, what is wrong with it, what is allowed.
+    """
+    document = _document()
+    mistakes = []
+    for name in document:
+        if name not in models:
+            hint = _did_you_mean(str(name), models)
+            allowed = ", ".join(models)
+            mistakes.append(f"{file()}: '{name}' is not a section; {hint}there are {allowed}")
+    for section, model in models.items():
+        try:
+            _checked(section, _section(document, section), model)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
 def file() -> Path:
     """The file of parameters: the environment's PARAMS_FILE, else params.yaml."""
     return Path(os.environ.get("PARAMS_FILE") or "params.yaml")
@@ -56,6 +79,11 @@ def file() -> Path:
 
 def _values(section: str) -> dict:
     """A section as it stands in the file."""
+    return _section(_document(), section)
+
+
+def _document() -> dict:
+    """The whole file; {} where it holds something else than sections."""
     path = file()
     if not path.is_file():
         raise UserError(
@@ -65,9 +93,13 @@ def _values(section: str) -> dict:
         document = YAML(typ="safe").load(path)
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    values = document.get(section) if isinstance(document, dict) else None
+    return document if isinstance(document, dict) else {}
+
+
+def _section(document: dict, section: str) -> dict:
+    values = document.get(section)
     if not isinstance(values, dict):
-        raise UserError(f"{path} has no section '{section}'; restore it from git")
+        raise UserError(f"{file()} has no section '{section}'; restore it from git")
     return values
 
 
@@ -89,10 +121,11 @@ def _sentences(section: str, model: type[Section], error: ValidationError) -> li
         message = f"{message[0].lower()}{message[1:]}"
 
         if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(keys[-1], owner.model_fields, n=1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            allowed = ", ".join(sorted(owner.model_fields))
+            hint = _did_you_mean(keys[-1], owner.model_fields)
+            allowed = ", ".join(sorted(owner.model_fields)) or "none"
             sentences[key] = f"{file()}: {key} is not a parameter; {hint}allowed are {allowed}"
+        elif detail["type"] == "model_type":
+            sentences[key] = f"{file()}: {key} = {detail['input']!r}: it must hold keys of its own"
         elif detail["type"] == "missing":
             sentences[key] = f"{file()}: {key} is missing"
         elif key in sentences:
@@ -100,6 +133,12 @@ def _sentences(section: str, model: type[Section], error: ValidationError) -> li
         else:
             sentences[key] = f"{file()}: {key} = {detail['input']!r}: {message}"
     return list(sentences.values())
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names the known word closest to a misspelt one; "" where none is close."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'? " if near else ""
 
 
 def _place(model: type[Section], location: tuple) -> tuple[list[str], type[Section]]:
@@ -111,12 +150,28 @@ def _place(model: type[Section], location: tuple) -> tuple[list[str], type[Secti
     owner: type[Section] = model
     kind: Any = model
     for part in location:
+        kind = _plain(kind)
         if isinstance(kind, type) and issubclass(kind, Section):
             owner = kind
             kind = kind.model_fields[part].annotation if part in kind.model_fields else None
         elif get_origin(kind) in (dict, list):
             kind = get_args(kind)[-1]
         elif not isinstance(part, int):
+            kind = _member(kind, part)
             continue
         keys.append(str(part))
     return keys, owner
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its annotations."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return kind
+
+
+def _member(union: Any, name: str) -> Any:
+    """The member of a union of sections that is called so; None where there is none."""
+    members = [_plain(member) for member in get_args(union)]
+    named = [member for member in members if getattr(member, "__name__", "") == name]
+    return named[0] if named else None

@@ -1,38 +1,19 @@
 """Every mistake in params.yaml is one clear sentence."""
 
-import importlib
-
 import pytest
 import yaml
 
+from audio_from_video.media.settings import FramesParams
 from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
-from stages.frames import FramesParams
+from stages.code import SECTIONS
 from tests.support.closure import ROOT
 
-MODELS = {
-    "clips": "ClipsParams",
-    "frames": "FramesParams",
-    "optical_flow": "OpticalFlowParams",
-    "audio": "AudioParams",
-    "video_features": "VideoFeaturesParams",
-    "audio_features": "AudioFeaturesParams",
-    "classifier": "ClassifierParams",
-    "report": "ReportParams",
-    "representative_frames": "RepresentativeFramesParams",
-    "mapping": "MappingParams",
-    "generator": "GeneratorParams",
-    "label_predictor": "LabelPredictorParams",
-    "filter": "FilterParams",
-}
 
-
-@pytest.mark.parametrize("section", MODELS)
+@pytest.mark.parametrize("section", SECTIONS)
 def test_the_shipped_file_is_valid(section, monkeypatch):
     monkeypatch.chdir(ROOT)
-    loaded = params.load(
-        section, getattr(importlib.import_module(f"stages.{section}"), MODELS[section])
-    )
+    loaded = params.load(section, SECTIONS[section])
     assert (
         loaded.model_dump(exclude_unset=True)
         == yaml.safe_load((ROOT / "params.yaml").read_text())[section]
@@ -98,6 +79,42 @@ WRONG = [
         "audio.silence_db = 5.0: input should be less than or equal to 0",
     ),
     ({"audio": None}, "params.yaml has no section 'audio'"),
+    (
+        {"filter": {"threshold": 7}},
+        "filter.threshold = 7: input should be less than or equal to 1, or input should be 'auto'",
+    ),
+    (
+        {"filter": {"threshold": "abc"}},
+        "filter.threshold = 'abc': input should be a valid number, or input should be 'auto'",
+    ),
+    (
+        {"generator": {"semantic_validation": {"noise": 8}}},
+        "generator.semantic_validation.noise is not a parameter; allowed are none",
+    ),
+    (
+        {"classifier": {"lstm": 3}},
+        "classifier.lstm = 3: it must hold keys of its own",
+    ),
+    (
+        {"classifier": {"missing_rates": [0.0, 25]}},
+        "classifier.missing_rates.1 = 25: input should be less than or equal to 1",
+    ),
+    (
+        {"clips": {"max_duration_s": 0.1}},
+        "clips.max_duration_s = 0.1: must not be below clips.min_duration_s, which is 0.5",
+    ),
+    (
+        {"search": {"space": {"hiden": [32]}}},
+        "classifier.lstm has no hiden; it has averaging",
+    ),
+    (
+        {"experiments": {"named": {"training": {"stages": [], "stage": ["frames"]}}}},
+        "experiments.named.training.stage is not a parameter; did you mean 'stages'?",
+    ),
+    (
+        {"experiments": {"named": {"segments": {"conditionz": []}}}},
+        "experiments.named.segments.conditionz is not a parameter; did you mean 'conditions'?",
+    ),
 ]
 
 
@@ -106,7 +123,7 @@ def test_mistakes_are_sentences(workspace, change, sentence):
     workspace.set(**change)
     section = next(iter(change))
     with pytest.raises(UserError) as caught:
-        params.load(section, getattr(importlib.import_module(f"stages.{section}"), MODELS[section]))
+        params.load(section, SECTIONS[section])
     message = str(caught.value)
     assert sentence in message and "\n" not in message and message.startswith("params.yaml")
     assert (
@@ -118,6 +135,17 @@ def test_all_mistakes_are_named_at_once(workspace):
     workspace.set(frames={"fps": -1.0, "keep": "some"})
     with pytest.raises(UserError, match="frames.fps.*; .*frames.keep"):
         params.load("frames", FramesParams)
+
+
+def test_a_check_of_the_file_names_the_mistakes_of_all_sections(workspace):
+    params.check(SECTIONS)
+    workspace.set(filter={"threshold": 7}, frames={"fpss": 6.0}, audoi={"silence_db": -50.0})
+    with pytest.raises(UserError) as caught:
+        params.check(SECTIONS)
+    sections, frames, threshold = str(caught.value).splitlines()
+    assert "'audoi' is not a section; did you mean 'audio'?" in sections
+    assert "frames.fpss is not a parameter; did you mean 'fps'?" in frames
+    assert "filter.threshold = 7: input should be less than or equal to 1" in threshold
 
 
 def test_whole_numbers_serve_as_real_ones(workspace):
