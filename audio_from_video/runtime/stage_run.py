@@ -19,13 +19,14 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from audio_from_video.runtime import parallel
+from audio_from_video.runtime import countdown, parallel
 from audio_from_video.runtime.atomic import write_json
 from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.runtime.peak_memory import PeakMemory
 
 METRICS = Path("metrics")
 LOGS = Path("logs")
+LOG_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {remaining} left, {rate_fmt}"
 
 
 class Store(Protocol):
@@ -64,14 +65,33 @@ class StageRun:
         unit: str = "clip",
         timing: str = "reading_s",
     ) -> Iterator[Any]:
-        """Show a bar with items/s and ETA while `items` pass.
+        """Show a bar with items/s and ETA while `items` pass; in a log, a line per 10 %.
 
         The time spent in making them goes to the log's entry `timing`.
         """
+        timed_items = self.timed(timing, items)
+        if not sys.stderr.isatty():
+            yield from self._progress_lines(timed_items, total, unit)
+            return
         with tqdm(total=total, desc=self.name, unit=unit, mininterval=1.0, file=sys.stderr) as bar:
-            for item in self.timed(timing, items):
+            for item in timed_items:
                 yield item
                 bar.update()
+
+    def _progress_lines(self, items: Iterable[Any], total: int | None, unit: str) -> Iterator[Any]:
+        """Print a line each time that another tenth of `items` has passed."""
+        start = time.perf_counter()
+        printed = 0  # tenths
+        for number, item in enumerate(items, start=1):
+            yield item
+            tenths = 10 * number // total if total else 0
+            if tenths > printed:
+                printed = tenths
+                elapsed_s = time.perf_counter() - start
+                line = tqdm.format_meter(
+                    number, total, elapsed_s, prefix=self.name, unit=unit, bar_format=LOG_LINE
+                )
+                print(line, file=sys.stderr, flush=True)
 
     def timed(self, key: str, items: Iterable[Any]) -> Iterator[Any]:
         """Pass `items` on and add the time spent in making them to the log's `key`."""
@@ -171,6 +191,9 @@ def main(
                 raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
         run = StageRun(stage, item, arguments.workers or parallel.default_workers())
         parallel.one_thread()
+        stands = countdown.announcement(LOGS)
+        if stands:
+            print(stands, file=sys.stderr, flush=True)
         with _lock(run.name), PeakMemory() as memory:
             function(run)
             run.write_log(memory.mib())

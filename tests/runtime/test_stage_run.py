@@ -165,7 +165,7 @@ def test_progress_passes_items_on_and_times_them(capsys, workspace):
             yield i
 
     assert list(stage.progress(slowly(), 3)) == [0, 1, 2]
-    assert "3/3" in capsys.readouterr().err
+    assert "thing: 100 %, 3 of 3" in capsys.readouterr().err
     stage.write_log(7)
     log = json.loads((workspace.folder / "logs/thing.json").read_text())
     assert 0.06 <= log["reading_s"] <= log["seconds"]
