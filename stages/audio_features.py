@@ -12,25 +12,17 @@ Writes   data/audio_features, a row per audible clip:
                                                        whole clip
          models/audio_projection.safetensors: mean [D], components [components, D] of the PCA,
          fitted on training clips
-AST: Gong et al. 2021.  `segments` decides what a time step is:
-    pooled      one pass over the clip; patches are averaged into the steps by how long they overlap
-                with them
-    windows     one pass per step over `window_s` around it
-    eighteenth  one pass per step over just its 1/count of the clip (2,666 samples: 15 spectrogram
-                frames, less than the 16 of one patch, so that its single patch sees one frame of
-                padding)
-Only time patches that see real sound count: padding to AST's 1,024 frames would fill 72 of 101
-patches of a 3 s clip.
+AST: Gong et al. 2021.  What a time step hears: audio_from_video/backbones/audio_steps.py.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_steps import Projection, encode_sound
 from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
@@ -40,23 +32,11 @@ from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
-# Of `encode_clip` and AudioBackbone; raise it when the output for the same input changes.
+# Of `encode_sound` and AudioBackbone; raise it when the output for the same input changes.
 CODE_VERSION = 1
 LIBRARIES = ("numpy", "soundfile", "torch", "transformers")
 SOURCE = layout.AUDIO
 EXPLAINED_BY = (8, 32, 64)  # numbers of components whose explained variance the metrics name
-
-
-class Projection(NamedTuple):
-    """A PCA from D dimensions to k."""
-
-    mean: np.ndarray  # [D]
-    components: np.ndarray  # [k, D]
-    explained: np.ndarray  # [k] share of the variance that each component explains
-
-    def project(self, patches: np.ndarray) -> np.ndarray:
-        """Return the projection [T, k] float64 of patches [T, D]."""
-        return (patches.astype(np.float64) - self.mean) @ self.components.T
 
 
 _backbone: AudioBackbone  # of this process; `load_backbone` sets it, as a worker's initializer
@@ -72,82 +52,11 @@ def load_backbone(model: str) -> None:
 def encode_clip(task: tuple[bytes, int, AudioFeaturesParams]) -> dict:
     """Return patches [count, D], pooled [D] and label_scores [L] of a clip (runs in a worker).
 
-    task: the clip's FLAC, the number of time steps and the parameters.  A clip longer than what
-    AST hears in one pass is cut into equal pieces, whose pooled outputs and scores are averaged.
+    task: the clip's FLAC, the number of time steps and the parameters.
     """
     flac, count, p = task
-    wave = codecs.decode_flac(flac)
-    passes = int(np.ceil(len(wave) / (_backbone.max_s * _backbone.rate_hz)))
-    pieces = np.array_split(wave, passes)
-    log_mel, frames = _backbone.log_mel(pieces)
-    outputs, pooled, scores = _backbone.encode(log_mel)
-    if p.segments == "pooled":
-        lengths_s = [len(piece) / _backbone.rate_hz for piece in pieces]
-        patches = pool_over_time(outputs, frames, lengths_s, count)
-    else:
-        patches = encode_segments(wave, count, p)
-    return {
-        "patches": patches,
-        "pooled": pooled.mean(0),
-        "label_scores": scores.mean(0),
-        "status": "ok",
-        "reason": "",
-    }
-
-
-def pool_over_time(
-    outputs: np.ndarray, frames: list[int], lengths_s: list[float], count: int
-) -> np.ndarray:
-    """Return the means [count, D] over equal time steps of patch outputs [pieces, time, D].
-
-    The pieces are consecutive; frames: how many spectrogram frames of each are sound; lengths_s:
-    their lengths.
-    """
-    starts_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
-    times_s = []
-    values = []
-    for piece, (output, n) in enumerate(zip(outputs, frames, strict=True)):
-        valid = _backbone.valid_patches(n)
-        times_s.append(_backbone.patch_times_s(valid) + starts_s[piece])
-        values.append(output[:valid])
-    weights = step_weights(np.concatenate(times_s), starts_s[-1], count)
-    return weights @ np.concatenate(values)
-
-
-def step_weights(patch_times_s: np.ndarray, duration_s: float, count: int) -> np.ndarray:
-    """Return how long each of P patches overlaps with each of `count` equal time steps.
-
-    patch_times_s [P, 2]: start and end.  The weights [count, P] of a step sum to 1; a step that no
-    patch touches takes the nearest one.
-    """
-    edges = np.linspace(0, duration_s, count + 1)
-    start = np.maximum(edges[:-1, None], patch_times_s[None, :, 0])
-    end = np.minimum(edges[1:, None], patch_times_s[None, :, 1])
-    overlap = np.maximum(end - start, 0)
-    centres = (edges[:-1] + edges[1:]) / 2
-    patch_centres = patch_times_s.mean(1)
-    nearest = np.abs(centres[:, None] - patch_centres[None]).argmin(1)
-    untouched = overlap.sum(1) <= 1e-9
-    overlap[untouched, nearest[untouched]] = 1
-    return overlap / overlap.sum(1, keepdims=True)
-
-
-def encode_segments(wave: np.ndarray, count: int, p: AudioFeaturesParams) -> np.ndarray:
-    """Return patch means [count, D] of one AST pass per time step, over its valid patches."""
-    length = len(wave) / count  # samples
-    if p.segments == "windows":
-        longest = _backbone.max_s * _backbone.rate_hz
-        length = min(max(length, p.window_s * _backbone.rate_hz), longest)
-    centres = (np.arange(count) + 0.5) * len(wave) / count
-    latest = max(0, len(wave) - int(length))
-    starts = np.clip(np.floor(centres - length / 2), 0, latest).astype(int)
-    log_mel, frames = _backbone.log_mel([wave[start : start + int(length)] for start in starts])
-    outputs, _, _ = _backbone.encode(log_mel)
-    means = [
-        output[: _backbone.valid_patches(n)].mean(0)
-        for output, n in zip(outputs, frames, strict=True)
-    ]
-    return np.stack(means)
+    heard = encode_sound(_backbone, codecs.decode_flac(flac), count, p)
+    return {**heard._asdict(), "status": "ok", "reason": ""}
 
 
 def fit_projection(patches: Iterable[np.ndarray], width: int, components: int) -> Projection:
@@ -264,12 +173,15 @@ def training_patches(items: ClipItems, clips: list[dict]) -> Iterator[np.ndarray
 
 
 def save_projection(pca: Projection) -> None:
-    """Write models/audio_projection.safetensors."""
+    """Write models/audio_projection.safetensors.
+
+    In double precision: rounded, it would give some features another last bit.
+    """
     from safetensors.numpy import save_file
 
     tensors = {
-        "mean": pca.mean.astype(np.float32),
-        "components": pca.components.astype(np.float32),
+        "mean": pca.mean,
+        "components": pca.components,
     }
     layout.AUDIO_PROJECTION.parent.mkdir(exist_ok=True)
     save_file(tensors, layout.AUDIO_PROJECTION)

@@ -37,8 +37,13 @@ from safetensors import safe_open
 from audio_from_video.evaluation import filter as filter_evaluation
 from audio_from_video.evaluation.filter import PUBLISHED_THRESHOLD
 from audio_from_video.evaluation.rows import BASELINE
+from audio_from_video.meaning.action_fit import (
+    ActionFit,
+    background_scores,
+    calibrate,
+    entry_means,
+)
 from audio_from_video.meaning.settings import FilterParams
-from audio_from_video.meaning.similarity import closest, unit
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
@@ -64,87 +69,20 @@ def decision_schema() -> pa.Schema:
 # ---- scores ----
 
 
-class Embeddings:
-    """Unit vectors of labels [L, D] and of each action's reference [A, D], centred or not."""
+def read_embeddings(reference: str, centre: bool, entry_size: int) -> ActionFit:
+    """Return the dictionary's embeddings as `ActionFit` takes them.
 
-    def __init__(self, reference: str, centre: bool, entry_size: int):
-        """Read the dictionary's embeddings.
-
-        reference: action or entry.  centre: whether the labels' mean is subtracted.
-        entry_size: labels of an action's dictionary entry.
-        """
-        with safe_open(layout.DICTIONARY_EMBEDDINGS, "numpy") as file:
-            names = json.loads(file.metadata()["names"])
-            actions = file.get_tensor("actions")
-            labels = file.get_tensor("labels")
-        if reference == "entry":
-            actions = entry_means(names["actions"], names["labels"], labels, entry_size)
-        mean = labels.mean(0) if centre else 0.0
-        self.labels = unit(labels - mean)
-        self.actions = unit(actions - mean)
-        self.action_index = {action: i for i, action in enumerate(names["actions"])}
-
-    def of_scores(self, scores: np.ndarray, count: int) -> np.ndarray:
-        """Return unit vectors [N, D] of label scores [N, L].
-
-        They are the `count` highest labels weighted by score.  Summing all labels would blur them:
-        hundreds of small scores pull every vector to the same mean.
-        """
-        top = closest(scores, count)
-        weights = np.take_along_axis(scores, top, 1)
-        return unit((self.labels[top] * weights[..., None]).sum(1))
-
-    def fit(self, vectors: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Return the cosine [N] of each vector [N, D] with its action's reference."""
-        references = self.actions[[self.action_index[action] for action in actions]]
-        return (vectors * references).sum(1)
-
-
-def entry_means(
-    actions: list[str], label_names: list[str], labels: np.ndarray, size: int
-) -> np.ndarray:
-    """Return each action's dictionary labels, averaged by similarity [A, D].
-
-    labels: embeddings [L, D] of `label_names`.  size: labels of an entry, the most similar first.
+    reference: action or entry.  centre: whether the labels' mean is subtracted.
+    entry_size: labels of an action's dictionary entry.
     """
-    dictionary = shards.read_table(layout.DICTIONARY).to_pandas()
-    dictionary = dictionary[dictionary["rank"] <= size]
-    entries = dict(tuple(dictionary.groupby("action")))
-    label_index = {label: i for i, label in enumerate(label_names)}
-    means = []
-    for action in actions:
-        entry = entries[action]
-        vectors = labels[[label_index[label] for label in entry.audio_label]]
-        means.append(np.average(vectors, axis=0, weights=entry.similarity))
-    return np.stack(means)
-
-
-def background_scores(
-    embeddings: Embeddings, vectors: np.ndarray, actions: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return, for each action, the ascending scores of training clips of other actions.
-
-    vectors [N, D] and actions [N] are those of the training clips.
-    """
-    background = {}
-    for action, i in embeddings.action_index.items():
-        others = vectors[actions != action]
-        background[action] = np.sort(others @ embeddings.actions[i])
-    return background
-
-
-def calibrate(
-    scores: np.ndarray, actions: np.ndarray, background: dict[str, np.ndarray]
-) -> np.ndarray:
-    """Return the percentile (0..1) of each score [N] in the background of its action.
-
-    background: `background_scores`.
-    """
-    percentiles = []
-    for score, action in zip(scores, actions, strict=True):
-        others = background[action]
-        percentiles.append(np.searchsorted(others, score, side="right") / len(others))
-    return np.array(percentiles)
+    with safe_open(layout.DICTIONARY_EMBEDDINGS, "numpy") as file:
+        names = json.loads(file.metadata()["names"])
+        actions = file.get_tensor("actions")
+        labels = file.get_tensor("labels")
+    if reference == "entry":
+        dictionary = shards.read_table(layout.DICTIONARY).to_pandas()
+        actions = entry_means(dictionary, names["actions"], names["labels"], labels, entry_size)
+    return ActionFit(names["actions"], actions, labels, centre)
 
 
 def score_clips(
@@ -154,7 +92,9 @@ def score_clips(
 
     label_scores: [N, L] by `generated` and `real`.
     """
-    embeddings = Embeddings(filter_params.reference, filter_params.centre, filter_params.entry_size)
+    embeddings = read_embeddings(
+        filter_params.reference, filter_params.centre, filter_params.entry_size
+    )
     is_training = (clips.split == "training").to_numpy()
     true_actions = clips.action.to_numpy()
     predicted_actions = clips.predicted_action.to_numpy()
@@ -175,7 +115,7 @@ def score_clips(
     clips.loc[~clips.audible, "score_real"] = np.nan
 
     # As the research description does, whatever the parameters say.
-    published = Embeddings("entry", False, filter_params.entry_size)
+    published = read_embeddings("entry", False, filter_params.entry_size)
     vectors = published.of_scores(label_scores["generated"], filter_params.labels)
     clips["score_published"] = published.fit(vectors, true_actions)
 

@@ -10,20 +10,15 @@ from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
 from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_steps import encode_segments, pool_over_time, step_weights
+from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
 from stages import audio, audio_features
-from stages.audio_features import (
-    AudioFeaturesParams,
-    encode_clip,
-    encode_segments,
-    fit_projection,
-    pool_over_time,
-    step_weights,
-)
+from stages.audio_features import encode_clip, fit_projection
 from tests.support.map_items import with_processes, without_processes
 from tests.support.media_files import sine
 from tests.support.shard_rows import index_row
@@ -51,7 +46,7 @@ def backbone(models, monkeypatch):
 
 def parameters(**changes) -> AudioFeaturesParams:
     return AudioFeaturesParams(
-        **{"model": "", "segments": "pooled", "window_s": 1.0, "components": 8, **changes}
+        **{"model": "none", "segments": "pooled", "window_s": 1.0, "components": 8, **changes}
     )
 
 
@@ -84,7 +79,8 @@ def test_segments_of_an_eighteenth_are_2666_samples_and_15_frames_or_one_patch(
         "valid_patches",
         lambda n: counted.append(n) or AudioBackbone.valid_patches(backbone, n),
     )
-    assert encode_segments(chirp(3.0), 18, parameters(segments="eighteenth")).shape == (18, 24)
+    patches = encode_segments(backbone, chirp(3.0), 18, parameters(segments="eighteenth"))
+    assert patches.shape == (18, 24)
     assert set(lengths) == {2666} and len(lengths) == 18 and set(counted) == {15}
     assert AudioBackbone.valid_patches(backbone, 15) == 1
 
@@ -96,7 +92,7 @@ def pieces_of(backbone, monkeypatch, seconds: float, **changes) -> list[np.ndarr
         backbone, "log_mel", lambda waves: (heard.extend(waves), ([0], [400] * len(waves)))[1]
     )
     monkeypatch.setattr(backbone, "encode", lambda log_mel: (np.zeros((18, 39, 24)), None, None))
-    encode_segments(np.arange(round(seconds * 16_000)), 18, parameters(**changes))
+    encode_segments(backbone, np.arange(round(seconds * 16_000)), 18, parameters(**changes))
     return heard
 
 
@@ -175,14 +171,16 @@ def test_steps_follow_the_sound(backbone, segments):
 
 def test_padded_patches_do_not_count(backbone):
     outputs = np.random.default_rng(0).normal(size=(1, 39, 24))
-    clean = pool_over_time(outputs, [298], [3.0], 18)
+    clean = pool_over_time(backbone, outputs, [298], [3.0], 18)
     outputs[:, 29:] = np.nan
     assert (
-        np.array_equal(pool_over_time(outputs, [298], [3.0], 18), clean)
+        np.array_equal(pool_over_time(backbone, outputs, [298], [3.0], 18), clean)
         and np.isfinite(clean).all()
     )
     outputs[:, 28] = 1e6
-    assert np.abs(pool_over_time(outputs, [298], [3.0], 18)).max() > 1e5  # the last real one does
+    assert (
+        np.abs(pool_over_time(backbone, outputs, [298], [3.0], 18)).max() > 1e5
+    )  # the last real one does
 
 
 def test_long_clips_are_heard_in_pieces(backbone, monkeypatch):

@@ -13,12 +13,13 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from audio_from_video.classification.data import ActionData
 from audio_from_video.evaluation import filter as filter_evaluation
+from audio_from_video.meaning.action_fit import background_scores, calibrate
 from audio_from_video.runtime import params, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier, filter
-from stages.filter import Embeddings, background_scores, calibrate
+from stages.filter import read_embeddings
 from tests.support import synthetic
 from tests.support.conditions import condition_keys
 from tests.support.synthetic import ACTIONS, COMPONENTS, LABELS, NETWORK, STEPS
@@ -172,7 +173,7 @@ def test_scores_are_cosines_computed_label_by_label(data, reference, centre):
 
 
 def test_few_labels_count_and_by_their_scores(data):
-    embeddings = Embeddings("action", False, 2)
+    embeddings = read_embeddings("action", False, 2)
     scores = np.zeros((2, LABELS))
     scores[0, [3, 7, 5]] = 0.9, 0.6, 0.1
     scores[1, 4] = 0.2
@@ -190,7 +191,7 @@ def test_few_labels_count_and_by_their_scores(data):
 
 
 def test_centring_takes_away_what_all_labels_share(data):
-    plain, centred = Embeddings("action", False, 2), Embeddings("action", True, 2)
+    plain, centred = read_embeddings("action", False, 2), read_embeddings("action", True, 2)
 
     def share(e):
         return (e.labels @ e.labels.T)[np.triu_indices(LABELS, 1)].mean()
@@ -216,7 +217,7 @@ def test_calibration_is_the_percentile_among_clips_of_other_actions():
 
 def test_the_background_is_training_clips_that_are_predicted_to_be_others(data):
     table, _, _ = decide(data, calibration="action")
-    plain = Embeddings("action", True, 2)
+    plain = read_embeddings("action", True, 2)
     training = [row for row in data.rows if row["split"] == "training"]
     predicted = table.predicted_action
     for way in ("score", "score_oracle", "score_real"):
