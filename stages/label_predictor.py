@@ -62,29 +62,19 @@ def main(stage: stage_run.StageRun) -> None:
         save_models(decoder, weights)
 
         labelled = data.clip_indices(*LABELLED)
-        generated = {
-            name: read_generated(files, name, data, labelled) for name in architectures
-        }
+        generated = {name: read_generated(files, name, data, labelled) for name in architectures}
         scores = PooledHead(weights, model).predict(data, labelled, generated)
         # AST's pass over each mel takes long: without need only the measured clips go through it.
-        scored = (
-            labelled if p.head == "mel" else data.clip_indices("validation", "test")
-        )
-        scores |= MelHead(decoder, model).predict(
-            stage, data, labelled, scored, generated
-        )
+        scored = labelled if p.head == "mel" else data.clip_indices("validation", "test")
+        scores |= MelHead(decoder, model).predict(stage, data, labelled, scored, generated)
 
         # Both heads are measured; one of them writes.
         for name in architectures:
             own = scores[f"{ARCHITECTURES[name].generated}_{p.head}"]
             write_labels(name, data, labelled, own, scores[f"real_path_{p.head}"])
-        columns = figure_columns(
-            data, labelled, generated[architectures[0]], decoder, mels
-        )
+        columns = figure_columns(data, labelled, generated[architectures[0]], decoder, mels)
         draw_mels(layout.MEL_FIGURE, columns)
-    figures = label_evaluation.label_figures(
-        data, labelled, scores, real_scores, p.threshold
-    )
+    figures = label_evaluation.label_figures(data, labelled, scores, real_scores, p.threshold)
     stage.write_metrics(figures | {"head": p.head, "threshold": p.threshold})
 
 
@@ -126,9 +116,7 @@ def read_generated(
     """
     source = layout.generated(architecture)
     clip_ids: list[str] = []
-    file = RowFile(
-        folder / f"generated-{architecture}", shards.tensor_shape(source, "features")
-    )
+    file = RowFile(folder / f"generated-{architecture}", shards.tensor_shape(source, "features"))
     rows = shards.iter_rows(source, ["features"], LABELLED)
     file.write(iter_column(rows, "features", clip_ids))
     # The heads read rows by their place in this order.
@@ -145,9 +133,7 @@ def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.nda
     index_of = {clip_id: i for i, clip_id in enumerate(data.clips.clip_id)}
     scores: dict[int, np.ndarray] = {}
     pooled: dict[int, np.ndarray] = {}
-    for row in shards.iter_rows(
-        layout.AUDIO_FEATURES, ["label_scores", "pooled"], SPLITS
-    ):
+    for row in shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores", "pooled"], SPLITS):
         clip_index = index_of.get(row["clip_id"])
         if clip_index is not None:
             scores[clip_index] = row["label_scores"].astype(np.float32)
@@ -171,15 +157,12 @@ def write_labels(
     real: np.ndarray,
 ) -> None:
     """Write an output directory (see the module's docstring) of label scores [n, L]."""
-    clips = [
-        data.clips.iloc[clip_index].to_dict() for clip_index in clip_indices.tolist()
-    ]
+    clips = [data.clips.iloc[clip_index].to_dict() for clip_index in clip_indices.tolist()]
     index = [{**clip, "item_key": None, "status": "ok", "reason": ""} for clip in clips]
     scores = shards.tensor(pa.float16(), generated.shape[1])
     schema = pa.schema([("generated", scores), ("real_path", scores)])
     rows = (
-        {**clip, "generated": generated[i], "real_path": real[i]}
-        for i, clip in enumerate(clips)
+        {**clip, "generated": generated[i], "real_path": real[i]} for i, clip in enumerate(clips)
     )
     shards.write(layout.predicted_labels(architecture), schema, rows, index, "")
 
