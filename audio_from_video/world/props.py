@@ -9,6 +9,7 @@ in seconds.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from audio_from_video.world.looks import Look
 from audio_from_video.world.takes import Take
 
-Colour = Sequence[float] | np.ndarray  # RGB, 0..255
+Colour = tuple[float, ...]  # RGB, 0..255
 Points = np.ndarray | Sequence[tuple[float, float]]  # x and y in scene units
 
 UNITS = 96.0
@@ -26,6 +27,7 @@ UNITS = 96.0
 CONTRAST = {"slab": 0.155, "tool": 0.125, "food": 0.24}
 ANGLES = np.arange(18) * np.pi / 9
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)  # [18, 2]
+RIVETS = np.array([(0.05, 0.14), (0.95, 0.14), (0.05, 0.86), (0.95, 0.86)])
 SHIFT = 4  # fractional bits of cv2's coordinates
 CLASSES = (
     "background",
@@ -117,7 +119,7 @@ class Canvas:
         classes: what each pixel shows, [size_px, size_px] uint8, numbers of CLASSES; zeros without
             with_classes.
         view: affine map [2, 3] from scene units to pixels.
-        light: [3] factors on the colour channels.
+        light: 3 factors on the colour channels.
         scale: pixels per scene unit.
     """
 
@@ -133,23 +135,21 @@ class Canvas:
         self.classes = np.zeros(background.shape[:2], np.uint8)
         self.with_classes = with_classes
         self.view = view
-        self.light = [float(factor) for factor in light]
+        self.light = tuple(float(factor) for factor in light)
         self.scale = float(np.hypot(view[0, 0], view[1, 0]))
 
     def _pixels(self, points: Points) -> np.ndarray:
-        """Return points as cv2's fixed-point pixel coordinates, int32 [n, 2]."""
+        """Return points [..., 2] as cv2's fixed-point pixel coordinates, int32 [..., 2]."""
         mapped = np.asarray(points, np.float64) @ self.view[:, :2].T + self.view[:, 2]
         return np.round(mapped * (1 << SHIFT)).astype(np.int32)
 
-    def _lit(self, colour: Colour) -> tuple[float, ...]:
-        """Return a colour as it looks in this light."""
-        channels = zip(colour, self.light, strict=True)
-        return tuple(min(255.0, max(0.0, value * factor)) for value, factor in channels)
-
     def polygon(self, points: Points, colour: Colour, name: str | None = None) -> None:
         """Fill a polygon; name: the class that its pixels show."""
-        corners = self._pixels(points)
-        cv2.fillPoly(self.image, [corners], self._lit(colour), cv2.LINE_AA, SHIFT)
+        self._fill(self._pixels(points), colour, name)
+
+    def _fill(self, corners: np.ndarray, colour: Colour, name: str | None) -> None:
+        """Fill a polygon between corners [n, 2] in cv2's coordinates."""
+        cv2.fillPoly(self.image, [corners], lit(colour, self.light), cv2.LINE_AA, SHIFT)
         # A pixel has one class, so edges are not smoothed here.
         if self.with_classes and name:
             cv2.fillPoly(self.classes, [corners], CLASSES.index(name), cv2.LINE_8, SHIFT)
@@ -179,17 +179,54 @@ class Canvas:
         """Fill an ellipse of half axes `radius` and `radius * flat` about (x, y)."""
         self.polygon(CIRCLE * (radius, radius * flat) + (x, y), colour, name)
 
+    def discs(
+        self,
+        centres: np.ndarray,
+        radius: float,
+        colours: Sequence[Colour],
+        name: str | None = None,
+    ) -> None:
+        """Fill discs about centres [n, 2], one after the other, each in its colour."""
+        outlines = self._pixels(CIRCLE * radius + centres[:, None])  # [n, 18, 2]
+        for corners, colour in zip(outlines, colours, strict=True):
+            self._fill(corners, colour, name)
+
     def line(
         self, points: Points, colour: Colour, width: float = 1.0, name: str | None = None
     ) -> None:
         """Draw a line through points, at least one pixel wide."""
-        path = [self._pixels(points)]
+        self.lines([points], colour, width, name)
+
+    def lines(
+        self,
+        paths: Sequence[Points],
+        colour: Colour,
+        width: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        """Draw lines of one colour, each through as many points."""
+        pixels = list(self._pixels(paths))
         thickness = max(1, round(width * self.scale))
-        colour = self._lit(colour)
-        cv2.polylines(self.image, path, False, colour, thickness, cv2.LINE_AA, SHIFT)
+        light_colour = lit(colour, self.light)
+        cv2.polylines(self.image, pixels, False, light_colour, thickness, cv2.LINE_AA, SHIFT)
         if self.with_classes and name:
             number = CLASSES.index(name)
-            cv2.polylines(self.classes, path, False, number, thickness, cv2.LINE_8, SHIFT)
+            cv2.polylines(self.classes, pixels, False, number, thickness, cv2.LINE_8, SHIFT)
+
+
+@lru_cache(maxsize=1024)
+def lit(colour: Colour, light: Colour) -> Colour:
+    """Return a colour as it looks in a light: factors on its channels."""
+    channels = zip(colour, light, strict=True)
+    return tuple(min(255.0, max(0.0, value * factor)) for value, factor in channels)
+
+
+@lru_cache(maxsize=1024)
+def scattered(seed: int, low: float, high: float, count: int) -> np.ndarray:
+    """Return `count` places [count, 2] between `low` and `high`, the same ones for a seed."""
+    places = np.random.default_rng(seed).uniform(low, high, (count, 2))
+    places.flags.writeable = False
+    return places
 
 
 def shade(colour: Colour, factor: float) -> tuple[float, ...]:
@@ -209,23 +246,27 @@ def slab(
     dark = shade(colour, 1 - CONTRAST["slab"])
     bright = shade(colour, 1 + CONTRAST["slab"])
     if material == "wood":
+        grain = []
         for i in (0.22, 0.5, 0.78):
             start = (x + 1, y + i * height)
             end = (x + width - 1, y + (i + 0.06) * height)
-            canvas.line([start, end], dark, 1.5)
+            grain.append([start, end])
+        canvas.lines(grain, dark, 1.5)
     elif material == "bamboo":
+        joints = []
         for i in (0.16, 0.33, 0.5, 0.67, 0.84):
-            canvas.line([(x + i * width, y), (x + i * width, y + height)], dark, 1.5)
+            joints.append([(x + i * width, y), (x + i * width, y + height)])
+        canvas.lines(joints, dark, 1.5)
     elif material == "stone":
         # Specks lie where they lie in every clip of the source.
-        for u, v in np.random.default_rng(seed).uniform(0.06, 0.94, (14, 2)):
-            canvas.disc(x + u * width, y + v * height, 1.7, dark if u > v else bright)
+        specks = scattered(seed, 0.06, 0.94, 14)
+        colours = [dark if u > v else bright for u, v in specks]
+        canvas.discs(specks * (width, height) + (x, y), 1.7, colours)
     else:
         for left in (0.12, 0.62):
             sheen = [(left + 0.16, 0), (left + 0.28, 0), (left + 0.12, 1), (left, 1)]
             canvas.polygon([(x + u * width, y + v * height) for u, v in sheen], bright)
-        for u, v in ((0.05, 0.14), (0.95, 0.14), (0.05, 0.86), (0.95, 0.86)):
-            canvas.disc(x + u * width, y + v * height, 1.8, dark)
+        canvas.discs(RIVETS * (width, height) + (x, y), 1.8, [dark] * len(RIVETS))
 
 
 def strike(canvas: Canvas, look: Look, take: Take, t: float) -> None:
@@ -270,10 +311,12 @@ def rub(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     canvas.polygon([*edge, *back], colour, tool)
 
     if tool == "file":
+        teeth = []
         for i in range(1, 6):
             upper = (x + 46 * size * i / 6, y - 19 * size)
             lower = (x + 46 * size * (i - 0.5) / 6, y)
-            canvas.line([upper, lower], inner, 2)
+            teeth.append([upper, lower])
+        canvas.lines(teeth, inner, 2)
     elif tool == "hacksaw":
         canvas.rectangle(x + 5 * size, y - 15 * size, 36 * size, 11 * size, inner)
     elif tool == "block":
@@ -311,7 +354,7 @@ def _draw_food(canvas: Canvas, look: Look, y: float, radius: float) -> None:
     """Draw four pieces of food in a pan of this radius whose centre is at height y."""
     food = look.variant
     flat = FOOD_FLATNESS[food]
-    for u, v in np.random.default_rng(look.seed).uniform(-0.5, 0.5, (4, 2)):
+    for u, v in scattered(look.seed, -0.5, 0.5, 4):
         piece_x = 48 + u * radius
         piece_y = y + v * radius * 0.55
         canvas.disc(piece_x, piece_y, radius * 0.3, COLOURS[food], food, flat)
@@ -359,9 +402,9 @@ def spray(canvas: Canvas, look: Look, take: Take, t: float) -> None:
     canvas.rectangle(12, 34, 18, 12, colour, "sprayer")
     if take.level(t) > 0.05:
         # Other drops in every frame, and the same ones at the same time.
-        drops = np.random.default_rng(int(t * 97)).uniform(0, 1, (34, 2))
-        for u, v in drops:
-            canvas.disc(32 + 56 * u, 40 + (v - 0.5) * 46 * u, 1.4, DROP, "spray")
+        u, v = scattered(int(t * 97), 0, 1, 34).T
+        drops = np.stack([32 + 56 * u, 40 + (v - 0.5) * 46 * u], 1)
+        canvas.discs(drops, 1.4, [DROP] * len(drops), "spray")
 
 
 def flag(canvas: Canvas, look: Look, take: Take, t: float) -> None:

@@ -18,6 +18,14 @@ from audio_from_video.world.takes import Take
 
 CLUTTER_SCALE = 0.55  # size of the unused thing, relative to one in use
 SHAKE_RATES = np.array([5.1, 7.7, 11.3, 17.9])  # radians per second
+# Lines on the walls of places, from point to point: [lines, 2, 2].
+PATTERNS = {
+    "kitchen": np.array(
+        [line for i in range(-8, 112, 16) for line in (((i, -10), (i, 60)), ((-10, i), (106, i)))]
+    ),
+    "shed": np.array([((i, -10), (i, 106)) for i in range(-8, 112, 10)]),
+    "street": np.array([((-10, i), (106, i)) for i in range(-8, 112, 9)]),
+}
 OCCLUDER_COLOUR = (72, 78, 66)
 
 
@@ -41,17 +49,8 @@ def _view(look: Look, take: Take, t: float, size_px: int) -> np.ndarray:
 
 def _draw_background(canvas: Canvas, look: Look) -> None:
     """Draw a calm wall whose pattern tells the place, and a floor."""
-    line = tuple(0.84 * value for value in look.wall)
-    if look.place == "kitchen":
-        for i in range(-8, 112, 16):
-            canvas.line([(i, -10), (i, 60)], line)
-            canvas.line([(-10, i), (106, i)], line)
-    elif look.place == "shed":
-        for i in range(-8, 112, 10):
-            canvas.line([(i, -10), (i, 106)], line)
-    elif look.place == "street":
-        for i in range(-8, 112, 9):
-            canvas.line([(-10, i), (106, i)], line)
+    if look.place in PATTERNS:
+        canvas.lines(PATTERNS[look.place], tuple(0.84 * value for value in look.wall))
     canvas.rectangle(-20, 84, 136, 40, look.floor)
 
 
@@ -78,7 +77,7 @@ def _draw_distractor(canvas: Canvas, take: Take, t: float) -> None:
     hue, size, start, course, height = take.distractor
     x = (110 * (start + (0.15 + 0.25 * course) * t)) % 116 - 10
     y = 8 + 22 * height + 3 * np.sin(5 * t + 6 * hue)
-    colour = np.array(colorsys.hsv_to_rgb(hue, 0.7, 0.8)) * 255
+    colour = tuple(255 * value for value in colorsys.hsv_to_rgb(hue, 0.7, 0.8))
     canvas.disc(x, y, 4 + 4 * size, colour, "distractor")
 
 
