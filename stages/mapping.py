@@ -38,6 +38,7 @@ from audio_from_video.clipset import folds
 from audio_from_video.evaluation import mapping as mapping_evaluation
 from audio_from_video.meaning import similarity
 from audio_from_video.meaning.key_captions import KeyCaptions
+from audio_from_video.meaning.label_ranking import LOWEST_ATTENDED, Ranking, rank
 from audio_from_video.meaning.settings import MappingParams
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
@@ -49,7 +50,6 @@ from audio_from_video.storage.item_store import ItemStore
 CODE_VERSION = 1  # of backbones/text.py; raise it when a text gets another embedding
 LIBRARIES = ("numpy", "sentence-transformers", "tokenizers", "torch", "transformers")
 TEXTS_PER_TASK = 32
-LOWEST_ATTENDED = 1e-6  # attended score from which on a label counts: below it nobody heard it
 
 
 class Captioned:
@@ -81,18 +81,6 @@ class Labels(NamedTuple):
     names: list[str]
     text: np.ndarray  # [L, D] embeddings of the names
     audio: np.ndarray  # [folds + 1, L, A], the last one of all training clips
-
-
-class Ranking(NamedTuple):
-    """Labels of each caption, best first; the one behind top_k is there to tell the margin."""
-
-    labels: np.ndarray  # [N, top_k + 1]
-    scores: np.ndarray  # [N, top_k + 1]
-
-    def best(self, top_k: int, lowest: float) -> np.ndarray:
-        """Return the first top_k labels [N, top_k], -1 in the place of those below `lowest`."""
-        labels = self.labels[:, :top_k]
-        return np.where(self.scores[:, :top_k] >= lowest, labels, -1)
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -175,9 +163,9 @@ def rank_by_names(
 ) -> Ranking:
     """Rank the labels by the cosine of their names with the caption; embeddings [U, D]."""
     cosines = similarity.cosines(embeddings, labels.text)
-    closest = similarity.closest(cosines, min(p.top_k + 1, len(labels.names)))  # [U, top_k + 1]
+    ranking = rank(cosines, min(p.top_k + 1, len(labels.names)))  # [U, top_k + 1]
     text = captioned.captions.text.to_numpy()
-    return Ranking(closest[text], np.take_along_axis(cosines, closest, 1)[text])
+    return Ranking(ranking.labels[text], ranking.scores[text])
 
 
 def rank_by_key_captions(
@@ -191,8 +179,7 @@ def rank_by_key_captions(
     attended = key_captions.attend(
         embeddings, captioned.captions, p.key_captions, p.temperature
     )  # [N, L]
-    best = similarity.closest(attended, width)
-    return Ranking(best, np.take_along_axis(attended, best, 1))
+    return rank(attended, width)
 
 
 def mapping_figures(

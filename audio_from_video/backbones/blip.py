@@ -106,12 +106,20 @@ class Captioner:
             self._decoders[weights] = decoder
         return self._decoders[weights]
 
-    def caption(self, outputs: torch.Tensor, weights: str = PUBLISHED_WEIGHTS) -> list[str]:
+    def caption(
+        self,
+        outputs: torch.Tensor,
+        weights: str = PUBLISHED_WEIGHTS,
+        prompt: str | None = None,
+    ) -> list[str]:
         """Return N captions of picture outputs [N, P, D], in lower case.
 
         The published weights give original captions, fine-tuned ones captions that name sounds.
+        prompt: what they begin with, where the weights' file does not tell (a model that was saved
+        with fine-tuned weights).
         """
-        prompt = "" if weights == PUBLISHED_WEIGHTS else PROMPT
+        if prompt is None:
+            prompt = "" if weights == PUBLISHED_WEIGHTS else PROMPT
         ids = self.generate(
             self.decoder(weights), outputs, prompt, num_beams=self.settings.beams, do_sample=False
         )

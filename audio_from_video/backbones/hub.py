@@ -21,17 +21,22 @@ HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]  # no pickles
 LONGEST_CAUSE = 240  # characters of a library's message that an error sentence quotes
 
 
-def locate(name: str) -> Path:
+def locate(name: str, offline: bool = False) -> Path:
     """Return the local directory of a model: `name` itself if it is one, else a hub snapshot.
 
-    Raises UserError, with what was looked for, where, and the two ways out.
+    offline: the hub's cache alone is asked, not the network.  Raises UserError, with what was
+    looked for, where, and the two ways out.
     """
     if (Path(name) / "config.json").is_file():
         return Path(name)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=5))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=HUB_FILES, etag_timeout=5, local_files_only=offline
+            )
+        )
     except Exception as error:  # the hub client raises many kinds; each means the same to the user
         raise UserError(
             f"the model '{name}' was found neither as a local directory with a config.json "

@@ -28,11 +28,11 @@ WORDLLAMA_VECTORS = "l2_supercat_256.safetensors"
 WORDLLAMA_TOKENIZER = "../tokenizers/l2_supercat_tokenizer_config.json"
 
 
-def locate(name: str) -> Path:
+def locate(name: str, offline: bool = False) -> Path:
     """Return the local directory of a text model.
 
     The installed package comes before the hub: the answer must not depend on whether there is a
-    network.  Raises UserError when there is neither.
+    network.  offline: see `hub.locate`.  Raises UserError when there is neither.
     """
     # Older sentence-transformers directories have no config.json at the top.
     if (Path(name) / "modules.json").is_file():
@@ -43,7 +43,7 @@ def locate(name: str) -> Path:
         spec = find_spec(package)
         if spec is not None and spec.origin:
             return Path(spec.origin).with_name(folder)
-    return hub.locate(name)
+    return hub.locate(name, offline)
 
 
 def revision(name: str) -> str:

@@ -279,6 +279,17 @@ class ReconstructingClassifier(ActionClassifier):
         return self.classify(self.encode(features))
 
 
+def network_class(learns: str, gate: str, test_audio: str) -> type[ActionClassifier]:
+    """Return the network of a condition, by those of its keys that choose it (params.yaml)."""
+    if learns == "audio":
+        return MultitaskClassifier
+    if gate == "dictionary":
+        return GatedClassifier
+    if test_audio == "reconstructed":
+        return ReconstructingClassifier
+    return ActionClassifier
+
+
 def parameter_count(model: nn.Module) -> int:
     """Return how many numbers a model learns."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -12,11 +12,9 @@ from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.networks import (
     ActionClassifier,
     ClassifierSizes,
-    GatedClassifier,
-    MultitaskClassifier,
-    ReconstructingClassifier,
     TrainingBatch,
     matched_hidden,
+    network_class,
 )
 from audio_from_video.classification.settings import ClassifierParams, NetworkParams
 from audio_from_video.learning.checkpoints import Checkpoint
@@ -254,16 +252,7 @@ def build(data: ActionData, p: NetworkParams, training_indices: torch.Tensor) ->
         audio_width = shards.tensor_shape(condition.audio_path("real"), "features")[-1]
         sizes = replace(sizes, hidden=matched_hidden(replace(sizes, audio_width=audio_width)))
 
-    model: ActionClassifier
-    if condition.learns == "audio":
-        model = MultitaskClassifier(sizes)
-    elif condition.gate == "dictionary":
-        model = GatedClassifier(sizes)
-    elif condition.test_audio == "reconstructed":
-        model = ReconstructingClassifier(sizes)
-    else:
-        model = ActionClassifier(sizes)
-
+    model = network_class(condition.learns, condition.gate, condition.test_audio)(sizes)
     model.set_scale("video", *data.video.moments(training_indices.tolist()))
     if data.sounds:
         scale = audio_scale(data, training_indices)

@@ -18,12 +18,43 @@ from audio_from_video.generation.networks import (
     MappedAudioGenerator,
     MappedGeneratorSizes,
 )
-from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.generation.settings import (
+    GeneratorNetwork,
+    GeneratorParams,
+    MappingNetwork,
+)
 from audio_from_video.learning.features import Features
 from audio_from_video.runtime.digests import digest
 
 # The name of the text encoder within the network: its parameters are `text.<name>`.
 TEXT_ENCODER = "text"
+
+
+def generator_sizes(lstm: GeneratorNetwork, video_width: int, audio_width: int) -> GeneratorSizes:
+    """Return the sizes that the networks of both architectures have."""
+    return GeneratorSizes(
+        video_width=video_width,
+        audio_width=audio_width,
+        hidden=lstm.hidden,
+        projection=lstm.projection,
+        dropout=lstm.dropout,
+        bidirectional=lstm.bidirectional,
+    )
+
+
+def mapped_sizes(
+    sizes: GeneratorSizes, mapping: MappingNetwork, text_width: int
+) -> MappedGeneratorSizes:
+    """Return the sizes of architecture 2's network; sizes: those that both have."""
+    return MappedGeneratorSizes(
+        **asdict(sizes),
+        text_width=text_width,
+        noise=mapping.noise,
+        propagation=mapping.propagation,
+        anchors=mapping.anchors,
+        visual=mapping.visual,
+        temperature=mapping.temperature,
+    )
 
 
 @dataclass
@@ -80,14 +111,7 @@ class Generator:
 
     def _sizes(self, p: GeneratorParams) -> GeneratorSizes:
         """The sizes that both architectures have."""
-        return GeneratorSizes(
-            video_width=self.data.video.shape[-1],
-            audio_width=self.data.audio.shape[-1],
-            hidden=p.lstm.hidden,
-            projection=p.lstm.projection,
-            dropout=p.lstm.dropout,
-            bidirectional=p.lstm.bidirectional,
-        )
+        return generator_sizes(p.lstm, self.data.video.shape[-1], self.data.audio.shape[-1])
 
     def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
         """Standardised audio features [n, T, A] of clips [n]."""
@@ -122,15 +146,7 @@ class MappedGenerator(Generator):
     def _build(self, p: GeneratorParams) -> MappedAudioGenerator:
         """The network with random weights and, where it learns, the text encoder in it."""
         mapping = p.caption_mapping
-        sizes = MappedGeneratorSizes(
-            **asdict(self._sizes(p)),
-            text_width=self.stored.caption_text.shape[-1],
-            noise=mapping.noise,
-            propagation=mapping.propagation,
-            anchors=mapping.anchors,
-            visual=mapping.visual,
-            temperature=mapping.temperature,
-        )
+        sizes = mapped_sizes(self._sizes(p), mapping, self.stored.caption_text.shape[-1])
         model = MappedAudioGenerator(sizes)
         if mapping.finetune_text != "off" and mapping.condition == "mapped":
             self._tune_text(model, mapping.finetune_text)

@@ -96,11 +96,8 @@ class VideoFeatures:
 
         key: a seed, say.  Other clips and their order do not change a clip's noise.
         """
-        noise = []
-        for clip_index in clip_indices.tolist():
-            seed = int(digest(self.clips.clip_id[clip_index], *key)[:15], 16)
-            noise.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
-        return torch.stack(noise)
+        clip_ids = [self.clips.clip_id[clip_index] for clip_index in clip_indices.tolist()]
+        return torch.stack([own_noise(clip_id, shape, *key) for clip_id in clip_ids])
 
 
 class Features(VideoFeatures):
@@ -119,6 +116,12 @@ class Features(VideoFeatures):
     def sound(self, clip_indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return audio features [n, T, A] and which clips have them [n]; see `Sound.read`."""
         return self._sound.read(clip_indices)
+
+
+def own_noise(clip_id: str, shape: tuple[int, ...], *key: int) -> torch.Tensor:
+    """Return standard normal noise [*shape] that depends on a clip's id and `key` alone."""
+    seed = int(digest(clip_id, *key)[:15], 16)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def iter_column(rows: Iterable[dict], column: str, clip_ids: list[str]) -> Iterator[Any]:

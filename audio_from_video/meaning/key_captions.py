@@ -34,6 +34,15 @@ class KeyCaptions:
             by_source[row.source_id] = (total + scores[row.clip_id], clips + 1)
         self.keys = np.array(sorted(self.values), int)
 
+    def means(self) -> np.ndarray:
+        """Return each key's mean label scores [K, L] over all sources, in the order of `keys`."""
+        sums = []
+        for text in self.keys.tolist():
+            by_source = self.values[text].values()
+            total = sum(value for value, _ in by_source)
+            sums.append(total / sum(clips for _, clips in by_source))
+        return np.stack(sums)
+
     def attend(
         self,
         embeddings: np.ndarray,
