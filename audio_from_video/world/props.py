@@ -13,12 +13,13 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from audio_from_video.world.looks import Look
 from audio_from_video.world.takes import Take
 
 Colour = tuple[float, ...]  # RGB, 0..255
-Points = np.ndarray | Sequence[tuple[float, float]]  # x and y in scene units
+Points = ArrayLike  # x and y in scene units
 
 UNITS = 96.0
 # How far grain or sheen, the shape of a tool, and food stand out from their ground.  This alone
@@ -195,16 +196,16 @@ class Canvas:
         self, points: Points, colour: Colour, width: float = 1.0, name: str | None = None
     ) -> None:
         """Draw a line through points, at least one pixel wide."""
-        self.lines([points], colour, width, name)
+        self.lines(np.asarray(points)[None], colour, width, name)
 
     def lines(
         self,
-        paths: Sequence[Points],
+        paths: ArrayLike,
         colour: Colour,
         width: float = 1.0,
         name: str | None = None,
     ) -> None:
-        """Draw lines of one colour, each through as many points."""
+        """Draw lines of one colour: paths [lines, points, 2] in scene units."""
         pixels = list(self._pixels(paths))
         thickness = max(1, round(width * self.scale))
         light_colour = lit(colour, self.light)
