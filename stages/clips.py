@@ -19,12 +19,16 @@ Writes   data/clips.parquet, a row per clip:
          where there is none); only code that computes metrics may read it.
          data/missing_audio.parquet: which test clips lack their audio at which missing rate
          (`missing_audio_table`).
+What ends no run but spoils its figures is told on stderr: actions short of clips or sources (they
+are counted in metrics/clips.json), the rendered data set's models for other clips, look-alike pairs
+of other actions.
 The root is no DVC dependency (DVC would hash all of it), so this stage always runs.  The hash and
 the probe of a file are remembered by path, size and modification time.
 """
 
 import hashlib
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +39,7 @@ import pyarrow as pa
 
 from audio_from_video.clipset import discovery, truth
 from audio_from_video.clipset.settings import ClipsParams
+from audio_from_video.clipset.shortage import shortage
 from audio_from_video.clipset.splits import (
     assign_splits,
     mark_refused,
@@ -43,7 +48,7 @@ from audio_from_video.clipset.splits import (
 from audio_from_video.media import pictures, untrusted
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest, new_hash
-from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
@@ -215,6 +220,7 @@ def clip_figures(clips: list[dict], actions: set[str]) -> dict:
         "actions": len(actions),
         "split": clip_counts,
         "sources": source_counts,
+        "actions_short_of": shortage(clips).figures(),
         "with_audio_track": sum(clip["has_audio"] for clip in ok),
     }
 
@@ -248,8 +254,43 @@ def require_splits(clips: list[dict], p: ClipsParams) -> None:
         )
 
 
+def unfit_models(root: str, models: dict[str, str]) -> list[str]:
+    """Return a sentence where models that know the rendered data set alone meet another root.
+
+    models: their directories or hub names, by key of params.yaml.
+    """
+    if Path(root).resolve() == layout.SAMPLE.resolve():
+        return []
+    tiny = layout.TINY_MODELS.resolve()
+    unfit = [key for key, model in models.items() if Path(model).resolve().is_relative_to(tiny)]
+    if not unfit:
+        return []
+    return [
+        f"{', '.join(unfit)}: these models know the rendered data set alone, and clips.root = "
+        f"{root!r} is another one; `python -m tools.settings params/real.yaml` names published ones"
+    ]
+
+
+def ignored_pairs(pairs: list[list[str]], clips: list[dict]) -> list[str]:
+    """Return a sentence where report.look_alike_pairs names actions that no test clip shows."""
+    tested = {clip["action"] for clip in clips if clip["split"] == "test"}
+    ignored = ["/".join(pair) for pair in pairs if not set(pair) <= tested]
+    if not ignored:
+        return []
+    return [
+        f"report.look_alike_pairs: {', '.join(ignored)} are left out of the tables, as test clips "
+        "do not show these actions"
+    ]
+
+
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("clips", ClipsParams)
+    models = {
+        "video_features.model": params.read("video_features", "model", str),
+        "audio_features.model": params.read("audio_features", "model", str),
+        "captions.model": params.read("captions", "model", str),
+    }
+    pairs = params.read("report", "look_alike_pairs", list[list[str]])
     lists = {"training": p.training_list, "validation": p.validation_list}
     clips = discovery.find_clips(p.root, lists)
     actions = choose_actions(clips, p)
@@ -266,6 +307,10 @@ def main(stage: stage_run.StageRun) -> None:
     truth.pass_on(Path(p.root))
     stage.write_metrics(clip_figures(clips, actions))
     require_splits(clips, p)
+    ok = [clip for clip in clips if clip["status"] == "ok"]
+    warnings = [*unfit_models(p.root, models), *shortage(ok).sentences(), *ignored_pairs(pairs, ok)]
+    for sentence in warnings:
+        print(f"clips: {printable(sentence)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Finding, checking and splitting clips: every file has a row, no source stands on two sides."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -427,6 +428,51 @@ def test_what_cannot_make_an_experiment_is_told_at_once(rows, sentence):
 
 def test_what_makes_an_experiment_passes():
     clips.require_splits(rows_of(), parameters(Path("x")))
+
+
+# What spoils figures is told
+
+
+def test_models_of_the_rendered_data_set_are_told_of_at_another_root(workspace):
+    models = {
+        "video_features.model": "models/tiny/vit",
+        "audio_features.model": str(workspace.folder / "models/tiny/ast"),
+        "captions.model": "Salesforce/blip-image-captioning-base",
+    }
+    assert clips.unfit_models("data/sample", models) == []
+    assert clips.unfit_models(str(workspace.folder / "data/sample"), models) == []
+    (sentence,) = clips.unfit_models("/data/clips", models)
+    assert sentence.startswith("video_features.model, audio_features.model: these models know the")
+    assert "'/data/clips'" in sentence and "params/real.yaml" in sentence
+    assert clips.unfit_models("/data/clips", {"captions.model": "Salesforce/blip"}) == []
+
+
+def test_look_alike_pairs_that_no_test_clip_shows_are_told():
+    rows = rows_of()
+    assert clips.ignored_pairs([["clapping", "knocking"]], rows) == []
+    pairs = [["clapping", "knocking"], ["clapping", "sawing"]]
+    (sentence,) = clips.ignored_pairs(pairs, rows)
+    assert sentence.startswith("report.look_alike_pairs: clapping/sawing are left out")
+
+
+def test_warnings_are_lines_on_stderr_and_counts_in_the_metrics(real, capsys):
+    clips.main(stage_run.StageRun("clips", None, 2))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clips: ")]
+    assert (
+        len([line for line in told if "these models know the rendered data set alone" in line]) == 1
+    )
+    assert (
+        len([line for line in told if "1 of 2 actions have clips of one source only" in line]) == 1
+    )
+    assert (
+        len([line for line in told if "2 of 2 actions have fewer than 10 training clips" in line])
+        == 1
+    )
+    assert (
+        len([line for line in told if "look_alike_pairs: knocking/hammering, sawing" in line]) == 1
+    )
+    figures = json.loads(Path("metrics/clips.json").read_text())
+    assert figures["actions_short_of"] == {"sources": 1, "validation_clips": 0, "training_clips": 2}
 
 
 # Lists and names
