@@ -3,8 +3,8 @@
     python -m benchmarks.interval_coverage [--runs 2000]
 
 Checks audio_from_video/evaluation/intervals.py. Writes metrics/experiments/interval_coverage.csv: a
-row per simulated world and question, with the Monte Carlo error of the figure. Four minutes of one
-core.
+row per simulated world and question, with the Monte Carlo error of the figure, and the stamp of its
+run beside it (audio_from_video/reporting/stamps.py). Four minutes of one core.
 
 The pipeline takes 4,000 resamples. Intervals of 1,000 cover 0.2 points less, of 400 0.5 points
 less. The p-value needs none, so that tests can be simulated five times as often as intervals.
@@ -37,8 +37,11 @@ from audio_from_video.evaluation.intervals import (
     paired_difference,
     smallest_detectable_difference,
 )
+from audio_from_video.reporting import stamps
+from tools.experiments import machine
 
 OUTPUT = Path("metrics/experiments/interval_coverage.csv")
+CODE = ["audio_from_video/evaluation/intervals.py", "benchmarks/interval_coverage.py"]
 INTERVAL_RESAMPLES = 1000
 TEST_RESAMPLES = 400
 TEST_RUNS = 5  # simulated tests for each simulated interval
@@ -303,6 +306,9 @@ def main() -> None:
         print(*row.values(), sep="; ", flush=True)
         rows.append(row)
     pd.DataFrame(rows).to_csv(OUTPUT, index=False)
+    # Nothing here depends on a data set or on params.yaml.
+    stamp = stamps.finish(stamps.begin(machine(), []), None, stamps.contents(CODE))
+    stamps.write(OUTPUT.stem, {OUTPUT.stem: stamp.model_copy(update={"parameters": None})})
 
 
 if __name__ == "__main__":

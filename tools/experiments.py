@@ -17,13 +17,15 @@ files      runs everything once with the experiment's setting, and keeps these f
 Columns of the first kind: setting, condition; for each figure X its mean and 95 % interval (X,
 X_low, X_high); clips, sources, seeds, machine. Where `video_only` is among the conditions, the
 paired difference to it at the same setting is one of the figures.
-`report` puts the files, which are kept in git, into metrics/tables.md.
+metrics/experiments/<name>.json holds the stamps of the figures: data, code, parameters, commit and
+machine (audio_from_video/reporting/stamps.py).
+`report` puts the files, which are kept in git, into metrics/tables.md; those whose stamps are not
+of its own data, code and parameters stand behind a banner.
 """
 
 import argparse
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+from ruamel.yaml import YAML
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.settings import (
@@ -41,17 +44,19 @@ from audio_from_video.evaluation.settings import (
     Timing,
     Value,
 )
+from audio_from_video.reporting import provenance, stamps
+from audio_from_video.reporting.stamps import Stamp
 from audio_from_video.runtime import params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SEMANTIC_VALIDATION
-from audio_from_video.storage import layout, predictions
+from audio_from_video.storage import layout, predictions, shards
 
 Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metrics hold
 BASELINE = "video_only"
 # Suffixes of the columns of a figure, and the figure's parts that stand there.
 INTERVAL_COLUMNS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
 # A section of metrics/tables.md with an experiment's table, up to the next section.
-EXPERIMENT_SECTION = re.compile(r"\n## Experiment: .*?(?=\n## |\Z)", re.DOTALL)
+EXPERIMENT_SECTION = re.compile(r"\n## (Experiment: |Confirmatory run).*?(?=\n## |\Z)", re.DOTALL)
 
 
 def machine() -> str:
@@ -59,9 +64,8 @@ def machine() -> str:
     # PyTorch takes a second to import, which `--help` need not wait for.
     from audio_from_video.backbones import hub
 
-    cores = len(os.sched_getaffinity(0))
     torch_version = version("torch").split("+")[0]
-    return f"{cores} cores, {hub.device()}, torch {torch_version}"
+    return f"{provenance.processor(hub.device())}, torch {torch_version}"
 
 
 def run(name: str, again: bool) -> None:
@@ -78,8 +82,11 @@ def run(name: str, again: bool) -> None:
     path = layout.EXPERIMENTS / f"{name}.csv"
     experiment = named[name]
     if isinstance(experiment, Timing):
+        stamp = stamps.begin(machine(), [])
         rows = [time_stage(stage) for stage in experiment.stages]
         pd.DataFrame(rows).to_csv(path, index=False)
+        targets = [stage.replace(" ", "@") for stage in experiment.stages]
+        stamps.write(name, {name: stamps.finish_in_workspace(stamp, targets)})
     elif isinstance(experiment, Confirmation):
         confirm(name, experiment)
     else:
@@ -108,6 +115,7 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
     if path.is_file() and not again:
         rows = pd.read_csv(path, dtype={"setting": str}).to_dict("records")
 
+    stamped = stamps.read(name)
     order = {setting: position for position, setting in enumerate(experiment.settings)}
     for number, (setting, changes) in enumerate(experiment.settings.items()):
         finished = {row["condition"] for row in rows if row["setting"] == setting}
@@ -115,6 +123,7 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
             continue
         revision = f"{name.replace('_', '-')}-{number}"
         targets = [f"classifier@{condition}" for condition in experiment.conditions]
+        stamp = begin_stamp(changes)
         run_pipeline(revision, changes, targets)
 
         rows = [row for row in rows if row["setting"] != setting]
@@ -125,6 +134,27 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
         # Settings that params.yaml no longer names come last.
         rows.sort(key=lambda row: order.get(row["setting"], len(order)))
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
+        # Rows of earlier runs keep their own stamps.
+        stamped[setting] = finish_stamp(stamp, revision, targets)
+        stamps.write(name, stamped)
+
+
+def begin_stamp(changes: dict[str, Value]) -> Stamp:
+    """Return the stamp of a setting's run, before it starts: a commit may be made meanwhile."""
+    return stamps.begin(machine(), [f"{key} {yaml_value(value)}" for key, value in changes.items()])
+
+
+def finish_stamp(stamp: Stamp, revision: str, targets: list[str]) -> Stamp:
+    """Return the stamp with data and code of an experiment's run.
+
+    targets: stages whose metrics were read.
+    """
+    import dvc.api
+
+    lock = YAML(typ="safe").load(dvc.api.read("dvc.lock", rev=revision))
+    clips = dvc.api.read(str(layout.CLIPS), rev=revision, mode="rb")
+    data = shards.clip_set(pq.read_schema(io.BytesIO(clips))) or stamps.UNKNOWN
+    return stamps.finish(stamp, data, stamps.code_in_lock(lock, targets))
 
 
 def run_pipeline(revision: str, changes: dict[str, Value], targets: list[str]) -> None:
@@ -205,18 +235,18 @@ def confirm(name: str, experiment: Confirmation) -> None:
     import dvc.api
 
     revision = f"{name}-0"
+    stamp = begin_stamp(experiment.setting)
     run_pipeline(revision, experiment.setting, [])
     folder = layout.EXPERIMENTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in experiment.files:
         text = without_experiments(dvc.api.read(file, rev=revision))
         (folder / Path(file).name).write_text(text)
-    setting = experiment.setting | {"machine": machine()}
-    (folder / "setting.json").write_text(json.dumps(setting, indent=2) + "\n")
+    stamps.write(name, {name: finish_stamp(stamp, revision, ["report"])})
 
 
 def without_experiments(text: str) -> str:
-    """Return metrics/tables.md without the tables of experiments, which are of other data."""
+    """Return metrics/tables.md without the tables of experiments, which are of another run."""
     return EXPERIMENT_SECTION.sub("", text).rstrip() + "\n"
 
 

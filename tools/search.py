@@ -3,7 +3,7 @@
     python -m tools.search [condition ...]
 
 It is no part of the default pipeline. It writes metrics/experiments/search.csv, a row per
-condition.
+condition, and the stamp of its run, search.json (audio_from_video/reporting/stamps.py).
 
 Random search (Bergstra & Bengio 2012): `search.draws` settings, the same for all conditions, with
 params.yaml's own as the first. Each is trained with one seed, and the highest validation accuracy
@@ -30,6 +30,7 @@ from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.classification.targets import training_targets
 from audio_from_video.classification.training import TrainingTask, train_one
 from audio_from_video.evaluation import intervals
+from audio_from_video.reporting import stamps
 from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import default_workers, one_thread
@@ -256,13 +257,16 @@ def main() -> None:
     parser.add_argument("condition", nargs="*", help="conditions to search (default: all)")
     names = parser.parse_args().condition
     one_thread()  # as in the stages: the same bytes everywhere
-    try:
-        table = search(names)
-    except UserError as error:
-        sys.exit(f"search: error: {error}")
     path = layout.EXPERIMENTS / "search.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6f")
+    try:
+        stamp = stamps.begin(machine(), [])
+        table = search(names)
+        targets = [f"classifier@{condition}" for condition in table["condition"]]
+        table.to_csv(path, index=False, float_format="%.6f")
+        stamps.write(path.stem, {path.stem: stamps.finish_in_workspace(stamp, targets)})
+    except UserError as error:
+        sys.exit(f"search: error: {error}")
     print(table.to_string(index=False))
 
 

@@ -1,38 +1,48 @@
 """Whether a run's figures are those that were committed."""
 
-import subprocess
+from pathlib import Path
 
+from audio_from_video.reporting import git
+from audio_from_video.reporting.provenance import without_provenance
 from audio_from_video.storage import layout
 
 NAMED = 3  # differing files that the sentence names
+PLACES = (str(layout.METRICS), str(layout.RESULTS_PAGE))
+# Pages that say when and where they were made: every run writes other lines there.
+PAGES = (str(layout.TABLES_PAGE), str(layout.RESULTS_PAGE))
 
 
 def comparison_with_commit() -> str | None:
-    """Return a sentence that compares the metrics files with those of the last commit.
+    """Return a sentence that compares metrics and results with those of the last commit.
 
-    None where there is nothing to compare with: no Git, no repository, no committed metrics.
+    The lines that say when and where a run was made do not count.  None where there is nothing to
+    compare with: no Git, no repository, no committed metrics.
     """
-    metrics = str(layout.METRICS)
-    if not _git("ls-tree", "-r", "--name-only", "HEAD", "--", metrics):
+    if not git.lines("ls-tree", "-r", "--name-only", "HEAD", "--", str(layout.METRICS)):
         return None
-    status = _git("status", "--porcelain", "--untracked-files=all", "--", metrics)
-    if status is None:
+    changed = git.changed(*PLACES)
+    if changed is None:
         return None
 
-    files = [line[3:] for line in status]
+    files = [path for path in changed if not has_committed_figures(path)]
     if not files:
-        return "The figures of this run are the committed ones, byte by byte."
+        return (
+            "The figures of this run are the committed ones, byte by byte "
+            "(but for the lines with its date, commit and machine)."
+        )
     names = ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
+    places = " and ".join(PLACES)
     return (
-        f"{len(files)} files below {layout.METRICS}/ differ from the committed ones ({names}); "
-        f"`git status {layout.METRICS}` lists them"
+        f"{len(files)} files of {places} differ from the committed ones ({names}); "
+        f"`git status {' '.join(PLACES)}` lists them"
     )
 
 
-def _git(*arguments: str) -> list[str] | None:
-    """What Git prints, by line; None where it is not there or refuses."""
-    try:
-        process = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    except OSError:
-        return None
-    return process.stdout.splitlines() if process.returncode == 0 else None
+def has_committed_figures(path: str) -> bool:
+    """Return whether a changed file differs from the committed one in lines of provenance alone."""
+    if path not in PAGES or not Path(path).is_file():
+        return False
+    committed = git.committed(path)
+    if committed is None:
+        return False
+    return without_provenance(committed) == without_provenance(Path(path).read_text())

@@ -1,10 +1,14 @@
-"""Tables of the experiments, from their CSV files."""
+"""Tables of the experiments, from their CSV files.
+
+Those of other data, code or parameters than this run's stand behind a banner (stamps.py).
+"""
 
 import re
 from pathlib import Path
 
 import pandas as pd
 
+from audio_from_video.reporting import stamps
 from audio_from_video.reporting.tables import NUMBER, POINTS, SHARE, Cell, Content, Table, Unit
 from audio_from_video.storage import layout
 
@@ -24,7 +28,7 @@ UNITS = {
 
 
 def experiment_tables() -> list[Table]:
-    """Return the committed results of experiments (runs outside the default pipeline)."""
+    """Return the results of experiments, which are runs outside the default pipeline."""
     return [experiment_table(path) for path in sorted(layout.EXPERIMENTS.glob("*.csv"))]
 
 
@@ -50,7 +54,15 @@ def experiment_table(path: Path) -> Table:
     script = WRITTEN_BY.get(path.stem, f"tools.experiments {path.stem}")
     title = f"Experiment: {path.stem}"
     note = f"Written by `python -m {script}`."
-    return Table(f"experiment_{path.stem}", title, header, rows, note)
+    banner = experiment_banner(path)
+    return Table(f"experiment_{path.stem}", title, header, rows, note, banner=banner)
+
+
+def experiment_banner(path: Path) -> str:
+    """Return the banner above the figures of an experiment's CSV file; '' for those of this run."""
+    columns = pd.read_csv(path, dtype=str, keep_default_na=False)
+    settings = list(columns["setting"].unique()) if "setting" in columns else [path.stem]
+    return stamps.banner(path.stem, settings)
 
 
 def is_bound(name: str, text: pd.DataFrame) -> bool:

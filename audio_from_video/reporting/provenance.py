@@ -22,6 +22,7 @@ from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import shards
 
+RUN_HEADING = "This run"  # above the facts
 LINE_START = "- Run, "  # every line of `Provenance.markdown` begins with it
 LONGEST_VALUE = 60  # characters of a parameter's value
 SHOWN = 5  # changed files and parameters that are named
@@ -114,31 +115,44 @@ def without_provenance(text: str) -> str:
     return "".join(line for line in lines if not line.startswith(LINE_START))
 
 
+@dataclass(frozen=True)
+class CodeState:
+    """What Git says of the code: the fields of the same names of `Provenance`."""
+
+    commit: str | None
+    uncommitted: list[str]
+    parameters: list[str]
+
+
+def code_state() -> CodeState:
+    """Return the commit and what differs from it."""
+    committed = git.committed("params.yaml")
+    revision = git.lines("rev-parse", "--short=12", "HEAD")
+    # A repository without params.yaml is somebody else's, in which this code was unpacked.
+    if committed is None or revision is None:
+        return CodeState(None, [], [])
+    yaml = YAML(typ="safe")
+    changes = parameter_changes(yaml.load(committed), yaml.load(params.file()))
+    return CodeState(revision[0], git.changed(*SOURCES) or [], changes)
+
+
 def of_this_run(device: str) -> Provenance:
     """Return the provenance of figures that are written now.
 
     device: where models run, cpu or cuda.
     """
-    committed_parameters = git.committed("params.yaml")
-    commit = None
-    uncommitted: list[str] = []
-    changes: list[str] = []
-    if committed_parameters is not None:
-        commit = (git.lines("rev-parse", "--short=12", "HEAD") or [""])[0]
-        uncommitted = git.changed(*SOURCES) or []
-        changes = parameter_changes(
-            YAML(typ="safe").load(committed_parameters), YAML(typ="safe").load(params.file())
-        )
+    state = code_state()
+    libraries = {"Python": platform.python_version()}
+    libraries |= {name: version(name) for name in LIBRARIES}
     return Provenance(
         date=now(),
-        commit=commit,
-        uncommitted=uncommitted,
-        parameters=changes,
+        commit=state.commit,
+        uncommitted=state.uncommitted,
+        parameters=state.parameters,
         data=shards.current_clip_set(),
         lock=lock_digest(),
         processor=processor(device),
-        libraries={"Python": platform.python_version()}
-        | {name: version(name) for name in LIBRARIES},
+        libraries=libraries,
     )
 
 
@@ -181,10 +195,15 @@ def shown(value: Any) -> str:
 
 def lock_digest() -> str | None:
     """Return the digest of dvc.lock's stages without `report`; None without the file."""
-    if not LOCK.is_file():
+    lock = read_lock()
+    if lock is None:
         return None
-    stages = YAML(typ="safe").load(LOCK)["stages"]
-    return digest({name: entry for name, entry in stages.items() if name != "report"})
+    return digest({name: entry for name, entry in lock["stages"].items() if name != "report"})
+
+
+def read_lock() -> dict | None:
+    """Return the content of dvc.lock; None without the file."""
+    return YAML(typ="safe").load(LOCK) if LOCK.is_file() else None
 
 
 def processor(device: str) -> str:

@@ -1,6 +1,7 @@
 """The results in Markdown: docs/results.md, which the README links to, and the README's own table.
 
-All figures are those of the run.  The words hold for any outcome: where an interval contains 0, a
+All figures are those of the run, but for the confirmatory run's, which stand behind a banner that
+says so (stamps.py).  The words hold for any outcome: where an interval contains 0, a
 sentence says that no difference can be shown.
 """
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
 from audio_from_video.reporting import row_tables, tables
+from audio_from_video.reporting.provenance import RUN_HEADING, Provenance
 from audio_from_video.reporting.results import Results
 from audio_from_video.reporting.tables import P_VALUE, Content, number, points, share
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
@@ -36,12 +38,16 @@ Does meaning help more, checked afterwards (architecture 1, `semantic_validation
 
 
 def results_markdown(
-    results: Results, confirmed: dict[tuple[str, str], dict], figure_captions: dict[str, str]
+    results: Results,
+    confirmed: dict[tuple[str, str], dict],
+    figure_captions: dict[str, str],
+    run: Provenance,
 ) -> str:
     """Return docs/results.md.
 
     confirmed: estimates of the confirmatory run (row_tables.confirmation_estimates), {} without.
     figure_captions: of the figures in metrics/figures/report, by name.
+    run: which run the figures are of.
     """
     main = row_tables.main_table(results)
     parts = [
@@ -63,6 +69,7 @@ def results_markdown(
     if confirmed:
         parts += ["## Confirmation on fresh data", confirmation_paragraph(results, confirmed)]
     parts += ["## All tables and figures", links(figure_captions)]
+    parts += [f"## {RUN_HEADING}", run.markdown()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -183,7 +190,8 @@ def confirmation_paragraph(results: Results, confirmed: dict[tuple[str, str], di
         if difference:
             sentences.append(comparison(name, difference))
     lead = "Everything ran once more on a sample that nothing was adjusted on."
-    return f"{lead}\n\n{bullets(sentences)}"
+    parts = (tables.quote(row_tables.confirmation_banner()), lead, bullets(sentences))
+    return "\n\n".join(part for part in parts if part)
 
 
 def links(figure_captions: dict[str, str]) -> str:
@@ -204,8 +212,9 @@ def write_results(
     results: Results,
     confirmed: dict[tuple[str, str], dict],
     figure_captions: dict[str, str],
+    run: Provenance,
 ) -> None:
     """Write the page and the README's table; the arguments are those of `results_markdown`."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(results_markdown(results, confirmed, figure_captions))
+    page.write_text(results_markdown(results, confirmed, figure_captions, run))
     table.write_text(readme_table(results))

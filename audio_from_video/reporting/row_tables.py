@@ -3,13 +3,13 @@
 *Reported* figures are those of the research description and stand beside ours.
 """
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
+from audio_from_video.reporting import stamps
 from audio_from_video.reporting.results import LookAlikePairs, Results, sample_size
 from audio_from_video.reporting.tables import (
     COUNT,
@@ -36,6 +36,7 @@ NOT_COMPARABLE = (
     "videos, other classes, other backbones. They stand side by side for orientation and cannot be "
     "compared."
 )
+CONFIRMATION = "confirmation"  # the experiment's name
 PUBLISHED = "published"  # the condition that does as the research description does
 
 # How the columns of subsets are headed, in their order.
@@ -345,42 +346,35 @@ def confirmation_estimates(path: Path) -> dict[tuple[str, str], dict]:
 
 
 def confirmation_table(results: Results, path: Path) -> Table:
-    """Return accuracies and differences of this run beside those of the confirmatory run.
+    """Return accuracies and differences of the confirmatory run, of the conditions of this run.
 
-    path: subsets.csv of that run, which was on fresh data; setting.json lies beside it.
+    path: subsets.csv of that run, which was on fresh data.  Its figures stand apart from those of
+    this run.
     """
     confirmed = confirmation_estimates(path)
-    header = [
-        "condition",
-        "accuracy",
-        "accuracy, confirmatory",
-        f"minus `{BASELINE}`",
-        f"minus `{BASELINE}`, confirmatory",
-        "clips / sources, confirmatory",
-    ]
     lines: list[list[Content]] = []
     for name in results.figures:
         accuracy = confirmed.get((name, "accuracy"))
         difference = confirmed.get((name, "difference"))
-        size = f"{int(accuracy['n'])} / {int(accuracy['sources'])}" if accuracy else ""
-        lines.append(
-            [
-                f"`{name}`",
-                share(results.accuracy(name)),
-                share(accuracy) if accuracy else "",
-                difference_cell(results, name),
-                points(difference) if difference else "",
-                size,
-            ]
-        )
-    setting = json.loads((path.parent / "setting.json").read_text())
-    machine = setting.pop("machine")
-    changes = ", ".join(f"{key} {value}" for key, value in setting.items())
+        if accuracy is None:
+            continue
+        size = f"{int(accuracy['n'])} / {int(accuracy['sources'])}"
+        cells = [share(accuracy), points(difference) if difference else "", size]
+        lines.append([f"`{name}`", *cells])
+    stamp = stamps.read(CONFIRMATION).get(CONFIRMATION)
+    setting = f": {', '.join(stamp.changes)} ({stamp.machine})" if stamp else ""
     note = (
-        "Everything once more on a sample that nothing was adjusted on: "
-        f"{changes} ({machine}); written by `python -m tools.experiments confirmation`."
+        f"Everything once more on a sample that nothing was adjusted on{setting}; "
+        f"written by `python -m tools.experiments {CONFIRMATION}`."
     )
-    return Table("confirmation", "Confirmatory run", header, lines, note)
+    header = ["condition", "accuracy", f"minus `{BASELINE}`", "clips / sources"]
+    banner = confirmation_banner()
+    return Table(CONFIRMATION, "Confirmatory run", header, lines, note, banner=banner)
+
+
+def confirmation_banner() -> str:
+    """Return the banner above the figures of the confirmatory run, which is of other data."""
+    return stamps.banner(CONFIRMATION, [CONFIRMATION])
 
 
 def introduction(results: Results) -> str:

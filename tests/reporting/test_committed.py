@@ -6,20 +6,36 @@ from pathlib import Path
 import pytest
 
 from audio_from_video.reporting.committed import comparison_with_commit
+from audio_from_video.reporting.provenance import LINE_START
+from tests.support.repository import AUTHOR
+
+PAGES = ("metrics/tables.md", "docs/results.md")
+PAGE = f"# Results\n\n{LINE_START}date: 2026-11-27\n{LINE_START}commit: abc\n\n| 64.0 |\n"
 
 
 def git(*arguments: str) -> None:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+    subprocess.run(["git", *AUTHOR, *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch) -> Path:
-    """A folder with the metrics of a run."""
+    """A folder with the metrics and the pages of a run."""
     monkeypatch.chdir(tmp_path)
     Path("metrics").mkdir()
+    Path("docs").mkdir()
     Path("metrics/a.json").write_text("{}\n")
+    for page in PAGES:
+        Path(page).write_text(PAGE)
     return tmp_path
+
+
+@pytest.fixture
+def committed(run) -> Path:
+    """The same folder after a commit."""
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "figures")
+    return run
 
 
 def test_without_a_repository_nothing_is_said(run):
@@ -40,10 +56,7 @@ def test_metrics_that_were_never_committed_are_compared_with_nothing(run):
     assert comparison_with_commit() is None
 
 
-def test_equal_and_other_figures(run):
-    git("init", "-q")
-    git("add", "-A")
-    git("commit", "-qm", "figures")
+def test_equal_and_other_figures(committed):
     assert "are the committed ones" in comparison_with_commit()
 
     Path("metrics/new.json").write_text("{}\n")
@@ -51,5 +64,26 @@ def test_equal_and_other_figures(run):
     Path("metrics/new.json").unlink()
 
     Path("metrics/a.json").write_text('{"accuracy": 1}\n')
-    assert comparison_with_commit().startswith("1 files below metrics/ differ")
+    assert comparison_with_commit().startswith("1 files of metrics and docs/results.md differ")
     assert "metrics/a.json" in comparison_with_commit()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_date_and_commit_do_not_count_and_figures_do(committed, page):
+    Path(page).write_text(PAGE.replace("2026-11-27", "2027-01-01").replace("abc", "def"))
+    assert "are the committed ones" in comparison_with_commit()
+
+    Path(page).write_text(PAGE.replace("64.0", "64.1"))
+    assert f"1 files of metrics and docs/results.md differ from the committed ones ({page})" in (
+        comparison_with_commit()
+    )
+
+
+def test_lines_of_provenance_count_in_every_other_file(committed):
+    Path("metrics/a.json").write_text(f"{{}}\n{LINE_START}date: 2027-01-01\n")
+    assert "metrics/a.json" in comparison_with_commit()
+
+
+def test_a_page_that_is_gone_differs(committed):
+    Path("docs/results.md").unlink()
+    assert "docs/results.md" in comparison_with_commit()

@@ -1,13 +1,18 @@
 """Experiments: what is run again, what is kept, and the figures that are read."""
 
-import json
+import io
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from audio_from_video.reporting import stamps
 from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import shards
 from tools import experiments
 
 BUDGET = {"conditions": ["video_only", "mapped"], "settings": {"5": {"a.b": 5}, "all": {"a.b": 0}}}
@@ -28,6 +33,11 @@ def ran(workspace, monkeypatch) -> list[tuple]:
         "figure_columns",
         lambda revision, condition, experiment: {"accuracy": len(found), "seeds": 3},
     )
+    monkeypatch.setattr(
+        experiments,
+        "finish_stamp",
+        lambda stamp, revision, targets: stamps.finish(stamp, f"data of {len(found)}", {}),
+    )
     return found
 
 
@@ -47,6 +57,43 @@ def test_a_row_per_setting_and_condition(ran):
         ("all", "mapped", 2),
     ]
     assert found.machine.str.contains("torch").all()
+
+
+def test_every_setting_has_a_stamp_of_its_own_run(ran):
+    experiments.run("budget", False)
+    stamped = stamps.read("budget")
+    assert {setting: stamp.data for setting, stamp in stamped.items()} == {
+        "5": "data of 1",
+        "all": "data of 2",
+    }
+    assert stamped["5"].changes == ["a.b 5"]
+    assert stamped["5"].machine == table().machine[0]
+
+    table().iloc[:2].to_csv("metrics/experiments/budget.csv", index=False)
+    experiments.run("budget", False)
+    again = stamps.read("budget")
+    assert (again["5"].data, again["all"].data) == ("data of 1", "data of 3")
+
+
+def test_the_stamp_is_of_the_runs_own_data_and_code(workspace, monkeypatch):
+    import dvc.api
+
+    row = dict.fromkeys(("clip_id", "split", "action", "source_id", "content_hash"), "x")
+    clips = shards.with_clip_set(pa.Table.from_pylist([row | {"status": "ok"}]))
+    content = io.BytesIO()
+    pq.write_table(clips, content)
+    dependency = {"path": "data/code/classifier.json", "md5": "3"}
+    lock = {"stages": {"classifier@mapped": {"deps": [dependency]}}}
+    files = {"dvc.lock": yaml.safe_dump(lock), "data/clips.parquet": content.getvalue()}
+    monkeypatch.setattr(dvc.api, "read", lambda path, rev, mode="r": files[path])
+
+    stamp = experiments.begin_stamp({"a.b": True})
+    assert (stamp.data, stamp.code) == (stamps.UNKNOWN, stamps.UNKNOWN)
+    stamp = experiments.finish_stamp(stamp, "budget-0", ["classifier@mapped"])
+    assert stamp.changes == ["a.b true"]
+    assert stamp.data == shards.clip_set(clips.schema)
+    assert stamp.code_files == ["data/code/classifier.json"]
+    assert stamp.code != stamps.UNKNOWN
 
 
 def test_settings_with_rows_are_not_run_again_unless_asked(ran):
@@ -82,6 +129,7 @@ def test_a_confirmation_keeps_its_own_tables_only(ran, monkeypatch):
     texts = {
         "metrics/tables.md": (
             "# Results\n\n## Main\n\n| a |\n\n"
+            "## Confirmatory run\n\n| of an earlier one |\n\n"
             "## Experiment: search\n\n| of other data |\n\n## Experiment: budget\n\n| b |\n"
         ),
         "metrics/f.json": "{}\n",
@@ -94,11 +142,8 @@ def test_a_confirmation_keeps_its_own_tables_only(ran, monkeypatch):
     assert (kept / "tables.md").read_text() == "# Results\n\n## Main\n\n| a |\n" and (
         kept / "f.json"
     ).read_text() == "{}\n"
-    assert json.loads((kept / "setting.json").read_text())["sample.seed"] == 3 and ran[-1] == (
-        "fresh-0",
-        {"sample.seed": 3},
-        [],
-    )
+    assert ran[-1] == ("fresh-0", {"sample.seed": 3}, [])
+    assert stamps.read("fresh")["fresh"].changes == ["sample.seed 3"]
 
 
 def test_sections_after_those_of_experiments_stay():
