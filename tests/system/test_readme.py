@@ -159,8 +159,9 @@ def test_every_experiment_and_condition_is_documented():
     experiments = (ROOT / "docs/experiments.md").read_text()
     for name in document["experiments"]["named"]:
         assert f"python -m tools.experiments {name}`" in experiments
+    full = yaml.safe_load((ROOT / "params/full.yaml").read_text())
     conditions = (ROOT / "docs/conditions.md").read_text()
-    for name in document["classifier"]["conditions"]:
+    for name in [*document["classifier"]["conditions"], *full["classifier"]["conditions"]]:
         assert f"`{name}`" in conditions
 
 
