@@ -11,6 +11,8 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,6 +69,7 @@ def announcement(logs: Path) -> str | None:
 def pipeline() -> dict[str, PlannedStage]:
     """Return the stages of dvc.yaml by DVC's names, such as `classifier@video_only`."""
     document = YAML(typ="safe").load(PIPELINE)
+    settings = YAML(typ="safe").load(params.file())
     stages = {}
     for name, entry in document["stages"].items():
         if "foreach" not in entry:
@@ -74,8 +77,8 @@ def pipeline() -> dict[str, PlannedStage]:
             continue
         items = entry["foreach"]
         if isinstance(items, str):
-            section, key = items.strip("${}").split(".")
-            items = params.read(section, key, dict[str, Any])
+            keys = items.strip("${}").split(".")
+            items = reduce(getitem, keys, settings)
         for key, item in items.items():
             values = {"key": key, "item": item}
             if isinstance(item, dict):

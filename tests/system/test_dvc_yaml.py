@@ -11,6 +11,8 @@ from tests.support.closure import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+FULL = yaml.safe_load((ROOT / "params/full.yaml").read_text())
+ARCHITECTURES = {**PARAMS["generator"]["architectures"], **FULL["generator"]["architectures"]}
 BODIES = {name: entry.get("do", entry) for name, entry in STAGES.items() if name != "code"}
 
 
@@ -29,7 +31,7 @@ def declared_params(stage: str) -> set[str]:
     for name in BODIES[stage]["params"]:
         section, _, key = name.partition(".")
         if key == "${key}":
-            names |= {f"{section}.{item}" for item in PARAMS[section]["architectures"]}
+            names |= {f"{section}.{item}" for item in ARCHITECTURES}
         else:
             names.add(name.removesuffix(".${key}"))
     return names
