@@ -7,6 +7,10 @@ Writes   data/predicted_labels/<architecture>, a row per labelled clip:
                                                   over seeds
              real_path   tensor float16 [labels]  scores for the real features through the same
                                                   path; 0 where inaudible
+         data/log_mels, a row per test clip with log-mels for the report's clip browser, as JPEG
+         (reporting/mel_picture.py):
+             real              binary  of the real sound; null where inaudible
+             <architecture>    binary  decoded from the features of its generator's first seed
          models/label_predictor/decoder.safetensors and map.safetensors, metrics/figures/mel.png
          metrics/label_predictor.json: the same by either head, on validation and test
 Two ways lead from [T, components] to AST's 527 labels (`label_predictor.head`), both fitted on
@@ -34,6 +38,7 @@ from audio_from_video.meaning.mel_head import (
 )
 from audio_from_video.meaning.pooled_head import PooledHead, fit_map
 from audio_from_video.meaning.settings import LabelPredictorParams
+from audio_from_video.reporting import mel_picture
 from audio_from_video.reporting.mel_figure import MelColumn, draw_mels
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
@@ -72,6 +77,7 @@ def main(stage: stage_run.StageRun) -> None:
         for name in architectures:
             own = scores[f"{ARCHITECTURES[name].generated}_{p.head}"]
             write_labels(name, data, labelled, own, scores[f"real_path_{p.head}"])
+        write_log_mels(data, labelled, generated, decoder, mels)
         columns = figure_columns(data, labelled, generated[architectures[0]], decoder, mels)
         draw_mels(layout.MEL_FIGURE, columns)
     figures = label_evaluation.label_figures(data, labelled, scores, real_scores, p.threshold)
@@ -165,6 +171,36 @@ def write_labels(
         {**clip, "generated": generated[i], "real_path": real[i]} for i, clip in enumerate(clips)
     )
     shards.write(layout.predicted_labels(architecture), schema, rows, index, "")
+
+
+def write_log_mels(
+    data: Features,
+    clip_indices: torch.Tensor,
+    generated: dict[str, RowFile],
+    decoder: MelDecoder,
+    mels: RealMels,
+) -> None:
+    """Write data/log_mels (see the module's docstring).
+
+    generated: by architecture, rows [seeds, T, A] in the order of `clip_indices`.
+    """
+    rows = []
+    for position, clip_index in enumerate(clip_indices.tolist()):
+        clip = data.clips.iloc[clip_index].to_dict()
+        if clip["split"] != "test":
+            continue
+        row = clip | {"real": None}
+        if mels.row[clip_index] >= 0:
+            (real,) = mels.read(clip_indices[position : position + 1])
+            row["real"] = mel_picture.encode(real.numpy())
+        for name, file in generated.items():
+            first_seed = file.read([position])[0][:1]
+            with torch.inference_mode():
+                row[name] = mel_picture.encode(decoder(first_seed)[0].numpy())
+        rows.append(row)
+    index = [{**row, "item_key": None, "status": "ok", "reason": ""} for row in rows]
+    schema = pa.schema([(name, pa.binary()) for name in ("real", *generated)])
+    shards.write(layout.LOG_MELS, schema, rows, index, "")
 
 
 def figure_columns(

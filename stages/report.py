@@ -28,21 +28,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from audio_from_video.backbones import hub
 from audio_from_video.classification.settings import Condition
 from audio_from_video.clipset import truth
-from audio_from_video.evaluation import curves, read_out
+from audio_from_video.evaluation import curves, filter_gains, read_out
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, ConditionAnswers
 from audio_from_video.reporting import (
+    condition_groups,
     experiment_tables,
+    figure_captions,
     figures,
     page,
+    provenance,
     results_page,
     row_tables,
     stage_tables,
+    stamps,
     tables,
 )
 from audio_from_video.reporting.committed import comparison_with_commit
+from audio_from_video.reporting.condition_groups import Groups
+from audio_from_video.reporting.provenance import Provenance
 from audio_from_video.reporting.results import LookAlikePairs, Results
 from audio_from_video.reporting.settings import ReportParams
 from audio_from_video.reporting.tables import Content, Table
@@ -51,8 +58,6 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SEMANTIC_VALIDATION
 from audio_from_video.storage import layout, predictions, shards
 
-# Figures of other stages that the page shows, too.
-STAGE_FIGURES = (layout.REPRESENTATIVE_FRAMES_FIGURE, layout.MEL_FIGURE)
 CONFIRMED = layout.CONFIRMATION / "subsets.csv"
 
 
@@ -159,11 +164,16 @@ def evaluate(
     by_action = {action: [action] for action in actions}
 
     rates = params.read("classifier", "missing_rates", list[float])
-    missing_rates = {}
+    missing_rates: dict[str, dict] = {}
+    missing_rate_differences: dict[str, dict] = {}
+    baseline_hits = curves.rate_hits(BASELINE, clips, answers[BASELINE].seeds, rates)
     for name, condition in answers.items():
-        missing_rates[name] = curves.missing_rates(
-            name, condition.clips, condition.seeds, rates, name in partial
-        )
+        hits = curves.rate_hits(name, condition.clips, condition.seeds, rates, name in partial)
+        missing_rates[name] = curves.rate_estimates(hits, condition.clips.source_id)
+        if name != BASELINE and not hits.empty:
+            difference = hits - baseline_hits.loc[hits.index]
+            sources = condition.clips.source_id
+            missing_rate_differences[name] = curves.rate_estimates(difference, sources)
     return Results(
         root=params.read("clips", "root", str),
         settings=conditions,
@@ -174,6 +184,7 @@ def evaluate(
             name: stage_tables.read_metrics("classifier", name) for name in answers
         },
         missing_rates=missing_rates,
+        missing_rate_differences=missing_rate_differences,
         action_accuracy=condition_evaluation.group_accuracy(answers, by_action),
         audio_visual=audio_visual,
         pairs=look_alike_figures(report_params.look_alike_pairs, actions, answers),
@@ -223,27 +234,23 @@ def generated_folders() -> dict[str, Path]:
 # ---- figures ----
 
 
-def draw_figures(report_params: ReportParams, results: Results, generated: dict[str, Path]) -> None:
-    """Write the figures.
+def draw_figures(
+    report_params: ReportParams, results: Results, groups: Groups, generated: dict[str, Path]
+) -> dict[str, str]:
+    """Write the figures and return their captions by name, in the order in which they are read.
 
     Those of an empty data set or of an experiment that did not run are left out.
     """
     folder = layout.REPORT_FIGURES
     shutil.rmtree(folder, ignore_errors=True)
-    height_in = 0.7 + 0.16 * len(results.figures)
+    lines = len(results.figures) + len(groups)
+    size_in = (figures.TWO_COLUMNS, 0.7 + 0.15 * lines)
     figures.save_figure(
-        folder,
-        "main_comparison",
-        (figures.TWO_COLUMNS, height_in),
-        figures.draw_main_comparison,
-        results,
+        folder, "main_comparison", size_in, figures.draw_main_comparison, results, groups
     )
-    draw_curves(folder, report_params.curves, results)
-
-    used = stage_tables.read_metrics("filter")[SEMANTIC_VALIDATION]["threshold"]
-    sweep = pd.read_csv(layout.filter_sweep(SEMANTIC_VALIDATION))
-    size_in = (figures.COLUMN, 3.2)
-    figures.save_figure(folder, "threshold", size_in, figures.draw_threshold, sweep, used)
+    captions = {"main_comparison": figure_captions.main_comparison(results)}
+    captions |= draw_curves(folder, report_params.curves, results)
+    captions |= draw_threshold(folder)
 
     similarities = {name: curves.similarity_over_time(path) for name, path in generated.items()}
     if similarities and all(similarities.values()):
@@ -254,55 +261,81 @@ def draw_figures(report_params: ReportParams, results: Results, generated: dict[
             figures.draw_similarity_over_time,
             similarities,
         )
-    draw_confusion(folder, report_params.look_alike_pairs, results)
+        captions["similarity_over_time"] = figure_captions.similarity_over_time(similarities)
+    return captions | draw_confusion(folder, report_params.look_alike_pairs, results)
 
 
-def draw_curves(folder: Path, shown: list[str], results: Results) -> None:
-    """Write the figures of accuracy over missing rates and over labelled clips per action.
+def draw_curves(folder: Path, shown: list[str], results: Results) -> dict[str, str]:
+    """Write the figures of differences over missing rates and over labelled clips per action.
 
-    shown: conditions that are drawn, as far as they were measured.
+    shown: conditions that are drawn, as far as they were measured.  Returns their captions by name.
     """
-    size_in = (figures.COLUMN, 2.6)
+    captions = {}
     missing = {}
     for name in shown:
-        if results.missing_rates.get(name):
-            missing[name] = list(results.missing_rates[name].values())
-    rates = list(results.missing_rates[BASELINE])
+        if name in results.missing_rate_differences:
+            missing[name] = results.missing_rate_differences[name]
     if missing:
-        label = "test clips without audio (%)"
+        rates = list(results.missing_rates[BASELINE])
         figures.save_figure(
-            folder, "missing_rates", size_in, figures.draw_curves, rates, missing, label, shown
+            folder,
+            "missing_rates",
+            figures.curves_size(len(missing)),
+            figures.draw_curves,
+            rates,
+            {name: list(curve.values()) for name, curve in missing.items()},
+            "test clips without audio (%)",
         )
+        captions["missing_rates"] = figure_captions.missing_rates(missing)
     if not layout.LABEL_BUDGET.is_file():
-        return
+        return captions
     budgets, budget_curves = curves.label_budget(layout.LABEL_BUDGET, shown)
     if budget_curves:
-        label = "labelled clips per action"
+        banner = experiment_tables.experiment_banner(layout.LABEL_BUDGET)
         figures.save_figure(
             folder,
             "label_budget",
-            size_in,
+            figures.curves_size(len(budget_curves)),
             figures.draw_curves,
             budgets,
             budget_curves,
-            label,
-            shown,
+            "labelled clips per action",
+            stamps.OTHER_RUN if banner else "",
         )
+        caption = figure_captions.label_budget(budgets, budget_curves)
+        captions["label_budget"] = f"{banner} {caption}".strip()
+    return captions
 
 
-def draw_confusion(folder: Path, pairs: list[list[str]], results: Results) -> None:
-    """Write the figure of what sound tells apart; look-alike actions stand beside each other."""
+def draw_threshold(folder: Path) -> dict[str, str]:
+    """Write the figure of the filter's thresholds and return its caption by name."""
+    gains = filter_gains.filter_gains(SEMANTIC_VALIDATION)
+    if gains is None:
+        return {}
+    used = stage_tables.read_metrics("filter")[SEMANTIC_VALIDATION]["threshold"]
+    sweep = pd.read_csv(layout.filter_sweep(SEMANTIC_VALIDATION))
+    size_in = (figures.COLUMN, 3.2)
+    figures.save_figure(folder, "threshold", size_in, figures.draw_threshold, sweep, used, gains)
+    return {"threshold": figure_captions.threshold(used, gains)}
+
+
+def draw_confusion(folder: Path, pairs: list[list[str]], results: Results) -> dict[str, str]:
+    """Write the figure of what sound tells apart and return its caption by name.
+
+    Look-alike actions stand beside each other.
+    """
     difference = results.answers[UPPER_BOUND].confusion - results.answers[BASELINE].confusion
     look_alike = condition_evaluation.look_alike(pairs, difference.index)
     order = unique([*chain.from_iterable(look_alike), *difference.index])
     figures.save_figure(
         folder,
         "confusion_difference",
-        (figures.COLUMN, 2.8),
+        (5.0, 4.2),
         figures.draw_confusion_difference,
         difference.loc[order, order],
         f"{UPPER_BOUND} minus {BASELINE} (points)",
     )
+    return {"confusion_difference": figure_captions.confusion_difference(difference)}
 
 
 def unique(names: Iterable[str]) -> list[str]:
@@ -310,33 +343,38 @@ def unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def drawn_captions() -> dict[str, str]:
-    """Return the captions of the report's figures that were drawn, by name."""
-    return {
-        name: caption
-        for name, caption in figures.CAPTIONS.items()
-        if (layout.REPORT_FIGURES / f"{name}.png").is_file()
-    }
-
-
 # ---- files ----
 
 
-def tables_markdown(introduction: str, report_tables: list[Table]) -> str:
-    """Return the text of metrics/tables.md."""
-    parts = ["# Results", introduction]
+def tables_markdown(
+    introduction: str, run: Provenance, report_tables: list[Table], captions: dict[str, str]
+) -> str:
+    """Return the text of metrics/tables.md.
+
+    run: which run the figures are of.  captions: of the report's figures, by name.
+    """
+    parts = ["# Results", introduction, f"## {provenance.RUN_HEADING}", run.markdown()]
     parts += [tables.markdown(table) for table in report_tables]
     parts.append("## Figures")
-    for name, caption in drawn_captions().items():
+    for name, caption in captions.items():
         parts.append(f"![{name}](figures/report/{name}.png)\n\n{caption}")
     return "\n\n".join(parts) + "\n"
 
 
-def page_figures() -> dict[str, Path]:
-    """Return the image files that the page shows, by caption."""
-    candidates = [*layout.REPORT_FIGURES.glob("*.svg"), *STAGE_FIGURES]
-    paths = {path.stem: path for path in candidates if path.is_file()}
-    return {caption: paths[name] for name, caption in figures.CAPTIONS.items() if name in paths}
+def page_figures(captions: dict[str, str]) -> dict[str, Path]:
+    """Return the image files that the page shows, by caption, those of other stages among them.
+
+    captions: of the report's figures, by name.
+    """
+    paths = {caption: layout.REPORT_FIGURES / f"{name}.svg" for name, caption in captions.items()}
+    if layout.REPRESENTATIVE_FRAMES_FIGURE.is_file():
+        metrics = stage_tables.read_metrics("representative_frames")
+        caption = figure_captions.representative_frames(metrics)
+        paths[caption] = layout.REPRESENTATIVE_FRAMES_FIGURE
+    if layout.MEL_FIGURE.is_file():
+        caption = figure_captions.mel(stage_tables.read_metrics("label_predictor"))
+        paths[caption] = layout.MEL_FIGURE
+    return paths
 
 
 def report_metrics(results: Results) -> dict:
@@ -367,16 +405,23 @@ def main(stage: stage_run.StageRun) -> None:
     generated = generated_folders()
     introduction = row_tables.introduction(results)
     report_tables = all_tables(results, generated)
-    draw_figures(report_params, results, generated)
+    groups = condition_groups.arranged(report_params.groups, conditions)
+    captions = draw_figures(report_params, results, groups, generated)
 
     tables.write_table_files(layout.TABLES, report_tables)
-    layout.TABLES_PAGE.write_text(tables_markdown(introduction, report_tables))
+    run = provenance.of_this_run(hub.device())
+    layout.TABLES_PAGE.write_text(tables_markdown(introduction, run, report_tables, captions))
     confirmed = row_tables.confirmation_estimates(CONFIRMED) if CONFIRMED.is_file() else {}
     results_page.write_results(
-        layout.RESULTS_PAGE, layout.README_TABLE, results, confirmed, drawn_captions()
+        layout.RESULTS_PAGE, layout.README_TABLE, results, confirmed, captions, run
     )
     html = page.report_html(
-        introduction, report_tables, page_figures(), report_params.clips, list(conditions)
+        results,
+        groups,
+        report_tables,
+        page_figures(captions),
+        run.facts(),
+        report_params.clips,
     )
     layout.REPORT_PAGE.write_text(html)
     table = condition_evaluation.subset_table(results.figures)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from audio_from_video.evaluation import intervals
+from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.meaning import similarity
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, shards
@@ -42,13 +43,13 @@ def column_intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
     return estimates
 
 
-def missing_rates(
+def rate_hits(
     condition: str, clips: pd.DataFrame, seeds: int, rates: list[float], partial: bool = False
-) -> dict[str, dict]:
-    """Return the accuracy of a condition at each of `rates`, by rate in per cent as text.
+) -> pd.DataFrame:
+    """Return the share of seeds that are right about each clip (rows) at each of `rates` (columns).
 
     clips: what the condition answers on test, indexed by clip_id.  partial: whether it answers some
-    clips only; {} where such a condition was not measured.
+    clips only; an empty table where such a condition was not measured.
 
     Raises:
         UserError: the file is missing or holds other clips, rates or seeds.
@@ -59,7 +60,7 @@ def missing_rates(
         raise UserError(f"{path} is missing: {advice}")
     table = shards.read_table(path).to_pandas()
     if partial and table.empty:
-        return {}
+        return pd.DataFrame()
     hits = table.pivot_table(
         index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"]
     )
@@ -72,30 +73,39 @@ def missing_rates(
     )
     if not complete:
         raise UserError(f"{path} lacks clips, rates or seeds that {condition} answers: {advice}")
-    by_rate = hits["mean"].loc[clips.index].to_numpy()  # [N, rates]
-    estimates = column_intervals(by_rate, clips.source_id.to_numpy())
-    return {
-        f"{100 * rate:.0f}": estimate
-        for rate, estimate in zip(sorted(rates), estimates, strict=True)
-    }
+    return hits["mean"].loc[clips.index]
+
+
+def rate_estimates(by_rate: pd.DataFrame, sources: pd.Series) -> dict[str, dict]:
+    """Return the estimate of each column of per-clip values, by rate in per cent as text.
+
+    by_rate: hits at each rate, or differences of hits; {} of an empty table.  sources: of the
+    clips, indexed alike.
+    """
+    if by_rate.empty:
+        return {}
+    estimates = column_intervals(by_rate.to_numpy(), sources[by_rate.index].to_numpy())
+    names = [f"{100 * rate:.0f}" for rate in by_rate.columns]
+    return dict(zip(names, estimates, strict=True))
 
 
 def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, list[dict]]]:
-    """Return the settings of the experiment and the accuracies at each of them.
+    """Return the settings of the experiment and, by condition, the differences at each of them.
 
     path: its CSV file.  names: conditions; those that the experiment lacks are left out.  Settings
-    are numbers of labelled clips per action.
+    are numbers of labelled clips per action; differences are paired, to `video_only`.
 
     Raises:
         UserError: a condition lacks a setting.
     """
-    columns = {"accuracy": "mean", "accuracy_low": "ci95_low", "accuracy_high": "ci95_high"}
+    measure = f"accuracy_minus_{BASELINE}"
+    columns = {measure: "mean", f"{measure}_low": "ci95_low", f"{measure}_high": "ci95_high"}
     table = pd.read_csv(path, dtype={"setting": str}).rename(columns=columns)
     table = table.set_index(["condition", "setting"])
     settings = list(table.index.unique("setting"))
     curves = {}
     for name in names:
-        if name not in table.index.unique("condition"):
+        if name == BASELINE or name not in table.index.unique("condition"):
             continue
         rows = table.loc[name]
         if set(rows.index) != set(settings):

@@ -16,33 +16,26 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from safetensors import safe_open
-from scipy.signal import stft
 
 from audio_from_video.audioset import labels as audioset_labels
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation.motion import steps_at
 from audio_from_video.media import codecs
+from audio_from_video.reporting import mel_picture
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage import layout, predictions, shards
 
-# Heights of the pictures on the page, and the quality of their JPEG.
-FRAME_PX = 96
+# Largest heights of the stored pictures, and the quality of their JPEG.
+FRAME_PX = 128
 FLOW_PX = 64
 JPEG_QUALITY = 70
-SPECTROGRAM_QUALITY = 85
 
 TOP_LABELS = 3  # labels shown of each kind
 WAVE_BINS = 240
-MEL_BANDS = 64
-MEL_FLOOR_DB = -80.0
 
 # Of the sound to listen to: half the bytes of 16 bits, and its noise at -60 dB is not heard.
 LISTENING_BITS = 10
-
-# Samples of the log-mel's windows: 32 ms every 10 ms.
-WINDOW = 512
-HOP = 160
 
 
 def clip_records(count: int, conditions: list[str], seed: int = 0) -> list[dict]:
@@ -55,6 +48,7 @@ def clip_records(count: int, conditions: list[str], seed: int = 0) -> list[dict]
     names = [row["clip_id"] for row in drawn]
     frames = shard_rows(layout.FRAMES, ["jpegs", "times_s"], names)
     flow = shard_rows(layout.OPTICAL_FLOW, ["jpegs"], names)
+    mels = shard_rows(layout.LOG_MELS, None, names)
     answers = condition_answers(conditions, names)
     parts: dict[str, dict] = {
         "sound": sound_records(names),
@@ -68,8 +62,7 @@ def clip_records(count: int, conditions: list[str], seed: int = 0) -> list[dict]
     for row in drawn:
         name = row["clip_id"]
         times_s = frames[name]["times_s"]
-        # The last step lasts as long as the first one.
-        duration_s = float(times_s[-1] + times_s[min(1, len(times_s) - 1)])
+        duration_s = clip_duration_s(times_s)
         record = {
             "id": name,
             "action": row["action"],
@@ -80,9 +73,30 @@ def clip_records(count: int, conditions: list[str], seed: int = 0) -> list[dict]
             "flow": sprite(flow[name]["jpegs"], FLOW_PX) if name in flow else None,
         }
         record |= {key: part.get(name) for key, part in parts.items()}
+        record["mels"] = mel_pictures(mels.get(name, {}), duration_s)
         record["answers"] = {condition: by_clip.get(name) for condition, by_clip in answers.items()}
         records.append(record)
     return records
+
+
+def clip_duration_s(times_s: np.ndarray) -> float:
+    """Return a clip's duration by the times of its frames; the last lasts as long as the first."""
+    return float(times_s[-1] + times_s[min(1, len(times_s) - 1)])
+
+
+def telling_clip(records: list[dict], right: str, wrong: str) -> str | None:
+    """Return the id of a clip that one condition answers right and the other one wrong.
+
+    It is the one about which the seeds of both agree most; None where there is no such clip.
+    """
+    telling = []
+    for record in records:
+        first = record["answers"].get(right)
+        second = record["answers"].get(wrong)
+        if first and second and first[0] == record["action"] != second[0]:
+            telling.append((first[1] + second[1], record["id"]))
+    # Of equals the first one.
+    return max(telling, key=lambda pair: pair[0])[1] if telling else None
 
 
 def draw_test_clips(clips: list[dict], count: int, seed: int) -> list[dict]:
@@ -102,10 +116,11 @@ def draw_test_clips(clips: list[dict], count: int, seed: int) -> list[dict]:
 # ---- reading ----
 
 
-def shard_rows(directory: Path, columns: list[str], names: list[str]) -> dict[str, dict]:
+def shard_rows(directory: Path, columns: list[str] | None, names: list[str]) -> dict[str, dict]:
     """Return the rows of test clips in a stage's shards, by clip_id.
 
-    There are none where the stage has not run or refused the clip.
+    columns: those to read, None for all.  There are no rows where the stage has not run or refused
+    the clip.
     """
     if not directory.is_dir() or not names:
         return {}
@@ -113,7 +128,8 @@ def shard_rows(directory: Path, columns: list[str], names: list[str]) -> dict[st
     if not dataset.files:
         return {}
     is_shown = (ds.field("split") == "test") & ds.field("clip_id").isin(names)
-    table = dataset.to_table(["clip_id", *columns], filter=is_shown)
+    read_columns = None if columns is None else ["clip_id", *columns]
+    table = dataset.to_table(read_columns, filter=is_shown)
     return {row["clip_id"]: row for row in shards.to_rows(table)}
 
 
@@ -137,10 +153,11 @@ def data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def sprite(jpegs: list[bytes], height_px: int) -> str:
-    """Return images side by side as one JPEG of `height_px`, as a data URI."""
+def sprite(jpegs: list[bytes], most_px: int) -> str:
+    """Return images side by side as one JPEG, at most `most_px` high, as a data URI."""
     images = [codecs.decode_jpeg(jpeg) for jpeg in jpegs]
     full_height, full_width = images[0].shape[:2]
+    height_px = min(full_height, most_px)
     size = (max(1, round(full_width * height_px / full_height)), height_px)
     scaled = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
     return data_uri("image/jpeg", codecs.encode_jpeg(np.hstack(scaled), JPEG_QUALITY))
@@ -162,7 +179,7 @@ def motion_records(names: list[str]) -> dict[str, dict]:
 def sound_records(names: list[str]) -> dict[str, dict]:
     """Return the status of each clip's sound and its level in dBFS.
 
-    Where it is audible there are also FLAC, envelope and log-mel.
+    Where it is audible there are also FLAC and envelope.
     """
     index = table_rows(layout.AUDIO / shards.INDEX, None, names)
     audible = shard_rows(layout.AUDIO, ["flac"], names)
@@ -174,7 +191,6 @@ def sound_records(names: list[str]) -> dict[str, dict]:
             samples = codecs.decode_flac(audible[name]["flac"])
             record["flac"] = data_uri("audio/flac", listening_flac(samples))
             record["wave"] = envelope(samples)
-            record["mel"] = log_mel_picture(samples)
         records[name] = record
     return records
 
@@ -193,34 +209,17 @@ def envelope(samples: np.ndarray) -> list[int]:
     return np.round(100 * peaks / max(peaks.max(), 1e-9)).astype(int).tolist()
 
 
-def log_mel(samples: np.ndarray) -> np.ndarray:
-    """Return the power in dB [MEL_BANDS, time] from 0 to half the rate, low bands first.
+def mel_pictures(row: dict, duration_s: float) -> dict[str, str]:
+    """Return a clip's log-mels as data URIs: `real` where it is audible, and by architecture.
 
-    It is relative to the largest and not below MEL_FLOOR_DB.
+    row: of the stage label_predictor, {} where it has none.
     """
-    hz, _, spectrum = stft(samples, codecs.SAMPLE_RATE_HZ, nperseg=WINDOW, noverlap=WINDOW - HOP)
-
-    # Triangles between corners that are evenly spaced in mel.
-    top_mel = 2595 * np.log10(1 + codecs.SAMPLE_RATE_HZ / 2 / 700)
-    corners_hz = 700 * (10 ** (np.linspace(0, top_mel, MEL_BANDS + 2) / 2595) - 1)
-    low = corners_hz[:-2, None]
-    middle = corners_hz[1:-1, None]
-    high = corners_hz[2:, None]
-    rising = (hz - low) / (middle - low)
-    falling = (high - hz) / (high - middle)
-    bands = np.clip(np.minimum(rising, falling), 0, None)
-
-    # The lowest triangles lie between two bins of the spectrum: their closest bin stands for them.
-    bands[np.arange(MEL_BANDS), np.abs(hz - middle).argmin(1)] += 1e-3
-    level = 10 * np.log10(bands @ np.abs(spectrum) ** 2 + 1e-12)
-    return np.maximum(level - level.max(), MEL_FLOOR_DB)
-
-
-def log_mel_picture(samples: np.ndarray) -> str:
-    """Return the log-mel as a JPEG, low bands below, as a data URI."""
-    brightness = 1 - log_mel(samples)[::-1] / MEL_FLOOR_DB
-    image = cv2.applyColorMap(np.round(255 * brightness).astype(np.uint8), cv2.COLORMAP_MAGMA)
-    return data_uri("image/jpeg", codecs.encode_jpeg(image, SPECTROGRAM_QUALITY))
+    pictures = {}
+    for name in ("real", *ARCHITECTURES):
+        if row.get(name):
+            jpeg = mel_picture.coloured(row[name], duration_s)
+            pictures[name] = data_uri("image/jpeg", jpeg)
+    return pictures
 
 
 # ---- captions and labels ----

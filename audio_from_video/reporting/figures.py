@@ -1,8 +1,8 @@
 """The figures of a paper: PNG and SVG, 3.4 in (a column) or 7 in (two) wide, letters of 7 points.
 
 They have the same bytes every time.  Colours are Okabe & Ito's, which colour-blind people tell
-apart (jfly.uni-koeln.de/color); lines also differ in their marks.  A `draw_` function draws onto a
-`Figure`; `save_figure` makes and stores it.  Accuracies come as fractions; per cent are drawn.
+apart (jfly.uni-koeln.de/color).  A `draw_` function draws onto a `Figure`; `save_figure` makes and
+stores it.  Accuracies come as fractions; per cent are drawn.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from audio_from_video.evaluation.rows import BASELINE
+from audio_from_video.evaluation.filter_gains import FilterGains
+from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
+from audio_from_video.reporting.condition_groups import Groups
 from audio_from_video.reporting.results import Results
-from audio_from_video.runtime.vocabulary import ARCHITECTURES
+from audio_from_video.runtime.vocabulary import (
+    ARCHITECTURES,
+    CAPTION_MAPPING,
+    SEMANTIC_VALIDATION,
+)
 
 # Widths, and the height of a line of text, in inches.
 COLUMN = 3.4
@@ -32,16 +38,17 @@ VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#777777"
 LIGHT_GREY = "#eeeeee"
-COLOURS = (BLACK, SKY, PURPLE, ORANGE, VERMILION, BLUE, GREEN)
-MARKS = "osD^vPX"
 DASHES = (0, (3, 2))
 
-# By where a test clip's audio comes from.
-AUDIO_COLOURS = {"none": GREY, "generated": VERMILION, "real": GREEN}
-AUDIO_TITLES = {
-    "none": "no audio at test",
-    "generated": "audio from the video",
-    "real": "real audio",
+# A condition has the same colour in every figure and on the page; all others are grey.
+CONDITION_COLOURS = {
+    BASELINE: BLACK,
+    UPPER_BOUND: GREEN,
+    "distillation": PURPLE,
+    ARCHITECTURES[SEMANTIC_VALIDATION].generated: ORANGE,
+    ARCHITECTURES[SEMANTIC_VALIDATION].filtered: VERMILION,
+    ARCHITECTURES[CAPTION_MAPPING].generated: SKY,
+    ARCHITECTURES[CAPTION_MAPPING].filtered: BLUE,
 }
 
 STYLE = {
@@ -64,40 +71,9 @@ STYLE = {
     "text.parse_math": False,  # names may hold a $
 }
 
-# By name, in the order in which they are read.
-CAPTIONS = {
-    "main_comparison": (
-        "Accuracy of every condition, and its paired difference to video_only; lines: 95 % "
-        "intervals over sources."
-    ),
-    "missing_rates": (
-        "Accuracy where some test clips lack their audio: clips that have it give every condition "
-        "their real audio, also those that learned from generated audio."
-    ),
-    "label_budget": (
-        "Accuracy by labelled training clips per action; generators learn from all audible clips "
-        "throughout."
-    ),
-    "threshold": (
-        "What a threshold of the filter keeps, and the accuracy of generated where it keeps, "
-        "video_only where it rejects."
-    ),
-    "similarity_over_time": (
-        "Generated audio features against the real ones of their own clip and of other clips of "
-        "the action."
-    ),
-    "confusion_difference": (
-        "Answers of real_audio minus answers of video_only: what sound tells apart."
-    ),
-    "representative_frames": (
-        "Frames in which more moves than the threshold times the clip's mean, and the true events."
-    ),
-    "mel": (
-        "Log-mel spectrograms of test clips: the real sound, decoded from its features, and "
-        "decoded from generated features."
-    ),
-}
 SHOWN_ACTIONS = 24  # of more actions those whose answers change most
+PANELS_PER_ROW = 6  # of conditions' curves
+PANEL_IN = 1.45  # height of such a row
 
 
 def save_figure(
@@ -126,39 +102,50 @@ def bounds(curve: list[dict], scale: float = 1) -> np.ndarray:
 # ---- conditions ----
 
 
-def draw_main_comparison(figure: Figure, results: Results) -> None:
-    """Draw the accuracy of each condition and its paired difference to the baseline."""
+def colour_of(condition: str) -> str:
+    """Return the colour of a condition."""
+    return CONDITION_COLOURS.get(condition, GREY)
+
+
+def draw_main_comparison(figure: Figure, results: Results, groups: Groups) -> None:
+    """Draw the accuracy of each condition and its paired difference to the baseline, by group."""
     left, right = figure.subplots(1, 2, sharey=True)
-    places = np.arange(len(results.figures))[::-1]
+    labels: list[str] = []
+    titles: set[int] = set()  # lines with the name of a group
+    for title, members in groups.items():
+        titles.add(len(labels))
+        labels.append(title)
+        for name in members:
+            draw_condition(left, right, results, name, len(labels))
+            labels.append(name)
+    left.axvline(
+        100 * results.accuracy(BASELINE)["mean"], color=BLACK, linewidth=0.6, linestyle=DASHES
+    )
+    right.axvline(0, color=BLACK, linewidth=0.6, linestyle=DASHES)
     for axis in (left, right):
-        for place, name in zip(places, results.figures, strict=True):
-            value = results.accuracy(name) if axis is left else results.difference(name)
-            if value and value["mean"] is not None:
-                settings = results.settings[name]
-                colour = AUDIO_COLOURS[settings.audio_at_test]
-                draw_estimate(axis, place, value, colour, hollow=settings.leaky)
-        axis.grid(axis="y", color=LIGHT_GREY, linewidth=0.6)
         axis.tick_params(axis="y", length=0)
         axis.set_axisbelow(True)
-
-    reference = 100 * results.accuracy(BASELINE)["mean"]
-    left.axvline(reference, color=BLACK, linewidth=0.6, linestyle=DASHES, zorder=1)
-    right.axvline(0, color=BLACK, linewidth=0.6, linestyle=DASHES, zorder=1)
-    labels = []
-    for name in results.figures:
-        suffix = " (kept clips only)" if results.settings[name].kept_only else ""
-        labels.append(name + suffix)
-    left.set_yticks(places, labels)
+        for place in set(range(len(labels))) - titles:
+            axis.axhline(place, color=LIGHT_GREY, linewidth=0.6, zorder=0)
+    left.set_yticks(range(len(labels)), labels)
+    for place, label in enumerate(left.get_yticklabels()):
+        if place in titles:
+            label.set_fontweight("bold")
+    left.set_ylim(len(labels) - 0.3, -0.7)  # from above
     left.set_xlabel("accuracy (%)")
     right.set_xlabel(f"minus {BASELINE}, same clips (points)")
+    if any(settings.leaky for settings in results.settings.values()):
+        # An empty line that only the legend shows.
+        handle = left.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=4)
+        figure.legend(handle, ["leaky: knows the true action"], loc="outside upper right")
 
-    # Empty lines that only the legend shows.
-    handles = []
-    for colour in AUDIO_COLOURS.values():
-        handles += left.plot([], [], "o-", color=colour, markersize=4)
-    handles += left.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=4)
-    titles = [*AUDIO_TITLES.values(), "leaky: knows the true action"]
-    figure.legend(handles, titles, ncols=4, loc="outside upper center")
+
+def draw_condition(left: Axes, right: Axes, results: Results, name: str, place: float) -> None:
+    """Draw a condition's accuracy and its difference to the baseline, where it has them."""
+    for axis, value in ((left, results.accuracy(name)), (right, results.difference(name))):
+        if value and value["mean"] is not None:
+            hollow = results.settings[name].leaky
+            draw_estimate(axis, place, value, colour_of(name), hollow)
 
 
 def draw_estimate(axis: Axes, place: float, value: dict, colour: str, hollow: bool) -> None:
@@ -169,39 +156,41 @@ def draw_estimate(axis: Axes, place: float, value: dict, colour: str, hollow: bo
     axis.plot(mean, place, "o", color=colour, markerfacecolor=face, markersize=4)
 
 
-def draw_curves(
-    figure: Figure, ticks: list[str], curves: dict[str, list[dict]], x_label: str, order: list[str]
-) -> None:
-    """Draw accuracies of conditions over the ticks of an axis, with the names at their ends.
+def curves_size(conditions: int) -> tuple[float, float]:
+    """Return width and height of `draw_curves` in inches."""
+    rows = -(-conditions // PANELS_PER_ROW)  # rounded up
+    return TWO_COLUMNS, 0.35 + PANEL_IN * max(rows, 1)
 
-    The lines stand apart so that intervals are seen.  curves: estimates at the ticks by condition.
-    order: names in the order of their colours, so that a condition has the same in every figure.
+
+def draw_curves(
+    figure: Figure,
+    ticks: list[str],
+    curves: dict[str, list[dict]],
+    x_label: str,
+    title: str = "",
+) -> None:
+    """Draw paired differences to the baseline over the ticks of an axis, a panel per condition.
+
+    curves: estimates at the ticks by condition.  title: says that they are of another run.
     """
-    axis = figure.subplots()
-    apart = 0.4 / len(curves)
-    middle = (len(curves) - 1) / 2
-    ends = []
-    labels = []
-    for i, (name, curve) in enumerate(curves.items()):
+    if title:
+        figure.suptitle(title)
+    columns = min(len(curves), PANELS_PER_ROW)
+    rows = -(-len(curves) // columns)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    places = np.arange(len(ticks))
+    for axis, (name, curve) in zip(axes.flat, curves.items(), strict=False):
         mean, low, high = bounds(curve, 100)
-        style = order.index(name) % len(COLOURS)
-        colour = COLOURS[style]
-        axis.errorbar(
-            np.arange(len(ticks)) + apart * (i - middle),
-            mean,
-            (mean - low, high - mean),
-            color=colour,
-            marker=MARKS[style],
-            ecolor=(colour, 0.6),
-            elinewidth=0.6,
-            linewidth=0.8,
-        )
-        ends.append(mean[-1])
-        labels.append((name, colour))
-    axis.set_xticks(np.arange(len(ticks)), ticks)
-    axis.set_xlabel(x_label)
-    axis.set_ylabel("accuracy (%)")
-    label_ends(axis, labels, ends, [len(ticks) - 0.65] * len(ends))
+        colour = colour_of(name)
+        axis.axhline(0, color=BLACK, linewidth=0.6, linestyle=DASHES)
+        axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.plot(places, mean, "o-", color=colour)
+        axis.set_title(name, color=colour, fontweight="bold")
+        axis.set_xticks(places, ticks)
+    for axis in list(axes.flat)[len(curves) :]:
+        axis.set_visible(False)
+    figure.supxlabel(x_label, fontsize=STYLE["font.size"])
+    figure.supylabel(f"minus {BASELINE} (points)", fontsize=STYLE["font.size"])
 
 
 def label_ends(
@@ -231,38 +220,42 @@ def spread(places: list[float], gap: float) -> list[float]:
 # ---- filter, generators and answers ----
 
 
-def draw_threshold(figure: Figure, sweep: pd.DataFrame, used: float) -> None:
-    """Draw what the filter keeps over its threshold, and what becomes of accuracy.
+def draw_threshold(figure: Figure, sweep: pd.DataFrame, used: float, gains: FilterGains) -> None:
+    """Draw what the filter keeps over its threshold, and its gain over keeping nothing.
 
     sweep: evaluation/filter.py.  used: the threshold that the filter used.
     """
-    by_threshold = sweep[sweep.threshold >= 0].set_index("threshold")
-    clips = {
-        "kept_fraction": ("kept", BLACK),
-        "precision": ("precision", BLUE),
-        "recall": ("recall", ORANGE),
-    }
-    accuracy = {
-        "random_clips_accuracy": ("test, random", GREY),
-        "test_accuracy": ("test", VERMILION),
-        "validation_accuracy": ("validation", SKY),
-    }
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axis, series, label in ((upper, clips, "share (%)"), (lower, accuracy, "accuracy (%)")):
-        ends = []
-        places = []
-        for column, (_, colour) in series.items():
-            values = (100 * by_threshold[column]).dropna()
-            axis.plot(values.index, values, color=colour)
-            ends.append(values.iloc[-1])
-            places.append(values.index[-1] + 0.04)
-        axis.axvline(used, color=BLACK, linewidth=0.6, linestyle=DASHES)
-        axis.set_ylabel(label)
-        label_ends(axis, list(series.values()), ends, places)
+    shown = (sweep.threshold >= 0).to_numpy()
+    thresholds = sweep.threshold[shown].to_numpy()
+    shares = {"kept_fraction": BLACK, "precision": BLUE, "recall": PURPLE}
+    ends = []
+    places = []
+    for column, colour in shares.items():
+        values = 100 * sweep[column][shown].to_numpy()
+        upper.plot(thresholds, values, color=colour)
+        last = np.flatnonzero(np.isfinite(values))[-1]
+        ends.append(values[last])
+        places.append(thresholds[last] + 0.04)
+    names = ["kept", "precision", "recall"]
+    label_ends(upper, list(zip(names, shares.values(), strict=True)), ends, places)
+    upper.set_ylabel("share of clips (%)")
+
+    mean, low, high = bounds(gains.by_threshold, 100)[:, shown]
+    at_random = 100 * np.array(gains.random_by_threshold)[shown]
+    colour = CONDITION_COLOURS[ARCHITECTURES[SEMANTIC_VALIDATION].filtered]
+    lower.axhline(0, color=BLACK, linewidth=0.6, linestyle=DASHES)
+    lower.fill_between(thresholds, low, high, color=colour, alpha=0.2, linewidth=0)
+    lower.plot(thresholds, mean, color=colour, label="this filter")
+    lower.plot(thresholds, at_random, color=GREY, linestyle=":", label="keeps as many at random")
+    lower.legend(loc="lower right")
+    lower.set_ylabel(f"minus {BASELINE} (points)")
     lower.set_xlim(-0.02, 1.02)
-    lower.set_xlabel("threshold of the filter")
+    lower.set_xlabel("threshold of the filter (cosine)")
+    for axis in (upper, lower):
+        axis.axvline(used, color=BLACK, linewidth=0.6, linestyle=DASHES)
     upper.annotate(
-        f"chosen: {used:g}",
+        f"used: {used:g}",
         (used, 1),
         (0, 2),
         ("data", "axes fraction"),
@@ -277,32 +270,35 @@ def draw_similarity_over_time(figure: Figure, curves: dict[str, dict[str, list[d
 
     curves: by architecture `own` (to the own clip), `other` (to other clips) and `difference`.
     """
-    titles = {"own": "of its own clip", "other": "of other clips of the action"}
     axes = figure.subplots(2, len(curves), sharex=True, sharey="row", squeeze=False)
     for (upper, lower), (architecture, parts) in zip(axes.T, curves.items(), strict=True):
+        own_colour = CONDITION_COLOURS[ARCHITECTURES[architecture].generated]
         lines = (
-            (upper, "own", VERMILION),
+            (upper, "own", own_colour),
             (upper, "other", GREY),
-            (lower, "difference", VERMILION),
+            (lower, "difference", own_colour),
         )
         for axis, part, colour in lines:
             mean, low, high = bounds(parts[part])
-            steps = np.arange(1, len(mean) + 1)
+            steps = np.arange(len(mean))
             line_style = DASHES if part == "other" else "-"
-            axis.plot(steps, mean, color=colour, linestyle=line_style, label=titles.get(part))
+            axis.plot(steps, mean, color=colour, linestyle=line_style)
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         lower.axhline(0, color=BLACK, linewidth=0.6)
         upper.set_title(ARCHITECTURES[architecture].title)
-        lower.set_xlabel("time step")
+        lower.set_xlabel("time step (from 0)")
     axes[0, 0].set_ylabel("centred cosine")
     axes[1, 0].set_ylabel("difference")
     figure.align_ylabels(axes[:, 0])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=2, loc="outside upper center")
+    # Empty lines that only the legend shows: the colours are those of the architectures.
+    handles = axes[0, 0].plot([], [], color=BLACK)
+    handles += axes[0, 0].plot([], [], color=GREY, linestyle=DASHES)
+    titles = ["to the sound of its own clip", "of other clips of the action"]
+    figure.legend(handles, titles, ncols=2, loc="outside upper center")
 
 
 def draw_confusion_difference(figure: Figure, difference: pd.DataFrame, title: str) -> None:
-    """Draw the change of the answers' shares [true action, answer], in points."""
+    """Draw the change of the answers' shares [true action, answer] with its numbers, in points."""
     change = difference.abs().sum(axis=1) + difference.abs().sum(axis=0)
     most_changed = set(change.nlargest(SHOWN_ACTIONS).index)
     actions = [action for action in difference.index if action in most_changed]
@@ -317,4 +313,8 @@ def draw_confusion_difference(figure: Figure, difference: pd.DataFrame, title: s
     axis.spines[:].set_visible(False)
     axis.set_xlabel("answer")
     axis.set_ylabel("true action")
+    for row, column in zip(*np.nonzero(np.abs(values) >= 0.5), strict=True):
+        value = values[row, column]
+        ink = "white" if abs(value) > 0.6 * limit else BLACK
+        axis.text(column, row, f"{value:+.0f}", ha="center", va="center", color=ink)
     figure.colorbar(image, ax=axis, shrink=0.8, aspect=30).set_label(title)

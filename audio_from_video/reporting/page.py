@@ -1,10 +1,11 @@
 """The report as one HTML file that needs no network.
 
-It holds tables, figures, the filter's thresholds and a browser over test clips.  The template is
-page.html, with its style and script; what it shows beside the tables comes as JSON.  A content
-security policy lets it run its own style and script alone and load nothing but data URIs.  All text
-of clips, captions and labels reaches the page escaped: by `tables.html`, or as JSON that the script
-sets as text.
+It holds the answer (first_screen.py), tables, figures, the filter's thresholds
+(threshold_section.py) and a browser over test clips (clip_browser.py).  The template is page.html,
+with its style and script; what it shows beside the tables comes as JSON.  A content security policy
+lets it run its own style and script alone and load nothing but data URIs.  All text of clips,
+captions and labels reaches the page escaped: by `tables.html`, or as JSON that the script sets as
+text.
 """
 
 import base64
@@ -14,51 +15,70 @@ import json
 import re
 from pathlib import Path
 
-import pandas as pd
-
 from audio_from_video.evaluation.filter import PUBLISHED_THRESHOLD
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
-from audio_from_video.reporting import clip_browser, tables
-from audio_from_video.reporting.tables import Table
+from audio_from_video.reporting import (
+    clip_browser,
+    first_screen,
+    row_tables,
+    tables,
+    threshold_section,
+)
+from audio_from_video.reporting.condition_groups import Groups, definitions
+from audio_from_video.reporting.results import Results
+from audio_from_video.reporting.tables import RowNote, RowNotes, Table
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
-from audio_from_video.storage import layout
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+EXPERIMENT = "experiment_"  # begins the names of tables that are shown collapsed
 
 
 def report_html(
-    introduction: str,
+    results: Results,
+    groups: Groups,
     report_tables: list[Table],
     figures: dict[str, Path],
+    provenance: list[tuple[str, str]],
     clips: int,
-    conditions: list[str],
     seed: int = 0,
 ) -> str:
     """Return the page's HTML; the same bytes for the same inputs.
 
-    introduction: paragraphs that stand above everything.  report_tables: the first one is the main
-    table.  figures: caption -> PNG, JPEG or SVG file.  clips: how many test clips the browser holds
-    at most.  conditions: those whose answers it shows, in this order.  seed: draws the clips.
+    groups: of the conditions, in the order in which they are shown.  report_tables: the first one
+    is the main table.  figures: caption -> PNG, JPEG or SVG file.  provenance: titles and texts of
+    what the figures come from.  clips: how many test clips the browser holds at most.  seed: draws
+    the clips.
     """
     template = TEMPLATE.read_text()
-    sections = [section(i, table) for i, table in enumerate(report_tables)]
+    conditions = list(definitions(groups))
+    notes = condition_notes(results, groups)
     figure_items = enumerate(figures.items(), start=1)
+    records = clip_browser.clip_records(clips, conditions, seed)
     data = {
-        "clips": clip_browser.clip_records(clips, conditions, seed),
+        "clips": records,
+        "start": clip_browser.telling_clip(records, UPPER_BOUND, BASELINE),
         "conditions": conditions,
+        "hues": {name: first_screen.hue_name(name) for name in conditions},
         "baseline": BASELINE,
         "comparisons": comparisons(),
         "architectures": architecture_labels(),
-        "sweeps": threshold_sweeps(),
+        "sweeps": threshold_section.sweeps(),
         "published": PUBLISHED_THRESHOLD,
     }
+    sentences = first_screen.sentences(results)
     parts = {
         "policy": security_policy(template),
-        "lead": tables.html_paragraphs(introduction),
-        "main": "".join(sections[:1]),
+        "question": tables.html_text(first_screen.QUESTION),
+        "answer": "".join(f"<li>{tables.html_text(sentence)}</li>" for sentence in sentences),
+        "numbers": first_screen.numbers_html(results),
+        "differences": first_screen.differences_html(results, groups),
+        "provenance": provenance_html(provenance),
+        "introduction": tables.html_paragraphs(row_tables.introduction(results)),
+        "main": main_section(report_tables[0], notes, groups),
+        "findings": threshold_section.findings_html(results),
         "contents": contents(report_tables),
-        "tables": "".join(sections[1:]),
+        "tables": other_sections(report_tables, notes),
         "figures": "".join(figure(i, caption, path) for i, (caption, path) in figure_items),
         "data": island(data),
     }
@@ -66,12 +86,46 @@ def report_html(
     return re.sub("@@([a-z]+)@@", lambda match: parts[match[1]], template)
 
 
-def section(index: int, table: Table) -> str:
-    """Return a table's section with its heading, which links lead to by `table-<index>`."""
-    level = "h2" if index == 0 else "h3"
+def condition_notes(results: Results, groups: Groups) -> RowNotes:
+    """Return what tables say of each condition, by the text of their first cells."""
+    notes = {}
+    for name, definition in definitions(groups).items():
+        badge = "leaky" if results.settings[name].leaky else ""
+        notes[f"`{name}`"] = RowNote(definition, badge)
+    return notes
+
+
+def provenance_html(provenance: list[tuple[str, str]]) -> str:
+    """Return titles and texts as a list of definitions."""
+    items = []
+    for title, text in provenance:
+        items.append(
+            f"<div><dt>{tables.html_text(title)}</dt><dd>{tables.html_text(text)}</dd></div>"
+        )
+    return "".join(items)
+
+
+def main_section(table: Table, notes: RowNotes, groups: Groups) -> str:
+    """Return the main table, its rows in groups, with its heading."""
+    rows = {title: [f"`{name}`" for name in members] for title, members in groups.items()}
     title = tables.html_text(table.title)
-    heading = f'<{level} id="table-{index}">{title}</{level}>'
-    return f"<section>{heading}{tables.html(table)}</section>"
+    return f'<section><h3 id="table-0">{title}</h3>{tables.html(table, notes, rows)}</section>'
+
+
+def other_sections(report_tables: list[Table], notes: RowNotes) -> str:
+    """Return all tables but the main one; those of experiments are collapsed."""
+    sections = []
+    for i, table in enumerate(report_tables):
+        if i == 0:
+            continue
+        heading = f'<h3 id="table-{i}">{tables.html_text(table.title)}</h3>'
+        content = tables.html(table, notes)
+        if table.name.startswith(EXPERIMENT):
+            content = f"<details><summary>{heading}</summary>{content}</details>"
+        else:
+            content = heading + content
+        sections.append(f"<section>{content}</section>")
+    return "".join(sections)
 
 
 def contents(report_tables: list[Table]) -> str:
@@ -140,27 +194,3 @@ def comparisons() -> list[tuple[str, str]]:
         pairs.append((architecture.filtered, BASELINE))
     first = next(iter(ARCHITECTURES.values()))
     return [*pairs, (UPPER_BOUND, first.generated)]
-
-
-def threshold_sweeps() -> dict:
-    """Return the sweep over the filter's threshold of each architecture that has one.
-
-    By architecture: the condition that takes all of its generated audio, the threshold that the
-    filter used (None where it has no metrics), and the figures at each threshold.
-    """
-    path = layout.metrics("filter")
-    filter_metrics = json.loads(path.read_text()) if path.is_file() else {}
-    sweeps = {}
-    for name, architecture in ARCHITECTURES.items():
-        table = layout.filter_sweep(name)
-        if not table.is_file():
-            continue
-        steps = []
-        for step in pd.read_csv(table).to_dict("records"):
-            steps.append({key: clip_browser.rounded(value, 6) for key, value in step.items()})
-        sweeps[name] = {
-            "condition": architecture.generated,
-            "chosen": filter_metrics.get(name, {}).get("threshold"),
-            "steps": steps,
-        }
-    return sweeps

@@ -56,6 +56,7 @@ class Results:
     root: the data set.  settings: of each condition.  answers: what it answered on test.
     figures: accuracies and differences by subset.  checks: what the differences are worth.
     classifier_metrics: its metrics file.  missing_rates: accuracy by rate, per cent as text.
+    missing_rate_differences: the same minus the baseline's, of the other conditions.
     action_accuracy: estimates by action.  audio_visual: actions on the user's list of audible ones,
     None without a list.  pairs: None for data sets without look-alike actions.
     """
@@ -67,6 +68,7 @@ class Results:
     checks: dict[str, dict]
     classifier_metrics: dict[str, dict]
     missing_rates: dict[str, dict[str, dict]]
+    missing_rate_differences: dict[str, dict[str, dict]]
     action_accuracy: dict[str, dict[str, dict]]
     audio_visual: set[str] | None = None
     pairs: LookAlikePairs | None = None

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from audio_from_video.runtime import params
 
@@ -16,3 +16,13 @@ class ReportParams(params.Section):
     look_alike_pairs: list[Pair]
     audio_visual_actions: str
     curves: list[str]
+    groups: dict[str, dict[str, str]]
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(cls, groups: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        names = [name for members in groups.values() for name in members]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} stands in more than one group")
+        return groups

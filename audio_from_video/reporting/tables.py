@@ -5,12 +5,13 @@ A cell is text, a whole number or a `Cell`: a figure that knows its unit.  Text 
 where it says per cent), an interval in three columns: `x`, `x_low`, `x_high`.
 """
 
+import base64
 import csv
 import html as html_escapes
 import io
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,7 @@ class Table:
     """A table with its texts.
 
     name: stem of its files.  note: paragraphs between title and table.  below: paragraphs after it.
+    banner: a sentence above figures of another run (stamps.py), '' for those of this run.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Table:
     rows: list[list[Content]]
     note: str = ""
     below: str = ""
+    banner: str = ""
 
     @property
     def columns(self) -> list[list[Content]]:
@@ -133,9 +136,15 @@ def one_line(text: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Return title, note, table and what stands below it in Markdown."""
-    parts = (f"## {table.title}", table.note, grid(table.header, table.rows), table.below)
+    """Return title, banner, note, table and what stands below it in Markdown."""
+    grid_text = grid(table.header, table.rows)
+    parts = (f"## {table.title}", quote(table.banner), table.note, grid_text, table.below)
     return "\n\n".join(part for part in parts if part)
+
+
+def quote(text: str) -> str:
+    """Return a sentence as a quotation in Markdown, which stands out; '' without a text."""
+    return f"> {text}" if text else ""
 
 
 def grid(header: list[str], rows: list[list[Content]]) -> str:
@@ -163,7 +172,7 @@ def markdown_text(text: str) -> str:
 def csv_text(table: Table) -> str:
     """Return the table as CSV: plain numbers, six significant digits.
 
-    A column in which a cell has an interval becomes three.
+    A column in which a cell has an interval becomes three.  The banner stands in every row.
     """
     columns = []
     for name, cells in zip(table.header, table.columns, strict=True):
@@ -171,6 +180,8 @@ def csv_text(table: Table) -> str:
         suffixes = ("", "_low", "_high") if has_interval else ("",)
         for part, suffix in enumerate(suffixes):
             columns.append([plain(name) + suffix, *(csv_value(cell, part) for cell in cells)])
+    if table.banner:
+        columns.append(["of another run", *[plain(table.banner)] * len(table.rows)])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
     return text.getvalue()
@@ -202,7 +213,9 @@ def latex(table: Table) -> str:
     alignment = "".join("r" if is_numeric(cells) else "l" for cells in table.columns)
     lines: list[list] = [table.header, *table.rows]
     head, *body = (latex_line(line) for line in lines)
-    caption = ". ".join(part.rstrip(".") for part in (table.title, table.note) if part)
+    caption = ". ".join(
+        part.rstrip(".") for part in (table.title, table.banner, table.note) if part
+    )
     below = [rf"\par\smallskip\footnotesize {latex_text(table.below)}"] if table.below else []
     return "\n".join(
         [
@@ -252,29 +265,78 @@ def latex_text(content: Content) -> str:
 # ---- HTML ----
 
 
-def html(table: Table) -> str:
+@dataclass(frozen=True)
+class RowNote:
+    """What an HTML table says of a row beside its name: a line that defines it, and a badge."""
+
+    definition: str
+    badge: str = ""
+
+
+RowNotes = Mapping[str, RowNote]
+
+
+def html(
+    table: Table, notes: RowNotes | None = None, groups: Mapping[str, Iterable[str]] | None = None
+) -> str:
     """Return note, table and what stands below it in HTML.
 
-    The title is the table's accessible name.
+    The title is the table's accessible name.  The table comes in a container that scrolls, with a
+    link to its CSV.  The first column holds the headings of the rows.
 
-    The table comes in a container that scrolls.  The first column holds the headings of the rows.
+    notes: by the text of the first cell.  groups: texts of first cells by the title of their group,
+    in which the rows then stand, each with its definition in a second column.
     """
+    notes = notes or {}
     label = html_escapes.escape(plain(table.title))
-    titles = "".join(f'<th scope="col">{html_text(name)}</th>' for name in table.header)
-    lines = "".join(html_line(row) for row in table.rows)
+    header = list(table.header)
+    if groups:
+        header.insert(1, "what it is")
+        rows_by_name = {str(row[0]): row for row in table.rows}
+        bodies = ""
+        for title, names in groups.items():
+            rows = [rows_by_name[name] for name in names]
+            lines = "".join(html_line(row, notes, defined=True) for row in rows)
+            bodies += f"{html_group_body(title, len(header), lines)}\n"
+    else:
+        bodies = f"<tbody>\n{''.join(html_line(row, notes) for row in table.rows)}</tbody>"
+    titles = "".join(f'<th scope="col">{html_text(name)}</th>' for name in header)
     return (
+        f"{html_banner(table.banner)}"
         f"{html_paragraphs(table.note)}"
-        f'<div class="table" role="region" tabindex="0" aria-label="{label}"><table>\n'
-        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>\n"
+        f'<div class="frame-of-table"><div class="table" role="region" tabindex="0" '
+        f'aria-label="{label}"><table>\n'
+        f"<thead><tr>{titles}</tr></thead>\n{bodies}</table></div></div>\n"
+        f'<p class="below">{csv_link(table)}</p>\n'
         f"{html_paragraphs(table.below)}"
     )
 
 
-def html_line(cells: list[Content]) -> str:
-    """Return a row of an HTML table."""
+def html_group_body(title: str, columns: int, lines: str) -> str:
+    """Return the rows of a group with a line that names it."""
+    heading = f'<th scope="rowgroup" colspan="{columns}"><span>{html_text(title)}</span></th>'
+    return f'<tbody>\n<tr class="group">{heading}</tr>\n{lines}</tbody>'
+
+
+def csv_link(table: Table) -> str:
+    """Return a link that saves the table as CSV; the link holds the file."""
+    content = base64.b64encode(csv_text(table).encode()).decode()
+    name = html_escapes.escape(table.name)
+    return (
+        f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{content}">'
+        f'Save as CSV<span class="hidden">: {html_escapes.escape(plain(table.title))}</span></a>'
+    )
+
+
+def html_line(cells: list[Content], notes: RowNotes, defined: bool = False) -> str:
+    """Return a row of an HTML table; defined: whether its definition is a column."""
     heading, *others = cells
+    note = notes.get(str(heading), RowNote(""))
+    badge = f' <span class="badge">{html_text(note.badge)}</span>' if note.badge else ""
+    definition = f'<td class="definition">{html_text(note.definition)}</td>' if defined else ""
     cells_html = "".join(html_cell(cell) for cell in others)
-    return f'<tr><th scope="row">{html_text(heading)}</th>{cells_html}</tr>\n'
+    name = f'<th scope="row"{sort_value(heading)}>{html_text(heading)}{badge}</th>'
+    return f"<tr>{name}{definition}{cells_html}</tr>\n"
 
 
 def html_cell(content: Content) -> str:
@@ -285,7 +347,24 @@ def html_cell(content: Content) -> str:
         kind = ' class="number"'
     elif len(text) < SHORT_TEXT:
         kind = ' class="short"'
-    return f"<td{kind}>{html_text(content)}</td>"
+    return f"<td{kind}{sort_value(content)}>{html_text(content)}</td>"
+
+
+def sort_value(content: Content) -> str:
+    """Return the attribute with the number that a cell is sorted by; '' for text."""
+    value: float | int | str | None = None
+    if isinstance(content, int):
+        value = content
+    elif isinstance(content, Cell):
+        value = content.scaled[0]
+    elif NUMBER_TEXT.fullmatch(content):
+        value = content
+    return "" if value is None else f' data-value="{value}"'
+
+
+def html_banner(text: str) -> str:
+    """Return the banner above figures of another run; '' without a text."""
+    return f'<p class="banner" role="note">{html_text(text)}</p>\n' if text else ""
 
 
 def html_paragraphs(text: str) -> str:
@@ -294,13 +373,16 @@ def html_paragraphs(text: str) -> str:
 
 
 def html_text(content: Content) -> str:
-    """Return escaped text whose marks are elements and whose intervals are marked."""
+    """Return escaped text whose marks are elements and whose intervals are marked.
+
+    Names in code may break after an underscore, and nowhere else.
+    """
     pieces = CODE.split(str(content))
     # What CODE.split captured stands at the odd places: code, in which nothing else is marked.
     for i, piece in enumerate(pieces):
         escaped = html_escapes.escape(piece)
         if i % 2:
-            pieces[i] = f"<code>{escaped}</code>"
+            pieces[i] = f"<code>{escaped.replace('_', '_<wbr>')}</code>"
         else:
             marked = INTERVAL_TEXT.sub(r'<span class="interval">\g<0></span>', escaped)
             pieces[i] = EMPHASIS.sub(r"<em>\1</em>", marked)

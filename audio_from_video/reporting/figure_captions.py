@@ -1,0 +1,148 @@
+"""Captions of the figures: what is drawn, and what is seen there in this run's numbers."""
+
+import pandas as pd
+
+from audio_from_video.evaluation.filter_gains import FilterGains
+from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
+from audio_from_video.reporting.results import Results
+from audio_from_video.reporting.tables import number, points
+from audio_from_video.runtime.vocabulary import ARCHITECTURES, SEMANTIC_VALIDATION
+
+
+def excludes_zero(estimate: dict | None) -> bool:
+    """Return whether an estimate's interval lies on one side of 0."""
+    if estimate is None or estimate["mean"] is None:
+        return False
+    return estimate["ci95_low"] > 0 or estimate["ci95_high"] < 0
+
+
+def listed(names: list[str]) -> str:
+    """Return names as text, such as a, b and c; `none` without any."""
+    if len(names) < 2:
+        return "".join(names) or "none"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def main_comparison(results: Results) -> str:
+    """Return the caption of draw_main_comparison."""
+    differing = [name for name in results.others if excludes_zero(results.difference(name))]
+    return (
+        f"Accuracy of every condition, and its paired difference to {BASELINE} on the same clips; "
+        f"lines are 95 % intervals over sources, the dashed one is {BASELINE}. "
+        f"Of {len(results.others)} conditions, {len(differing)} differ from it by more than their "
+        f"interval: {listed(differing)}."
+    )
+
+
+def missing_rates(curves: dict[str, dict[str, dict]]) -> str:
+    """Return the caption of draw_curves over missing rates; curves: differences by rate."""
+    seen = []
+    for name, curve in curves.items():
+        first, *_, last = curve.values()
+        seen.append(f"{name} {points(first)} with all sounds there, {points(last)} with none")
+    return (
+        f"Accuracy minus {BASELINE} where some test clips lack their audio (points, 95 % "
+        "intervals). Clips that have it give every condition their real audio, also those that "
+        f"learned from generated audio. Seen: {'; '.join(seen)}."
+    )
+
+
+def label_budget(budgets: list[str], curves: dict[str, list[dict]]) -> str:
+    """Return the caption of draw_curves over label budgets; curves: differences by budget."""
+    seen = []
+    for i, budget in enumerate(budgets):
+        at_budget = {name: curve[i] for name, curve in curves.items()}
+        best, difference = max(at_budget.items(), key=lambda item: item[1]["mean"])
+        seen.append(f"{budget}: {best} {points(difference)}")
+    return (
+        f"Accuracy minus {BASELINE} by labelled training clips per action (points, 95 % "
+        "intervals); generators learn from all audible clips throughout. Largest difference at "
+        f"each number of clips: {'; '.join(seen)}."
+    )
+
+
+def threshold(used: float, gains: FilterGains) -> str:
+    """Return the caption of draw_threshold."""
+    generated = ARCHITECTURES[SEMANTIC_VALIDATION].generated
+    highest = max(estimate["mean"] for estimate in gains.by_threshold)
+    return (
+        f"What a threshold of the filter keeps, and what that gains over {BASELINE} on every clip "
+        f"where {generated} answers for the clips that are kept (points; band: 95 % interval). At "
+        f"the threshold used, {used:g}, it gains {points(gains.over_nothing)}; the highest gain "
+        f"over all thresholds is {100 * highest:+.1f}."
+    )
+
+
+def similarity_over_time(curves: dict[str, dict[str, list[dict]]]) -> str:
+    """Return the caption of draw_similarity_over_time."""
+    seen = []
+    for architecture, parts in curves.items():
+        above = sum(estimate["ci95_low"] > 0 for estimate in parts["difference"])
+        seen.append(
+            f"architecture {ARCHITECTURES[architecture].number} at {above} of "
+            f"{len(parts['difference'])} steps"
+        )
+    return (
+        "Centred cosine of generated audio features with the real ones of their own clip, and of "
+        "features generated for other clips of the same action (bands: 95 % intervals). Features "
+        f"fit their own clip better than another's {listed(seen)}."
+    )
+
+
+def confusion_difference(difference: pd.DataFrame) -> str:
+    """Return the caption of draw_confusion_difference; difference: shares [true action, answer]."""
+    text = (
+        f"Answers of {UPPER_BOUND} minus answers of {BASELINE}, in points of each action's clips: "
+        "what sound tells apart. On the diagonal are right answers, beside it confusions."
+    )
+    if difference.empty:
+        return text
+    # Pairs whose first action is answered less often as the second.
+    cells = difference.stack()
+    wrong = cells[[true != answer for true, answer in cells.index]]
+    right = pd.Series({action: difference.loc[action, action] for action in difference.index})
+    text += f" Most right answers are gained for {right.idxmax()} ({100 * right.max():+.0f} points)"
+    if len(wrong):
+        true, answer = wrong.idxmin()
+        text += f"; {true} is less often taken for {answer} ({100 * wrong.min():+.0f})"
+    return f"{text}."
+
+
+def representative_frames(metrics: dict) -> str:
+    """Return the caption of the stage's figure; metrics: metrics/representative_frames.json."""
+    text = (
+        "Frames in which more moves than the threshold times the clip's mean (outlined), their "
+        "motion below, and the true events (triangles)."
+    )
+    measured = {
+        name: figures
+        for name, figures in metrics["thresholds"].items()
+        if figures.get("event_recall") is not None
+    }
+    if measured:
+        recalls = " / ".join(f"{100 * each['event_recall']:.0f}" for each in measured.values())
+        chance = " / ".join(
+            f"{100 * each['event_recall_random']:.0f}" for each in measured.values()
+        )
+        text += (
+            f" At the thresholds {' / '.join(measured)}, {recalls} % of the events of all clips "
+            f"but test lie at chosen frames; at as many frames drawn at random it is {chance} %."
+        )
+    return text
+
+
+def mel(metrics: dict) -> str:
+    """Return the caption of the stage's figure; metrics: metrics/label_predictor.json."""
+    text = (
+        "Log-mel spectrograms of test clips: the real sound, decoded from its features, and "
+        "decoded from generated features."
+    )
+    test = metrics["test"]
+    real = test["real_path_mel"]["f1"]
+    generated = test.get(f"{ARCHITECTURES[SEMANTIC_VALIDATION].generated}_mel")
+    if generated:
+        text += (
+            " AST's labels of the real sound, found in what is decoded from real features: F1 "
+            f"{number(real)}; from generated ones: {number(generated['f1'])}."
+        )
+    return text
