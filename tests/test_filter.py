@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from scipy.stats import percentileofscore
@@ -95,6 +96,23 @@ def decide(workspace, **changes) -> tuple[pd.DataFrame, dict, pd.DataFrame]:
     workspace.set(filter={**DEFAULT, **changes})
     filter.main(stage_run.StageRun("filter", None, 1))
     return decisions(FIRST), filter_metrics()[FIRST], sweep_of(FIRST)
+
+
+def test_outputs_of_another_data_set_are_a_sentence(data):
+    """Nothing of one data set is scored by what was predicted for another one."""
+    clips = [row | {"content_hash": row["clip_id"], "status": "ok"} for row in data.rows]
+    columns = ["clip_id", "content_hash", "split", "action", "source_id", "status"]
+    table = pa.Table.from_pylist([{name: row[name] for name in columns} for row in clips])
+    shards.write_table(shards.with_clip_set(table), layout.CLIPS)
+    synthetic.write_predictions("video_only", data.rows, seed=1)
+    decide(data)
+
+    shards.write_table(shards.with_clip_set(table.slice(1)), layout.CLIPS)
+    with pytest.raises(UserError, match="^data/predictions/video_only.parquet is of another data"):
+        decide(data)
+    write_made(data.rows)
+    synthetic.write_predictions("video_only", data.rows, seed=1)
+    decide(data)
 
 
 def decisions(architecture: str) -> pd.DataFrame:

@@ -11,8 +11,9 @@ import pytest
 
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.evaluation import curves, intervals, read_out
+from audio_from_video.evaluation import filter as filter_evaluation
 from audio_from_video.evaluation import rows as condition_evaluation
-from audio_from_video.reporting import figures, page, row_tables, stage_tables
+from audio_from_video.reporting import figures, page, row_tables, stage_tables, stamps
 from audio_from_video.runtime import atomic, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
@@ -161,17 +162,8 @@ def results(workspace, monkeypatch):
     thresholds = {name: {"threshold": 0.5} for name in vocabulary.ARCHITECTURES}
     atomic.write_json(Path("metrics/filter.json"), thresholds)
     Path("metrics/plots/filter").mkdir(parents=True)
-    columns = [
-        "kept_fraction",
-        "precision",
-        "recall",
-        "validation_accuracy",
-        "test_accuracy",
-        "random_clips_accuracy",
-    ]
-    sweep = pd.DataFrame(
-        [[0.0, *[1.0] * 6], [1.0, 0.0, np.nan, *[0.5] * 4]], columns=["threshold", *columns]
-    )
+    shares = {"kept_fraction": 1.0, "precision": 1.0, "recall": 1.0}
+    sweep = pd.DataFrame({"threshold": filter_evaluation.THRESHOLDS}).assign(**shares)
     sweep.to_csv("metrics/plots/filter/semantic_validation.csv", index=False)
     return workspace
 
@@ -201,7 +193,12 @@ def truth(rows: list[dict]) -> None:
 
 def keep(names: set[str]) -> None:
     rows = [
-        {"clip_id": f"{action}/{name}", "keep": name in names}
+        {
+            "clip_id": f"{action}/{name}",
+            "split": "test",
+            "score": float(name in names),
+            "keep": name in names,
+        }
         for name, (action, *_) in CLIPS.items()
     ]
     shards.write_table(pa.Table.from_pylist(rows), Path("data/filter/semantic_validation.parquet"))
@@ -418,6 +415,30 @@ def test_experiments_are_shown_as_they_stand(results):
     assert "`python -m benchmarks.interval_coverage`" in text
 
 
+def test_experiments_of_another_run_stand_behind_a_banner(results):
+    Path("metrics/experiments/rates.csv").write_text("condition,accuracy\nvideo,0.1\n")
+    stamp = stamps.finish(stamps.begin("2 cores", []), None, {})
+    stamps.write("rates", {"rates": stamp})
+    assert "Of another run" not in make()[1]
+
+    results.set(filter={"threshold": 0.33})
+    _, text = make()
+    section = text.split("## Experiment: rates")[1]
+    assert section.strip().startswith("> Of another run (commit unknown, ")
+    assert "other parameters. These are no figures of this run." in section
+    assert "Of another run" in Path("metrics/tables/experiment_rates.tex").read_text()
+    (row,) = csv.DictReader(Path("metrics/tables/experiment_rates.csv").read_text().splitlines())
+    assert row["of another run"].startswith("Of another run")
+
+
+def test_pages_say_which_run_their_figures_are_of():
+    _, text = make()
+    for page_text in (text, Path("docs/results.md").read_text()):
+        facts = page_text.split("## This run\n")[1].split("\n## ")[0]
+        for title in ("date", "commit", "data set", "processor", "libraries"):
+            assert f"- Run, {title}: " in facts
+
+
 def test_reported_figures_are_those_of_the_description():
     assert row_tables.REPORTED["video_only"].startswith("17.79")
     assert row_tables.REPORTED["real_audio"].startswith("34.32")
@@ -627,14 +648,17 @@ def test_each_table_is_there_as_csv_and_latex_and_old_ones_go():
     assert rows["video_only"]["minus video_only, same clips"] == ""
 
 
+DIFFERENCE = "accuracy_minus_video_only"
 BUDGET = (
-    "setting,condition,accuracy,accuracy_low,accuracy_high\n"
-    "5,video_only,0.4,0.3,0.5\nall,video_only,0.6,0.5,0.7\n"
+    f"setting,condition,accuracy,{DIFFERENCE},{DIFFERENCE}_low,{DIFFERENCE}_high\n"
+    "5,video_only,0.4,,,\nall,video_only,0.6,,,\n"
+    "5,real_audio,0.5,0.1,0.05,0.2\nall,real_audio,0.8,0.2,0.1,0.3\n"
 )
 
 
 def test_figures_are_the_same_bytes_every_time(monkeypatch):
     monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
+    predictions.write("generated", predictions.read("video_only"))  # what the filter is about
     Path("metrics/experiments/label_budget.csv").write_text(BUDGET)
     folder = Path("metrics/figures/report")
     folder.mkdir(parents=True)
@@ -656,21 +680,43 @@ def test_figures_are_the_same_bytes_every_time(monkeypatch):
     assert all(f"(figures/report/{name}.png)" in text for name in names)
 
 
+def test_a_label_budget_of_another_run_says_so_in_picture_and_caption(results, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        figures,
+        "save_figure",
+        lambda folder, name, size_in, draw, *content: drawn.update({name: content}),
+    )
+    Path("metrics/experiments/label_budget.csv").write_text(BUDGET)
+    stamp = stamps.finish(stamps.begin("2 cores", []), None, {})
+    stamps.write("label_budget", {"5": stamp, "all": stamp})
+    _, text = make()
+    picture = "![label_budget](figures/report/label_budget.png)\n\n"
+    assert drawn["label_budget"][-1] == ""
+    assert "Of another run" not in text.split(picture)[1]
+
+    results.set(filter={"threshold": 0.33})
+    _, text = make()
+    assert drawn["label_budget"][-1] == "Of another run"
+    assert text.split(picture)[1].startswith("Of another run (commit unknown, ")
+
+
 def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
     monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     make()
     assert not Path("metrics/figures/report/label_budget.png").exists()
     path = Path("metrics/experiments/label_budget.csv")
-    path.write_text(BUDGET + "5,real_audio,0.4,0.3,0.5\n")
-    assert curves.label_budget(path, ["video_only", "mapped"]) == (
+    path.write_text(BUDGET)
+    assert curves.label_budget(path, ["video_only", "mapped", "real_audio"]) == (
         ["5", "all"],
         {
-            "video_only": [
-                {"mean": 0.4, "ci95_low": 0.3, "ci95_high": 0.5},
-                {"mean": 0.6, "ci95_low": 0.5, "ci95_high": 0.7},
+            "real_audio": [
+                {"mean": 0.1, "ci95_low": 0.05, "ci95_high": 0.2},
+                {"mean": 0.2, "ci95_low": 0.1, "ci95_high": 0.3},
             ]
         },
     )
+    path.write_text(BUDGET.rsplit("all,real_audio")[0])
     with pytest.raises(UserError, match="has real_audio at 5, not at all of 5, all"):
         make()
 
@@ -727,7 +773,7 @@ def write_confirmation(differences: dict[str, tuple[float, float, float]]) -> No
     folder = Path("metrics/experiments/confirmation")
     folder.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(folder / "subsets.csv", index=False)
-    atomic.write_json(folder / "setting.json", {"sample.seed": 3, "machine": "2 cores"})
+    stamps.write("confirmation", {"confirmation": stamps.begin("2 cores", ["sample.seed 3"])})
 
 
 def results_section(heading: str) -> str:
@@ -788,9 +834,12 @@ def test_results_have_the_confirmatory_run_where_it_exists():
     _, text = make()
     expected = "`real_audio` is more accurate than `video_only`: +9.5 [+5.9, +13.3] points."
     assert expected in results_section("Confirmation on fresh data")
-    confirmed = table_after(text, "Confirmatory run")[3]
-    assert confirmed[2] == "50.0 [5.9, 13.3]"
-    assert confirmed[4:] == ["+9.5 [+5.9, +13.3]", "10 / 5"]
+    confirmed = table_after(text, "Confirmatory run")[2]
+    assert confirmed == ["`real_audio`", "50.0 [5.9, 13.3]", "+9.5 [+5.9, +13.3]", "10 / 5"]
+    assert "sample.seed 3 (2 cores)" in text
+    banner = "> Of another run (commit unknown, "
+    assert banner in text.split("## Confirmatory run")[1].split("|")[0]
+    assert banner in results_section("Confirmation on fresh data")
 
 
 def test_the_readmes_table_has_its_conditions_alone(results):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 from tests.support.shard_rows import SCHEMA, full_row, index_row
 
 PARTITIONS = ds.partitioning(
@@ -297,3 +297,62 @@ def test_single_tables_are_atomic_and_versioned(tmp_path):
         and b"actions" in found.schema.metadata
     )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.parquet"]
+
+
+def write_clips(*contents: str) -> None:
+    """The table of clips, which have these contents."""
+    rows = [
+        index_row(f"a/s_{i}", "test") | {"content_hash": content}
+        for i, content in enumerate(contents)
+    ]
+    shards.write_table(shards.with_clip_set(pa.Table.from_pylist(rows)), layout.CLIPS)
+
+
+def test_outputs_of_another_data_set_are_a_sentence(workspace):
+    directory, path = workspace.folder / "out", workspace.folder / "t.parquet"
+    write_clips("1", "2")
+    rows = some_rows(["a"])
+    shards.write(directory, SCHEMA, rows, rows, "v")
+    shards.write_table(pa.table({"x": [1]}), path)
+    assert len(shards.read_index(directory)) == len(rows)
+    assert len(shards.read_table(path)) == 1
+
+    write_clips("1", "3")
+    for output, read in (
+        (directory, lambda: shards.read_index(directory)),
+        (directory, lambda: next(shards.iter_rows(directory, ["note"]))),
+        (path, lambda: shards.read_table(path, ["x"])),
+    ):
+        with pytest.raises(UserError) as caught:
+            read()
+        expected = f"{output} is of another data set than data/clips.parquet: run `dvc repro`"
+        assert str(caught.value).startswith(expected)
+
+    write_clips("1", "2")
+    assert len(shards.read_table(path)) == 1
+
+
+def test_a_data_set_is_its_clips_with_contents_splits_actions_and_sources():
+    def digest(**changes) -> str | None:
+        row = index_row("a/s_1", "test", "ok") | {"content_hash": "1", "reason": ""} | changes
+        return shards.clip_set(shards.with_clip_set(pa.Table.from_pylist([row])).schema)
+
+    assert digest() == digest(reason="of no matter", item_key="2")
+    changes = (
+        {"content_hash": "2"},
+        {"split": "validation"},
+        {"action": "b"},
+        {"source_id": "t"},
+        {"status": "unreadable"},
+    )
+    digests = {digest(**change) for change in changes}
+    assert len(digests | {digest()}) == 1 + len(changes)
+
+
+def test_files_that_name_no_data_set_are_read(workspace):
+    """As before there was a table of clips, or from elsewhere."""
+    path = workspace.folder / "t.parquet"
+    shards.write_table(pa.table({"x": [1]}), path)
+    assert shards.current_clip_set() is None
+    write_clips("1")
+    assert len(shards.read_table(path)) == 1

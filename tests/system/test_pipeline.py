@@ -101,6 +101,28 @@ def test_a_silence_threshold_reruns_audio_and_what_follows(repository):
 
 
 @pytest.mark.parametrize(
+    ("stage", "named"),
+    [
+        ("optical_flow", "data/frames"),
+        ("captions", "data/audio"),
+        ("filter", "data/predicted_labels/semantic_validation"),
+        ("classifier video_only", "data/video_features/rgb"),
+        ("report", "data/predictions/video_only.parquet"),
+    ],
+)
+def test_outputs_of_another_data_set_are_told_of(repository, stage, named):
+    path = repository.folder / "params.yaml"
+    before = path.read_text()
+    repository.set("clips", max_per_action=5)
+    repository.run("python", "-m", "stages.clips")
+    output = repository.run("python", "-m", *f"stages.{stage}".split(), fails=True)
+    assert f"{named} is of another data set than data/clips.parquet: run `dvc repro`" in output
+    assert "Traceback" not in output
+    path.write_text(before)
+    repository.run("python", "-m", "stages.clips")
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ("clips.root=/nowhere", "is not a folder"),
