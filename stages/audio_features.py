@@ -11,7 +11,7 @@ Writes   data/audio_features, a row per audible clip:
              label_scores  tensor float16 [527]        AST's sigmoid scores of the AudioSet labels,
                                                        whole clip
          models/audio_projection.safetensors: mean [D], components [components, D] of the PCA,
-         fitted on training clips
+         fitted on training clips, and the share of the variance that each explains [components]
 AST: Gong et al. 2021.  What a time step hears: audio_from_video/backbones/audio_steps.py.
 """
 
@@ -182,6 +182,7 @@ def save_projection(pca: Projection) -> None:
     tensors = {
         "mean": pca.mean,
         "components": pca.components,
+        "explained": pca.explained,
     }
     layout.AUDIO_PROJECTION.parent.mkdir(exist_ok=True)
     save_file(tensors, layout.AUDIO_PROJECTION)

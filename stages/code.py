@@ -39,6 +39,7 @@ from audio_from_video.media.settings import (
     OpticalFlowParams,
     RepresentativeFramesParams,
 )
+from audio_from_video.prediction.settings import BundleParams
 from audio_from_video.reporting.settings import ReportParams
 from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import file_digest
@@ -67,6 +68,7 @@ SECTIONS: dict[str, type[params.Section]] = {  # of params.yaml, in its order
     "captions": CaptionsParams,
     "mapping": MappingParams,
     "classifier": ClassifierParams,
+    "bundle": BundleParams,
     "report": ReportParams,
     "search": SearchParams,
     "experiments": Experiments,

@@ -11,7 +11,8 @@ Writes   data/predicted_labels/<architecture>, a row per labelled clip:
          (reporting/mel_picture.py):
              real              binary  of the real sound; null where inaudible
              <architecture>    binary  decoded from the features of its generator's first seed
-         models/label_predictor/decoder.safetensors and map.safetensors, metrics/figures/mel.png
+         models/label_predictor/decoder.safetensors, config.json (its sizes) and map.safetensors
+         metrics/figures/mel.png
          metrics/label_predictor.json: the same by either head, on validation and test
 Two ways lead from [T, components] to AST's 527 labels (`label_predictor.head`), both fitted on
 audible training clips only:
@@ -40,7 +41,7 @@ from audio_from_video.meaning.pooled_head import PooledHead, fit_map
 from audio_from_video.meaning.settings import LabelPredictorParams
 from audio_from_video.reporting import mel_picture
 from audio_from_video.reporting.mel_figure import MelColumn, draw_mels
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, LABELLED, SPLITS
 from audio_from_video.storage import layout, shards
@@ -148,10 +149,16 @@ def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.nda
 
 
 def save_models(decoder: MelDecoder, weights: torch.Tensor) -> None:
-    """Write both heads' fitted weights below models/label_predictor."""
+    """Write both heads' fitted weights, and the decoder's sizes, below models/label_predictor."""
     folder = layout.LABEL_PREDICTOR
     folder.mkdir(parents=True, exist_ok=True)
     save_file(decoder.state_dict(), folder / "decoder.safetensors")
+    sizes = {
+        "hidden": decoder.decode[0].out_features,
+        "frames": decoder.frames,
+        "mel_bins": decoder.mel_bins,
+    }
+    atomic.write_json(folder / "config.json", sizes)
     save_file({"weights": weights}, folder / "map.safetensors")
 
 

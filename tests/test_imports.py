@@ -23,6 +23,7 @@ ALLOWED = {  # a room: the rooms that its files may import, beside itself
     "classification": LEARNING | {"clipset", "audioset", "backbones"},
     "generation": LEARNING | {"clipset", "audioset", "backbones"},
     "captioning": MEANING | {"clipset"},
+    "prediction": MEANING | {"classification", "generation"},
     "evaluation": MEANING | {"clipset"},
     "reporting": {"runtime", "storage", "clipset", "evaluation", "media", "audioset"},
 }

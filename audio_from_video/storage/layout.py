@@ -38,6 +38,7 @@ LOG_MELS = DATA / "log_mels"
 PREDICTIONS = DATA / "predictions"
 MISSING_RATES = DATA / "missing_rates"
 LABEL_PREDICTOR = MODELS / "label_predictor"
+BUNDLE = MODELS / "bundle"
 
 FIGURES = METRICS / "figures"
 SAMPLE_FIGURE = FIGURES / "sample.png"

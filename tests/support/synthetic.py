@@ -171,6 +171,7 @@ def write_data(rows: list[dict], truth: bool = True) -> None:
     projection = {
         "mean": np.ones(POOLED, np.float32),
         "components": np.eye(COMPONENTS, POOLED, dtype=np.float32),
+        "explained": np.full(COMPONENTS, 1 / COMPONENTS),
     }
     save_file(projection, "models/audio_projection.safetensors")
     write_missing(rows)
