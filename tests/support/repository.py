@@ -45,7 +45,6 @@ def tiny_parameters() -> dict:
     p["captions"]["training"]["epochs"] = 1
     p["label_predictor"]["decoder"]["epochs"] = 2
     p["generator"] |= {"seeds": 2, "folds": 2}
-    del p["generator"]["architectures"]["shuffled"]
     p["classifier"] |= {"seeds": 2, "conditions": {name: conditions[name] for name in CONDITIONS}}
     for network in (p["classifier"]["lstm"], p["generator"]["lstm"]):
         network |= {"epochs": 3, "hidden": 16, "projection": 16}
