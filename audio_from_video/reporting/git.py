@@ -24,7 +24,10 @@ def committed(path: str) -> str | None:
 def changed(*paths: str) -> list[str] | None:
     """Return the files below `paths` that differ from the last commit, new ones included.
 
-    None where there is no repository.
+    paths, files: relative to the current folder.  None where there is no commit.
     """
-    status = lines("status", "--porcelain", "--untracked-files=all", "--", *paths)
-    return None if status is None else [line[3:] for line in status]
+    differing = lines("diff", "--name-only", "--relative", "HEAD", "--", *paths)
+    new = lines("ls-files", "--others", "--exclude-standard", "--", *paths)
+    if differing is None or new is None:
+        return None
+    return sorted({*differing, *new})

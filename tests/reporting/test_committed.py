@@ -20,13 +20,15 @@ def git(*arguments: str) -> None:
 @pytest.fixture
 def run(tmp_path, monkeypatch) -> Path:
     """A folder with the metrics and the pages of a run."""
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     Path("metrics").mkdir()
     Path("docs").mkdir()
     Path("metrics/a.json").write_text("{}\n")
     for page in PAGES:
         Path(page).write_text(PAGE)
-    return tmp_path
+    return folder
 
 
 @pytest.fixture
@@ -87,3 +89,11 @@ def test_lines_of_provenance_count_in_every_other_file(committed):
 def test_a_page_that_is_gone_differs(committed):
     Path("docs/results.md").unlink()
     assert "docs/results.md" in comparison_with_commit()
+
+
+def test_a_folder_within_a_larger_repository_is_compared_by_its_own_paths(run):
+    git("init", "-q", "..")
+    git("add", "-A")
+    git("commit", "-qm", "figures")
+    Path("docs/results.md").write_text(PAGE.replace("2026-11-27", "2027-01-01"))
+    assert "are the committed ones" in comparison_with_commit()
