@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 
 from audio_from_video.audioset.labels import load_labels
-from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
 from audio_from_video.meaning.settings import DictionaryParams
 from audio_from_video.meaning.similarity import closest, cosines
+from audio_from_video.meaning.stored_embeddings import embed
 from audio_from_video.reporting import tables
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError

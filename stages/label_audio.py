@@ -38,12 +38,12 @@ import pyarrow as pa
 
 from audio_from_video.audioset import published_features
 from audio_from_video.audioset.labels import load_labels
-from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import folds
 from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.evaluation import intervals
 from audio_from_video.meaning.settings import LabelAudioParams
 from audio_from_video.meaning.similarity import closest, cosines, paired_cosine
+from audio_from_video.meaning.stored_embeddings import embed
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.atomic import replace_directory
 from audio_from_video.runtime.errors import UserError

@@ -33,23 +33,14 @@ import pandas as pd
 import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
-from audio_from_video.backbones import text as text_backbone
 from audio_from_video.clipset import folds
 from audio_from_video.evaluation import mapping as mapping_evaluation
-from audio_from_video.meaning import similarity
+from audio_from_video.meaning import similarity, stored_embeddings
 from audio_from_video.meaning.key_captions import KeyCaptions
 from audio_from_video.meaning.label_ranking import LOWEST_ATTENDED, Ranking, rank
 from audio_from_video.meaning.settings import MappingParams
-from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.parallel import one_thread
-from audio_from_video.runtime.worker import require_result
-from audio_from_video.storage import accounting, item_store, layout, shards
-from audio_from_video.storage.item_store import ItemStore
-
-CODE_VERSION = 1  # of backbones/text.py; raise it when a text gets another embedding
-LIBRARIES = ("numpy", "sentence-transformers", "tokenizers", "torch", "transformers")
-TEXTS_PER_TASK = 32
+from audio_from_video.runtime import params, stage_run
+from audio_from_video.storage import accounting, layout, shards
 
 
 class Captioned:
@@ -87,7 +78,7 @@ def main(stage: stage_run.StageRun) -> None:
     p = params.load("mapping", MappingParams)
     captioned = Captioned()
     names = shards.read_table(layout.LABEL_AUDIO_LABELS)["label"].to_pylist()
-    vectors, version = embed(stage, p.model, captioned.texts + names)
+    vectors = stored_embeddings.embed(p.model, captioned.texts + names, stage.workers)
     embeddings = vectors[: len(captioned.texts)]
     labels = Labels(names, vectors[len(captioned.texts) :], read_label_audio())
     ast_scores = {
@@ -104,7 +95,7 @@ def main(stage: stage_run.StageRun) -> None:
         "labels": rankings["labels"].best(p.top_k, p.min_similarity),
         "key_captions": rankings["key_captions"].best(p.top_k, LOWEST_ATTENDED),
     }
-    write_mapping(captioned, embeddings, labels, mapped[p.via], rankings[p.via].scores, version, p)
+    write_mapping(captioned, embeddings, labels, mapped[p.via], rankings[p.via].scores, p)
     figures = mapping_figures(captioned, embeddings, labels, mapped, rankings, ast_scores, p)
     stage.write_metrics(
         {
@@ -115,41 +106,6 @@ def main(stage: stage_run.StageRun) -> None:
             **figures,
         }
     )
-
-
-def embed_texts(task: tuple[str, list[str]]) -> dict:
-    """Return the embeddings [n, D] of some texts (runs in a worker)."""
-    model, texts = task
-    return {"embeddings": text_backbone.embed(model, texts)}
-
-
-def embed(stage: stage_run.StageRun, model: str, texts: list[str]) -> tuple[np.ndarray, str]:
-    """Return normalised embeddings [N, D] of N texts, and their version in the item store.
-
-    Each text goes through the model once, ever: the store keeps its embedding.  Raises UserError
-    when a worker fails.
-    """
-    version = item_store.version(
-        "text_embeddings", CODE_VERSION, text_backbone.revision(model), libraries=LIBRARIES
-    )
-    width = text_backbone.embed(model, texts[:1]).shape[1]
-    schema = pa.schema([("embedding", shards.tensor(pa.float32(), width))])
-    keys = [digest(text) for text in texts]
-
-    def compute(missing: Iterator[str]) -> Iterator[dict]:
-        new_texts = list(missing)
-        tasks = [
-            (model, new_texts[start : start + TEXTS_PER_TASK])
-            for start in range(0, len(new_texts), TEXTS_PER_TASK)
-        ]
-        results = parallel.map_items(embed_texts, tasks, stage.workers, initializer=one_thread)
-        for result in results:
-            for vector in require_result(result, "embedding the captions")["embeddings"]:
-                yield {"embedding": vector}
-
-    with ItemStore("text_embeddings", version, schema) as store:
-        stage.fill(store, list(zip(keys, texts, strict=True)), len(texts), compute)
-        return np.stack([store[key]["embedding"] for key in keys]), version
 
 
 def read_label_audio() -> np.ndarray:
@@ -259,7 +215,6 @@ def write_mapping(
     labels: Labels,
     mapped: np.ndarray,
     scores: np.ndarray,
-    version: str,
     p: MappingParams,
 ) -> None:
     """Write the output directory (see the module's docstring).
@@ -292,6 +247,7 @@ def write_mapping(
     )
     rows = mapping_rows(captioned, mapped, scores)
     index = [{**clip, "item_key": None} for clip in captioned.clips]
+    version = stored_embeddings.version(p.model)
     shards.write(layout.MAPPING, schema, rows, index, version, extras=write_extras)
 
 

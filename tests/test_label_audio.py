@@ -189,7 +189,7 @@ def test_a_part_never_touches_the_sums_of_its_fold():
         RNG.random((FOLDS, *shape))
         for shape in ((), (COMPONENTS,), (LABELS,), (LABELS, COMPONENTS))
     ]
-    p = label_audio.LabelAudioParams(**SECTION | {"model": "", "min_evidence": 0.1})
+    p = label_audio.LabelAudioParams(**SECTION | {"model": "unused", "min_evidence": 0.1})
     before = from_clips(Moments(*sums), 1, p)
     for values in sums:
         values[1] = np.nan

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_from_video.backbones import text as text_backbone
-from audio_from_video.meaning import similarity
+from audio_from_video.meaning import similarity, stored_embeddings
 from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.meaning.label_words import named, words
 from audio_from_video.storage import layout, shards
@@ -58,12 +57,12 @@ def caption_figures(
     the labels that are heard, at least one a clip, by clip_id.  The result's `before` are figures
     of the originals, `after` those of the captions in the same places.
     """
-    meanings = text_backbone.embed(reader.text_model, reader.names)  # [L, D]
+    meanings = stored_embeddings.embed(reader.text_model, reader.names)  # [L, D]
 
     def naming_figures(
         texts: list[str], before: list[str], labels: list[set[int]]
     ) -> dict[str, Any]:
-        embeddings = text_backbone.embed(reader.text_model, texts)
+        embeddings = stored_embeddings.embed(reader.text_model, texts)
         closest = similarity.closest(similarity.cosines(embeddings, meanings), reader.top_k)
         return quality(texts, before, labels, reader.names, closest.tolist())
 

@@ -19,9 +19,10 @@ from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.fine_tuning import Example
 from audio_from_video.captioning.jobs import TuningParams
 from audio_from_video.captioning.workers import Setup, SoundWindows, Task
+from audio_from_video.meaning import stored_embeddings
 from audio_from_video.media import codecs
 from audio_from_video.storage.row_file import RowFile
-from stages import audio_features, captions, clips, mapping, video_features
+from stages import audio_features, captions, clips, video_features
 from tests.support.closure import ROOT
 from tests.support.media_files import sine, write_video
 from tests.support.text_models import MINILM
@@ -35,7 +36,6 @@ STORING_STAGES = {
     "captions",
     "clips",
     "frames",
-    "mapping",
     "optical_flow",
     "representative_frames",
     "video_features",
@@ -219,8 +219,8 @@ def test_captions(tmp_path):
 TEXT_EMBEDDINGS = {1: [0.0434, -0.0594, 0.0263, -0.0778, 0.0601, 0.0607, -0.0004, 0.051]}
 
 
-def test_mapping():
+def test_text_embeddings(workspace):
     texts = ["a dog barks", "Water tap, faucet", "a dog barks"]
-    embeddings = mapping.embed_texts((MINILM, texts))["embeddings"]
-    golden = TEXT_EMBEDDINGS[mapping.CODE_VERSION]
+    embeddings = stored_embeddings.embed(MINILM, texts)
+    golden = TEXT_EMBEDDINGS[stored_embeddings.CODE_VERSION]
     np.testing.assert_allclose(sketch(embeddings), golden, atol=TOLERANCE / 10, err_msg=RAISE)
