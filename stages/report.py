@@ -309,11 +309,11 @@ def draw_curves(folder: Path, shown: list[str], results: Results) -> dict[str, s
 
 def draw_threshold(folder: Path) -> dict[str, str]:
     """Write the figure of the filter's thresholds and return its caption by name."""
-    gains = filter_gains.filter_gains(SEMANTIC_VALIDATION)
+    sweep = pd.read_csv(layout.filter_sweep(SEMANTIC_VALIDATION))
+    gains = filter_gains.filter_gains(SEMANTIC_VALIDATION, sweep.threshold.to_numpy())
     if gains is None:
         return {}
     used = stage_tables.read_metrics("filter")[SEMANTIC_VALIDATION]["threshold"]
-    sweep = pd.read_csv(layout.filter_sweep(SEMANTIC_VALIDATION))
     size_in = (figures.COLUMN, 3.2)
     figures.save_figure(folder, "threshold", size_in, figures.draw_threshold, sweep, used, gains)
     return {"threshold": figure_captions.threshold(used, gains)}

@@ -15,6 +15,8 @@ from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.evaluation import labels as label_evaluation
 from audio_from_video.meaning import mel_head
 from audio_from_video.meaning.pooled_head import summarise
+from audio_from_video.media import codecs
+from audio_from_video.reporting import mel_picture
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, shards
@@ -155,12 +157,31 @@ def test_the_stage(data, ast, observed, head):
     scored = [row for row in labelled if head == "mel" or row["split"] != "training"]
     assert observed["mels"] == [3] * len(scored)  # two seeds and the real features
 
+    check_log_mels(labelled, AudioBackbone(str(ast)))
     if head == "features":
         check_scores_by_the_map(labels, labelled, AudioBackbone(str(ast)))
     figure = cv2.imread(str(layout.MEL_FIGURE))
     assert min(figure.shape[:2]) > 300
     assert figure.std() > 20
     assert len(np.unique(figure.reshape(-1, 3), axis=0)) > 100
+
+
+def check_log_mels(labelled: list[dict], backbone: AudioBackbone) -> None:
+    """The log-mels kept for the report are those of the test clips, of real and generated sound."""
+    rows = shards.read_columns(layout.LOG_MELS, ["real", FIRST])
+    test = [row for row in labelled if row["split"] == "test"]
+    assert rows["clip_id"] == [row["clip_id"] for row in test]
+    for row, real, made in zip(test, rows["real"], rows[FIRST], strict=True):
+        assert codecs.decode_jpeg(made).std() > 1
+        assert (real is not None) == row["audible"]
+        if real is None:
+            continue
+        log_mels, (frames,) = backbone.log_mel([codecs.decode_flac(row["flac"])])
+        expected = codecs.decode_jpeg(mel_picture.encode(log_mels[0, :frames]))
+        # JPEG of longer and shorter pictures differs a little.
+        width = min(expected.shape[1], codecs.decode_jpeg(real).shape[1]) - 8
+        difference = codecs.decode_jpeg(real)[:, :width].astype(int) - expected[:, :width]
+        assert np.abs(difference).mean() < 3
 
 
 def check_scores_by_the_map(labels: dict, labelled: list[dict], backbone: AudioBackbone) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.curves import column_intervals
-from audio_from_video.evaluation.filter import THRESHOLDS, hit_shares
+from audio_from_video.evaluation.filter import hit_shares
 from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage import layout, predictions, shards
@@ -22,7 +22,7 @@ class FilterGains:
 
     accuracy: at the threshold that the filter used.  over_nothing, over_all, over_random: its
     accuracy minus that of keeping no clip, all clips, and as many clips at random (in expectation).
-    by_threshold: `over_nothing` at each of evaluation.filter.THRESHOLDS.  random_by_threshold: the
+    by_threshold: `over_nothing` at each threshold that was asked for.  random_by_threshold: the
     same of keeping as many clips at random.
     """
 
@@ -34,8 +34,11 @@ class FilterGains:
     random_by_threshold: list[float]
 
 
-def filter_gains(architecture: str) -> FilterGains | None:
-    """Return what an architecture's filter gains; None where it has not run or no clip is there."""
+def filter_gains(architecture: str, thresholds: np.ndarray) -> FilterGains | None:
+    """Return what an architecture's filter gains; None where it has not run or no clip is there.
+
+    thresholds: of the score [K].
+    """
     path = layout.decisions(architecture)
     condition = ARCHITECTURES[architecture].generated
     if not path.is_file() or not layout.predictions(condition).is_file():
@@ -51,7 +54,7 @@ def filter_gains(architecture: str) -> FilterGains | None:
     base = hit_shares(clips, BASELINE)
     gain = own - base  # of keeping a clip
     kept = clips.keep.to_numpy()
-    passes = clips.score.to_numpy()[:, None] >= THRESHOLDS  # [clips, thresholds]
+    passes = clips.score.to_numpy()[:, None] >= thresholds  # [clips, K]
     return FilterGains(
         accuracy=intervals.interval(base + kept * gain, sources),
         over_nothing=intervals.interval(kept * gain, sources),

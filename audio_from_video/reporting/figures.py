@@ -223,7 +223,8 @@ def spread(places: list[float], gap: float) -> list[float]:
 def draw_threshold(figure: Figure, sweep: pd.DataFrame, used: float, gains: FilterGains) -> None:
     """Draw what the filter keeps over its threshold, and its gain over keeping nothing.
 
-    sweep: evaluation/filter.py.  used: the threshold that the filter used.
+    sweep: evaluation/filter.py.  used: the threshold that the filter used.  gains: at the sweep's
+    thresholds.
     """
     upper, lower = figure.subplots(2, 1, sharex=True)
     shown = (sweep.threshold >= 0).to_numpy()

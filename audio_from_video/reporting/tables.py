@@ -322,9 +322,10 @@ def csv_link(table: Table) -> str:
     """Return a link that saves the table as CSV; the link holds the file."""
     content = base64.b64encode(csv_text(table).encode()).decode()
     name = html_escapes.escape(table.name)
+    label = html_escapes.escape(f"Save as CSV: {plain(table.title)}")
     return (
-        f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{content}">'
-        f'Save as CSV<span class="hidden">: {html_escapes.escape(plain(table.title))}</span></a>'
+        f'<a class="csv" download="{name}.csv" aria-label="{label}" '
+        f'href="data:text/csv;base64,{content}">Save as CSV</a>'
     )
 
 
@@ -352,14 +353,14 @@ def html_cell(content: Content) -> str:
 
 def sort_value(content: Content) -> str:
     """Return the attribute with the number that a cell is sorted by; '' for text."""
-    value: float | int | str | None = None
+    value = ""
     if isinstance(content, int):
-        value = content
+        value = str(content)
     elif isinstance(content, Cell):
-        value = content.scaled[0]
+        value = csv_value(content, 0)
     elif NUMBER_TEXT.fullmatch(content):
         value = content
-    return "" if value is None else f' data-value="{value}"'
+    return f' data-value="{value}"' if value else ""
 
 
 def html_banner(text: str) -> str:

@@ -1,6 +1,7 @@
 """What the report's page says and shows of the filter's thresholds."""
 
 import json
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -11,6 +12,15 @@ from audio_from_video.reporting.results import Results
 from audio_from_video.reporting.tables import points, share
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, Architecture
 from audio_from_video.storage import layout
+
+
+def swept() -> Iterator[tuple[Architecture, pd.DataFrame, FilterGains | None]]:
+    """Yield each architecture that has a sweep, with the sweep and what the filter gains there."""
+    for name, architecture in ARCHITECTURES.items():
+        path = layout.filter_sweep(name)
+        if path.is_file():
+            sweep = pd.read_csv(path)
+            yield architecture, sweep, filter_gains(name, sweep.threshold.to_numpy())
 
 
 def sweeps() -> dict:
@@ -24,12 +34,7 @@ def sweeps() -> dict:
     path = layout.metrics("filter")
     filter_metrics = json.loads(path.read_text()) if path.is_file() else {}
     found = {}
-    for name, architecture in ARCHITECTURES.items():
-        table = layout.filter_sweep(name)
-        if not table.is_file():
-            continue
-        sweep = pd.read_csv(table)
-        gains = filter_gains(name)
+    for architecture, sweep, gains in swept():
         if gains:
             estimates = gains.by_threshold
             sweep["gain"] = [estimate["mean"] for estimate in estimates]
@@ -39,9 +44,9 @@ def sweeps() -> dict:
         steps = []
         for step in sweep.to_dict("records"):
             steps.append({key: clip_browser.rounded(value, 6) for key, value in step.items()})
-        found[name] = {
+        found[architecture.name] = {
             "condition": architecture.generated,
-            "chosen": filter_metrics.get(name, {}).get("threshold"),
+            "chosen": filter_metrics.get(architecture.name, {}).get("threshold"),
             "steps": steps,
         }
     return found
@@ -50,8 +55,7 @@ def sweeps() -> dict:
 def findings_html(results: Results) -> str:
     """Return what the thresholds show, a list for each architecture whose filter has run."""
     parts = []
-    for name, architecture in ARCHITECTURES.items():
-        gains = filter_gains(name)
+    for architecture, _, gains in swept():
         if gains:
             title = tables.html_text(f"Architecture {architecture.title}")
             sentences = findings(architecture, gains, results)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +19,19 @@ from safetensors.numpy import save_file
 
 from audio_from_video.audioset import labels as audioset_labels
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
+from audio_from_video.evaluation import rows as condition_evaluation
+from audio_from_video.evaluation.filter_gains import filter_gains
 from audio_from_video.media import codecs
-from audio_from_video.reporting import clip_browser, page
-from audio_from_video.reporting.tables import Table
+from audio_from_video.reporting import (
+    clip_browser,
+    first_screen,
+    mel_picture,
+    page,
+    threshold_section,
+)
+from audio_from_video.reporting.condition_groups import arranged
+from audio_from_video.reporting.results import Results
+from audio_from_video.reporting.tables import SHARE, Cell, Table, csv_text
 from audio_from_video.runtime import atomic, vocabulary
 from audio_from_video.storage import layout, predictions, shards
 from tests.support import synthetic
@@ -32,18 +43,38 @@ EVIL, CAPTION = (
 )
 ACTIONS = ("boiling", EVIL, "waving")
 CONDITIONS = ["video_only", "generated", "mapped", "real_audio", "published"]
-INTRODUCTION = "Data set: `my|media`; *nobody* <b>bold</b> `real_audio`."
+GROUPS = {
+    "Baselines": {"video_only": "The one that all are compared with"},
+    "Real sound": {"real_audio": "Hears real sound"},
+    "Architectures": {
+        "generated": f"Definition {EVIL}",
+        "mapped": "Hears what was mapped",
+        "published": "Answers kept clips",
+    },
+}
+SOURCE = [("date", "2026-11-27"), ("code", f"`abc` {EVIL}")]
+VALUES = {"generated": 0.629, "mapped": 0.58, "real_audio": 0.7, "published": None}
 TABLES = [
     Table(
         "main",
         "Main table",
         ["condition", "accuracy", "minus `video_only`", "*reported*"],
         [
-            ["`video_only`", "61.9 [55.0, 68.4]", "", "a|b"],
-            ["`generated`", "62.9 [56.0, 69.4]", "+1.0 [-2.0, +3.9]", "[x](javascript:alert(3))"],
+            ["`video_only`", Cell((0.619, 0.55, 0.684), SHARE), "", "a|b"],
+            *(
+                [f"`{name}`", Cell((value, 0.5, 0.8), SHARE, "none"), "+1.0 [-2.0, +3.9]", ""]
+                for name, value in VALUES.items()
+            ),
         ],
+        below="See *here* <b>bold</b> `my|media`, [x](javascript:alert(3))",
     ),
     Table("on", "On <img src=x onerror=alert(4)>", ["a", "b"], [["<i>1</i>", "2"]], EVIL),
+    Table(
+        "experiment_wide",
+        "Experiment: wide",
+        ["setting", *(f"figure_{i}" for i in range(30))],
+        [[f"a_rather_long_setting {n}", *("61.9 [55.0, 68.4]",) * 30] for n in range(2)],
+    ),
 ]
 SWEEP = pd.DataFrame(
     {
@@ -93,6 +124,7 @@ def write(rows: list[dict]) -> None:
     shards.write(Path("data/representative_frames"), moving, rows, rows, "v")
     synthetic.write_captions(rows)
     write_mapping(rows)
+    write_log_mels(rows)
     happened = {
         "sound_kind": "own",
         "audible": True,
@@ -109,6 +141,7 @@ def write(rows: list[dict]) -> None:
         decisions = [
             {
                 "clip_id": row["clip_id"],
+                "split": row["split"],
                 "predicted_action": EVIL,
                 "score": 0.3 + 0.4 * (i % 2),
                 "keep": bool(i % 2),
@@ -159,9 +192,69 @@ def write_mapping(rows: list[dict]) -> None:
     )
 
 
-def build(clips: int = 10, conditions=CONDITIONS) -> str:
+def write_log_mels(rows: list[dict]) -> None:
+    rng = np.random.default_rng(1)
+    names = ("real", *vocabulary.ARCHITECTURES)
+    stored = []
+    for row in rows:
+        if row["split"] == "test":
+            mels = {name: mel_picture.encode(rng.normal(size=(98, 64))) for name in names}
+            stored.append(row | mels | ({} if row["audible"] else {"real": None}))
+    schema = pa.schema([(name, pa.binary()) for name in names])
+    shards.write(layout.LOG_MELS, schema, stored, stored, "v")
+
+
+@dataclass
+class Settings:
+    """What a report needs to know of a condition."""
+
+    audio_at_test: str
+    leaky: bool = False
+    kept_only: bool = False
+    train_audio: str = "none"
+    test_audio: str = "none"
+
+
+SETTINGS = {
+    "video_only": Settings("none"),
+    "generated": Settings("generated"),
+    "mapped": Settings("generated"),
+    "real_audio": Settings("real"),
+    "published": Settings("generated", leaky=True, kept_only=True),
+}
+
+
+def measure(conditions: list[str]) -> Results:
+    """What the conditions' predictions show."""
+    answers = {
+        name: condition_evaluation.condition_answers(predictions.read(name).of("test"))
+        for name in conditions
+    }
+    audible = np.arange(len(answers["video_only"].clips)) % 2 == 0
+    return Results(
+        root="my|media",
+        settings={name: SETTINGS[name] for name in conditions},
+        answers=answers,
+        figures=condition_evaluation.condition_figures(
+            answers, {"with_audio": audible}, {"published"}
+        ),
+        checks={},
+        classifier_metrics={},
+        missing_rates={},
+        missing_rate_differences={},
+        action_accuracy={},
+    )
+
+
+def build(clips: int = 10, conditions: list[str] | None = None) -> str:
+    conditions = conditions or CONDITIONS
     figures = {f"Decoded {EVIL}": Path("figure.png"), "Curves": Path("figure.svg")}
-    return page.report_html(INTRODUCTION, TABLES, figures, clips, list(conditions))
+    groups = arranged(GROUPS, conditions)
+    names = {f"`{name}`" for name in conditions}
+    main = replace(TABLES[0], rows=[row for row in TABLES[0].rows if row[0] in names])
+    return page.report_html(
+        measure(conditions), groups, [main, *TABLES[1:]], figures, SOURCE, clips
+    )
 
 
 def island(text: str) -> dict:
@@ -227,7 +320,9 @@ def test_no_text_breaks_out(folder):
         "data:image/svg+",
     }
     assert [image["alt"] for image in elements.of("img")] == [f"Decoded {EVIL}", "Curves"]
-    assert not [link for link in elements.of("a") if not link["href"].startswith("#")]
+    links = [link["href"] for link in elements.of("a")]
+    assert all(link.startswith(("#", "data:text/csv;base64,")) for link in links)
+    assert "<script>" not in text.replace("<script>\n", "")
     assert "\u2028" not in text
 
 
@@ -238,14 +333,121 @@ def test_data_arrives_unchanged(data):
 
 def test_tables_are_sections_with_headings_and_links(folder):
     text = Path("report.html").read_text()
-    assert "<code>my|media</code>; <em>nobody</em> &lt;b&gt;bold&lt;/b&gt;" in text
-    assert '<section><h2 id="table-0">Main table</h2>' in text
+    assert "<em>here</em> &lt;b&gt;bold&lt;/b&gt; <code>my|media</code>" in text
+    assert '<section><h3 id="table-0">Main table</h3>' in text
     assert '<section><h3 id="table-1">On &lt;img src=x onerror=alert(4)&gt;</h3>' in text
     assert '<li><a href="#table-1">On &lt;img src=x onerror=alert(4)&gt;</a></li>' in text
-    assert 'href="#table-2"' not in text
+    assert '<details><summary><h3 id="table-2">Experiment: wide</h3></summary>' in text
+    assert text.count("<details>") == 1
+    assert 'href="#table-3"' not in text
     assert "<i>1" not in text
     regions = [element for element in Elements(text).of("div") if element.get("class") == "table"]
     assert [region["aria-label"] for region in regions] == [table.title for table in TABLES]
+
+
+def test_a_table_is_saved_as_its_csv(folder):
+    elements = Elements(Path("report.html").read_text())
+    links = [link for link in elements.of("a") if "download" in link]
+    assert [link["download"] for link in links] == ["main.csv", "on.csv", "experiment_wide.csv"]
+    for link, table in zip(links[1:], TABLES[1:], strict=True):
+        assert base64.b64decode(link["href"].partition(",")[2]).decode() == csv_text(table)
+
+
+def test_the_first_screen_has_the_figures_of_the_run(folder):
+    text = Path("report.html").read_text()
+    found = measure(CONDITIONS)
+    for name in ("video_only", "real_audio"):
+        assert f"<b>{100 * found.accuracy(name)['mean']:.1f} %</b>" in text
+    gain = found.difference("real_audio")
+    interval = f"[{100 * gain['ci95_low']:+.1f}, {100 * gain['ci95_high']:+.1f}]"
+    assert interval in text.partition("<main>")[0]
+    assert "architecture 2 (<code>mapped</code>)" in text
+    assert "<dt>date</dt><dd>2026-11-27</dd>" in text
+
+
+def test_the_best_without_sound_is_neither_leaky_nor_partial(folder):
+    found = measure(CONDITIONS)
+    best = first_screen.best_without_sound(found)
+    candidates = ("video_only", "generated", "mapped")
+    assert best == max(candidates, key=lambda name: found.accuracy(name)["mean"])
+    assert set(first_screen.without_sound(found)) == set(candidates)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.01, 0.03, "adds +2.0"), (-0.03, -0.01, "costs -2.0"), (-0.01, 0.05, "no difference")],
+)
+def test_words_follow_the_interval(low, high, words):
+    difference = {"mean": (low + high) / 2, "ci95_low": low, "ci95_high": high}
+    assert words in first_screen.effect(difference)
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        ((-0.02, -0.05, 0.01), "X does better than the filter: +2.0 [-1.0, +5.0] points, which"),
+        ((-0.02, -0.05, -0.01), "X does better than the filter: +2.0 [+1.0, +5.0] points."),
+        ((0.02, 0.01, 0.05), "X does worse than the filter: -2.0 [-5.0, -1.0] points."),
+        ((0.0, 0.0, 0.0), "X does as well as the filter."),
+    ],
+)
+def test_the_filter_is_compared_by_its_interval(gain, expected):
+    estimate = dict(zip(("mean", "ci95_low", "ci95_high"), gain, strict=True))
+    assert threshold_section.comparison("X", estimate).startswith(expected)
+
+
+def test_what_the_filter_gains_is_that_counted_clip_by_clip(folder):
+    thresholds = np.array([-1.0, 0.5, 2.0])
+    gains = filter_gains("semantic_validation", thresholds)
+    decisions = pd.read_parquet(layout.decisions("semantic_validation"))
+    hits = {}
+    for name in ("generated", "video_only"):
+        answers = predictions.read(name)
+        hits[name] = dict(zip(answers.clips.clip_id, answers.hits(), strict=True))
+    test = decisions[decisions.split == "test"]
+    difference = [hits["generated"][name] - hits["video_only"][name] for name in test.clip_id]
+    kept = test.keep.to_numpy()
+    gain = float(np.mean(difference * kept))
+    base = float(np.mean([hits["video_only"][name] for name in test.clip_id]))
+    assert gains.accuracy["mean"] == pytest.approx(base + gain)
+    assert gains.over_nothing["mean"] == pytest.approx(gain)
+    assert gains.over_all["mean"] == pytest.approx(gain - np.mean(difference))
+    assert gains.over_random["mean"] == pytest.approx(gain - kept.mean() * np.mean(difference))
+    means = [estimate["mean"] for estimate in gains.by_threshold]
+    assert means == pytest.approx([np.mean(difference), gain, 0.0])
+    assert gains.random_by_threshold == pytest.approx(
+        [np.mean(difference), kept.mean() * np.mean(difference), 0.0]
+    )
+    assert gains.over_nothing["ci95_low"] <= gain <= gains.over_nothing["ci95_high"]
+
+
+def test_conditions_that_no_group_names_come_last():
+    groups = {"A": {"b": "of b", "x": "is not there"}, "C": {"y": "neither"}}
+    assert arranged(groups, ["a", "b", "c"]) == {
+        "A": {"b": "of b"},
+        "other conditions": {"a": "", "c": ""},
+    }
+
+
+def test_the_browser_starts_with_a_telling_clip(data):
+    def answers(record: dict, condition: str) -> bool:
+        return record["answers"][condition][0] == record["action"]
+
+    telling = {
+        clip["id"]: clip["answers"]["real_audio"][1] + clip["answers"]["video_only"][1]
+        for clip in data["clips"]
+        if answers(clip, "real_audio") and not answers(clip, "video_only")
+    }
+    assert telling[data["start"]] == max(telling.values())
+    assert clip_browser.telling_clip(data["clips"], "video_only", "video_only") is None
+
+
+def test_log_mels_are_cut_to_the_clip_and_keep_their_place():
+    log_mel = np.full((100, 64), -1.2)
+    log_mel[:, :8] = 1.2  # low frequencies
+    picture = codecs.decode_jpeg(mel_picture.coloured(mel_picture.encode(log_mel), 0.5))
+    assert picture.shape == (32, 25, 3)  # half the bins; 20 ms a pixel
+    assert picture[-2].mean() > 150 > 20 > picture[4].mean()
 
 
 def test_names_come_from_the_vocabulary(data):
@@ -331,7 +533,9 @@ def test_a_clip_shows_what_the_stages_wrote(data, folder):
     assert silent["real_labels"] is None
     assert max(clip["sound"]["wave"]) == 100
     picture = codecs.decode_jpeg(base64.b64decode(clip["frames"].partition(",")[2]))
-    assert picture.shape == (clip_browser.FRAME_PX, STEPS * 128, 3)
+    assert picture.shape == (48, STEPS * 64, 3)  # no larger than they were
+    assert set(clip["mels"]) == {"real", *vocabulary.ARCHITECTURES}
+    assert set(silent["mels"]) == set(vocabulary.ARCHITECTURES)
 
 
 def test_sound_to_listen_to_is_the_clips_own():
@@ -341,20 +545,6 @@ def test_sound_to_listen_to_is_the_clips_own():
     assert np.abs(heard).max() > 0.99
     assert np.corrcoef(samples, heard)[0, 1] > 0.99999
     assert not codecs.decode_flac(clip_browser.listening_flac(np.zeros(100, np.float32))).any()
-
-
-@pytest.mark.parametrize("hz", [150, 440, 1000, 3000, 7000])
-def test_log_mel_has_a_tone_in_its_band(hz):
-    time = np.arange(48_000) / codecs.SAMPLE_RATE_HZ
-    level = clip_browser.log_mel(np.sin(2 * np.pi * hz * time).astype(np.float32))
-    mel = 2595 * np.log10(1 + hz / 700)
-    expected = (
-        mel / (2595 * np.log10(1 + 8000 / 700)) * (clip_browser.MEL_BANDS + 1) - 1
-    )  # bands are evenly spaced in mel
-    assert level.shape[0] == clip_browser.MEL_BANDS
-    assert level.max() == 0
-    assert level.min() >= clip_browser.MEL_FLOOR_DB
-    assert abs(level.mean(1).argmax() - expected) <= 1
 
 
 @pytest.fixture
@@ -368,6 +558,7 @@ def sparse(tmp_path, monkeypatch):
         "audio_features",
         "representative_frames",
         "captions",
+        "log_mels",
         "mapping",
         "predicted_labels",
     ):
@@ -399,14 +590,14 @@ def test_all_clips_may_be_silent(sparse):
 
 
 def test_optional_inputs_may_be_absent(sparse):
-    found = island(build(conditions=["video_only"]))
+    found = island(build(conditions=["video_only", "real_audio"]))
     clip = found["clips"][0]
     assert list(found["sweeps"]) == ["semantic_validation"]
     assert found["sweeps"]["semantic_validation"]["chosen"] is None
     assert (clip["flow"], clip["moving"], clip["captions"], clip["real_labels"], clip["truth"]) == (
         None,
     ) * 5
-    assert clip["architectures"] == {}
+    assert (clip["architectures"], clip["mels"]) == ({}, {})
     assert clip["sound"] == {"status": "unknown", "level": None}
 
 
@@ -508,6 +699,8 @@ def test_charts_and_slider_share_their_scale(shown):
 @needs_chromium
 def test_clips_turn_by_button_and_by_key(shown, data):
     names = [clip["id"] for clip in data["clips"]]
+    assert title(shown) == data["start"]
+    shown.locator("#list button").first.click()
     assert title(shown) == names[0]
     assert shown.locator("#steps li").count() == STEPS
     shown.click("#next")
@@ -536,7 +729,16 @@ def test_a_clip_shows_pictures_labels_scores_and_answers(shown, data):
     assert shown.locator("#steps li.chosen").first.text_content().startswith("Step 1, motion")
     assert shown.locator("#steps .star").count() == 2
     assert shown.locator(".caption p").nth(1).text_content() == f"“{CAPTION}”"
-    assert shown.locator(".caption").first.locator("li").first.text_content() == "Saw0.63"
+    assert (
+        shown.locator(".caption").first.locator("li").first.text_content()
+        == "✓ Saw (truly heard)0.63"
+    )
+    signs = (
+        shown.locator(".caption")
+        .first.locator("li")
+        .evaluate_all("items => items.map(item => item.className)")
+    )
+    assert signs == ["heard", "unheard"]  # Saw and Applause; the truth is a saw
     verdicts = [
         "✓ kept" if found["keep"] else "✗ rejected" for found in clip["architectures"].values()
     ]
@@ -547,7 +749,7 @@ def test_a_clip_shows_pictures_labels_scores_and_answers(shown, data):
             "rows => rows.map(row => row.innerText)"
         )
     ]
-    for (name, answer, seeds, verdict), condition in zip(rows, CONDITIONS, strict=True):
+    for (name, answer, seeds, verdict), condition in zip(rows, data["conditions"], strict=True):
         known = clip["answers"][condition]
         assert name == condition
         expected_answer = (known[0], f"{known[1]} of {known[2]}") if known else ("–", "")
@@ -555,10 +757,13 @@ def test_a_clip_shows_pictures_labels_scores_and_answers(shown, data):
         assert verdict == (
             "no answer" if known is None else "✓ right" if known[0] == clip["action"] else "✗ wrong"
         )
-    assert (
-        shown.locator("#sound img").evaluate("image => image.complete && image.naturalHeight")
-        == clip_browser.MEL_BANDS
-    )
+    titles = shown.locator("img.mel").evaluate_all("images => images.map(image => image.alt)")
+    assert [text.partition(":")[0] for text in titles] == [
+        "Real sound",
+        "Generated, architecture 1",
+        "Generated, architecture 2",
+    ]
+    assert shown.locator("img.mel").first.evaluate("image => image.naturalHeight") == 32
 
 
 @needs_chromium
@@ -618,10 +823,16 @@ def test_keyboard_alone_reaches_and_works_everything(shown, data):
             assert shown.locator("#who").input_value() == "1"
             shown.keyboard.press("ArrowUp")
         if name == "next":
+            names = [clip["id"] for clip in data["clips"]]
+            following = names[(names.index(title(shown)) + 1) % len(names)]
             shown.keyboard.press("Enter")
-            assert title(shown) == data["clips"][1]["id"]
+            assert title(shown) == following
+        if name == "scrubber":
+            shown.keyboard.press("End")
+            assert shown.text_content("#now").startswith(f"Step {STEPS - 1} of")
             break
-    assert {"slider", "action", "who", "previous", "play", "next"} <= set(reached)
+    wanted = {"slider", "search", "action", "who", "previous", "play", "next", "scrubber"}
+    assert wanted <= set(reached)
 
 
 @needs_chromium
@@ -656,7 +867,7 @@ def test_playing_moves_through_the_steps(shown, data, status):
 @needs_chromium
 @pytest.mark.parametrize(
     ("clips_shown", "conditions", "swept"),
-    [(4, ["video_only"], True), (4, [], False), (0, CONDITIONS, False)],
+    [(4, ["video_only", "real_audio"], True), (0, CONDITIONS, False)],
 )
 def test_a_page_with_little_to_show_works(sparse, browser, clips_shown, conditions, swept):
     if not swept:
@@ -678,6 +889,146 @@ def test_a_page_with_little_to_show_works(sparse, browser, clips_shown, conditio
     assert ("No filter has run" in opened.text_content("#thresholds")) != swept
     opened.close()
     assert complaints == []
+
+
+@needs_chromium
+def test_the_first_screen_shows_the_answer(folder, browser):
+    wide = browser.new_page(viewport={"width": 1440, "height": 900})
+    wide.goto((folder / "report.html").as_uri())
+    for name in ("h1", ".answer", ".numbers", ".main-figure", ".source h2"):
+        box = wide.locator(name).bounding_box()
+        assert box["y"] + box["height"] <= 900, name
+    assert wide.locator(".answer li").count() == 3
+    assert wide.locator(".answer .interval").count() >= 4
+    assert wide.locator(".numbers b").count() == 3
+    lines = wide.locator(".differences tr[class^=hue-]")
+    shown_conditions = lines.locator("code").all_text_contents()
+    assert shown_conditions == ["real_audio", "generated", "mapped", "published"]
+    assert lines.locator(".badge").count() == 1
+    # Each dot lies within its interval, and the intervals within the figure.
+    places = lines.locator("svg").evaluate_all("""all => all.map(svg => {
+        const box = part => svg.querySelector(part).getBoundingClientRect();
+        const [line, dot, whole] = [box(".reach"), box("circle"), svg.getBoundingClientRect()];
+        return [whole.left, line.left, dot.left + dot.width / 2, line.right, whole.right];
+    })""")
+    for place in places:
+        assert place == sorted(place)
+    wide.close()
+
+
+@needs_chromium
+def test_tables_sort_by_their_numbers_and_back(shown):
+    def names() -> list[str]:
+        return shown.locator("#results tbody tr:not(.group) th code").all_text_contents()
+
+    def click(title: str) -> str | None:
+        heading = shown.locator("#results th", has=shown.get_by_role("button", name=title))
+        heading.locator("button").click()
+        return heading.get_attribute("aria-sort")
+
+    written = names()
+    assert written == ["video_only", "real_audio", "generated", "mapped", "published"]
+    assert shown.locator("#results tr.group").all_text_contents() == list(GROUPS)
+    assert shown.locator("#results .definition").all_text_contents()[2] == f"Definition {EVIL}"
+    rising = ["mapped", "video_only", "generated", "real_audio"]  # 58.0, 61.9, 62.9, 70.0
+    assert click("accuracy") == "ascending"
+    assert names() == [*rising, "published"]  # what has no value is last
+    assert not shown.is_visible("#results tr.group >> nth=0")
+    assert click("accuracy") == "descending"
+    assert names() == [*rising[::-1], "published"]
+    assert click("accuracy") is None
+    assert names() == written
+    assert shown.is_visible("#results tr.group >> nth=0")
+    assert click("condition") == "ascending"
+    assert names() == sorted(written)
+
+
+@needs_chromium
+def test_a_table_is_saved_by_its_link(shown):
+    with shown.expect_download() as download:
+        shown.get_by_role("link", name="Save as CSV: Main table").click()
+    assert download.value.suggested_filename == "main.csv"
+    assert download.value.path().read_text() == csv_text(TABLES[0])
+
+
+@needs_chromium
+def test_experiments_open_on_demand(shown):
+    region = shown.get_by_role("region", name="Experiment: wide")
+    assert not region.is_visible()
+    shown.get_by_text("Experiment: wide", exact=True).last.click()
+    assert region.is_visible()
+
+
+@needs_chromium
+def test_the_player_seeks_by_scrubber_and_by_track(shown, data):
+    i = next(i for i, clip in enumerate(data["clips"]) if clip["sound"]["status"] == "ok")
+    shown.locator("#list button").nth(i).click()
+    assert shown.locator("#stage").bounding_box()["width"] == 256
+    first = shown.locator("#stage").evaluate("frame => frame.style.backgroundPosition")
+    duration = data["clips"][i]["duration"]
+    shown.locator("#scrubber").fill(str(round(duration / 2, 2)))
+    assert shown.text_content("#now").startswith(f"Step {STEPS // 2} of 0 to {STEPS - 1}")
+    assert shown.locator("#steps li.now").count() == 1
+    assert shown.locator("#stage").evaluate("frame => frame.style.backgroundPosition") != first
+    sound, head = (shown.locator(name).bounding_box() for name in ("#sound", "#head-of-play"))
+    assert head["x"] == pytest.approx(sound["x"] + sound["width"] / 2, abs=6)
+    shown.locator("#sound").click(position={"x": 2, "y": 5})
+    assert shown.text_content("#now").startswith("Step 0 of")
+    shown.locator("#steps li").nth(STEPS - 1).click()
+    assert shown.text_content("#now").startswith(f"Step {STEPS - 1} of")
+
+
+@needs_chromium
+def test_clips_are_found_by_their_id(shown, data):
+    wanted = data["clips"][3]["id"]
+    shown.locator("#search").fill(wanted[-3:].upper())
+    assert shown.locator("#list button").count() == 1
+    assert title(shown) == wanted
+    shown.locator("#search").fill("no such clip")
+    assert shown.is_visible("#none")
+    shown.locator("#search").fill("")
+    assert shown.locator("#list button").count() == len(data["clips"])
+
+
+@needs_chromium
+def test_the_list_of_clips_is_one_stop_for_the_keyboard(shown, data):
+    buttons = shown.locator("#list button")
+    stops = "all => all.map(button => button.tabIndex)"
+    names = [clip["id"] for clip in data["clips"]]
+    for place in (names.index(data["start"]), 4):
+        buttons.nth(place).click()
+        expected_stops = [-1] * len(names)
+        expected_stops[place] = 0
+        assert buttons.evaluate_all(stops) == expected_stops
+    shown.keyboard.press("ArrowRight")
+    assert shown.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
+    assert buttons.evaluate_all(stops).index(0) == 5
+
+
+@needs_chromium
+def test_tables_on_a_phone(folder, browser):
+    narrow = browser.new_page(viewport={"width": 390, "height": 844})
+    narrow.goto((folder / "report.html").as_uri())
+    narrow.locator("summary").click()
+    for place in (0, 2):  # the main table, and a wide one
+        region = narrow.locator(".table").nth(place)
+        column = region.locator("tbody th[scope=row]").first.bounding_box()
+        assert column["width"] <= 0.4 * region.bounding_box()["width"]
+        region.evaluate("region => { region.scrollLeft = 120; }")
+        after = region.locator("tbody th[scope=row]").first.bounding_box()
+        assert after["x"] == pytest.approx(column["x"], abs=1)  # it stays
+    # Names break after underscores alone.
+    pieces = narrow.locator("#results tbody th code").evaluate_all("""all => all.map(code =>
+        [...code.childNodes].filter(node => node.nodeType === 3).map(node => {
+            const range = document.createRange();
+            range.selectNodeContents(node);
+            return range.getClientRects().length;
+        }))""")
+    assert all(lines == 1 for name in pieces for lines in name)
+    hint = narrow.get_by_text("The table scrolls sideways.").last
+    assert hint.is_visible()
+    assert not narrow.get_by_text("The table scrolls sideways.").nth(1).is_visible()  # two columns
+    narrow.close()
 
 
 @needs_chromium

@@ -158,12 +158,43 @@ def test_html_keeps_cells_and_marks_intervals():
     assert text.endswith("<p>Below.</p>")
     assert 'aria-label="A title"' in text
     figure = '12.3 <span class="interval">[-1.0, 50.0]</span>'
-    expected = f'<th scope="row"><code>video_only</code></th><td class="number">{figure}</td>'
-    assert expected in text
+    heading = '<th scope="row"><code>video_<wbr>only</code></th>'
+    assert f'{heading}<td class="number" data-value="12.345">{figure}</td>' in text
     assert text.count("<tr>") == 3
     assert text.count("<th ") == text.count("</th>") == 3 + 2
     assert "<em>reported</em>" in text
     assert "a|b" in text
+
+
+def test_html_groups_rows_with_their_definitions_and_badges():
+    rows = [[f"`{name}`", number] for number, name in enumerate("abc")]
+    table = Table("t", "T", ["condition", "n"], rows)
+    notes = {"`a`": tables.RowNote("Of <a>"), "`c`": tables.RowNote("Of c", "leaky")}
+    text = tables.html(table, notes, {"First": ["`c`"], "Second": ["`a`", "`b`"]})
+    assert text.count("<tbody>") == 2
+    assert text.index("First") < text.index("<code>c") < text.index("Second")
+    assert text.index("Second") < text.index("<code>a") < text.index("<code>b")
+    assert '<th scope="rowgroup" colspan="3"><span>First</span></th>' in text
+    assert '<td class="definition">Of &lt;a&gt;</td>' in text
+    assert '<code>c</code> <span class="badge">leaky</span></th>' in text
+    assert text.count("badge") == 1
+    assert '<th scope="col">what it is</th>' in text
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (Cell((0.1234,), tables.SHARE), "12.34"),
+        (Cell((None,), tables.SHARE, "none"), None),
+        (12, "12"),
+        ("-1.5", "-1.5"),
+        ("", None),
+        ("1 or 2", None),
+    ],
+)
+def test_html_cells_carry_the_number_they_are_sorted_by(content, value):
+    expected = "" if value is None else f' data-value="{value}"'
+    assert tables.sort_value(content) == expected
 
 
 def test_html_has_a_paragraph_for_each_of_a_note():
@@ -177,7 +208,7 @@ def test_no_text_breaks_out_of_html():
     text = tables.html(table)
     assert "<img" not in text
     assert "<b>" not in text
-    assert text.count("&lt;img src=x onerror=alert(1)&gt; &amp; &quot;&#x27;") == 5
+    assert text.count("&lt;img src=x onerror=alert(1)&gt; &amp; &quot;&#x27;") == 6
     assert "<code>&lt;b&gt;</code>" in text
     assert "<em>" not in tables.html_text("`a*b*c`")
 
@@ -199,8 +230,23 @@ def test_no_text_breaks_out_of_html():
     ],
 )
 def test_html_tells_numbers_and_short_cells_from_text(content, kind):
-    assert tables.html_cell(content).startswith(f'<td class="{kind}">')
+    assert tables.html_cell(content).startswith(f'<td class="{kind}"')
     assert tables.html_cell("mapped, and then some more").startswith("<td>")
+
+
+def test_a_banner_stands_above_the_figures_in_every_form():
+    table = Table("a", "A", ["x"], [["1"], ["2"]], note="Note.", banner="Of another run: <b>.")
+    assert "## A\n\n> Of another run: <b>.\n\nNote.\n\n| x |" in tables.markdown(table)
+    assert tables.html(table).startswith(
+        '<p class="banner" role="note">Of another run: &lt;b&gt;.</p>\n<p>Note.</p>'
+    )
+    assert "\\caption{A. Of another run" in tables.latex(table)
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text(table))))
+    assert [row["of another run"] for row in rows] == ["Of another run: <b>."] * 2
+    without = Table("a", "A", ["x"], [["1"]])
+    for form in (tables.markdown, tables.html, tables.latex, tables.csv_text):
+        assert "banner" not in form(without)
+        assert "another run" not in form(without)
 
 
 def test_write_leaves_the_tables_given_and_nothing_else(tmp_path):
