@@ -23,27 +23,32 @@ def listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def differing(estimates: dict[str, dict]) -> str:
+    """Return the names of those estimates whose interval lies on one side of 0."""
+    return listed([name for name, estimate in estimates.items() if excludes_zero(estimate)])
+
+
 def main_comparison(results: Results) -> str:
     """Return the caption of draw_main_comparison."""
-    differing = [name for name in results.others if excludes_zero(results.difference(name))]
+    differences = {name: results.difference(name) or {"mean": None} for name in results.others}
     return (
         f"Accuracy of every condition, and its paired difference to {BASELINE} on the same clips; "
-        f"lines are 95 % intervals over sources, the dashed one is {BASELINE}. "
-        f"Of {len(results.others)} conditions, {len(differing)} differ from it by more than their "
-        f"interval: {listed(differing)}."
+        f"lines are 95 % intervals over sources, the dashed one is {BASELINE}. Of "
+        f"{len(differences)} conditions these have an interval without 0: {differing(differences)}."
     )
 
 
 def missing_rates(curves: dict[str, dict[str, dict]]) -> str:
     """Return the caption of draw_curves over missing rates; curves: differences by rate."""
+    rates = list(next(iter(curves.values())))
     seen = []
-    for name, curve in curves.items():
-        first, *_, last = curve.values()
-        seen.append(f"{name} {points(first)} with all sounds there, {points(last)} with none")
+    for rate in rates:
+        at_rate = {name: curve[rate] for name, curve in curves.items()}
+        seen.append(f"at {rate} % {differing(at_rate)}")
     return (
-        f"Accuracy minus {BASELINE} where some test clips lack their audio (points, 95 % "
+        f"Accuracy minus {BASELINE} where some test clips lack their audio (points; bands: 95 % "
         "intervals). Clips that have it give every condition their real audio, also those that "
-        f"learned from generated audio. Seen: {'; '.join(seen)}."
+        f"learned from generated audio. Intervals without 0: {'; '.join(seen)}."
     )
 
 
@@ -52,12 +57,11 @@ def label_budget(budgets: list[str], curves: dict[str, list[dict]]) -> str:
     seen = []
     for i, budget in enumerate(budgets):
         at_budget = {name: curve[i] for name, curve in curves.items()}
-        best, difference = max(at_budget.items(), key=lambda item: item[1]["mean"])
-        seen.append(f"{budget}: {best} {points(difference)}")
+        seen.append(f"with {budget} clips {differing(at_budget)}")
     return (
-        f"Accuracy minus {BASELINE} by labelled training clips per action (points, 95 % "
-        "intervals); generators learn from all audible clips throughout. Largest difference at "
-        f"each number of clips: {'; '.join(seen)}."
+        f"Accuracy minus {BASELINE} by labelled training clips per action (points; bands: 95 % "
+        "intervals); generators learn from all audible clips throughout. Intervals without 0: "
+        f"{'; '.join(seen)}."
     )
 
 
@@ -79,13 +83,14 @@ def similarity_over_time(curves: dict[str, dict[str, list[dict]]]) -> str:
     for architecture, parts in curves.items():
         above = sum(estimate["ci95_low"] > 0 for estimate in parts["difference"])
         seen.append(
-            f"architecture {ARCHITECTURES[architecture].number} at {above} of "
-            f"{len(parts['difference'])} steps"
+            f"{above} of {len(parts['difference'])} steps (architecture "
+            f"{ARCHITECTURES[architecture].number})"
         )
     return (
         "Centred cosine of generated audio features with the real ones of their own clip, and of "
-        "features generated for other clips of the same action (bands: 95 % intervals). Features "
-        f"fit their own clip better than another's {listed(seen)}."
+        "features generated for other clips of the same action (bands: 95 % intervals). By their "
+        "whole interval, features fit their own clip better than those of another clip do at "
+        f"{listed(seen)}."
     )
 
 

@@ -31,6 +31,7 @@ from audio_from_video.runtime.vocabulary import ARCHITECTURES
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+NARROW_PT = 400  # an SVG that is narrower is not shown over the whole width
 EXPERIMENT = "experiment_"  # begins the names of tables that are shown collapsed
 
 
@@ -142,12 +143,18 @@ def figure(number: int, caption: str, path: Path) -> str:
 
     SVG comes as an image, too: so its style and its names stay its own.
     """
-    content = clip_browser.data_uri(MEDIA_TYPES[path.suffix], path.read_bytes())
+    image = path.read_bytes()
+    content = clip_browser.data_uri(MEDIA_TYPES[path.suffix], image)
     text = html.escape(caption)
+    kind = "wide"
+    width = re.search(rb'<svg [^>]*width="([\d.]+)pt"', image)
+    if width and float(width[1]) < NARROW_PT:
+        kind = "narrow"
     return (
-        f'<figure id="figure-{number}">'
+        f'<figure id="figure-{number}" class="{kind}">'
         f'<div class="picture" role="region" tabindex="0" aria-label="Figure {number}">'
         f'<img src="{content}" alt="{text}"></div>'
+        '<p class="scroll-hint">↔ The figure scrolls sideways.</p>'
         f"<figcaption><b>Figure {number}.</b> {text}</figcaption></figure>"
     )
 

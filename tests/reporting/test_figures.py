@@ -139,15 +139,16 @@ def test_names_are_no_formulas(tmp_path):
 
 
 def test_captions_say_what_is_seen():
+    unclear = {"mean": 0.1, "ci95_low": -0.1, "ci95_high": 0.3}
     curves = {
-        "a": {"0": CURVE[0], "100": CURVE[1]},
-        "b": {"0": CURVE[1], "100": CURVE[0]},
+        "a": {"0": CURVE[0], "100": unclear},
+        "b": {"0": CURVE[1], "100": unclear},
     }
     text = figure_captions.missing_rates(curves)
-    assert "a +50.0 [+40.0, +60.0] with all sounds there, +60.0 [+50.0, +70.0] with none" in text
-    budgets = {name: list(curve.values()) for name, curve in curves.items()}
+    assert "Intervals without 0: at 0 % a and b; at 100 % none." in text
+    budgets = {"a": [unclear, CURVE[0]], "b": [unclear, unclear]}
     text = figure_captions.label_budget(["5", "all"], budgets)
-    assert "5: b +60.0 [+50.0, +70.0]; all: a +60.0 [+50.0, +70.0]" in text
+    assert "Intervals without 0: with 5 clips none; with all clips a." in text
 
     names = ["sawing", "sanding"]
     change = pd.DataFrame([[0.3, -0.25], [0.1, -0.1]], names, names)
