@@ -230,16 +230,20 @@ def draw_threshold(figure: Figure, sweep: pd.DataFrame, used: float, gains: Filt
     shown = (sweep.threshold >= 0).to_numpy()
     thresholds = sweep.threshold[shown].to_numpy()
     shares = {"kept_fraction": BLACK, "precision": BLUE, "recall": PURPLE}
+    labels = []
     ends = []
     places = []
     for column, colour in shares.items():
         values = 100 * sweep[column][shown].to_numpy()
+        known = np.flatnonzero(np.isfinite(values))
+        if not len(known):  # recall where no clip's audio fits
+            continue
         upper.plot(thresholds, values, color=colour)
-        last = np.flatnonzero(np.isfinite(values))[-1]
+        labels.append((column.removesuffix("_fraction"), colour))
+        last = known[-1]
         ends.append(values[last])
         places.append(thresholds[last] + 0.04)
-    names = ["kept", "precision", "recall"]
-    label_ends(upper, list(zip(names, shares.values(), strict=True)), ends, places)
+    label_ends(upper, labels, ends, places)
     upper.set_ylabel("share of clips (%)")
 
     mean, low, high = bounds(gains.by_threshold, 100)[:, shown]

@@ -107,6 +107,23 @@ def test_the_filter_is_drawn_as_its_gain():
     assert "points" in drawing.axes[1].get_ylabel()
 
 
+def test_a_share_that_is_unknown_everywhere_is_not_drawn():
+    """Recall, where no test clip's audio fits, as in a small data set."""
+    sweep = pd.DataFrame(
+        {
+            "threshold": [0.0, 1.0],
+            "kept_fraction": [1.0, 0.0],
+            "precision": [0.0, np.nan],
+            "recall": [np.nan, np.nan],
+        }
+    )
+    gains = FilterGains({}, {}, {}, {}, CURVE, [0.4, 0.3])
+    drawing = figures.Figure((3.4, 3.2))
+    figures.draw_threshold(drawing, sweep, 0.5, gains)
+    named = [text.get_text() for text in drawing.axes[0].texts]
+    assert "kept" in named and "precision" in named and "recall" not in named
+
+
 def test_of_many_actions_those_that_change_are_shown():
     names = [f"action {i:02d}" for i in range(40)]
     change = pd.DataFrame(0.0, index=names, columns=names)
