@@ -34,8 +34,8 @@ SOURCES = (
     "dvc.yaml",
     "params.yaml",
     "models/tiny",
-    "metrics/experiments",
 )
+EXPERIMENTS = "metrics/experiments"  # of which a report shows tables
 # Distributions whose code makes figures, as pip names them.
 LIBRARIES = (
     "torch",
@@ -58,7 +58,7 @@ class Provenance:
 
     date: UTC, when they were written.
     commit: None without a repository that holds this code.
-    uncommitted: changed files among SOURCES.
+    uncommitted: changed files among SOURCES and experiments.
     parameters: those that differ from the commit's params.yaml, as text; [] without a commit.
     data: digest of the data set (storage/shards.py); None where data/clips.parquet says nothing.
     lock: digest of dvc.lock without the stage `report`, whose entry is written after its outputs;
@@ -124,8 +124,11 @@ class CodeState:
     parameters: list[str]
 
 
-def code_state() -> CodeState:
-    """Return the commit and what differs from it."""
+def code_state(*others: str) -> CodeState:
+    """Return the commit and what differs from it.
+
+    others: places that count beside SOURCES.
+    """
     committed = git.committed("params.yaml")
     revision = git.lines("rev-parse", "--short=12", "HEAD")
     # A repository without params.yaml is somebody else's, in which this code was unpacked.
@@ -133,7 +136,7 @@ def code_state() -> CodeState:
         return CodeState(None, [], [])
     yaml = YAML(typ="safe")
     changes = parameter_changes(yaml.load(committed), yaml.load(params.file()))
-    return CodeState(revision[0], git.changed(*SOURCES) or [], changes)
+    return CodeState(revision[0], git.changed(*SOURCES, *others) or [], changes)
 
 
 def of_this_run(device: str) -> Provenance:
@@ -141,7 +144,7 @@ def of_this_run(device: str) -> Provenance:
 
     device: where models run, cpu or cuda.
     """
-    state = code_state()
+    state = code_state(EXPERIMENTS)
     libraries = {"Python": platform.python_version()}
     libraries |= {name: version(name) for name in LIBRARIES}
     return Provenance(

@@ -5,7 +5,8 @@ where there are no settings.  Figures are of this run where data, code and param
 present ones.  All others are of another run: the report shows them behind a banner.
 
 data        the data set's digest (storage/shards.py)
-code        digest of the code of those stages that the figures depend on (data/code/<stage>.json)
+code        digest of the code of those stages that the figures depend on (data/code/<stage>.json),
+            and of the embedded models that these stages read
 parameters  digest of params.yaml, but for the sections that change no figure of an experiment and
             for what the experiment itself changes
 """
@@ -92,6 +93,7 @@ def contents(paths: list[str]) -> dict[str, str | None]:
 def code_in_lock(lock: dict, targets: list[str]) -> dict[str, str | None]:
     """Return the files of code that stages depend on, directly or through others, with their MD5.
 
+    The files of embedded models are among them, as they lie in the working tree.
     lock: the content of dvc.lock.  targets: names of its stages.
     """
     stages = lock["stages"]
@@ -105,6 +107,11 @@ def code_in_lock(lock: dict, targets: list[str]) -> dict[str, str | None]:
         found.add(name)
         for dependency in stages[name].get("deps", []):
             path = dependency["path"]
+            if Path(path).is_relative_to(layout.TINY_MODELS):
+                # Weights in git: the code that once trained them does not matter.
+                models = [str(file) for file in Path(path).rglob("*") if file.is_file()]
+                code |= contents(models)
+                continue
             if Path(path).parent == layout.CODE:
                 code[path] = dependency["md5"]
             waiting += writers(stages, path)

@@ -48,6 +48,7 @@ def test_changed_and_new_code_is_named_and_a_changed_readme_is_not(committed):
     Path("stages/a.py").write_text("a = 2\n")
     Path("stages/b.py").write_text("b = 1\n")
     Path("README.md").write_text("# B\n")
+    assert provenance.code_state().uncommitted == ["stages/a.py", "stages/b.py"]
     assert facts()["commit"].endswith("with uncommitted changes in stages/a.py, stages/b.py")
 
 

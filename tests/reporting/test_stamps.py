@@ -145,6 +145,21 @@ def test_code_is_that_of_the_stages_upstream():
     assert stamps.code_in_lock(LOCK, ["report"]) == of_report
 
 
+def test_embedded_models_count_by_their_files_and_not_by_the_code_that_trained_them(workspace):
+    weights = Path("models/tiny/vit/model.safetensors")
+    weights.parent.mkdir(parents=True)
+    weights.write_text("1")
+    stages = {
+        "pretrain": stage({"data/code/pretrain.json": "1"}, "models/tiny/vit"),
+        "features": stage({"data/code/features.json": "2", "models/tiny/vit": "x"}, "data/f"),
+    }
+    code = stamps.code_in_lock({"stages": stages}, ["features"])
+    assert code == {
+        "data/code/features.json": "2",
+        str(weights): hashlib.md5(b"1").hexdigest(),
+    }
+
+
 def test_contents_are_digests_as_dvc_has_them(run):
     assert stamps.contents(["data/code/none.json", str(AUDIO)]) == {
         str(AUDIO): hashlib.md5(b"{}").hexdigest(),
