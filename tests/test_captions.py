@@ -202,6 +202,7 @@ def test_off_writes_the_models_own_captions_step_by_step(stage, models):
         assert torch.equal(value, original[name]), name
 
 
+@pytest.mark.slow
 def test_tags_tunes_the_decoder_alone_and_its_directory_gives_the_captions(stage, models):
     run = caption()
     assert run.log["computed"] == item_count(stage.rows)
@@ -229,6 +230,7 @@ def test_tags_tunes_the_decoder_alone_and_its_directory_gives_the_captions(stage
     assert figures["after"]["validation"]["captions"] == frames
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice(stage, monkeypatch):
     caption()
     first = outputs()
@@ -307,6 +309,7 @@ def test_self_critical_runs_and_depends_on_the_label_audio(stage):
 # What a user can mend
 
 
+@pytest.mark.slow
 def test_a_failed_worker_is_a_refused_clip_or_a_sentence(stage, monkeypatch):
     caption()
     stage.set(captions={"beams": 2})

@@ -145,6 +145,7 @@ def test_the_pool_is_every_audible_training_clip_or_the_labelled_ones(features):
 
 
 @pytest.mark.parametrize("change", ["other sound", "silence"])
+@pytest.mark.slow
 def test_a_clips_own_sound_changes_no_generated_feature_of_its_own(data, change):
     synthetic.generate()
     before = synthetic.generated_bytes()
@@ -652,6 +653,7 @@ def test_ten_times_as_many_clips_take_no_more_memory(workspace):
     assert ten < 1.5 * one and ten < size / 3
 
 
+@pytest.mark.slow
 def test_the_shuffled_control_learns_from_other_clips_and_knows_no_more_than_the_mean(data):
     """The sound is a linear function of the video: paired it is learned, shuffled it is not."""
     data.set(generator={"lstm": {"epochs": 30, "patience": 30}})

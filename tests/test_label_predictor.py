@@ -232,6 +232,7 @@ def both(data):
 
 
 @pytest.mark.parametrize("head", ["mel", "features"])
+@pytest.mark.slow
 def test_each_architectures_labels_are_those_it_would_have_alone(both, head):
     both.set(label_predictor={"head": head})
     metrics = predict()
@@ -268,6 +269,7 @@ def test_each_architectures_labels_are_those_it_would_have_alone(both, head):
             assert swapped[split][f"generated_{way}"] == metrics[split][f"mapped_{way}"]
 
 
+@pytest.mark.slow
 def test_what_one_architecture_generated_reaches_no_output_of_the_other(both):
     predict()
     models = contents(layout.LABEL_PREDICTOR)
@@ -302,6 +304,7 @@ def test_without_a_trained_architecture_there_is_a_sentence(data):
         predict()
 
 
+@pytest.mark.slow
 def test_models_are_fitted_on_training_clips_alone(data):
     """Other sound of test clips changes neither map nor decoder; that of a training clip does."""
     rows = synthetic.make_clips()

@@ -656,6 +656,7 @@ BUDGET = (
 )
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_every_time(monkeypatch):
     monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     predictions.write("generated", predictions.read("video_only"))  # what the filter is about

@@ -93,6 +93,7 @@ def test_plan_has_the_wanted_clips_and_sources_that_never_cross():
     assert Counter(Counter(c.source for c in clips).values()).keys() == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_shares_of_sound_kinds_and_what_they_say():
     p = parameters(size_px=32)
     clips = [c for c in plan_clips(p) if c.split == "training" and c.action not in MOSTLY_SILENT]
@@ -207,6 +208,7 @@ def test_params_refuse_a_mix_that_does_not_add_up():
         parameters(audio_mix={**MIX, "own": 0.7})
 
 
+@pytest.mark.slow
 def test_hidden_share_puts_something_large_before_that_share_of_sources():
     p = parameters(hidden_share=0.2)
     first = {c.source: c for c in plan_clips(p)}.values()

@@ -83,6 +83,7 @@ def test_loss_on_stored_outputs_is_the_models_own_on_pictures(models, captioner,
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_blip_base_fits_with_its_published_sizes(tmp_path):
     """One layer each: 384 px, 577 picture tokens, 768 wide, 30,524 words."""
     layers = {"num_hidden_layers": 1}

@@ -95,6 +95,7 @@ def test_it_is_the_same_twice(captioner, outputs):
     assert blip.dump_weights(first) == blip.dump_weights(second)
 
 
+@pytest.mark.slow
 def test_reward_raises_the_caption_it_prefers(captioner, outputs):
     """Three in four captions name a knock; the reward is 1 for a tap."""
     learned = examples([["Knock", "Knock", "Tap", "Knock"], ["Knock", "Tap", "Knock", "Knock"]])

@@ -299,6 +299,7 @@ EXTRA = {
 }
 
 
+@pytest.mark.slow
 def test_every_row_trains_answers_test_and_is_asked_at_every_missing_rate(rows, workspace):
     workspace.set(
         classifier={"conditions": {name: condition_keys(**keys) for name, keys in EXTRA.items()}}

@@ -554,6 +554,7 @@ def test_same_bytes_whatever_the_number_of_workers(data, monkeypatch):
     assert len(first) > 8
 
 
+@pytest.mark.slow
 def test_each_switch_runs_and_changes_the_answer(data):
     data.set(generator={"folds": 2, "lstm": {"epochs": 1}})
     synthetic.write_label_audio(folds=2)
@@ -593,6 +594,7 @@ def test_each_switch_runs_and_changes_the_answer(data):
     ]
 
 
+@pytest.mark.slow
 def test_only_label_audio_can_say_what_a_picture_does_not(data):
     """A positive control: the video is noise, the captions name the sound."""
     rows = synthetic.make_clips(sizes={"training": 24, "validation": 8, "test": 12}, unlabelled=24)

@@ -89,6 +89,7 @@ def test_a_worker_killed_while_it_starts_costs_nothing(tmp_path):
     assert (tmp_path / "killed").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_at_any_moment_of_its_life_costs_nothing():
     """Kills hit from the fork on: at other moments in each round."""
     killed: list[int] = []
@@ -133,12 +134,14 @@ def test_a_worker_killed_while_it_answers_costs_nothing(tmp_path):
     assert (tmp_path / "killed").exists()
 
 
+@pytest.mark.slow
 def test_the_server_of_workers_killed_costs_nothing(tmp_path):
     tasks = [(x, str(tmp_path / "killed")) for x in range(8)]
     assert list(map_items(workers.kill_the_server_on_3, tasks, 2)) == list(range(8))
     assert (tmp_path / "killed").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_has_just_been_killed_is_replaced():
     for _ in range(3):
         assert list(map_items(workers.square, range(4), 2)) == [0, 1, 4, 9]
