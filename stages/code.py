@@ -24,7 +24,7 @@ from audio_from_video.captioning.settings import CaptionsParams
 from audio_from_video.classification.search_settings import SearchParams
 from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.clipset.settings import ClipsParams
-from audio_from_video.evaluation.settings import Experiments
+from audio_from_video.evaluation.settings import Experiments, SummaryParams
 from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.meaning.settings import (
     DictionaryParams,
@@ -70,6 +70,7 @@ SECTIONS: dict[str, type[params.Section]] = {  # of params.yaml, in its order
     "classifier": ClassifierParams,
     "bundle": BundleParams,
     "report": ReportParams,
+    "summary": SummaryParams,
     "search": SearchParams,
     "experiments": Experiments,
 }

@@ -62,3 +62,9 @@ class Experiments(params.Section):
     """The section `experiments` of params.yaml."""
 
     named: dict[str, Entry]
+
+
+class SummaryParams(params.Section):
+    """The section `summary` of params.yaml."""
+
+    conditions: list[str] = Field(min_length=1)

@@ -48,6 +48,8 @@ def tiny_parameters() -> dict:
     p["classifier"] |= {"seeds": 2, "conditions": {name: conditions[name] for name in CONDITIONS}}
     for network in (p["classifier"]["lstm"], p["generator"]["lstm"]):
         network |= {"epochs": 3, "hidden": 16, "projection": 16}
+    bundled = ["video_only", "real_audio", "validated", "mapped_validated"]
+    p["bundle"] |= {"conditions": bundled}
     p["report"] |= {"clips": 4}
     return p
 
@@ -71,7 +73,7 @@ class Repository:
 
     def _copy_code(self) -> None:
         ignore = shutil.ignore_patterns("__pycache__")
-        for name in ("stages", "audio_from_video", "models/tiny", "metrics/experiments"):
+        for name in ("stages", "tools", "audio_from_video", "models/tiny", "metrics/experiments"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=ignore)
         (self.folder / "metrics").mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "metrics/pretrain.json", self.folder / "metrics")
