@@ -3,7 +3,8 @@
     python -m tools.compare            with the last commit
     python -m tools.compare main~3     with another commit, a branch or an experiment of DVC
 
-The main conditions are those of the README's table.  `dvc metrics diff` lists every figure.
+The main conditions are those of the README's table.
+`dvc metrics diff REVISION -R --targets metrics` lists every figure.
 """
 
 import argparse
