@@ -100,17 +100,22 @@ def with_value(text: str, keys: Keys, value: Any) -> str:
     """Return YAML text in which a key has a value; it is added where it is not there."""
     node = YAML().compose(text)
     for depth, name in enumerate(keys):
-        values = {key.value: node_below for key, node_below in node.value}
-        if name not in values:
+        entries = {key.value: (key, value_node) for key, value_node in node.value}
+        if name not in entries:
             # What is below the missing key is a value, too.
             for key in reversed(keys[depth + 1 :]):
                 value = {key: value}
             return _with_entry(text, node, name, value)
-        node = values[name]
+        key_node, node = entries[name]
 
     start = node.start_mark.index
     end = _end(node)
     new = as_text(value)
+    if isinstance(node, SequenceNode) and not node.flow_style:
+        # Its lines go, and the value moves up behind the key; comments between them stay.
+        key_end = key_node.end_mark.index + len(":")
+        comments = text[key_end:start].rstrip()
+        return f"{text[:key_end]} {new}{comments}{text[end:]}"
     rest = text[end:]
     if rest.lstrip(" ").startswith("#"):
         # A comment behind the value stays in its column where there is room.

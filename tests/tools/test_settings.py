@@ -66,6 +66,23 @@ def test_all_else_stays_as_it_was_written(file):
     assert file.read_text() == expected != before
 
 
+def test_a_list_of_several_lines_gives_way_to_one_line(file):
+    """`dvc exp run -S` writes all lists so."""
+    text = file.read_text()
+    flow = "    [[knocking, hammering], [sawing, sanding], [boiling, frying]]\n"
+    block = "  - - knocking\n    - hammering\n  # a remark\n  - - sawing\n    - sanding  # both\n"
+    assert flow in text
+    file.write_text(text.replace(flow, block))
+    pairs = [["clapping", "slapping"]]
+    settings.apply(write_overlay(f"report: {{look_alike_pairs: {pairs}}}"))
+    after = file.read_text()
+    assert yaml.safe_load(after)["report"]["look_alike_pairs"] == pairs
+    assert "  look_alike_pairs: [[clapping, slapping]]  " in after
+    assert "# actions that look alike" in after
+    settings.apply(write_overlay("report: {look_alike_pairs: [[a, b]]}"))
+    assert yaml.safe_load(file.read_text())["report"]["look_alike_pairs"] == [["a", "b"]]
+
+
 def test_a_condition_is_added_with_the_keys_that_it_merges_in(file):
     before = file.read_text()
     conditions = yaml.safe_load(before)["classifier"]["conditions"]
