@@ -21,7 +21,7 @@ a gap.
 import csv
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -31,9 +31,10 @@ import pandas as pd
 from audio_from_video.backbones import hub
 from audio_from_video.classification.settings import Condition
 from audio_from_video.clipset import truth
-from audio_from_video.evaluation import curves, filter_gains, read_out
+from audio_from_video.evaluation import curves, filter_gains, read_out, recommended
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, ConditionAnswers
+from audio_from_video.meaning.recommended import CONDITION_OF
 from audio_from_video.reporting import (
     condition_groups,
     experiment_tables,
@@ -50,7 +51,7 @@ from audio_from_video.reporting import (
 from audio_from_video.reporting.committed import comparison_with_commit
 from audio_from_video.reporting.condition_groups import Groups
 from audio_from_video.reporting.provenance import Provenance
-from audio_from_video.reporting.results import LookAlikePairs, Results
+from audio_from_video.reporting.results import ConditionSettings, LookAlikePairs, Results
 from audio_from_video.reporting.settings import ReportParams
 from audio_from_video.reporting.tables import Content, Table
 from audio_from_video.runtime import params, stage_run
@@ -151,8 +152,9 @@ def bare_name(action: str) -> str:
 
 def evaluate(
     report_params: ReportParams,
-    conditions: dict[str, Condition],
+    conditions: Mapping[str, ConditionSettings],
     answers: dict[str, ConditionAnswers],
+    classifier_metrics: dict[str, dict],
 ) -> Results:
     """Return everything that is measured of the conditions."""
     partial = {name for name, condition in conditions.items() if condition.kept_only}
@@ -168,6 +170,8 @@ def evaluate(
     missing_rate_differences: dict[str, dict] = {}
     baseline_hits = curves.rate_hits(BASELINE, clips, answers[BASELINE].seeds, rates)
     for name, condition in answers.items():
+        if name == recommended.NAME:  # it has no trainings, which these curves are of
+            continue
         hits = curves.rate_hits(name, condition.clips, condition.seeds, rates, name in partial)
         missing_rates[name] = curves.rate_estimates(hits, condition.clips.source_id)
         if name != BASELINE and not hits.empty:
@@ -180,9 +184,7 @@ def evaluate(
         answers=answers,
         figures=condition_figures,
         checks=condition_evaluation.condition_checks(answers, condition_figures),
-        classifier_metrics={
-            name: stage_tables.read_metrics("classifier", name) for name in answers
-        },
+        classifier_metrics=classifier_metrics,
         missing_rates=missing_rates,
         missing_rate_differences=missing_rate_differences,
         action_accuracy=condition_evaluation.group_accuracy(answers, by_action),
@@ -401,11 +403,21 @@ def main(stage: stage_run.StageRun) -> None:
     for name, condition in stage.progress(conditions.items(), len(conditions), "condition"):
         answers[name] = read_answers(name, condition, seeds)
 
-    results = evaluate(report_params, conditions, answers)
+    classifier_metrics = {name: stage_tables.read_metrics("classifier", name) for name in answers}
+    settings: dict[str, ConditionSettings] = dict(conditions)
     generated = generated_folders()
+    if recommended.is_available(conditions, generated):
+        chain = recommended.recommended_predictions()
+        settings[recommended.NAME] = recommended.RecommendedSettings()
+        answers[recommended.NAME] = condition_evaluation.condition_answers(chain.of("test"))
+        links = [classifier_metrics[name]["parameters"] for name in CONDITION_OF.values()]
+        figures_of_chain = condition_evaluation.classifier_figures(chain)
+        classifier_metrics[recommended.NAME] = figures_of_chain | {"parameters": sum(links)}
+
+    results = evaluate(report_params, settings, answers, classifier_metrics)
     introduction = row_tables.introduction(results)
     report_tables = all_tables(results, generated)
-    groups = condition_groups.arranged(report_params.groups, conditions)
+    groups = condition_groups.arranged(report_params.groups, settings)
     captions = draw_figures(report_params, results, groups, generated)
 
     tables.write_table_files(layout.TABLES, report_tables)

@@ -7,12 +7,12 @@ import torch
 
 from audio_from_video.backbones import text as text_backbone
 from audio_from_video.backbones.audio_steps import Projection
-from audio_from_video.classification.recommended import CONDITION_OF, REAL_AUDIO, recommend
 from audio_from_video.classification.settings import GENERATOR_OF
 from audio_from_video.generation.networks import Anchors
 from audio_from_video.meaning import similarity
 from audio_from_video.meaning.action_fit import ActionFit, calibrate
 from audio_from_video.meaning.label_ranking import LOWEST_ATTENDED, rank
+from audio_from_video.meaning.recommended import CONDITION_OF, REAL_AUDIO, recommend
 from audio_from_video.prediction.bundle import PROJECTION, Bundle, Meaning
 from audio_from_video.prediction.networks import Classifiers, Generators, LabelHeads
 from audio_from_video.prediction.perception import Percept

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audio_from_video.classification.recommended import CONDITION_OF
+from audio_from_video.meaning.recommended import CONDITION_OF
 from audio_from_video.prediction.answers import WindowAnswer
 from audio_from_video.prediction.pipeline import VideoAnswer
 from audio_from_video.prediction.settings import BundleSettings

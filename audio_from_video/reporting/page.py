@@ -28,6 +28,7 @@ from audio_from_video.reporting.condition_groups import Groups, definitions
 from audio_from_video.reporting.results import Results
 from audio_from_video.reporting.tables import RowNote, RowNotes, Table
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
+from audio_from_video.storage import layout
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
@@ -52,7 +53,8 @@ def report_html(
     the clips.
     """
     template = TEMPLATE.read_text()
-    conditions = list(definitions(groups))
+    # The recommended chain has no predictions of its own: the browser shows its links.
+    conditions = [name for name in definitions(groups) if layout.predictions(name).is_file()]
     notes = condition_notes(results, groups)
     figure_items = enumerate(figures.items(), start=1)
     records = clip_browser.clip_records(clips, conditions, seed)

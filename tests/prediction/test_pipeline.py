@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from audio_from_video import Pipeline, VideoArray
-from audio_from_video.classification.recommended import recommend
 from audio_from_video.learning.features import own_noise
+from audio_from_video.meaning.recommended import recommend
 from audio_from_video.prediction import pipeline as at_work
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
