@@ -78,7 +78,7 @@ def test_the_package_comes_before_the_hub_and_needs_no_network(monkeypatch):
 
 def test_the_hub_is_asked_where_the_package_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr("audio_from_video.backbones.text.find_spec", lambda _: None)
-    monkeypatch.setattr(hub, "locate", lambda name: tmp_path / name)
+    monkeypatch.setattr(hub, "locate", lambda name, offline: tmp_path / name)
     assert locate(MINILM) == tmp_path / MINILM
 
 
