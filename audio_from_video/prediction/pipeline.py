@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from audio_from_video.backbones import hub
 from audio_from_video.media import untrusted
 from audio_from_video.prediction import perception
@@ -126,6 +129,14 @@ class Pipeline:
                 yield from self._answer(group)
                 group = []
         yield from self._answer(group)
+
+    def log_mels(self, features: np.ndarray) -> np.ndarray:
+        """Return what generated features [n, T, A] sound like, to look at.
+
+        Log-mel spectrograms [n, frames, mel bins] at 100 frames a second, normalised as AST reads
+        them.
+        """
+        return self._answering.heads.log_mels(torch.from_numpy(features))
 
     def _read(self, videos: Iterable[Video], stride_s: float) -> Iterator[Reading]:
         """Read videos into windows."""
