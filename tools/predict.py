@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from audio_from_video.clipset.discovery import OTHER_SUFFIXES
@@ -31,7 +32,7 @@ from audio_from_video.prediction.pipeline import Pipeline, VideoAnswer
 from audio_from_video.reporting.tables import plain
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError, printable
-from audio_from_video.storage import layout, shards
+from audio_from_video.storage import layout
 
 # What a worker needs, imported once in the server that they are forked from.
 PRELOADED = ("audio_from_video.prediction.perception", "audio_from_video.prediction.videos")
@@ -97,7 +98,7 @@ def answer(
             report_refusal(video)
     if arguments.features:
         table = pa.Table.from_pylist(index, schema=answer_rows.FEATURES_INDEX)
-        shards.write_table(table, arguments.features / FEATURES_INDEX)
+        pq.write_table(table, arguments.features / FEATURES_INDEX)
     return answers
 
 
@@ -198,7 +199,7 @@ def run(arguments: argparse.Namespace) -> int:
     answers = answer(pipeline, files, arguments)
     if arguments.out:
         table = pa.Table.from_pylist(answers, schema=answer_rows.schema(bundle.settings))
-        shards.write_table(table, arguments.out)
+        pq.write_table(table, arguments.out)
     print(FORMATS[arguments.format](answers))
 
     refused = len({row["file"] for row in answers if row["status"] != "ok"})

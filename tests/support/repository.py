@@ -1,5 +1,6 @@
 """A repository like this one, with tiny parameters: for tests and scripts that run `dvc repro`."""
 
+import copy
 import json
 import os
 import re
@@ -86,6 +87,14 @@ class Repository:
         shutil.copy(ROOT / ".dvc/.gitignore", self.folder / ".dvc")
         settings = "[core]\n    analytics = false\n    check_update = false\n"
         (self.folder / ".dvc/config").write_text(settings)
+
+    def clone(self, folder: Path) -> "Repository":
+        """Return a clone in a folder, with a cache and an item store of its own."""
+        self.run("git", "clone", "-q", str(self.folder), str(folder))
+        clone = copy.copy(self)
+        clone.folder = folder
+        clone.environment = self.environment | {"ITEM_STORE": str(folder / ".items")}
+        return clone
 
     def set(self, section: str, **values) -> None:
         """Change values of a section of params.yaml."""

@@ -1,12 +1,14 @@
 """Answers for new clips against the pipeline's own: a test clip gets what data/ holds of it."""
 
+import dvc.api
 import numpy as np
 import pytest
 
 from audio_from_video import Pipeline
+from audio_from_video.prediction.bundle import read_bundle
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
 from audio_from_video.storage import layout, predictions, shards
-from tests.support.repository import Repository
+from tests.support.repository import AUTHOR, Repository
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +97,39 @@ def test_the_command_answers_from_the_repository(repository):
     assert len(rows) == 12
     assert all(row["status"] == "ok" for row in rows)
     assert "recommended" in printed
+
+
+@pytest.fixture(scope="module")
+def clone(repository, tmp_path_factory) -> Repository:
+    """A clone of the repository, whose outputs lie in a folder that is its remote."""
+    remote = tmp_path_factory.mktemp("remote")
+    repository.run("dvc", "remote", "add", "--default", "shared", str(remote))
+    repository.commit("results")
+    repository.run("git", *AUTHOR, "tag", "-a", "bundle@v1.0.0", "-m", "first")
+    repository.run("dvc", "push")
+    return repository.clone(tmp_path_factory.mktemp("clone") / "clone")
+
+
+def test_a_clone_knows_that_nothing_is_to_be_computed_before_it_pulls(clone):
+    output = clone.run("dvc", "repro", "--dry", "--allow-missing", "bundle")
+    assert set(clone.stages_run(output)) <= {"clips"}  # it always runs
+
+
+def test_a_clone_pulls_results_and_answers_without_computing(clone):
+    clone.run("dvc", "pull", "bundle", "sample")
+    clip = next((clone.folder / layout.SAMPLE / "validation").glob("*/*.mp4"))
+    printed = clone.run("python", "-m", "tools.predict", str(clip))
+    assert clip.name in printed
+    assert (clone.folder / layout.BUNDLE / "README.md").is_file()
+
+    clone.run("dvc", "pull", "--allow-missing")
+    status = clone.run("dvc", "status", "bundle")
+    changed = [line.rstrip(":") for line in status.splitlines() if line.endswith(":")]
+    assert set(changed) <= {"clips"}
+
+
+def test_the_bundle_is_an_artifact_that_dvc_finds(clone, tmp_path):
+    shown = dvc.api.artifacts_show("bundle", repo=str(clone.folder))
+    assert shown["path"] == str(layout.BUNDLE)
+    clone.run("dvc", "artifacts", "get", str(clone.folder), "bundle", "-o", str(tmp_path / "got"))
+    assert read_bundle(tmp_path / "got").settings.actions
