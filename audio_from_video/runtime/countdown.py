@@ -55,15 +55,19 @@ def announcement(logs: Path) -> str | None:
     ran = [other for other in state["ran"] if other in stages and other != name]
     left = [name, *pending(stages, name, ran)]
 
-    seconds = _known_seconds(stages, logs)
-    expected_s = sum(seconds.get(other, 0) for other in ran)
-    speed = (time.time() - state["start"]) / expected_s if expected_s > SCALED_FROM_S else 1.0
-    left_s = speed * sum(seconds.get(other, 0) for other in left)
-
     write_json(_state_file(logs), state | {"ran": [*ran, name]})
+    place = f"stage {len(ran) + 1} of {len(ran) + len(left)}"
+    seconds = _known_seconds(stages, logs)
+    if not seconds:
+        return place
+
+    typical_s = sum(seconds.values()) / len(seconds)
+    expected_s = sum(seconds.get(other, typical_s) for other in ran)
+    speed = (time.time() - state["start"]) / expected_s if expected_s > SCALED_FROM_S else 1.0
+    left_s = speed * sum(seconds.get(other, typical_s) for other in left)
     minutes = round(left_s / 60)
     time_left = f"about {minutes} min" if minutes else "less than a minute"
-    return f"stage {len(ran) + 1} of {len(ran) + len(left)}, {time_left} left"
+    return f"{place}, {time_left} left"
 
 
 def pipeline() -> dict[str, PlannedStage]:

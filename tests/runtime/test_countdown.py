@@ -69,24 +69,36 @@ def test_frozen_stages_never_run(repository):
 
 def test_the_announcement_of_a_run(repository, monkeypatch):
     logs = repository / "logs"
-    (logs / "features").mkdir(parents=True)
-    for name, seconds in {"frames": 100, "features/rgb": 200, "report": 40}.items():
+    for folder in ("features", "classifier"):
+        (logs / folder).mkdir(parents=True)
+    known = {"frames": 100, "features/rgb": 200, "classifier/silent": 20, "report": 40}
+    for name, seconds in known.items():
         (logs / f"{name}.json").write_text(json.dumps({"seconds": seconds}))
     monkeypatch.setattr(countdown, "_process_of_dvc", lambda: [17, 1000])
 
     monkeypatch.setenv("DVC_STAGE", "frames")
     assert countdown.announcement(logs) == "stage 1 of 4, about 6 min left"
+    # A stage without a log is taken to be as long as the others are.
+    (logs / "features/rgb.json").rename(logs / "elsewhere.json")
+    assert countdown.announcement(logs) == "stage 1 of 4, about 4 min left"
+    (logs / "elsewhere.json").rename(logs / "features/rgb.json")
 
     # It took twice as long as expected.
     state = json.loads((logs / "run.json").read_text())
     (logs / "run.json").write_text(json.dumps(state | {"start": state["start"] - 200}))
     monkeypatch.setenv("DVC_STAGE", "features@rgb")
-    assert countdown.announcement(logs) == "stage 2 of 4, about 8 min left"
+    assert countdown.announcement(logs) == "stage 2 of 4, about 9 min left"
 
     # Another run of DVC begins to count anew.
     monkeypatch.setattr(countdown, "_process_of_dvc", lambda: [18, 1000])
     monkeypatch.setenv("DVC_STAGE", "report")
     assert countdown.announcement(logs) == "stage 1 of 1, about 1 min left"
+
+
+def test_without_times_the_place_alone_is_said(repository, monkeypatch):
+    monkeypatch.setattr(countdown, "_process_of_dvc", lambda: [17, 1000])
+    monkeypatch.setenv("DVC_STAGE", "frames")
+    assert countdown.announcement(repository / "logs") == "stage 1 of 4"
 
 
 def test_without_dvc_there_is_nothing_to_say(repository, monkeypatch):
