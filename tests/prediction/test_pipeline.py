@@ -1,5 +1,10 @@
 """A bundle at work: shapes, order, refusals, and what an answer depends on."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +15,7 @@ from audio_from_video.prediction import pipeline as at_work
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
+from tests.support.closure import ROOT
 from tests.support.media_files import shown_frames, sine, write_video
 from tests.support.tiny_bundle import (
     ACTIONS,
@@ -162,3 +168,26 @@ def test_workers_give_the_answers_of_this_process(pipeline, whole_bundle, tmp_pa
     for name in AUDIO_AT_TEST:
         both = [videos[1].windows[0].answers[name].by_seed for videos in (mine, theirs)]
         assert np.array_equal(*both)
+
+
+@pytest.mark.slow
+def test_the_library_needs_no_repository(whole_bundle, tmp_path, clip):
+    """As after `pip install`: the package alone, in another folder, with a copied bundle."""
+    library = tmp_path / "library"
+    library.mkdir()
+    shutil.copytree(ROOT / "audio_from_video", library / "audio_from_video")
+    shutil.copytree(whole_bundle, tmp_path / "copied")
+    script = (
+        "from audio_from_video import Pipeline\n"
+        "[video] = Pipeline.from_pretrained('copied').predict('clip.mp4')\n"
+        "print(video.status, len(video.windows))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(library), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "ok 1\n", done.stderr
