@@ -3,6 +3,7 @@
     python -m tools.predict clip.mp4                    a file, several, a folder or a 'pattern*'
     python -m tools.predict clips/ --out answers.parquet
     python -m tools.predict clips/ --features folder/   generated features as .npy, with an index
+    python -m tools.predict clips/ --html page.html     frames, captions, labels, answers to look at
     python -m tools.predict talk.mp4 --stride-s 1       windows of a long video overlap
 
 A video longer than a clip is answered in windows.  `recommended` says whose answer to take:
@@ -26,9 +27,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from audio_from_video.clipset.discovery import OTHER_SUFFIXES
+from audio_from_video.meaning.recommended import CONDITION_OF
+from audio_from_video.media.motion import mean_magnitudes
+from audio_from_video.media.optical_flow import draw_clip
 from audio_from_video.prediction import rows as answer_rows
+from audio_from_video.prediction.answers import WindowAnswer
 from audio_from_video.prediction.bundle import read_bundle
 from audio_from_video.prediction.pipeline import Pipeline, VideoAnswer
+from audio_from_video.prediction.settings import BASELINE
+from audio_from_video.reporting.clip_browser import NewClip, generated_entry, new_clip_record
+from audio_from_video.reporting.page import answers_html
 from audio_from_video.reporting.tables import plain
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError, printable
@@ -37,6 +45,7 @@ from audio_from_video.storage import layout
 # What a worker needs, imported once in the server that they are forked from.
 PRELOADED = ("audio_from_video.prediction.perception", "audio_from_video.prediction.videos")
 FEATURES_INDEX = "index.parquet"
+MOST_ON_PAGE = 200  # windows on a page: each takes about 100 KB
 TABLE_COLUMNS = ("file", "start_s", "end_s", "action", "probability", "agreement", "recommended")
 
 
@@ -89,17 +98,71 @@ def answer(
     """Answer all files; return the rows of the answers, and write the generated features."""
     answers: list[dict[str, Any]] = []
     index: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     stream = pipeline.stream(files, arguments.stride_s)
     for number, video in enumerate(tqdm(stream, "predict", len(files), unit="file")):
         answers += answer_rows.rows(video, pipeline.settings, arguments.top_k)
         if arguments.features:
             index += answer_rows.write_features(arguments.features, number, video)
+        if arguments.html:
+            shown = video.windows[: MOST_ON_PAGE - len(records)]
+            records += [page_record(pipeline, video, window) for window in shown]
         if video.status != "ok":
             report_refusal(video)
     if arguments.features:
         table = pa.Table.from_pylist(index, schema=answer_rows.FEATURES_INDEX)
         pq.write_table(table, arguments.features / FEATURES_INDEX)
+    if arguments.html:
+        about = f"{len(records)} windows of {len(files)} files."
+        if len(records) == MOST_ON_PAGE:
+            about = f"The first {about} A page holds no more."
+        page = answers_html(records, list(pipeline.settings.classifiers), about)
+        arguments.html.write_text(page)
     return answers
+
+
+def page_record(pipeline: Pipeline, video: VideoAnswer, window: WindowAnswer) -> dict[str, Any]:
+    """Return what the page shows of a window."""
+    settings = pipeline.settings
+    name = video.name
+    if len(video.windows) > 1:
+        name = f"{name}, {window.start_s:.2f} to {window.end_s:.2f} s"
+    magnitudes = mean_magnitudes((window.jpegs, settings.representative_frames.camera))
+    answers: dict[str, list[Any]] = {}
+    for condition, each in window.answers.items():
+        seeds = len(each.by_seed)
+        votes = round(each.agreement * seeds)
+        answers[condition] = [each.action, votes, seeds, float(each.probabilities.max())]
+    generated = {}
+    log_mels = {}
+    for architecture, sound in window.generated.items():
+        log_mels[architecture] = pipeline.log_mels(sound.features[:1])[0]
+        generated[architecture] = generated_entry(
+            label_scores=sound.label_scores,
+            against=window.answers[BASELINE].action,
+            score=sound.score,
+            threshold=sound.threshold,
+            keep=sound.keep,
+        )
+    clip = NewClip(
+        name=name,
+        action=window.action,
+        recommended=CONDITION_OF[window.recommended],
+        duration_s=window.end_s - window.start_s,
+        jpegs=window.jpegs,
+        flow_jpegs=draw_clip((window.jpegs, settings.optical_flow))["jpegs"],
+        magnitudes=magnitudes["magnitudes"],
+        chosen=list(window.captions),
+        samples=window.samples,
+        audible=window.real.audible,
+        level_dbfs=window.real.level_dbfs,
+        captions=window.captions,
+        real_scores=window.real.label_scores,
+        generated=generated,
+        log_mels=log_mels,
+        answers=answers,
+    )
+    return new_clip_record(clip)
 
 
 def report_refusal(video: VideoAnswer) -> None:
@@ -171,6 +234,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="a Parquet file for all answers")
     parser.add_argument("--features", type=Path, help="a folder for generated audio features")
+    parser.add_argument("--html", type=Path, help="a page to look at the answers, one file")
     parser.add_argument("--format", choices=FORMATS, default="table", help="of what is printed")
     parser.add_argument(
         "--stride-s", type=float, help="between the starts of windows, s (default: their length)"
@@ -189,6 +253,8 @@ def run(arguments: argparse.Namespace) -> int:
     files = find_videos(arguments.videos)
     if arguments.out:
         require_writable(arguments.out, is_folder=False)
+    if arguments.html:
+        require_writable(arguments.html, is_folder=False)
     if arguments.features:
         require_writable(arguments.features, is_folder=True)
 

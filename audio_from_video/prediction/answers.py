@@ -76,6 +76,7 @@ class WindowAnswer:
     start_s, end_s: from the video's first shown frame.  answers: by condition.
     generated: by architecture.  captions: of representative frames, by step.
     recommended: real_audio, caption_mapping or video_only: whose answer to take.
+    jpegs: its T frames.  samples [n] int16: its sound at 16 kHz, None without a track.
     """
 
     start_s: float
@@ -86,6 +87,7 @@ class WindowAnswer:
     captions: dict[int, str]
     recommended: str
     jpegs: list[bytes] = field(repr=False)
+    samples: np.ndarray | None = field(repr=False)
 
     @property
     def action(self) -> str:

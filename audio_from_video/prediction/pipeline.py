@@ -205,7 +205,13 @@ class Pipeline:
                 yield VideoAnswer(reading.name, status, reason, [])
                 continue
             windows = [
-                WindowAnswer(window.start_s, window.end_s, jpegs=window.jpegs, **next(answers))
+                WindowAnswer(
+                    start_s=window.start_s,
+                    end_s=window.end_s,
+                    jpegs=window.jpegs,
+                    samples=window.samples,
+                    **next(answers),
+                )
                 for window in reading.video.windows
             ]
             yield VideoAnswer(reading.name, status, reason, windows)

@@ -8,6 +8,7 @@ Outputs other than frames and predictions may be absent: not every run has both 
 import base64
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
@@ -77,6 +78,79 @@ def clip_records(count: int, conditions: list[str], seed: int = 0) -> list[dict]
         record["answers"] = {condition: by_clip.get(name) for condition, by_clip in answers.items()}
         records.append(record)
     return records
+
+
+@dataclass(frozen=True)
+class NewClip:
+    """What is known of a clip, or of a window of a video, that has no place in a data set.
+
+    name: stands as its id.  recommended: the condition whose answer `action` is.
+    jpegs, flow_jpegs: T images each.  magnitudes [T] and chosen: motion and representative steps.
+    samples [n] int16: its sound, None without.  audible, level_dbfs: of it.
+    captions: by step.  real_scores [L]: of labels, None where it is not audible.
+    generated: by architecture what the browser shows of it (`generated_entry`).
+    log_mels: by architecture, [frames, mel bins].
+    answers: by condition [action, seeds that gave it, seeds, probability].
+    """
+
+    name: str
+    action: str
+    recommended: str
+    duration_s: float
+    jpegs: list[bytes]
+    flow_jpegs: list[bytes]
+    magnitudes: np.ndarray
+    chosen: list[int]
+    samples: np.ndarray | None
+    audible: bool
+    level_dbfs: float | None
+    captions: dict[int, str]
+    real_scores: np.ndarray | None
+    generated: dict[str, dict]
+    log_mels: dict[str, np.ndarray]
+    answers: dict[str, list]
+
+
+def new_clip_record(clip: NewClip) -> dict:
+    """Return what the page shows of a clip that no stage knows; see `clip_records`."""
+    sound: dict = {"status": "no_audio_track", "level": rounded(clip.level_dbfs, 1)}
+    if clip.samples is not None:
+        sound["status"] = "ok" if clip.audible else "silent"
+    if clip.samples is not None and clip.audible:
+        sound |= heard_sound(clip.samples / 32768)
+    jpegs = {name: mel_picture.encode(log_mel) for name, log_mel in clip.log_mels.items()}
+    motion = [rounded(value, 2) for value in clip.magnitudes.tolist()]
+    return {
+        "id": clip.name,
+        "action": clip.action,
+        "recommended": clip.recommended,
+        "source": "",
+        "steps": len(clip.jpegs),
+        "duration": round(clip.duration_s, 3),
+        "frames": sprite(clip.jpegs, FRAME_PX),
+        "flow": sprite(clip.flow_jpegs, FLOW_PX),
+        "sound": sound,
+        "moving": {"motion": motion, "chosen": clip.chosen},
+        "captions": [{"step": step, "text": text} for step, text in clip.captions.items()],
+        "real_labels": None if clip.real_scores is None else strongest_labels(clip.real_scores),
+        "architectures": clip.generated,
+        "truth": None,
+        "mels": mel_pictures(jpegs, clip.duration_s),
+        "answers": clip.answers,
+    }
+
+
+def generated_entry(
+    label_scores: np.ndarray, against: str, score: float, threshold: float, keep: bool
+) -> dict:
+    """Return what the browser shows of generated sound: labels [L] and the filter's decision."""
+    return {
+        "labels": strongest_labels(label_scores),
+        "against": against,
+        "score": rounded(score),
+        "threshold": threshold,
+        "keep": keep,
+    }
 
 
 def clip_duration_s(times_s: np.ndarray) -> float:
@@ -188,11 +262,15 @@ def sound_records(names: list[str]) -> dict[str, dict]:
         row = index.get(name, {})
         record = {"status": row.get("status", "unknown"), "level": rounded(row.get("rms_dbfs"), 1)}
         if name in audible:
-            samples = codecs.decode_flac(audible[name]["flac"])
-            record["flac"] = data_uri("audio/flac", listening_flac(samples))
-            record["wave"] = envelope(samples)
+            record |= heard_sound(codecs.decode_flac(audible[name]["flac"]))
         records[name] = record
     return records
+
+
+def heard_sound(samples: np.ndarray) -> dict:
+    """Return samples [N] to listen to, as a data URI, and their envelope."""
+    flac = data_uri("audio/flac", listening_flac(samples))
+    return {"flac": flac, "wave": envelope(samples)}
 
 
 def listening_flac(samples: np.ndarray) -> bytes:

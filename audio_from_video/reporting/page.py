@@ -60,6 +60,7 @@ def report_html(
     records = clip_browser.clip_records(clips, conditions, seed)
     data = {
         "clips": records,
+        "judged": True,
         "start": clip_browser.telling_clip(records, UPPER_BOUND, BASELINE),
         "conditions": conditions,
         "hues": {name: first_screen.hue_name(name) for name in conditions},
@@ -72,6 +73,8 @@ def report_html(
     sentences = first_screen.sentences(results)
     parts = {
         "policy": security_policy(template),
+        "kind": "report",
+        "heading": "Test clips, one by one",
         "question": tables.html_text(first_screen.QUESTION),
         "answer": "".join(f"<li>{tables.html_text(sentence)}</li>" for sentence in sentences),
         "numbers": first_screen.numbers_html(results),
@@ -85,7 +88,41 @@ def report_html(
         "figures": "".join(figure(i, caption, path) for i, (caption, path) in figure_items),
         "data": island(data),
     }
-    # In one pass, so that no part is searched for the names of parts.
+    return filled(template, parts)
+
+
+def answers_html(records: list[dict], conditions: list[str], about: str) -> str:
+    """Return a page of the clip browser alone, for clips whose true action nobody knows.
+
+    records: see `clip_browser.new_clip_record`.  conditions: those that answered.
+    about: a sentence on the clips.
+    """
+    template = TEMPLATE.read_text()
+    data = {
+        "clips": records,
+        "judged": False,
+        "about": about,
+        "start": None,
+        "conditions": conditions,
+        "hues": {name: first_screen.hue_name(name) for name in conditions},
+        "baseline": BASELINE,
+        "comparisons": [],
+        "architectures": architecture_labels(),
+        "sweeps": {},
+        "published": PUBLISHED_THRESHOLD,
+    }
+    parts = dict.fromkeys(re.findall("@@([a-z]+)@@", template), "")
+    parts |= {
+        "policy": security_policy(template),
+        "kind": "answers",
+        "heading": "New clips, one by one",
+        "data": island(data),
+    }
+    return filled(template, parts)
+
+
+def filled(template: str, parts: dict[str, str]) -> str:
+    """Return the template with its parts, in one pass: no part is searched for names of parts."""
     return re.sub("@@([a-z]+)@@", lambda match: parts[match[1]], template)
 
 

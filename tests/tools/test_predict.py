@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from audio_from_video.media import untrusted
 from audio_from_video.runtime import parallel
 from tests.support.map_items import without_processes
 from tests.support.media_files import sine, write_video
@@ -37,6 +40,8 @@ def clips(tmp_path):
 def run(bundle, monkeypatch, capsys):
     """Run the command in this process; return exit status, what it printed, and its errors."""
     monkeypatch.setattr(parallel, "map_items", without_processes)
+    # Its limit on memory would stay with this process, and Chromium needs more.
+    monkeypatch.setattr(untrusted, "decoding_process", lambda: None)
     monkeypatch.setattr(parallel, "start_server", lambda *_: None)
     monkeypatch.setenv("DEVICE", "cpu")
 
@@ -147,3 +152,55 @@ def test_where_nothing_can_be_read_the_status_is_1(run, clips):
     assert code == 1
     assert "1 of 1 files refused" in errors
     assert printed
+
+
+# ---- the page ----
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def test_a_page_holds_the_windows_and_loads_nothing(run, clips, tmp_path, monkeypatch):
+    page = tmp_path / "page.html"
+    run(clips, "--html", page)
+    text = page.read_text()
+    assert "@@" not in text
+    assert "4 windows of 3 files." in text
+    assert "default-src 'none'" in text
+    monkeypatch.setattr(predict, "MOST_ON_PAGE", 2)
+    run(clips, "--html", page)
+    assert "The first 2 windows" in page.read_text()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_page_shows_frames_captions_labels_and_answers(run, clips, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    page = tmp_path / "page.html"
+    _, printed, _ = run(clips, "--html", page, "--format", "json")
+    rows = [row for row in json.loads(printed) if row["status"] == "ok"]
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    complaints: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=as_root)
+        shown = browser.new_page(viewport={"width": 1280, "height": 900})
+        shown.on("console", lambda message: complaints.append(message.text))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.goto(page.as_uri())
+        assert shown.is_visible("#clips") and not shown.is_visible("#results")
+        assert not shown.is_visible("#who")
+        for place, row in enumerate(rows):
+            assert shown.text_content("#clip-title").startswith(row["action"])
+            assert row["file"] in shown.text_content("#clip-title small")
+            assert f"Answer: {row['action']}, by " in shown.text_content("#clip .facts")
+            assert shown.locator("#steps > li").count() == STEPS
+            assert shown.locator("#steps > li.chosen").count() == len(row["caption_steps"])
+            assert row["captions"][0] in shown.text_content("#clip")
+            answers = shown.locator("#clip table tbody tr")
+            first = answers.nth(0).text_content()
+            assert row["video_only_actions"][0] in first
+            assert f"{100 * row['video_only_probabilities'][0]:.1f} %" in first
+            assert ("waveform" in shown.text_content("#clip")) == row["audible"]
+            if place + 1 < len(rows):
+                shown.click("#next")
+        browser.close()
+    assert complaints == []
