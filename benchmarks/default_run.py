@@ -11,9 +11,9 @@ benchmarks/default_run.json, from which a first run elsewhere foretells its end.
 import argparse
 import json
 import os
-import platform
 from pathlib import Path
 
+from audio_from_video.reporting.provenance import processor_model
 from audio_from_video.runtime import countdown
 from audio_from_video.runtime.atomic import write_json
 from audio_from_video.runtime.stage_run import LOGS
@@ -59,7 +59,7 @@ def main() -> None:
     for family, value in sorted(families.items(), key=lambda pair: -pair[1]):
         print(f"| {family} | {value:.1f} | {100 * value / whole_s:.1f} % |")
     if arguments.save:
-        machine = {"cores": os.cpu_count(), "processor": platform.processor()}
+        machine = {"cores": os.cpu_count(), "processor": processor_model()}
         write_json(
             Path(countdown.KNOWN_SECONDS),
             {"machine": machine, "whole_s": whole_s, "seconds": seconds},
