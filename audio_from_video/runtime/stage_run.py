@@ -26,6 +26,7 @@ from audio_from_video.runtime.peak_memory import PeakMemory
 
 METRICS = Path("metrics")
 LOGS = Path("logs")
+LINE_INTERVAL_S = 1.0  # between lines of progress at least
 LOG_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {remaining} left, {rate_fmt}"
 
 
@@ -79,15 +80,17 @@ class StageRun:
                 bar.update()
 
     def _progress_lines(self, items: Iterable[Any], total: int | None, unit: str) -> Iterator[Any]:
-        """Print a line each time that another tenth of `items` has passed."""
+        """Print a line for each tenth of `items` that has passed, one a second at most."""
         start = time.perf_counter()
         printed = 0  # tenths
+        printed_s = 0.0  # seconds after the start
         for number, item in enumerate(items, start=1):
             yield item
             tenths = 10 * number // total if total else 0
-            if tenths > printed:
+            elapsed_s = time.perf_counter() - start
+            if tenths > printed and elapsed_s - printed_s >= LINE_INTERVAL_S:
                 printed = tenths
-                elapsed_s = time.perf_counter() - start
+                printed_s = elapsed_s
                 line = tqdm.format_meter(
                     number, total, elapsed_s, prefix=self.name, unit=unit, bar_format=LOG_LINE
                 )

@@ -156,7 +156,8 @@ def test_json_is_atomic_rounded_and_refuses_nan(tmp_path):
     assert [found.name for found in path.parent.glob("*.json")] == ["x.json"]
 
 
-def test_progress_passes_items_on_and_times_them(capsys, workspace):
+def test_progress_passes_items_on_and_times_them(capsys, workspace, monkeypatch):
+    monkeypatch.setattr(stage_run, "LINE_INTERVAL_S", 0.0)
     stage = stage_run.StageRun("thing", None, 1)
 
     def slowly():
