@@ -7,8 +7,8 @@ Writes   metrics/summary.json, all of test clips:
              threshold, kept        of the filter, by architecture
              generator_cosine       of generated and real features, relative to the mean sound
              labels_f1              of the labels that generated features sound like
-`dvc exp show` and `dvc metrics diff` show this file alone.  The other metrics files are in git, and
-DVC takes any of them by name: `dvc metrics show metrics/filter.json`.
+Its figures have names of their own among all metrics, so that `dvc exp show` can be asked for them
+alone (docs/experiments.md).
 """
 
 import json

@@ -134,8 +134,8 @@ def code_state(*others: str) -> CodeState:
     # A repository without params.yaml is somebody else's, in which this code was unpacked.
     if committed is None or revision is None:
         return CodeState(None, [], [])
-    yaml = YAML(typ="safe")
-    changes = parameter_changes(yaml.load(committed), yaml.load(params.file()))
+    reader = YAML(typ="safe")
+    changes = parameter_changes(reader.load(committed), reader.load(params.file()))
     return CodeState(revision[0], git.changed(*SOURCES, *others) or [], changes)
 
 

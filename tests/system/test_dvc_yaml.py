@@ -96,12 +96,12 @@ def test_metrics_and_plots_are_in_git(stage):
         assert set(entry) <= git_outputs(stage)
 
 
-def test_dvc_shows_the_summary_alone():
-    """All metrics together are thousands of figures: `dvc exp show` would not be readable."""
-    shown = [
-        path for body in BODIES.values() for entry in body.get("metrics", []) for path in entry
-    ]
-    assert shown == ["metrics/summary.json"]
+@pytest.mark.parametrize("stage", BODIES)
+def test_dvc_keeps_runs_of_stages_whose_metrics_are_in_git(stage):
+    """DVC brings a run back only where the outputs in git are metrics or plots."""
+    metrics = [path for entry in BODIES[stage]["metrics"] for path in entry]
+    has_items = "foreach" in STAGES[stage]
+    assert metrics == [f"metrics/{stage}/${{key}}.json" if has_items else f"metrics/{stage}.json"]
 
 
 def test_only_stages_with_metrics_on_it_depend_on_the_truth():
