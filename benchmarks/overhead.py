@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import yaml
 
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
 FARNEBACK = (  # in the order of OpenCV's arguments
     "pyramid_scale",
@@ -135,7 +136,10 @@ def write_inputs(folder: Path, model: str) -> int:
     backbone = VisionBackbone(model)
     grey = []
     tensors = []
-    for row in shards.iter_rows(folder / "data/frames", ["jpegs"]):
+    # Outputs are compared with the data set of the current folder.
+    with chdir(folder):
+        rows = list(shards.iter_rows(layout.FRAMES, ["jpegs"]))
+    for row in rows:
         images = [codecs.decode_jpeg(jpeg) for jpeg in row["jpegs"]]
         grey.append(np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]))
         tensors.append(backbone.resize(images).astype(np.float32) / 255)
