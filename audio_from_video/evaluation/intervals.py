@@ -1,12 +1,11 @@
-"""Intervals and paired differences by resampling sources.
+"""Intervals and paired differences by resampling sources and trainings.
 
-Clips cut from one video are no independent observations.  Values are first averaged over training
-seeds per clip; the deviation over seeds is reported beside the interval.  The statistic is the
-ratio sum(values) / number of clips over the drawn sources (Efron & Tibshirani 1993, percentile
-interval).  An estimate is a dict `{mean, ci95_low, ci95_high, n, sources}`.
+Clips cut from one video are no independent observations, and another seed gives another training.
+A resample draws sources, and where values are given by training also trainings (two levels).  The
+statistic is the ratio sum(values) / number of clips over the drawn sources (Efron & Tibshirani
+1993, percentile interval).  An estimate is a dict `{mean, ci95_low, ci95_high, n, sources}`.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
@@ -18,7 +17,6 @@ CHUNK = 200  # resamples at a time, so that memory stays at CHUNK x sources
 FEW_SOURCES = 300  # up to which all resamples are kept: 10 MB
 
 QUANTILES = [2.5, 97.5]  # of the 95 % interval, per cent
-Z_95 = 1.960  # half the width of a normal variable's 95 % interval, in standard deviations
 Z_POWER_80 = 2.802  # 1.960 + 0.842: a test at 5 % finds so many standard errors with 80 % power
 
 
@@ -59,32 +57,31 @@ def by_source(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return sums
 
 
+def training_weights(trainings: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the weights [resamples, trainings] of trainings in resamples; each row sums to 1.
+
+    Plain draws of n trainings vary by (n - 1) / n too little, which is a third for three.  The
+    weights are stretched around 1 / n to make up for it (Rao & Wu 1988).
+    """
+    if trainings == 1:
+        return np.ones((resamples, 1))
+    even = 1 / trainings
+    drawn = rng.multinomial(trainings, np.full(trainings, even), resamples) / trainings
+    return even + np.sqrt(trainings / (trainings - 1)) * (drawn - even)
+
+
 # ---- estimates ----
 
 
 def interval(
     values: np.ndarray, sources: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict:
-    """Return the estimate `{mean, ci95_low, ci95_high, n, sources}` of per-clip values [N].
+    """Return the estimate `{mean, ci95_low, ci95_high, n, sources}` of per-clip values.
 
+    values: [N], or [N, trainings], whose trainings are resampled, too.
     sources: of the clips [N].  The mean and its bounds are None without clips.
     """
-    values = np.asarray(values, float)
-    if not len(values):
-        return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0, "sources": 0}
-    sums = by_source(values, sources)
-    sizes = by_source(np.ones(len(values)), sources)
-    means = []
-    for counts in resample_counts(len(sums), seed, resamples):
-        means.append((counts @ sums) / (counts @ sizes))
-    low, high = np.percentile(np.concatenate(means), QUANTILES)
-    return {
-        "mean": float(values.mean()),
-        "ci95_low": float(low),
-        "ci95_high": float(high),
-        "n": len(values),
-        "sources": len(sums),
-    }
+    return _estimate([_by_training(values)], sources, seed, resamples)
 
 
 def paired_difference(
@@ -94,19 +91,72 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict:
-    """Return the estimate of first - second on the same clips [N], with the `p` of `p_value`."""
-    difference = np.asarray(first, float) - np.asarray(second, float)
-    estimate = interval(difference, sources, seed, resamples)
-    return estimate | {"p": p_value(difference, sources) if len(difference) else None}
+    """Return the estimate of first - second on the same clips, with the `p` of `p_value`.
+
+    first, second: as in `interval`.  Their trainings are drawn independently: the same seed gives
+    other networks other random numbers.
+    """
+    first = _by_training(first)
+    second = _by_training(second)
+    estimate = _estimate([first, -second], sources, seed, resamples)
+    if not len(first):
+        return estimate | {"p": None}
+    difference = first.mean(1) - second.mean(1)
+    variance = training_variance(first) + training_variance(second)
+    return estimate | {"p": p_value(difference, sources, variance)}
 
 
-def p_value(difference: np.ndarray, sources: np.ndarray) -> float:
+def _by_training(values: np.ndarray) -> np.ndarray:
+    """Values as [N, trainings]."""
+    values = np.asarray(values, float)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _estimate(parts: list[np.ndarray], sources: np.ndarray, seed: int, resamples: int) -> dict:
+    """The estimate of the sum of the means of parts [N, trainings], each with its trainings."""
+    count = len(parts[0])
+    if not count:
+        return {"mean": None, "ci95_low": None, "ci95_high": None, "n": 0, "sources": 0}
+    sums = [by_source(part, sources) for part in parts]
+    sizes = by_source(np.ones(count), sources)
+    rng = np.random.default_rng((seed, 1))  # apart from the draws of sources
+    means = []
+    for counts in resample_counts(len(sizes), seed, resamples):
+        total = np.zeros(len(counts))
+        for part_sums in sums:
+            weights = training_weights(part_sums.shape[1], len(counts), rng)
+            total += ((counts @ part_sums) * weights).sum(1)
+        means.append(total / (counts @ sizes))
+    low, high = np.percentile(np.concatenate(means), QUANTILES)
+    return {
+        "mean": float(sum(part.mean() for part in parts)),
+        "ci95_low": float(low),
+        "ci95_high": float(high),
+        "n": count,
+        "sources": len(sizes),
+    }
+
+
+def training_variance(values: np.ndarray) -> float:
+    """Return the variance that trainings leave in the mean of values [N, trainings].
+
+    It is 0 with one training: nothing is known of others.
+    """
+    trainings = values.shape[1]
+    if trainings == 1:
+        return 0.0
+    return float(values.mean(0).var(ddof=1) / trainings)
+
+
+def p_value(difference: np.ndarray, sources: np.ndarray, variance: float = 0.0) -> float:
     """Return the two-sided p-value of a jackknife t-test that the mean difference is zero.
 
     difference: per clip [N].  The standard error is the jackknife's over sources (Efron &
     Tibshirani 1993, ch. 11) with sources - 1 degrees of freedom.  With few sources a p-value by
     inverting the percentile interval finds differences that are not there too often (measured:
     benchmarks/interval_coverage.py).
+    variance: of the mean over trainings (`training_variance`).  What seeds change from source to
+    source counts twice, which outweighs how badly a few seeds tell their deviation.
     """
     sums = by_source(difference, sources)
     sizes = by_source(np.ones(len(difference)), sources)
@@ -115,32 +165,11 @@ def p_value(difference: np.ndarray, sources: np.ndarray) -> float:
         return 1.0
     # Means without one source each.
     means = (sums.sum() - sums) / (sizes.sum() - sizes)
-    if not np.ptp(means):
+    jackknife = (count - 1) / count * np.square(means - means.mean()).sum()
+    error = np.sqrt(jackknife + variance)
+    if not error:
         return 1.0
-    error = np.sqrt((count - 1) / count * np.square(means - means.mean()).sum())
     return float(2 * stdtr(count - 1, -abs(difference.mean()) / error))
-
-
-def over_trainings(figure: dict, variance: float) -> dict:
-    """Return an estimate, widened to hold for trainings with other seeds too.
-
-    Resampling sources takes the averaged trainings as given.  variance: what they leave, which is
-    the squared deviation over seeds / seeds, summed over the conditions compared.  What seeds
-    change from source to source counts twice, which outweighs how badly a few seeds tell their
-    deviation (measured: benchmarks/interval_coverage.py).  A p-value is replaced by that of a
-    normal variable whose 95 % interval this is.
-    """
-    mean = figure["mean"]
-    if mean is None:
-        return figure
-    luck = Z_95 * np.sqrt(variance)
-    below = float(np.hypot(mean - figure["ci95_low"], luck))
-    above = float(np.hypot(mean - figure["ci95_high"], luck))
-    wider = figure | {"ci95_low": mean - below, "ci95_high": mean + above}
-    to_zero = below if mean > 0 else above
-    if "p" in figure and to_zero:
-        wider["p"] = math.erfc(Z_95 / math.sqrt(2) * abs(mean) / to_zero)
-    return wider
 
 
 def macro_f1(

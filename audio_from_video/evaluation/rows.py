@@ -1,8 +1,7 @@
 """Figures of the conditions, which are the rows of the main table.
 
 These are accuracies on subsets, paired differences to the baseline and what the differences are
-worth.  Values are averaged over seeds per clip; intervals and differences resample sources
-(intervals.py).
+worth.  Intervals and differences resample sources and trainings (intervals.py).
 """
 
 from collections.abc import Iterable
@@ -27,12 +26,14 @@ class ConditionAnswers:
     """What a condition answers on test.
 
     clips: indexed by clip_id, with action, source_id and `hit`, the share of seeds that are right.
+    hits: whether each training (columns) is right about each of these clips (rows).
     seeds: their number.  seed_sd: standard deviation of their accuracies.
     calibration_error: of their probabilities, None without clips.
     confusion: share of the answers (columns) to the clips of an action (index).
     """
 
     clips: pd.DataFrame
+    hits: pd.DataFrame
     seeds: int
     seed_sd: float
     calibration_error: float | None
@@ -68,11 +69,13 @@ class ConditionFigures:
 def condition_answers(test: Predictions) -> ConditionAnswers:
     """Return what the tables need of a condition's answers on test."""
     clips = test.clips.assign(hit=test.hits()).set_index("clip_id").sort_index()
+    hits = pd.DataFrame(test.hits_by_seed().T, index=test.clips.clip_id).loc[clips.index]
     calibration_error = None
     if len(clips):
         calibration_error = intervals.calibration_error(test.probabilities, test.labels)
     return ConditionAnswers(
         clips=clips,
+        hits=hits,
         seeds=len(test.probabilities),
         seed_sd=over_seeds(test, 1)["seed_sd"],
         calibration_error=calibration_error,
@@ -107,6 +110,7 @@ def condition_figures(
         UserError: another condition answers other test clips than the baseline.
     """
     baseline = answers[BASELINE].clips
+    base_hits = answers[BASELINE].hits
     masks = {ALL_CLIPS: np.ones(len(baseline), bool)} | subsets
     figures: dict[str, ConditionFigures] = {}
     for name, condition in answers.items():
@@ -120,10 +124,12 @@ def condition_figures(
         difference = {}
         for subset, mask in masks.items():
             part = clips.loc[clips.index.intersection(baseline.index[mask])]
-            accuracy[subset] = intervals.interval(part.hit, part.source_id)
+            hits = condition.hits.loc[part.index].to_numpy()
+            accuracy[subset] = intervals.interval(hits, part.source_id)
             if name != BASELINE:
-                base_hit = baseline.hit[part.index].to_numpy()
-                difference[subset] = intervals.paired_difference(part.hit, base_hit, part.source_id)
+                difference[subset] = intervals.paired_difference(
+                    hits, base_hits.loc[part.index].to_numpy(), part.source_id
+                )
         detectable = None
         if name != BASELINE:
             base_hit = baseline.hit[clips.index].to_numpy()
@@ -159,7 +165,8 @@ def group_accuracy(
         accuracies[name] = {}
         for group, actions in groups.items():
             part = condition.clips[condition.clips.action.isin(actions)]
-            accuracies[name][group] = intervals.interval(part.hit, part.source_id)
+            hits = condition.hits.loc[part.index].to_numpy()
+            accuracies[name][group] = intervals.interval(hits, part.source_id)
     return accuracies
 
 
@@ -170,7 +177,7 @@ def group_differences(
 
     The clips are those of the group that the condition answers.
     """
-    base_hit = answers[BASELINE].clips.hit
+    base_hits = answers[BASELINE].hits
     differences: dict[str, dict[str, dict]] = {}
     for name, condition in answers.items():
         if name == BASELINE:
@@ -179,7 +186,9 @@ def group_differences(
         for group, actions in groups.items():
             part = condition.clips[condition.clips.action.isin(actions)]
             differences[name][group] = intervals.paired_difference(
-                part.hit, base_hit[part.index].to_numpy(), part.source_id
+                condition.hits.loc[part.index].to_numpy(),
+                base_hits.loc[part.index].to_numpy(),
+                part.source_id,
             )
     return differences
 
@@ -192,8 +201,9 @@ def condition_checks(
 ) -> dict[str, dict]:
     """Return, by condition, what its difference to the baseline is worth.
 
-    These are the difference widened by the luck of trainings, its p-value alone and adjusted for
-    all comparisons (Holm), its share of the gap and the calibration error.
+    These are the difference over sources alone, with the trainings as they are, the p-value of the
+    difference alone and adjusted for all comparisons (Holm), its share of the gap and the
+    calibration error.
     """
     p_values = {
         name: condition.difference[ALL_CLIPS]["p"]
@@ -204,27 +214,19 @@ def condition_checks(
     checks = {}
     for name, condition in answers.items():
         # The baseline has no difference to itself.
-        widened = None
+        over_sources = None
         if name != BASELINE:
-            widened = difference_over_trainings(
-                figures[name].difference[ALL_CLIPS], condition, answers[BASELINE]
-            )
+            clips = condition.clips
+            base_hit = answers[BASELINE].clips.hit[clips.index]
+            over_sources = intervals.paired_difference(clips.hit, base_hit, clips.source_id)
         checks[name] = {
-            "difference_over_trainings": widened,
+            "difference_over_sources": over_sources,
             "p": p_values.get(name),
             "p_holm": adjusted.get(name),
             "gap_share": gap_share(name, answers),
             "calibration_error": condition.calibration_error,
         }
     return checks
-
-
-def difference_over_trainings(
-    difference: dict, condition: ConditionAnswers, baseline: ConditionAnswers
-) -> dict:
-    """Return a difference whose interval also holds for trainings with other seeds."""
-    variances = [each.seed_sd**2 / max(each.seeds, 1) for each in (condition, baseline)]
-    return intervals.over_trainings(difference, sum(variances))
 
 
 def gap_share(name: str, answers: dict[str, ConditionAnswers]) -> dict | None:
@@ -279,8 +281,9 @@ def pair_groups(pairs: list[list[str]], actions: list[str]) -> dict[str, list[st
 def classifier_figures(predictions: Predictions) -> dict:
     """Return accuracy, top5 and macro_f1 on test and accuracy on validation, with intervals.
 
-    Values are averaged over seeds per clip and intervals resample sources; the standard deviation
-    over seeds stands beside them.
+    Intervals resample sources and trainings (that of macro_f1 sources alone); the standard
+    deviation over seeds stands beside them.  `ensemble` is the accuracy on test of the mean
+    probabilities over seeds.
     """
     figures: dict = {}
     measures = (
@@ -290,12 +293,13 @@ def classifier_figures(predictions: Predictions) -> dict:
     )
     for name, split, top in measures:
         part = predictions.of(split)
-        estimate = intervals.interval(part.hits(top), part.clips.source_id.to_numpy())
+        hits = part.hits_by_seed(top).T
+        estimate = intervals.interval(hits, part.clips.source_id.to_numpy())
         figures[name] = estimate | over_seeds(part, top)
     test = predictions.of("test")
-    macro_f1 = intervals.macro_f1(
-        test.labels, test.answers, len(test.actions), test.clips.source_id.to_numpy()
-    )
+    sources = test.clips.source_id.to_numpy()
+    figures["ensemble"] = intervals.interval(test.ensemble().hits(), sources)
+    macro_f1 = intervals.macro_f1(test.labels, test.answers, len(test.actions), sources)
     figures["macro_f1"] = macro_f1 | {"seeds": len(test.probabilities)}
     return figures
 
@@ -308,11 +312,7 @@ def over_seeds(part: Predictions, top: int) -> dict:
     seeds = len(part.probabilities)
     if part.clips.empty:
         return {"seeds": seeds, "seed_sd": 0.0}
-    accuracies = []
-    for probabilities in part.probabilities:
-        # The hits of several seeds are averaged, so each seed stands alone here.
-        alone = Predictions(part.clips, part.actions, probabilities[None])
-        accuracies.append(alone.hits(top).mean())
+    accuracies = part.hits_by_seed(top).mean(1)
     deviation = float(np.std(accuracies, ddof=1)) if seeds > 1 else 0.0
     return {"seeds": seeds, "seed_sd": deviation}
 

@@ -1,6 +1,7 @@
 """The one training loop: AdamW, weight averaging, early stopping, and going on after a kill."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.errors import UserError
 
 MAX_GRADIENT_NORM = 1.0
+AVERAGED_SHARE = 1 / 6  # of the steps that a training may take: the average's span at most
 
 
 def fit(
@@ -28,25 +30,32 @@ def fit(
 
     AdamW (Loshchilov & Hutter 2019) with early stopping.  With `averaging` the weights that are
     validated and kept are exponential moving averages over the steps (Polyak & Juditsky 1992): with
-    few clips single weights are noisy, and so is a validation loss that decides when to stop.
+    few clips single weights are noisy, and so is a validation loss that decides when to stop.  The
+    average's span fits the number of steps (see `average_decay`): else a short training would be
+    validated with weights near the initial ones.
 
     loss: indices of a batch [n] -> scalar.  indices: what batches are drawn from, shuffled each
     epoch by `seed`.  validate: returns the loss that decides; training ends after `patience` epochs
-    without a lower one.  name: of the training, for messages.  slower: learning rates of the
-    parameters whose names begin with a prefix.  checkpoint: from there a killed training goes on,
-    with the same final weights.
+    and `patience_steps` steps without a lower one.  name: of the training, for messages.
+    slower: learning rates of the parameters whose names begin with a prefix.  checkpoint: from
+    there a killed training goes on, with the same final weights.
 
     Returns a dict per epoch: epoch, training_loss, validation_loss.  Raises UserError where a loss
     is not finite.
     """
     slower = slower or {}
-    training = _Training(model, p, slower, seed, name, checkpoint)
+    # With few clips an epoch is a few steps: what counts in epochs counts in steps, too.
+    steps_per_epoch = math.ceil(len(indices) / p.batch_size)
+    epochs = max(p.epochs, math.ceil(p.min_steps / steps_per_epoch))
+    patience = max(p.patience, math.ceil(p.patience_steps / steps_per_epoch))
+    decay = average_decay(p.averaging, epochs * steps_per_epoch)
+    training = _Training(model, p, slower, decay, seed, name, checkpoint)
     if checkpoint:
         checkpoint.begin(model, name, p.model_dump(), seed, slower, indices.tolist())
         training.resume()
 
     first_epoch = len(training.curve) + 1
-    for epoch in range(first_epoch, p.epochs + 1):
+    for epoch in range(first_epoch, epochs + 1):
         training_loss = training.run_epoch(epoch, loss, indices)
 
         # The averaged weights are validated; the next epoch goes on with the live ones.
@@ -67,7 +76,7 @@ def fit(
             training.best_loss = float(validation_loss)
             training.best_epoch = epoch
             training.best_weights = copy.deepcopy(model.state_dict())
-        elif epoch - training.best_epoch >= p.patience:
+        elif epoch - training.best_epoch >= patience:
             break
         model.load_state_dict(live)
         training.store()
@@ -91,6 +100,7 @@ class _Training:
         model: torch.nn.Module,
         p: TrainingParams,
         slower: dict[str, float],
+        decay: float,
         seed: int,
         name: str,
         checkpoint: Checkpoint | None,
@@ -102,7 +112,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, p, slower), lr=p.learning_rate, weight_decay=p.weight_decay
         )
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(p.averaging)
+        average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
         self.averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
         self.shuffle = torch.Generator().manual_seed(seed)
         self.curve: list[dict] = []
@@ -185,6 +195,17 @@ class _Training:
         self.curve = facts["curve"]
         self.best_loss = facts["best"]
         self.best_epoch = facts["best_epoch"]
+
+
+def average_decay(decay: float, steps: int) -> float:
+    """Return the decay of the weights' moving average in a training of so many steps at most.
+
+    It is `decay`, or less where its span, 1 / (1 - decay) steps, is above AVERAGED_SHARE of them.
+    """
+    longest = AVERAGED_SHARE * steps
+    if longest <= 1:
+        return 0.0
+    return min(decay, 1 - 1 / longest)
 
 
 def parameter_groups(

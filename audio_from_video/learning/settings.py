@@ -11,6 +11,8 @@ from audio_from_video.runtime import params
 class TrainingParams(params.Section):
     """Settings of a training.
 
+    min_steps: training lasts `epochs`, or so many optimiser steps where these are more.
+    patience_steps: the same of `patience`.
     averaging: decay of the moving average over the weights; 0 averages nothing.
     """
 
@@ -19,4 +21,6 @@ class TrainingParams(params.Section):
     batch_size: int = Field(ge=1, le=65536)
     epochs: int = Field(ge=1, le=10_000)
     patience: int = Field(ge=1)
+    min_steps: int = Field(default=0, ge=0)
+    patience_steps: int = Field(default=0, ge=0)
     averaging: float = Field(default=0.0, ge=0, lt=1)

@@ -136,7 +136,7 @@ def check_table(results: Results) -> Table:
     header = [
         "condition",
         f"minus `{BASELINE}`, same clips",
-        "also over trainings",
+        "over sources alone",
         "p",
         "p, Holm",
         "smallest detectable difference",
@@ -151,7 +151,7 @@ def check_table(results: Results) -> Table:
         if name != BASELINE:
             difference = [
                 difference_cell(results, name),
-                points(check["difference_over_trainings"]),
+                points(check["difference_over_sources"]),
                 number(check["p"], P_VALUE),
                 number(check["p_holm"], P_VALUE),
                 number(results.figures[name].smallest_detectable_difference, SHARE),
@@ -160,10 +160,10 @@ def check_table(results: Results) -> Table:
         error = number(check["calibration_error"])
         lines.append([f"`{name}`", *difference, gap_share, error, results.sample_size(name)])
     note = (
-        "Differences in points; also over trainings: with the luck of the seeds, which resampling "
-        "sources takes as given (what that does to coverage is simulated in the experiment "
-        "`interval_coverage`). p: two-sided, jackknife over sources; Holm: adjusted for all "
-        f"{len(results.others)} comparisons of this table. "
+        "Differences in points. Intervals resample sources and trainings; over sources alone: "
+        "with the trainings as they are (what that does to coverage is simulated in the experiment "
+        "`interval_coverage`). p: two-sided, jackknife over sources and deviation over trainings; "
+        f"Holm: adjusted for all {len(results.others)} comparisons of this table. "
         "Smallest detectable difference: the true one that would be found in 80 % of test sets "
         "like this, at 5 %, one comparison. "
         f"Gap share: (condition - `{BASELINE}`) / (`{UPPER_BOUND}` - `{BASELINE}`) on the "

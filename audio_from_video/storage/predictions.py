@@ -48,16 +48,24 @@ class Predictions:
         """The index of the predicted action [seeds, clips]."""
         return self.probabilities.argmax(2)
 
-    def hits(self, top: int = 1) -> np.ndarray:
-        """Return by clip [clips] the share of seeds that have the true action among their best.
+    def hits_by_seed(self, top: int = 1) -> np.ndarray:
+        """Return whether each training has the true action among its best, bool [seeds, clips].
 
-        top: how many of the most probable actions count.  The share of unlabelled clips is 0.
+        top: how many of the most probable actions count.  Unlabelled clips are no hits.
         """
         labels = self.labels
         # [seeds, clips, actions]: 0 for the most probable action, the first one of equals.
         ranks = (-self.probabilities).argsort(2, kind="stable").argsort(2)
         rank_of_label = ranks[:, np.arange(len(self.clips)), labels]
-        return (rank_of_label < top).mean(0) * (labels >= 0)
+        return (rank_of_label < top) & (labels >= 0)
+
+    def hits(self, top: int = 1) -> np.ndarray:
+        """Return by clip [clips] the share of seeds that have the true action among their best."""
+        return self.hits_by_seed(top).mean(0)
+
+    def ensemble(self) -> "Predictions":
+        """Return the answers of all trainings together: their mean probabilities, as one seed."""
+        return Predictions(self.clips, self.actions, self.probabilities.mean(0, keepdims=True))
 
     def consensus(self) -> pd.Series:
         """Return the action with the highest mean probability over seeds, indexed by clip_id."""

@@ -14,9 +14,9 @@ from audio_from_video.evaluation.intervals import (
     holm,
     interval,
     macro_f1,
-    over_trainings,
     paired_difference,
     smallest_detectable_difference,
+    training_weights,
 )
 from benchmarks.interval_coverage import (
     World,
@@ -203,43 +203,54 @@ def test_holm_guards_a_whole_table():
 
 
 @pytest.mark.slow
-def test_only_over_trainings_do_intervals_hold_for_other_seeds():
+def test_only_two_levels_hold_for_other_seeds():
     """The luck of a training moves all clips alike: resampling sources cannot see it."""
     sources_alone, both = coverage(World(seed_sd=0.03), 800, 400).mean(0)
     assert sources_alone < 0.93 <= both <= 0.97
-    sources_alone, both = detections(World(seed_sd=0.02), 1500, 400).mean(0)
+    sources_alone, by_p, by_interval = detections(World(seed_sd=0.02), 1500, 400).mean(0)
     assert sources_alone > 0.09
-    assert both < 0.06
+    assert by_p < 0.06
+    assert by_interval < 0.08
 
 
-def test_over_trainings_adds_variances():
-    figure = {"mean": 0.5, "ci95_low": 0.47, "ci95_high": 0.54, "n": 9}
-    wider = over_trainings(figure, (0.04 / 1.96) ** 2)
-    assert wider == {
-        "mean": 0.5,
-        "ci95_low": pytest.approx(0.45),
-        "ci95_high": pytest.approx(0.5 + 0.04 * 2**0.5),
-        "n": 9,
-    }
-    assert over_trainings(figure, 0.0) == pytest.approx(figure)
-    empty = interval(np.array([]), np.array([]))
-    assert over_trainings(empty, 0.1) == empty
+def test_weights_of_trainings_have_the_variance_of_means():
+    """Of n trainings: sd / sqrt(n), which plain draws miss by (n - 1) / n in variance."""
+    values = np.array([0.1, 0.5, 0.9])
+    weights = training_weights(3, 100_000, np.random.default_rng(0))
+    assert np.allclose(weights.sum(1), 1)
+    means = weights @ values
+    assert means.mean() == pytest.approx(values.mean(), abs=0.002)
+    assert means.std() == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=0.01)
+    assert np.array_equal(training_weights(1, 4, np.random.default_rng(0)), np.ones((4, 1)))
 
 
-def test_over_trainings_keeps_p_and_interval_in_agreement():
-    difference, sources = np.random.default_rng(16).normal(0.1, 0.5, 250), np.arange(250)
-    figure = paired_difference(difference, np.zeros(250), sources)
-    for variance in (0.0, 0.04**2):
-        wider, deviation = (
-            over_trainings(figure, variance),
-            np.hypot(stats.sem(difference), np.sqrt(variance)),
-        )
-        assert wider["p"] == pytest.approx(
-            2 * stats.norm.sf(difference.mean() / deviation), abs=0.005
-        )
-        assert (wider["p"] < 0.05) == (wider["ci95_low"] > 0)
-    same = paired_difference(difference, difference, sources)
-    assert over_trainings(same, 0.0) == same
+def test_equal_trainings_are_as_one():
+    values, sources = np.random.default_rng(3).normal(size=200), np.arange(200) // 2
+    repeated = np.tile(values[:, None], 3)
+    assert interval(repeated, sources) == pytest.approx(interval(values, sources))
+    difference = paired_difference(repeated, np.zeros(200), sources)
+    assert difference == pytest.approx(paired_difference(values, np.zeros(200), sources))
+
+
+def test_two_levels_add_the_variances_of_sources_and_trainings():
+    rng = np.random.default_rng(5)
+    values = rng.normal(0, 1, 900)[:, None] + np.array([-0.1, 0.0, 0.1])
+    found = interval(values, np.arange(900))
+    half = (found["ci95_high"] - found["ci95_low"]) / 2
+    expected = np.hypot(values.mean(1).std() / 30, 0.1 / np.sqrt(3))
+    assert half / 1.96 == pytest.approx(expected, rel=0.12)
+
+
+def test_p_counts_the_deviation_over_trainings():
+    rng = np.random.default_rng(16)
+    difference = rng.normal(0.1, 0.5, 250)
+    trainings = difference[:, None] + np.array([-0.05, 0.0, 0.05])
+    found = paired_difference(trainings, np.zeros(250), np.arange(250))
+    error = np.hypot(stats.sem(difference), 0.05 / np.sqrt(3))
+    expected = 2 * stats.t.sf(difference.mean() / error, 249)
+    assert found["p"] == pytest.approx(expected, rel=1e-6)
+    same = paired_difference(trainings[:, :1], trainings[:, :1], np.arange(250))
+    assert same["p"] == 1.0
 
 
 # Holm

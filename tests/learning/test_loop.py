@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from audio_from_video.learning import loop
-from audio_from_video.learning.loop import fit, parameter_groups
+from audio_from_video.learning.loop import average_decay, fit, parameter_groups
 from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage.row_file import RowFile, scratch
@@ -148,6 +148,38 @@ def test_the_best_epoch_is_restored_and_training_ends_after_its_patience():
 def test_equal_losses_keep_the_earlier_epoch():
     model, curve, weights = scripted([2, 2, 2, 2], patience=2)
     assert len(curve) == 3 and model.weight.item() == weights[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs"),
+    [
+        ({"epochs": 3}, 3),
+        ({"epochs": 3, "min_steps": 19}, 5),  # of 4 steps
+        ({"epochs": 7, "min_steps": 19}, 7),
+        ({"epochs": 20, "patience": 2}, 3),
+        ({"epochs": 20, "patience": 2, "patience_steps": 22}, 7),
+        ({"epochs": 20, "patience": 9, "patience_steps": 22}, 10),
+    ],
+)
+def test_epochs_and_patience_count_in_steps_too(steps, epochs):
+    model = torch.nn.Linear(1, 1)
+    curve = fit(
+        model,
+        lambda rows: model(X[rows]).square().mean(),
+        torch.arange(32),
+        lambda: 1.0,  # never lower than after the first epoch
+        parameters(**steps),
+        0,
+        "test/steps",
+    )
+    assert len(curve) == epochs
+
+
+def test_the_average_spans_a_sixth_of_the_steps_at_most():
+    assert average_decay(0.99, 600) == pytest.approx(0.99)
+    assert average_decay(0.99, 6000) == 0.99
+    assert 1 / (1 - average_decay(0.99, 180)) == pytest.approx(30)
+    assert average_decay(0.0, 600) == average_decay(0.99, 6) == 0.0
 
 
 def test_same_seed_same_weights_and_other_seed_other_order():
