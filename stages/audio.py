@@ -102,4 +102,4 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "audio")
+    stage_run.main(main, __doc__, "audio", in_parts=True)

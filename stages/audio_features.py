@@ -189,4 +189,4 @@ def save_projection(pca: Projection) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "audio_features")
+    stage_run.main(main, __doc__, "audio_features", in_parts=True)

@@ -314,4 +314,4 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "clips")
+    stage_run.main(main, __doc__, "clips", in_parts=True)

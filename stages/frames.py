@@ -89,4 +89,4 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "frames")
+    stage_run.main(main, __doc__, "frames", in_parts=True)

@@ -43,4 +43,4 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "optical_flow")
+    stage_run.main(main, __doc__, "optical_flow", in_parts=True)

@@ -148,4 +148,4 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "representative_frames")
+    stage_run.main(main, __doc__, "representative_frames", in_parts=True)

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and text that is safe to print."""
+"""The exceptions for what a user can mend, and text that is safe to print."""
 
 
 class UserError(Exception):
@@ -6,6 +6,10 @@ class UserError(Exception):
 
     The text says what is wrong, where, and what to do.
     """
+
+
+class DamagedStore(UserError):
+    """Stored results were damaged and are set aside: the same work computes them anew."""
 
 
 def printable(text: str) -> str:

@@ -7,21 +7,22 @@ stage's figures.  Seconds, rates, computed and reused counts and peak memory go 
 
 import argparse
 import errno
-import sqlite3
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from tqdm import tqdm
 
 from audio_from_video.runtime import countdown, parallel
 from audio_from_video.runtime.atomic import write_json
-from audio_from_video.runtime.errors import UserError, printable
+from audio_from_video.runtime.errors import DamagedStore, UserError, printable
+from audio_from_video.runtime.parts import SLURM_ARRAY, Part, PartDone
 from audio_from_video.runtime.peak_memory import PeakMemory
 
 METRICS = Path("metrics")
@@ -32,8 +33,6 @@ LOG_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {remaining} left
 
 class Store(Protocol):
     """What `StageRun.fill` needs of an item store (storage/item_store.py)."""
-
-    damaged: int
 
     def fill(
         self,
@@ -47,14 +46,18 @@ class Store(Protocol):
 class StageRun:
     """One run of a stage, or of one of its items ("": the stage has none); `main` makes one.
 
-    log: what `write_log` writes, beside the seconds.
+    part: of the clips, where the run only stores the items of these.  log: what `write_log`
+    writes, beside the seconds.
     """
 
-    def __init__(self, stage: str, item: str, workers: int):
+    def __init__(self, stage: str, item: str, workers: int, part: Part | None = None):
         self.stage = stage
         self.item = item
         self.workers = workers
+        self.part = part
         self.name = f"{stage}/{item}" if item else stage
+        if part:
+            self.name += f"-part-{part.number}-of-{part.count}"
         self.log: dict[str, Any] = {"workers": workers}
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
@@ -120,7 +123,11 @@ class StageRun:
 
         Logs how many of `total` items were computed and how many were reused, and the seconds
         for reading and for computing.  A stage may fill several times: the log holds the sums.
+        Where this is the run of a part, its items alone are stored, and PartDone ends the run.
         """
+        if self.part:
+            tasks = islice(tasks, self.part.number, None, self.part.count)
+            total = len(range(self.part.number, total, self.part.count))
         computed = 0
 
         def counted(payloads: Iterator[Any]) -> Iterator[Any]:
@@ -131,19 +138,13 @@ class StageRun:
 
         start = time.perf_counter()
         reading_before_s = self._seconds["reading_s"]
-        damaged_before = store.damaged
         failures = store.fill(tasks, counted, lambda items: self.progress(items, total))
 
         reading_s = self._seconds["reading_s"] - reading_before_s
         self._seconds["computing_s"] += time.perf_counter() - start - reading_s
-        damaged = store.damaged - damaged_before
-        self._count(computed=computed, reused=total - computed, damaged_items=damaged)
-        if damaged:
-            print(
-                f"{self.name}: {damaged} stored items were damaged (wrong checksum); "
-                "they were computed anew",
-                file=sys.stderr,
-            )
+        self._count(computed=computed, reused=total - computed)
+        if self.part:
+            raise PartDone(f"{self.name}: {total - len(failures)} of {total} items are stored")
         return failures
 
     def _count(self, **counts: int) -> None:
@@ -173,15 +174,17 @@ def main(
     stage: str,
     item_name: str | None = None,
     items: Callable[[], Iterable[str]] | None = None,
+    in_parts: bool = False,
 ) -> None:
     """Run a stage from the command line: `--help`, `--workers`, and for a foreach stage its item.
 
     function: the stage's main().  doc: what `--help` prints.  item_name: what an item of the stage
-    is called.  items: returns the items that there are.
+    is called.  items: returns the items that there are.  in_parts: the stage works clip by clip, so
+    that `--part` can store a part of its items.
     A UserError ends in one sentence and exit status 1; two runs of the same item wait for each
     other.
     """
-    arguments = _command_line(doc, stage, item_name).parse_args()
+    arguments = _command_line(doc, stage, item_name, in_parts).parse_args()
     # Workers run the stage's module: a fork server that has it imported starts them fast.
     parallel.preload(f"stages.{stage}")
     try:
@@ -192,18 +195,19 @@ def main(
             known = list(items())
             if item not in known:
                 raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
-        run = StageRun(stage, item, arguments.workers or parallel.default_workers())
+        part = Part.parse(arguments.part) if in_parts and arguments.part else None
+        run = StageRun(stage, item, arguments.workers or parallel.default_workers(), part)
         parallel.one_thread()
         stands = countdown.announcement(LOGS)
         if stands:
             print(stands, file=sys.stderr, flush=True)
         with _lock(run.name), PeakMemory() as memory:
-            function(run)
+            _run(function, run)
             run.write_log(memory.mib())
     except UserError as error:
         sentences = [printable(line) for line in str(error).splitlines()]
         sys.exit(f"{stage}: error: " + "\n".join(sentences))
-    except (OSError, sqlite3.OperationalError) as error:
+    except OSError as error:
         sentence = _storage_trouble(error)
         if sentence is None:
             raise
@@ -214,7 +218,21 @@ def main(
         )
 
 
-def _command_line(doc: str, stage: str, item_name: str | None) -> argparse.ArgumentParser:
+def _run(function: Callable[[StageRun], None], run: StageRun) -> None:
+    """Run a stage's main(), once more where stored results turn out to be damaged."""
+    try:
+        try:
+            function(run)
+        except DamagedStore as damage:
+            print(f"{run.name}: {damage}", file=sys.stderr)
+            function(run)
+    except PartDone as done:
+        print(f"{done}; when all parts are, a run without --part packs them", file=sys.stderr)
+
+
+def _command_line(
+    doc: str, stage: str, item_name: str | None, in_parts: bool
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stage}",
         description=doc,
@@ -227,33 +245,36 @@ def _command_line(doc: str, stage: str, item_name: str | None) -> argparse.Argum
         type=int,
         help="processes (default: $WORKERS, else all cores); results do not depend on it",
     )
+    if in_parts:
+        parser.add_argument(
+            "--part",
+            metavar="I/N",
+            nargs="?",
+            const=SLURM_ARRAY,
+            help="compute and store part I of N (0/N to N-1/N) and write no output; without I/N as "
+            "SLURM's job array says; a run without --part then packs what is stored",
+        )
     return parser
 
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, "SQLITE_FULL"}
-NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM, "SQLITE_READONLY", "SQLITE_CANTOPEN"}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # of network file systems without locks
 
 
-def _storage_trouble(error: OSError | sqlite3.OperationalError) -> str | None:
+def _storage_trouble(error: OSError) -> str | None:
     """Return what to do about a disk that is full or cannot be written.
 
     None where the error means something else.
     """
-    code: Any
-    place = str(error)
-    if isinstance(error, OSError):
-        code = error.errno
-        if error.filename:
-            place = str(error.filename)
-    else:
-        code = error.sqlite_errorname
+    place = str(error.filename or error)
 
     # pyarrow raises its own OSErrors, which name the number in their text only.
-    if code in NO_SPACE or "errno 28" in str(error):
+    if error.errno in NO_SPACE or "errno 28" in str(error):
         trouble = f"no space left ({place}): make room"
-    elif isinstance(code, str) and code.startswith("SQLITE_IOERR"):
-        trouble = f"the item store cannot be written ({place}): see to the disk of ITEM_STORE"
-    elif code in NO_WRITING:
+    elif error.errno == errno.EIO:
+        trouble = f"the disk cannot be read or written ({place}): see to it"
+    elif error.errno in NO_WRITING:
         trouble = f"it may not be written ({place}): see to its permissions"
     else:
         return None
@@ -267,7 +288,17 @@ def _lock(name: str) -> AbstractContextManager:
     """Hold a lock on what this item writes: a stage whose DVC was killed may still be running."""
     path = LOGS / f".{name.replace('/', '-')}.lock"
     path.parent.mkdir(exist_ok=True)
-    lock = FileLock(path)
+    try:
+        return _acquired(FileLock(path), name)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        # The file itself is the lock then.
+        return _acquired(SoftFileLock(path.with_suffix(".soft-lock")), name)
+
+
+def _acquired(lock: BaseFileLock, name: str) -> AbstractContextManager:
+    """Wait until a lock is ours."""
     try:
         return lock.acquire(timeout=0)
     except Timeout:

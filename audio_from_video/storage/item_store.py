@@ -1,19 +1,18 @@
 """Expensive per-clip results, kept outside the repository so that only what changed is computed.
 
 DVC runs a whole stage again when its input grows; the stage then finds all unchanged items here.
-There is one SQLite file per stage and version (`version`): an old version is dropped by deleting a
-file (tools/stored_items.py).  The key of an item is the key of what it was computed from.  Values
-are Arrow tables of one row with a checksum.  Only the parent process writes.
+There is a folder per stage and version (`version`): an old version is dropped by deleting a folder
+(tools/stored_items.py).  The key of an item is the key of what it was computed from.  Values are
+Arrow tables of one row, BATCH of them in a file that is written once (chunk_files.py): the store
+works on network file systems, and several machines may fill it at the same time.
 """
 
 import errno
-import hashlib
 import os
-import sqlite3
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ import pyarrow as pa
 
 from audio_from_video.runtime import kernels
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.errors import DamagedStore, UserError
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import shards
+from audio_from_video.storage import chunk_files, shards
+from audio_from_video.storage.chunk_files import Chunk, DamagedChunk
 
-BATCH = 64  # items per transaction
+BATCH = 64  # items per file
+DAMAGED = ".damaged"  # suffix of files that were set aside
 
 
 def folder() -> Path:
@@ -89,95 +90,88 @@ def _release(library: str) -> str:
 class ItemStore:
     """The stored items of one stage and version, as a context manager.
 
-    Rows are dicts as in `shards.to_rows`.  damaged: entries whose checksum did not fit; they are
-    computed anew.
+    Rows are dicts as in `shards.to_rows`.  Only keys are read at the start, so that a full store
+    costs little; a value's digest is checked when the value is read.
     """
 
     def __init__(self, stage: str, version: str, schema: pa.Schema):
-        self.path = folder() / stage / f"{version}.sqlite"
+        self.path = folder() / stage / version
         self.schema = schema
-        self.damaged = 0
+        self._file_of: dict[str, Path] = {}  # by key
+        self._chunk: Chunk | None = (
+            None  # the file that was read last: the next item is likely in it
+        )
 
     def __enter__(self) -> "ItemStore":
-        try:
-            self._connect()
-        except sqlite3.OperationalError:
-            # The disk is full, read-only or locked: nothing that another file would mend.
-            raise
-        except sqlite3.DatabaseError as error:
-            print(f"{self._set_aside(error)}: its items are computed anew", file=sys.stderr)
-            self._connect()
+        make_folder(self.path)
+        damaged = []
+        for path in sorted(self.path.glob(f"*{chunk_files.SUFFIX}")):
+            try:
+                chunk = Chunk(path)
+            except DamagedChunk:
+                damaged.append(path)
+                continue
+            self._file_of |= dict.fromkeys(chunk.keys, path)
+            chunk.close()
+        if damaged:
+            print(self._set_aside(damaged), file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._database.close()
+        if self._chunk is not None:
+            self._chunk.close()
 
-    def _connect(self) -> None:
-        make_folder(self.path.parent)
-        self._database = sqlite3.connect(self.path, timeout=60)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value BLOB, checksum BLOB)"
+    def _set_aside(self, paths: list[Path]) -> str:
+        """Rename damaged files, so that their items are missing; return a sentence on them."""
+        for path in paths:
+            # Another run may have done so.
+            with suppress(FileNotFoundError):
+                os.replace(path, path.with_suffix(DAMAGED))
+        return (
+            f"{len(paths)} files of the item store {self.path} were damaged and are set aside as "
+            f"*{DAMAGED}: their items are computed anew"
         )
 
-    def _set_aside(self, error: Exception) -> str:
-        """Rename the damaged file, so that a new one takes its place; return a sentence on it."""
-        self._database.close()
-        aside = self.path.with_suffix(".damaged")
-        os.replace(self.path, aside)
-        # Its write-ahead log belongs to the old file.
-        for rest in self.path.parent.glob(f"{self.path.name}-*"):
-            rest.unlink()
-        return f"the item store {self.path} was damaged ({error}) and is set aside as {aside.name}"
-
-    @contextmanager
-    def _noticing_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{self._set_aside(error)}; run the same command again: it computes these items "
-                "anew"
-            ) from None
-
-    def get(self, key: str) -> dict | None:
-        """Return the stored row, or None where there is none or its checksum does not fit."""
-        value = self._value(key)
-        if value is None:
-            return None
-        return shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
-
-    def _value(self, key: str) -> bytes | None:
-        with self._noticing_damage():
-            entry = self._database.execute(
-                "SELECT value, checksum FROM items WHERE key = ?", (key,)
-            ).fetchone()
-        if entry is None:
-            return None
-        value, checksum = entry
-        if _checksum(value) != checksum:
-            self.damaged += 1
-            return None
-        return value
+    def __contains__(self, key: str) -> bool:
+        return key in self._file_of
 
     def __getitem__(self, key: str) -> dict:
-        """Return the stored row; for after `fill`, when it must be there."""
-        row = self.get(key)
-        if row is None:
-            raise RuntimeError(f"{self.path}: the item {key} vanished while the stage ran")
-        return row
+        """Return the stored row of a key that is there.
+
+        Raises DamagedStore where a value's digest is wrong; all damaged files are set aside then.
+        """
+        try:
+            value = self._value(key)
+        except DamagedChunk:
+            raise DamagedStore(self._set_aside(self._damaged_files())) from None
+        return shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
+
+    def _value(self, key: str) -> bytes:
+        path = self._file_of[key]
+        if self._chunk is None or self._chunk.path != path:
+            if self._chunk is not None:
+                self._chunk.close()
+            self._chunk = Chunk(path)
+        return self._chunk.value(key)
+
+    def _damaged_files(self) -> list[Path]:
+        """Return the files with damaged values; all of them are read."""
+        damaged = []
+        for path in sorted(set(self._file_of.values())):
+            try:
+                chunk = Chunk(path)
+                for key in chunk.keys:
+                    chunk.value(key)
+                chunk.close()
+            except DamagedChunk:
+                damaged.append(path)
+        return damaged
 
     def put(self, rows: list[tuple[str, dict]]) -> None:
-        """Store (key, row) pairs in one transaction."""
-        entries = []
-        for key, row in rows:
-            value = self._encode(row)
-            entries.append((key, value, _checksum(value)))
-        with self._noticing_damage(), self._database:
-            self._database.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", entries)
+        """Store (key, row) pairs, in one file."""
+        values = {key: self._encode(row) for key, row in rows}
+        path = chunk_files.write(self.path, values)
+        self._file_of |= dict.fromkeys(values, path)
 
     def fill(
         self,
@@ -197,7 +191,7 @@ class ItemStore:
 
         def missing() -> Iterator[Any]:
             for key, payload in progress(tasks):
-                if self._value(key) is None:
+                if key not in self:
                     waiting.append(key)
                     yield payload
 
@@ -210,7 +204,8 @@ class ItemStore:
             if len(batch) == BATCH:
                 self.put(batch)
                 batch = []
-        self.put(batch)
+        if batch:
+            self.put(batch)
         return failures
 
     def _encode(self, row: dict) -> bytes:
@@ -218,7 +213,3 @@ class ItemStore:
         with pa.ipc.new_stream(sink, self.schema) as writer:
             writer.write_table(shards.to_table([row], self.schema))
         return sink.getvalue().to_pybytes()
-
-
-def _checksum(value: bytes) -> bytes:
-    return hashlib.blake2b(value, digest_size=8).digest()

@@ -1,17 +1,27 @@
 """From clips to an output: growth equals a fresh run, keys chain, no clip gets another's item."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.errors import DamagedStore, UserError
+from audio_from_video.runtime.parts import Part, PartDone
 from audio_from_video.runtime.stage_run import StageRun
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import item_store, shards
 from audio_from_video.storage.clip_items import ClipItems
-from tests.support.stored_items import COLUMNS, OUTPUT, clips, compute, damage, pack_clips
+from tests.support.stored_items import (
+    COLUMNS,
+    LEVEL,
+    OUTPUT,
+    clips,
+    compute,
+    damage_value,
+    pack_clips,
+)
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -83,10 +93,34 @@ def test_payloads_of_other_clips_are_refused_and_nothing_is_stored_under_their_k
     assert counts(run) == (3, 0)
 
 
-def test_damaged_items_are_told(capsys):
+def test_a_damaged_item_is_told_when_it_is_packed_and_computed_anew():
     pack_clips(clips(5))
-    damage(item_store.folder() / "stage/v1.sqlite", "content 3", "value")
+    before = output_bytes()
+    damage_value("content 3", item_store.folder() / "stage/v1")
+    with pytest.raises(DamagedStore, match="1 files of the item store .* are computed anew"):
+        pack_clips(clips(5))
+    assert output_bytes() == before
     run, _ = pack_clips(clips(5))
-    assert run.log["damaged_items"] == 1
-    sentence = "stage: 1 stored items were damaged (wrong checksum); they were computed anew"
-    assert sentence in capsys.readouterr().err
+    assert counts(run) == (5, 0)
+    assert output_bytes() == before
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_parts_and_a_plain_run_equal_the_whole(workspace, monkeypatch, count):
+    pack_clips(clips(10))
+    whole = output_bytes()
+
+    monkeypatch.setenv("ITEM_STORE", str(workspace.folder / "parts"))
+    shutil.rmtree(OUTPUT)
+    done = []
+    for number in range(count):
+        run = StageRun("stage", "", 1, Part(number, count))
+        payloads = [(clip["clip_id"], clip["number"]) for clip in clips(10)]
+        with ClipItems("stage", "v1", COLUMNS, [LEVEL]) as items, pytest.raises(PartDone):
+            items.fill(run, clips(10), payloads, compute)
+        assert not OUTPUT.exists()
+        done.append(run.log["computed"])
+    assert sum(done) == 10 and max(done) - min(done) <= 1
+    packing, _ = pack_clips(clips(10))
+    assert counts(packing) == (0, 10)
+    assert output_bytes() == whole

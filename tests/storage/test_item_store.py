@@ -1,5 +1,10 @@
 """Items are computed once per content and version; damage is noticed; a killed run goes on."""
 
+import errno
+import fcntl
+import mmap
+import os
+import sqlite3
 import time
 
 import numpy as np
@@ -9,11 +14,12 @@ import pytest
 
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.errors import DamagedStore, UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import item_store
+from audio_from_video.storage.chunk_files import Chunk, DamagedChunk
 from audio_from_video.storage.item_store import BATCH, ItemStore
-from tests.support.stored_items import COLUMNS, LEVEL, compute, damage
+from tests.support.stored_items import COLUMNS, LEVEL, compute, damage_value
 
 STATUS = [pa.field("status", pa.string()), pa.field("reason", pa.string())]
 SCHEMA = pa.schema([*COLUMNS, pa.field("blob", pa.binary()), LEVEL, *STATUS])
@@ -46,11 +52,11 @@ def test_only_what_is_missing_is_computed():
     assert fill(count=10)[0] == [8, 9]
     assert fill(count=10)[0] == []
     with ItemStore("stage", "v1", SCHEMA) as store:
-        row = store.get("key 9")
+        row = store["key 9"]
         assert row["values"].tolist() == [9, 9]
         assert row["values"].dtype == np.float32
         assert row["blob"] == b"\t"
-        assert store.get("key 10") is None
+        assert "key 10" not in store
 
 
 def test_parameters_there_and_back_compute_nothing_the_second_time():
@@ -66,16 +72,38 @@ def test_digest_tells_types_and_order_apart():
     assert digest("frames", 1) == "9e66e7f515dbef975714f3a4f58e910b"
 
 
-@pytest.mark.parametrize("column", ["value", "checksum"])
-def test_a_damaged_item_is_computed_anew(column):
+def test_a_damaged_value_is_noticed_when_it_is_read_and_its_file_is_computed_anew():
+    fill(count=BATCH + 10)
+    with ItemStore("stage", "v1", SCHEMA) as store:
+        damage_value("key 4", store.path)
+        assert store["key 5"]["blob"] == b"\x05"
+        with pytest.raises(DamagedStore, match="1 files of the item store .* set aside"):
+            store["key 4"]
+    assert fill(count=BATCH + 10)[0] == list(range(BATCH))
+    assert fill(count=BATCH + 10)[0] == []
+
+
+def test_a_full_store_is_checked_by_its_keys_alone(monkeypatch):
     fill()
-    with ItemStore("stage", "v1", SCHEMA) as store:
-        path = store.path
-    damage(path, "key 4", column)
-    with ItemStore("stage", "v1", SCHEMA) as store:
-        assert store.get("key 4") is None and store.damaged == 1
-    assert fill()[0] == [4]
+    monkeypatch.setattr(Chunk, "value", lambda self, key: pytest.fail("a value is read"))
     assert fill()[0] == []
+
+
+def test_files_of_several_writers_are_one_store():
+    with ItemStore("stage", "v1", SCHEMA) as one, ItemStore("stage", "v1", SCHEMA) as other:
+        for store, keys in ((one, [0, 1]), (other, [2, 3]), (one, [4]), (other, [4])):
+            store.fill([(f"key {i}", i) for i in keys], compute)
+    assert fill(count=6)[0] == [5]
+
+
+def test_a_crash_while_writing_leaves_no_item_and_no_file(monkeypatch):
+    def crash(descriptor: int) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="no space"):
+        fill()
+    assert list((item_store.folder() / "stage/v1").iterdir()) == []
 
 
 def test_an_interrupted_run_goes_on_where_it_was():
@@ -104,7 +132,7 @@ def test_failures_are_told_and_tried_again():
 def test_two_clips_of_one_content_share_an_item():
     with ItemStore("stage", "v1", SCHEMA) as store:
         store.fill([("same", 1), ("same", 1), ("other", 2)], compute)
-        assert store.get("same")["blob"] == b"\x01"
+        assert store["same"]["blob"] == b"\x01"
 
 
 def test_a_stage_that_fills_twice_logs_the_sums(workspace):
@@ -123,13 +151,10 @@ def test_a_stage_that_fills_twice_logs_the_sums(workspace):
     with ItemStore("stage", "v1", SCHEMA) as store:
         run.fill(store, read_slowly(range(2)), 2, slowly)
         run.fill(store, read_slowly(range(4)), 4, slowly)
-    damage(store.path, "key 1", "value")
-    with ItemStore("stage", "v1", SCHEMA) as store:
-        run.fill(store, read_slowly(range(1, 2)), 1, slowly)
     run.write_log(0)
-    assert (run.log["computed"], run.log["reused"], run.log["damaged_items"]) == (5, 2, 1)
-    assert 0.7 <= run.log["reading_s"] < 0.9
-    assert 0.25 <= run.log["computing_s"] < 0.6
+    assert (run.log["computed"], run.log["reused"]) == (4, 2)
+    assert 0.6 <= run.log["reading_s"] < 0.8
+    assert 0.2 <= run.log["computing_s"] < 0.6
 
 
 def test_the_version_of_items_names_the_libraries_that_make_them(monkeypatch):
@@ -150,31 +175,52 @@ def test_the_version_of_items_names_the_libraries_that_make_them(monkeypatch):
         item_store.version("frames", 1, libraries=("none-such",))
 
 
-def test_a_file_that_is_no_database_is_set_aside(capsys):
+@pytest.mark.parametrize("offset", [-1, -20, -30])
+def test_a_file_with_damaged_contents_is_set_aside(offset, capsys):
+    """The last bytes are the digest of the table of contents, its length, and the table."""
     fill()
-    with ItemStore("stage", "v1", SCHEMA) as store:
-        path = store.path
-    path.write_bytes(b"no database" * 100)
+    (path,) = (item_store.folder() / "stage/v1").iterdir()
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
     assert fill()[0] == list(range(10)) and fill()[0] == []
-    sentence = (
-        "was damaged (file is not a database) and is set aside as v1.damaged: "
-        "its items are computed anew"
-    )
-    assert sentence in capsys.readouterr().err
+    assert "1 files of the item store" in capsys.readouterr().err
+    assert path.with_suffix(".damaged").exists()
 
 
-def test_damage_within_the_database_is_a_sentence_and_the_next_run_computes_anew():
-    fill(count=2000)
-    with ItemStore("stage", "v1", SCHEMA) as store:
-        path = store.path
-    data = bytearray(path.read_bytes())
-    data[8192 : len(data) - 4096] = b"\xff" * (len(data) - 12_288)
-    path.write_bytes(data)
-    with pytest.raises(
-        UserError, match="was damaged .* and is set aside as v1.damaged; run the same command again"
-    ):
-        fill(count=2000)
-    assert len(fill(count=2000)[0]) == 2000
+@pytest.mark.parametrize("size", [0, 10, 24, 1000])
+def test_a_file_that_was_cut_off_is_set_aside(size):
+    fill()
+    (path,) = (item_store.folder() / "stage/v1").iterdir()
+    path.write_bytes(path.read_bytes()[:size])
+    assert fill()[0] == list(range(10))
+
+
+def test_any_flipped_byte_is_noticed():
+    fill(count=2)
+    (path,) = (item_store.folder() / "stage/v1").iterdir()
+    sound = path.read_bytes()
+    for place in range(0, len(sound), 7):
+        content = bytearray(sound)
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(DamagedChunk):
+            chunk = Chunk(path)
+            for key in chunk.keys:
+                chunk.value(key)
+
+
+def test_the_store_needs_no_locks_and_no_shared_memory(monkeypatch):
+    """As on a network file system that refuses both."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    for module, name in ((fcntl, "flock"), (fcntl, "lockf"), (fcntl, "fcntl"), (os, "link")):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    assert len(fill()[0]) == 10 and fill()[0] == []
 
 
 def test_a_user_without_home_is_told_the_way_out(monkeypatch):

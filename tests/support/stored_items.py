@@ -1,6 +1,5 @@
 """A stage that stores items without computing much, for tests of the item store."""
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 
 from audio_from_video.runtime.stage_run import StageRun
 from audio_from_video.storage import shards
+from audio_from_video.storage.chunk_files import Chunk
 from audio_from_video.storage.clip_items import ClipItems
 from tests.support.shard_rows import index_row
 
@@ -48,12 +48,18 @@ def pack_clips(
         return run, items.pack(OUTPUT, some_clips)
 
 
-def damage(path: Path, key: str, column: str) -> None:
-    """Flip a bit in an entry of a store's file."""
-    with sqlite3.connect(path) as database:
-        query = f"SELECT {column} FROM items WHERE key = ?"
-        value = bytearray(database.execute(query, (key,)).fetchone()[0])
-        value[len(value) // 2] ^= 1
-        update = f"UPDATE items SET {column} = ? WHERE key = ?"
-        database.execute(update, (bytes(value), key))
-    database.close()
+def file_of(key: str, folder: Path) -> Path:
+    """Return the file of a store's folder that holds a key."""
+    for path in folder.glob("*.items"):
+        if key in Chunk(path).keys:
+            return path
+    raise KeyError(key)
+
+
+def damage_value(key: str, folder: Path) -> None:
+    """Flip a bit in the middle of a stored value."""
+    path = file_of(key, folder)
+    content = bytearray(path.read_bytes())
+    value = Chunk(path).value(key)
+    content[content.index(value) + len(value) // 2] ^= 1
+    path.write_bytes(content)
