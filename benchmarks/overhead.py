@@ -142,7 +142,7 @@ def write_inputs(folder: Path, model: str) -> int:
     for row in rows:
         images = [codecs.decode_jpeg(jpeg) for jpeg in row["jpegs"]]
         grey.append(np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]))
-        tensors.append(backbone.resize(images).astype(np.float32) / 255)
+        tensors.append(backbone.fit(np.stack(images)).numpy().astype(np.float32) / 255)
     np.save(folder / "grey.npy", np.stack(grey))
     np.save(folder / "tensors.npy", np.stack(tensors))
     return len(grey)

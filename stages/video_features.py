@@ -4,8 +4,8 @@ Reads    data/frames (item rgb) or data/optical_flow (item flow)
 Writes   data/video_features/<item>, a row per clip:
              features   tensor float16 [count, D]   mean of the patch outputs of each frame;
                                                     D = 768 for ViT-base
-ViT: Dosovitskiy et al. 2021.  Tokens -> encoder -> patch outputs: see
-audio_from_video/backbones/vision.py.
+ViT: Dosovitskiy et al. 2021.  How models of pictures and of clips come to a vector per frame: see
+audio_from_video/backbones/image_models.py and clip_models.py.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from audio_from_video.storage.clip_items import ClipItems
 
 # Of `decode` and VisionBackbone; raise it when the output for the same input and parameters
 # changes.
-CODE_VERSION = 1
+CODE_VERSION = 2
 LIBRARIES = ("numpy", "opencv-contrib-python-headless", "torch", "transformers")
 INPUTS = {"rgb": layout.FRAMES, "flow": layout.OPTICAL_FLOW}
 OUTPUTS = {"rgb": layout.RGB_FEATURES, "flow": layout.FLOW_FEATURES}
@@ -36,27 +36,39 @@ OUTPUTS = {"rgb": layout.RGB_FEATURES, "flow": layout.FLOW_FEATURES}
 _backbone: VisionBackbone  # of this process; `load_backbone` sets it, as a worker's initializer
 
 
-def load_backbone(p: VideoFeaturesParams, device: str | None = None) -> None:
-    """Load the model of this process onto a device (default: `hub.device()`)."""
+def load_backbone(p: VideoFeaturesParams) -> None:
+    """Load the model of this process onto its device."""
     global _backbone
     one_thread()
-    _backbone = VisionBackbone(p.model, p.attention, p.temporal_scale, device)
+    _backbone = VisionBackbone(p.model, p.attention, p.temporal_scale)
 
 
 def decode(jpegs: list[bytes]) -> np.ndarray:
-    """Return one clip's JPEGs as the model's input [T, 3, h, w] uint8 (runs in a worker)."""
-    return _backbone.resize([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
+    """Return one clip's JPEGs as BGR images [T, H, W, 3] uint8 (runs in a worker)."""
+    return np.stack([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
 
 
 def encode_clip(jpegs: list[bytes]) -> dict:
     """Return one clip's row, with features [T, D] (runs in a worker)."""
     # Not stacked as a batch is: another memory layout could change the last bits.
-    return _row(_backbone.encode(decode(jpegs)[None])[0])
+    fitted = _backbone.fit(decode(jpegs))
+    return _row(_backbone.encode(fitted[None])[0])
 
 
 def encode_batch(clips: list[np.ndarray]) -> list[dict]:
-    """Return the rows of clips [T, 3, h, w] that the model takes together."""
-    return [_row(features) for features in _backbone.encode(np.stack(clips))]
+    """Return the rows of clips [T, H, W, 3]; the model takes those of equal size together."""
+    import torch
+
+    fitted = [_backbone.fit(clip) for clip in clips]
+    by_shape: dict[tuple, list[int]] = {}
+    for i, pixels in enumerate(fitted):
+        by_shape.setdefault(pixels.shape, []).append(i)
+    rows: list[dict] = [{}] * len(clips)
+    for positions in by_shape.values():
+        batch = torch.stack([fitted[i] for i in positions])
+        for i, features in zip(positions, _backbone.encode(batch), strict=True):
+            rows[i] = _row(features)
+    return rows
 
 
 def _row(features: np.ndarray) -> dict:
@@ -76,15 +88,12 @@ def encode_on_cpu(
 def encode_on_gpu(
     clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
 ) -> Iterator[dict | Failure]:
-    """Yield the rows of clips: workers decode while the device computes batches of clips."""
+    """Yield the rows of clips: workers decode while the device resizes and encodes batches."""
     first = next(clips, None)
     if first is None:  # all clips are stored: nothing to load a model for
         return
     load_backbone(p)
-    # Workers only decode and resize: on CPU they do not take the device's memory.
-    decoded = parallel.map_items(
-        decode, chain([first], clips), workers, initializer=load_backbone, initargs=(p, "cpu")
-    )
+    decoded = parallel.map_items(decode, chain([first], clips), workers)
     yield from results_in_batches(decoded, encode_batch, lambda clip: 1, p.clips_per_batch)
 
 
@@ -111,4 +120,4 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 if __name__ == "__main__":
-    stage_run.main(main, __doc__, "video_features", "modality", lambda: INPUTS)
+    stage_run.main(main, __doc__, "video_features", "modality", lambda: INPUTS, in_parts=True)

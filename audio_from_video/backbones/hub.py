@@ -17,7 +17,8 @@ from pathlib import Path
 
 from audio_from_video.runtime.errors import UserError
 
-HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]  # no pickles
+HUB_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors", "*.model"]  # no pickles
+DIGESTED = ["*.json", "*.safetensors", "*.jinja"]  # chat templates are Jinja files
 LONGEST_CAUSE = 240  # characters of a library's message that an error sentence quotes
 
 
@@ -56,7 +57,8 @@ def revision(name: str) -> str:
 def digest_of(directory: Path) -> str:
     """Return the digest (32 hex digits) of the settings and weights in a directory."""
     total = hashlib.blake2b(digest_size=16)
-    for path in sorted(directory.glob("*.json")) + sorted(directory.glob("*.safetensors")):
+    paths = [path for kind in DIGESTED for path in sorted(directory.glob(kind))]
+    for path in paths:
         with open(path, "rb") as file:
             total.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
     return total.hexdigest()
@@ -71,8 +73,10 @@ def width_of(name: str) -> int:
     if isinstance(width, int):
         return width
 
-    # Models such as ResNet name a width per stage; others name theirs by defaults of transformers.
+    # Models such as ResNet name a width per stage; others name theirs by defaults of transformers,
+    # or in the config of their vision tower.
     config = _transformers_config(name)
+    config = getattr(config, "vision_config", config)
     width = getattr(config, "hidden_size", None)
     stage_widths = getattr(config, "hidden_sizes", None)
     if not width and stage_widths:
@@ -94,6 +98,12 @@ def labels_of(name: str) -> list[str]:
     """Return the names of a classification model's labels, by index."""
     names = _transformers_config(name).id2label
     return [names[i] for i in range(len(names))]
+
+
+def model_type_of(name: str) -> str:
+    """Return the kind of a model, as its config names it."""
+    model_type = read_config(name).get("model_type")
+    return model_type if isinstance(model_type, str) else _transformers_config(name).model_type
 
 
 def read_config(name: str) -> dict:
@@ -170,6 +180,20 @@ def load_pretrained(loader, name: str, description: str, **options):
         raise UserError(
             f"'{name}' cannot be loaded as {description}: {_first_line(error)}"
         ) from None
+
+
+def require_safetensors(name: str, loader) -> None:
+    """Raise UserError, with the way to convert them, when a model's weights are only pickled ones.
+
+    loader: the model's class in transformers.
+    """
+    if not any(locate(name).glob("*.safetensors")):
+        raise UserError(
+            f"'{name}' has no weights in safetensors form, and pickled ones are not loaded: "
+            f"where you trust them, convert them once by {loader.__name__}"
+            ".from_pretrained(...).save_pretrained(directory), and the processor likewise, "
+            "and give that directory in params.yaml"
+        )
 
 
 def load_frozen_model(loader, name: str, description: str, device: str):

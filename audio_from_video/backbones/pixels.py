@@ -238,7 +238,7 @@ class Preprocessor:
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        pixels = pixels.permute(0, 3, 1, 2)
         if self.settings.do_resize:
             pixels = self._resize(pixels)
         if self.settings.do_center_crop:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from audio_from_video.backbones import captioners
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.backbones.audio_steps import HeardSound, encode_sound
-from audio_from_video.backbones.blip import Captioner, CaptionerSettings
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
 from audio_from_video.media.motion import choose, mean_magnitudes
@@ -47,9 +48,9 @@ class Perception:
         self.audio = AudioBackbone(str(bundle.models["audio"]), device)
         captions = self.settings.captions
         model = CaptionerSettings(
-            str(bundle.folder / CAPTIONS), captions.beams, captions.max_tokens
+            str(bundle.folder / CAPTIONS), captions.beams, captions.max_tokens, captions.prompt
         )
-        self.captioner = Captioner(model, device)
+        self.captioner = captioners.load(model, device)
 
     def __call__(self, window: Window) -> Percept:
         """Return what is seen and heard in a window."""
@@ -60,17 +61,16 @@ class Perception:
 
     def features(self, jpegs: list[bytes]) -> np.ndarray:
         """Return the features [T, D] float16 of images."""
-        pixels = self.vision.resize([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
-        return self.vision.encode(pixels[None])[0].astype(np.float16)
+        images = np.stack([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
+        return self.vision.encode(self.vision.fit(images)[None])[0].astype(np.float16)
 
     def caption(self, jpegs: list[bytes]) -> dict[int, str]:
         """Return the captions of the representative ones of a window's frames, by step."""
         p = self.settings.representative_frames
         magnitudes = mean_magnitudes((jpegs, p.camera))["magnitudes"].astype(np.float32)
         steps = np.flatnonzero(choose(magnitudes, p.threshold)).tolist()
-        pixels = self.captioner.resize([codecs.decode_jpeg(jpegs[step]) for step in steps])
-        outputs = self.captioner.encode(pixels)
-        texts = self.captioner.caption(outputs, prompt=self.settings.captions.prompt)
+        pictures = self.captioner.prepare([codecs.decode_jpeg(jpegs[step]) for step in steps])
+        texts = self.captioner.captions(pictures)
         return dict(zip(steps, texts, strict=True))
 
     def hear(self, samples: np.ndarray | None) -> tuple[float | None, HeardSound | None]:

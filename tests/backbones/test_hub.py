@@ -67,7 +67,7 @@ FAULTS = {
     "other shapes": "shapes that its config.json names",
     "missing layer": "it has no weights for .*2",
     "broken config": "not a valid JSON",
-    "no processor": "cannot be loaded as an image processor",
+    "no processor": "has no preprocessor config",
 }
 
 
@@ -80,9 +80,14 @@ def test_a_damaged_directory_is_a_sentence(models, tmp_path, fault):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_two_encoders_is_a_sentence(tmp_path):
-    transformers.CLIPConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="CLIPConfig.* names no hidden size"):
+def test_the_width_of_a_model_of_two_encoders_is_its_vision_towers(tmp_path):
+    transformers.CLIPConfig(vision_config={"hidden_size": 48}).save_pretrained(tmp_path)
+    assert width_of(str(tmp_path)) == 48
+
+
+def test_a_model_without_a_width_is_a_sentence(tmp_path):
+    transformers.EfficientNetConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="EfficientNetConfig.* names no hidden size"):
         width_of(str(tmp_path))
 
 
@@ -117,7 +122,7 @@ def test_checkpoints_in_half_precision_are_run_in_float32(tmp_path, dtype):
     features = []
     for folder in (full, half):
         backbone = VisionBackbone(str(folder))
-        features.append(backbone.encode(backbone.resize(pictures)[None])[0])
+        features.append(backbone.encode(backbone.fit(np.stack(pictures))[None])[0])
     assert features[1].dtype == features[0].dtype
     assert np.allclose(features[1], features[0], atol=0.05 * np.abs(features[0]).max())
     assert not np.array_equal(features[1], features[0])

@@ -111,12 +111,16 @@ def blip_tokenizer() -> transformers.BertTokenizer:
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:
+    draw_weights(model)
+    model.save_pretrained(folder)
+
+
+def draw_weights(model: torch.nn.Module) -> None:
     """Draw larger weights than the initial ones, with which attention would hardly matter."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             fan_in = parameter[0].numel()
             torch.nn.init.normal_(parameter, std=1.5 / np.sqrt(fan_in))
-    model.save_pretrained(folder)
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
