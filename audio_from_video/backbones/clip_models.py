@@ -126,4 +126,5 @@ class ClipModel:
         else:
             over_space = patches.unflatten(1, (-1, moments)).mean(1)
         answers = over_space.unflatten(0, seen.shape[:2]).flatten(1, 2)  # [B, W * moments, D]
-        return torch.from_numpy(weights).to(answers) @ answers
+        with torch.autocast(answers.device.type, enabled=False):  # it would round to bfloat16
+            return torch.from_numpy(weights).to(answers) @ answers
