@@ -48,44 +48,57 @@ class Settings:
     segments: str = ""  # `audio_features.segments`
 
 
-def write_models(folder: Path, layers: int) -> dict[str, str]:
-    """Write the three models; return their directories by section of params.yaml."""
+def write_vit(folder: Path, layers: int = 12) -> Path:
+    """Write a ViT-base: 224 px, patches of 16 px."""
     # Imported here: PyTorch and transformers take seconds, and the stages run in other processes.
     import torch
+    from transformers import ViTConfig, ViTModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    ViTModel(ViTConfig(num_hidden_layers=layers)).save_pretrained(folder)
+    ViTImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+def write_ast(folder: Path, layers: int = 12) -> Path:
+    """Write an AST-base: 1024 frames, 527 labels."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+    torch.manual_seed(0)
+    ast = ASTForAudioClassification(ASTConfig(num_labels=527, num_hidden_layers=layers))
+    ast.save_pretrained(folder)
+    ASTFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def write_blip(folder: Path, layers: int = 12) -> Path:
+    """Write a BLIP-base: 384 px, 30,524 words; the vocabulary is the tiny model's."""
+    import torch
     from transformers import (
-        ASTConfig,
-        ASTFeatureExtractor,
-        ASTForAudioClassification,
         BlipConfig,
         BlipForConditionalGeneration,
         BlipImageProcessorPil,
         BlipProcessor,
-        ViTConfig,
-        ViTModel,
     )
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     torch.manual_seed(0)
-    # 224 px, patches of 16 px
-    ViTModel(ViTConfig(num_hidden_layers=layers)).save_pretrained(folder / "vit")
-    ViTImageProcessorPil().save_pretrained(folder / "vit")
-
-    # 1024 frames, 527 labels
-    ast = ASTForAudioClassification(ASTConfig(num_labels=527, num_hidden_layers=layers))
-    ast.save_pretrained(folder / "ast")
-    ASTFeatureExtractor().save_pretrained(folder / "ast")
-
-    # 384 px, 30,524 words: the vocabulary of the tiny model
     text = {"num_hidden_layers": layers, "encoder_hidden_size": 768}
     vision = {"num_hidden_layers": layers, "image_size": 384}
     blip = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
-    blip.save_pretrained(folder / "blip")
+    blip.save_pretrained(folder)
     tokenizer = BlipProcessor.from_pretrained(TOKENIZER).tokenizer
-    BlipProcessor(BlipImageProcessorPil(), tokenizer).save_pretrained(folder / "blip")
+    BlipProcessor(BlipImageProcessorPil(), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_models(folder: Path, layers: int) -> dict[str, str]:
+    """Write the three models; return their directories by section of params.yaml."""
     return {
-        "video_features": str(folder / "vit"),
-        "audio_features": str(folder / "ast"),
-        "captions": str(folder / "blip"),
+        "video_features": str(write_vit(folder / "vit", layers)),
+        "audio_features": str(write_ast(folder / "ast", layers)),
+        "captions": str(write_blip(folder / "blip", layers)),
     }
 
 

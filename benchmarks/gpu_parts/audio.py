@@ -1,0 +1,148 @@
+"""AST-base: FLAC in Parquet to written features, by the stage audio_features, and its steps."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+
+import torch
+
+from audio_from_video.backbones import hub
+from audio_from_video.backbones.audio_ast import AstBackbone
+from audio_from_video.media import codecs
+from benchmarks.gpu_parts import inputs
+from benchmarks.gpu_parts.inputs import STEPS
+from benchmarks.gpu_parts.measuring import (
+    Measurement,
+    Setup,
+    TimedRun,
+    flops_of,
+    peak_memory_gib,
+    reset_peak_memory,
+    seconds_per_call,
+)
+
+PART = "audio"
+WHOLE = "the stage audio_features, FLAC in Parquet to written features"
+PASSES = STEPS + 1  # of a clip: a window per time step, and the whole clip
+
+
+def measure(setup: Setup) -> None:
+    """Record the steps alone, ways of running the model, and the whole stage."""
+    settings = inputs.write_params(setup.tiny, "audio_features")
+    if setup.tiny:
+        settings["audio_features"]["components"] = 8
+        inputs.store_params(settings)
+    sounds = inputs.write_audio(setup.count(512, 12))
+    name = settings["audio_features"]["model"]
+
+    setup.attempt(
+        PART, "decoding and log-mels, one core", lambda: preparing(setup, name, sounds, 1)
+    )
+    setup.attempt(
+        PART,
+        "decoding and log-mels, threads on all cores",
+        lambda: preparing(setup, name, sounds, setup.workers),
+    )
+    flops = computing(setup, name)
+    setup.attempt(PART, WHOLE, lambda: whole_stage(setup, PASSES * flops))
+
+
+def computing(setup: Setup, name: str) -> float:
+    """Record ways of running the model; return its operations for one pass."""
+    model = Model(setup, name)
+    flops = model.flops()
+    for what, way in model.ways().items():
+        setup.attempt(PART, what, lambda what=what, way=way: model.computing(what, way, flops))
+    return flops
+
+
+def preparing(setup: Setup, name: str, sounds: list[bytes], threads: int) -> Measurement:
+    """Decode clips and compute the log-mels of their windows on the host."""
+    backbone = AstBackbone(name, "cpu")
+    size = backbone.rate_hz  # samples in a window of 1 s
+
+    def prepare(clip: int) -> None:
+        wave = codecs.decode_flac(sounds[clip % len(sounds)])
+        latest = len(wave) - size
+        starts = [step * latest // (STEPS - 1) for step in range(STEPS)]
+        backbone.log_mel([wave, *(wave[start : start + size] for start in starts)])
+
+    clips = setup.count(8, 1) * threads
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = seconds_per_call(lambda: list(pool.map(prepare, range(clips))), "cpu", warm_ups=1)
+    where = "one core" if threads == 1 else "threads on all cores"
+    return Measurement(PART, f"decoding and log-mels, {where}", "clips", clips, seconds)
+
+
+class Model:
+    """The model alone, on log-mels that lie on the device already."""
+
+    def __init__(self, setup: Setup, name: str):
+        from transformers import ASTForAudioClassification
+
+        self.setup = setup
+        self.model = hub.load_frozen_model(
+            ASTForAudioClassification, name, "an Audio Spectrogram Transformer", setup.device
+        )
+        config = self.model.config
+        passes = setup.count(16 * PASSES, 2)
+        shape = (passes, config.max_length, config.num_mel_bins)
+        self.values = torch.randn(shape, device=setup.device)
+
+    def flops(self) -> float:
+        """Return the operations for one pass."""
+        self.model.set_attn_implementation("eager")
+        with torch.inference_mode():
+            flops = flops_of(lambda: self.model(self.values[:1]))
+        self.model.set_attn_implementation("sdpa")
+        return flops
+
+    def ways(self) -> dict[str, tuple[Callable, int]]:
+        """Return ways of running the model: a function of log-mels, and passes per batch."""
+        half_model = deepcopy(self.model).bfloat16()
+
+        def autocast(values: torch.Tensor) -> torch.Tensor:
+            with hub.autocast(self.setup.device):
+                return self.model(values).logits
+
+        def half(values: torch.Tensor) -> torch.Tensor:
+            return half_model(values.bfloat16()).logits
+
+        ways: dict[str, tuple[Callable, int]] = {}
+        for clips in (1, 4, 16):
+            passes = clips * PASSES
+            ways[f"computing, bf16 autocast, batches of {passes} passes"] = (autocast, passes)
+            ways[f"computing, bf16 weights, batches of {passes} passes"] = (half, passes)
+        if self.setup.device == "cuda":
+            compiled = torch.compile(half)
+            passes = 4 * PASSES
+            what = f"computing, bf16 weights, compiled, batches of {passes} passes"
+            ways[what] = (compiled, passes)
+        return ways
+
+    def computing(self, what: str, way: tuple[Callable, int], flops: float) -> Measurement:
+        """Run the model on batches."""
+        run, passes = way
+        values = self.values[:passes]
+        reset_peak_memory(self.setup.device)
+
+        def compute() -> None:
+            with torch.inference_mode():
+                run(values)
+
+        seconds = seconds_per_call(compute, self.setup.device)
+        peak = peak_memory_gib(self.setup.device)
+        return Measurement(PART, what, "passes", len(values), seconds, flops, peak)
+
+
+def whole_stage(setup: Setup, flops: float) -> Measurement:
+    """Run the stage as the pipeline does, and record its start."""
+    from stages import audio_features
+
+    reset_peak_memory(setup.device)
+    stage = TimedRun("audio_features", "", setup.workers)
+    audio_features.main(stage)
+    peak = peak_memory_gib(setup.device)
+    setup.record_start(PART, stage)
+    clips, seconds = stage.steady()
+    return Measurement(PART, WHOLE, "clips", clips, seconds, flops, peak)
