@@ -19,6 +19,7 @@ from audio_from_video.storage import shards
 from stages import clips
 from stages.clips import ClipsParams, choose_actions, limit_per_action
 from tests.support.media_files import ffmpeg, sine, write_video
+from tests.support.tiny_backbones import write_vit
 
 PATTERN = r"^(.+)_\d+$"
 
@@ -41,6 +42,7 @@ def parameters(root: Path, **changes) -> ClipsParams:
             "training_list": "",
             "validation_list": "",
             "test_list": "",
+            "clip_list": "",
             "min_duration_s": 0.5,
             "max_duration_s": 60.0,
             "max_pixels": 36_000_000,
@@ -445,6 +447,16 @@ def test_models_of_the_rendered_data_set_are_told_of_at_another_root(workspace):
     assert sentence.startswith("video_features.model, audio_features.model: these models know the")
     assert "'/data/clips'" in sentence and "params/real.yaml" in sentence
     assert clips.unfit_models("/data/clips", {"captions.model": "Salesforce/blip"}) == []
+
+
+def test_frames_smaller_than_the_model_sees_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = str(write_vit(tmp_path / "vit"))  # sees 32 px
+    assert clips.small_frames(32, model) == []
+    (sentence,) = clips.small_frames(31, model)
+    assert sentence.startswith("frames.size_px = 31: video_features.model = ")
+    assert "sees 32 px" in sentence
+    assert clips.small_frames(31, "nobody/has-this-model") == []  # said when it is here
 
 
 def test_look_alike_pairs_that_no_test_clip_shows_are_told():

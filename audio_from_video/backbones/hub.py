@@ -46,6 +46,15 @@ def locate(name: str, offline: bool = False) -> Path:
         ) from None
 
 
+def is_here(name: str) -> bool:
+    """Return whether a model is on this machine, as a directory or in the hub's cache."""
+    try:
+        locate(name, offline=True)
+    except UserError:
+        return False
+    return True
+
+
 def revision(name: str) -> str:
     """Return the digest of a model's files.
 

@@ -37,8 +37,14 @@ def kind_of(name: str) -> str:
     return model_type
 
 
-def seen_px(name: str) -> int:
-    """Return the shorter side of the pictures that a model sees, in px, from its files alone."""
+def seen_px(name: str, offline: bool = False) -> int | None:
+    """Return the shorter side of the pictures that a model sees, in px, from its files alone.
+
+    offline: nothing is downloaded; None where the model is not on this machine.  Raises UserError
+    as VisionBackbone does.
+    """
+    if offline and not hub.is_here(name):
+        return None
     return pixels.read_settings(name, kind_of(name) in clip_models.KINDS).seen_px
 
 
