@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audio_from_video.backbones import captioners
 from audio_from_video.backbones.audio import AudioBackbone
 from audio_from_video.backbones.audio_steps import HeardSound, encode_sound
-from audio_from_video.backbones.settings import CaptionerSettings
+from audio_from_video.backbones.blip import Captioner, CaptionerSettings
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
 from audio_from_video.media.motion import choose, mean_magnitudes
@@ -48,9 +47,9 @@ class Perception:
         self.audio = AudioBackbone(str(bundle.models["audio"]), device)
         captions = self.settings.captions
         model = CaptionerSettings(
-            str(bundle.folder / CAPTIONS), captions.beams, captions.max_tokens, captions.prompt
+            str(bundle.folder / CAPTIONS), captions.beams, captions.max_tokens
         )
-        self.captioner = captioners.load(model, device)
+        self.captioner = Captioner(model, device)
 
     def __call__(self, window: Window) -> Percept:
         """Return what is seen and heard in a window."""
@@ -69,8 +68,9 @@ class Perception:
         p = self.settings.representative_frames
         magnitudes = mean_magnitudes((jpegs, p.camera))["magnitudes"].astype(np.float32)
         steps = np.flatnonzero(choose(magnitudes, p.threshold)).tolist()
-        pictures = self.captioner.prepare([codecs.decode_jpeg(jpegs[step]) for step in steps])
-        texts = self.captioner.captions(pictures)
+        pixels = self.captioner.resize([codecs.decode_jpeg(jpegs[step]) for step in steps])
+        outputs = self.captioner.encode(pixels)
+        texts = self.captioner.caption(outputs, prompt=self.settings.captions.prompt)
         return dict(zip(steps, texts, strict=True))
 
     def hear(self, samples: np.ndarray | None) -> tuple[float | None, HeardSound | None]:
