@@ -106,11 +106,11 @@ def end_of(path: str) -> str:
     if is_large or not SHORTEST_S <= clip["duration_s"] <= LONGEST_S:
         return "clips: limits"
 
-    pictures = frames.drop_long(frames.extract((path, FRAMES)), LONGEST_S)
+    pictures = frames.drop_long(frames.extract((path, None, FRAMES)), LONGEST_S)
     if pictures["status"] != "ok":
         return f"frames: {pictures['status']}"
 
-    task = (path, pictures["start_s"], pictures["duration_s"], clip["has_audio"])
+    task = (path, pictures["start_s"], pictures["duration_s"], clip["has_audio"], False)
     sound = audio.drop_silent(audio.extract(task), SILENCE_DB)
     return f"audio: {sound['status']}"
 

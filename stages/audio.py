@@ -32,18 +32,18 @@ COLUMNS = pa.schema([("flac", pa.binary())])
 FACTS = [pa.field("rms_dbfs", pa.float32())]
 
 
-def extract(task: tuple[str, float, float, bool]) -> dict:
-    """Return sound and level of one clip file (runs in a worker).
+def extract(task: tuple[str, float, float, bool, bool]) -> dict:
+    """Return sound and level of one clip (runs in a worker).
 
-    task: the file, when its video begins and how long it lasts in seconds, and whether it has an
-    audio track.
+    task: the file, when the clip's video begins and how long it lasts in seconds, whether the file
+    has an audio track, and whether the clip is a part of it.
     """
-    path, start_s, duration_s, has_audio = task
+    path, start_s, duration_s, has_audio, is_part = task
     row = {"flac": None, "rms_dbfs": None}
     if not has_audio:
         return row | {"status": "no_audio_track", "reason": "the file has no audio stream"}
     try:
-        samples = sound.decode_sound(Path(path), start_s, duration_s)
+        samples = sound.decode_sound(Path(path), start_s, duration_s, seek=is_part)
     except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return {
@@ -75,11 +75,12 @@ def main(stage: stage_run.StageRun) -> None:
         content_hash = facts_of[clip["clip_id"]]["content_hash"]
         clip["input_key"] = digest(content_hash, clip["start_s"], clip["duration_s"])
 
-    def tasks() -> Iterator[tuple[str, tuple[str, float, float, bool]]]:
+    def tasks() -> Iterator[tuple[str, tuple[str, float, float, bool, bool]]]:
         for clip in clips:
             facts = facts_of[clip["clip_id"]]
             path = str(Path(root) / facts["path"])
-            task = (path, clip["start_s"], clip["duration_s"], facts["has_audio"])
+            is_part = facts["start_s"] is not None
+            task = (path, clip["start_s"], clip["duration_s"], facts["has_audio"], is_part)
             yield clip["clip_id"], task
 
     def compute(missing: Iterator[Any]) -> Iterator[Any]:

@@ -2,16 +2,21 @@
 
 Reads    a folder in Moments in Time layout: `training/<action>/*`, `validation/<action>/*` (the
          test set) and, optionally, `unlabelled/*` (clips without action labels, which only
-         generators use); or CSV lists in MiT's form.
+         generators use); or CSV lists in MiT's form; or a list of clips with their parts of longer
+         files (audio_from_video/clipset/lists.py).
 Writes   data/clips.parquet, a row per clip:
-             clip_id     string   <action>/<file stem>; for unlabelled clips unlabelled/<file stem>
+             clip_id     string   <action>/<file stem>; for unlabelled clips unlabelled/<file stem>;
+                                  of listed clips <action>/<path>[@<start>-<end>]
              path        string   relative to the root
              action      string   null for unlabelled clips
              split       string   training, validation (a source-grouped part of the training
                                   folder), test, unlabelled
              source_id   string   the video it was cut from (`clips.source_pattern`)
              content_hash string  BLAKE2b-128 of the file's bytes, hex
-             duration_s, fps      float32    of the video stream
+             start_s, end_s       float64    the part of the file that is the clip, from its first
+                                             shown frame; null: all of it
+             duration_s  float32  of the video stream, or of the part
+             fps         float32  of the video stream
              width_px, height_px  int32
              has_audio   bool     an audio track is there (it may be silent)
              status, reason       ok, or why the clip is refused
@@ -57,6 +62,8 @@ from audio_from_video.storage.item_store import ItemStore
 CODE_VERSION = 3  # of `examine`
 LIBRARIES = ("av", "numpy")
 FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
+# Published lists name files that are gone: a row without a file is told, and no failure.
+FAILED_OF_LIST = FAILED - {"missing"}
 MAX_SIDE_PX = 65_500  # of a JPEG picture, as libjpeg writes it
 SPLITS = ("training", "validation", "test", "unlabelled")
 FACTS = pa.schema(
@@ -74,7 +81,8 @@ FACTS = pa.schema(
 NAMES = pa.schema(
     [(name, pa.string()) for name in ("clip_id", "path", "action", "split", "source_id")]
 )
-SCHEMA = pa.schema([*NAMES, *FACTS])
+PART = pa.schema([("start_s", pa.float64()), ("end_s", pa.float64())])
+SCHEMA = pa.schema([*NAMES, *PART, *FACTS])
 
 
 def choose_actions(clips: list[dict], p: ClipsParams) -> set[str]:
@@ -112,9 +120,16 @@ def limit_per_action(clips: list[dict], p: ClipsParams) -> list[dict]:
         groups[clip["folder"], clip["action"]].append(clip)
     drawn = []
     for group in groups.values():
-        group.sort(key=lambda clip: digest(p.seed, clip["path"]))
+        group.sort(key=lambda clip: _draw_key(clip, p.seed))
         drawn += group[: p.max_per_action]
-    return sorted(drawn, key=lambda clip: clip["path"])
+    return sorted(drawn, key=lambda clip: (clip["path"], clip["start_s"] or 0))
+
+
+def _draw_key(clip: dict, seed: int) -> str:
+    """The order in which clips are drawn: by path, and parts of a file by their name."""
+    if clip["start_s"] is None:
+        return digest(seed, clip["path"])
+    return digest(seed, clip["path"], clip["name"])
 
 
 def examine(path: str) -> dict:
@@ -142,7 +157,8 @@ def add_facts(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> N
     inside = clips if p.links == "all" else _refuse_outside(clips, p.root)
     # Keys hold the whole path: several roots may share an item store.
     root = Path(p.root).absolute()
-    tasks = [_task(f"{root}/{clip['path']}") for clip in inside]
+    paths = dict.fromkeys(clip["path"] for clip in inside)
+    tasks = {path: _task(f"{root}/{path}") for path in paths}
 
     def compute(paths: Iterator[str]) -> Iterator[Any]:
         return parallel.map_items(
@@ -150,14 +166,32 @@ def add_facts(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> N
         )
 
     with ItemStore("clips", version, FACTS) as store:
-        failures = stage.fill(store, tasks, len(tasks), compute)
-        for clip, (key, _) in zip(inside, tasks, strict=True):
+        failures = stage.fill(store, tasks.values(), len(tasks), compute)
+        for clip in inside:
+            key, _ = tasks[clip["path"]]
             failure = failures.get(key)
             if failure:
                 clip |= {"status": failure.kind, "reason": failure.reason}
             else:
                 clip |= store[key]
+            _take_part(clip)
             _limit_size(clip, p)
+
+
+def _take_part(clip: dict) -> None:
+    """Set the duration to that of the clip's part of the file; refuse a part beyond the file's end.
+
+    `frames`, which decodes, has the last word.
+    """
+    if clip["status"] != "ok" or clip["start_s"] is None:
+        return
+    start_s = clip["start_s"]
+    end_s = min(clip["end_s"], clip["duration_s"])
+    if end_s <= start_s or end_s < clip["end_s"] - pictures.END_TOLERANCE_S:
+        reason = pictures.beyond_end(start_s, clip["end_s"], clip["duration_s"])
+        mark_refused(clip, "beyond_end", reason)
+        return
+    clip["duration_s"] = end_s - start_s
 
 
 def _refuse_outside(clips: list[dict], root: str) -> list[dict]:
@@ -240,7 +274,7 @@ def require_splits(clips: list[dict], p: ClipsParams) -> None:
     if not members["test"]:
         raise UserError(
             f"no test clip is left in {p.root}: put clips into validation/<action>/, or name some "
-            "by clips.test_list"
+            "by clips.test_list or in clips.clip_list"
         )
     if not members["validation"]:
         raise UserError(
@@ -308,7 +342,7 @@ def main(stage: stage_run.StageRun) -> None:
     size_px = params.read("frames", "size_px", int)
     pairs = params.read("report", "look_alike_pairs", list[list[str]])
     lists = {"training": p.training_list, "validation": p.validation_list}
-    clips = discovery.find_clips(p.root, lists)
+    clips = discovery.find_clips(p.root, lists, p.clip_list)
     actions = choose_actions(clips, p)
     clips = [clip for clip in clips if clip["action"] is None or clip["action"] in actions]
     # Before files are opened, as opening takes the time.
@@ -316,7 +350,8 @@ def main(stage: stage_run.StageRun) -> None:
     add_facts(clips, p, stage)
     assign_splits(clips, p)
     clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
-    accounting.check_failed_fraction(clips, FAILED, p.max_failed_fraction, "clips")
+    failed = FAILED_OF_LIST if p.clip_list else FAILED
+    accounting.check_failed_fraction(clips, failed, p.max_failed_fraction, "clips")
     table = pa.Table.from_pylist(clips, schema=SCHEMA)
     shards.write_table(shards.with_clip_set(table), layout.CLIPS)
     shards.write_table(missing_audio_table(clips, p.seed), layout.MISSING_AUDIO)

@@ -8,7 +8,8 @@ Writes   data/frames, a row per clip:
                                                  first frame
          and in its index frame_count int32 (how many samples at `frames.fps` the clip has),
          duration_s float32 (of its decoded video; 0 where unknown) and start_s float64 (of the
-         first shown frame on the file's own clock, by which `audio` places the sound).
+         first shown frame, or of a part's start, on the file's own clock, by which `audio` places
+         the sound).
 How frames are chosen: audio_from_video/media/frames.py.
 """
 
@@ -21,8 +22,10 @@ import pyarrow as pa
 
 from audio_from_video.media import untrusted
 from audio_from_video.media.frames import extract
+from audio_from_video.media.pictures import Part
 from audio_from_video.media.settings import FramesParams
 from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
@@ -50,6 +53,21 @@ def drop_long(row: dict, max_duration_s: float) -> dict:
     return row
 
 
+def input_key(clip: dict) -> str:
+    """Return the key of what a clip's frames are computed from: its file, and which part of it."""
+    if clip["start_s"] is None:
+        return clip["content_hash"]
+    return digest(clip["content_hash"], clip["start_s"], clip["end_s"])
+
+
+def task(root: str, clip: dict, p: FramesParams) -> tuple[str, Part | None, FramesParams]:
+    """Return what `extract` needs for a clip, a row of data/clips.parquet."""
+    part = None
+    if clip["start_s"] is not None:
+        part = Part(clip["start_s"], clip["end_s"])
+    return str(Path(root) / clip["path"]), part, p
+
+
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("frames", FramesParams)
     root = params.read("clips", "root", str)
@@ -57,7 +75,7 @@ def main(stage: stage_run.StageRun) -> None:
     max_failed_fraction = params.read("clips", "max_failed_fraction", float)
     clips = [clip for clip in shards.read_table(layout.CLIPS).to_pylist() if clip["status"] == "ok"]
     for clip in clips:
-        clip["input_key"] = clip["content_hash"]
+        clip["input_key"] = input_key(clip)
     columns = pa.schema(
         [("jpegs", pa.list_(pa.binary())), ("times_s", shards.tensor(pa.float32(), p.count))]
     )
@@ -69,7 +87,7 @@ def main(stage: stage_run.StageRun) -> None:
         )
 
     with ClipItems("frames", version, columns, FACTS) as items:
-        tasks = ((clip["clip_id"], (str(Path(root) / clip["path"]), p)) for clip in clips)
+        tasks = ((clip["clip_id"], task(root, clip, p)) for clip in clips)
         items.fill(stage, clips, tasks, compute)
         index = items.pack(
             layout.FRAMES,

@@ -130,21 +130,21 @@ def test_sound_survives_extraction_bit_by_bit(tmp_path):
     """16 kHz mono 16 bit comes out as it went in."""
     samples = np.random.default_rng(0).integers(-20_000, 20_000, 48_000).astype(np.int16)
     path = write_video(tmp_path / "a.mkv", 72, "24", "-c:a", "pcm_s16le", sound=samples / 32768)
-    row = audio.extract((str(path), 0.0, 3.0, True))
+    row = audio.extract((str(path), 0.0, 3.0, True, False))
     assert np.array_equal(codecs.decode_flac(row["flac"]) * 32768, samples)
 
 
 def test_damaged_sound_in_a_good_file_is_a_row(tmp_path):
     write_video(tmp_path / "v.mp4", 72)
     row = audio.extract(
-        (str(tmp_path / "v.mp4"), 0.0, 3.0, True)
+        (str(tmp_path / "v.mp4"), 0.0, 3.0, True, False)
     )  # the table says that it has a track, the file has none
     assert (
         row["status"] == "unreadable"
         and "0x" not in row["reason"]
         and str(tmp_path) not in row["reason"]
     )
-    assert audio.extract((str(tmp_path / "nowhere.mp4"), 0.0, 3.0, True))["status"] == "unreadable"
+    assert audio.extract((str(tmp_path / "nowhere.mp4"), 0.0, 3.0, True, False))["status"] == "unreadable"
 
 
 # By CODE_VERSION: what `extract` gives for known sounds, rounded so that machines agree.
@@ -176,7 +176,7 @@ def test_output_is_that_of_code_version(tmp_path):
     )
     facts = []
     for path in (exact, stereo):
-        row = audio.extract((str(path), 0.0, 3.0, True))
+        row = audio.extract((str(path), 0.0, 3.0, True, False))
         blocks = codecs.decode_flac(row["flac"]).reshape(-1, 1600)
         facts.append(
             [

@@ -42,6 +42,7 @@ def parameters(root: Path, **changes) -> ClipsParams:
             "training_list": "",
             "validation_list": "",
             "test_list": "",
+            "clip_list": "",
             "min_duration_s": 0.5,
             "max_duration_s": 60.0,
             "max_pixels": 36_000_000,

@@ -47,7 +47,7 @@ def expected_numbers(path, at_s) -> list[int]:
 @pytest.mark.parametrize("rate", RATES)
 def test_three_seconds_are_exactly_18_samples_at_any_rate(tmp_path, rate):
     path = write_video(tmp_path / "a.mp4", round(3 * eval(RATES[rate])), RATES[rate])
-    row = extract((str(path), parameters()))
+    row = extract((str(path), None, parameters()))
     assert row["status"] == "ok" and row["frame_count"] == len(row["jpegs"]) == 18
     by_hand = [int((k / 6 + 1.2e-3) * eval(RATES[rate])) for k in range(18)]
     assert numbers(row) == expected_numbers(path, np.arange(18) / 6) == by_hand
@@ -68,7 +68,7 @@ def test_variable_rate(tmp_path):
         "-video_track_timescale",
         "90000",
     )
-    row = extract((str(path), parameters()))
+    row = extract((str(path), None, parameters()))
     assert (
         numbers(row)
         == expected_numbers(path, np.arange(18) / 6)
@@ -83,7 +83,7 @@ def test_two_cameras_in_one_file(tmp_path):
         write_video(tmp_path / "slow.ts", 15, "10"),
     )
     ffmpeg("-i", f"concat:{fast}|{slow}", "-c", "copy", tmp_path / "both.mkv")
-    row = extract((str(tmp_path / "both.mkv"), parameters(keep="all", count=17)))
+    row = extract((str(tmp_path / "both.mkv"), None, parameters(keep="all", count=17)))
     assert row["status"] == "ok"
     assert numbers(row) == expected_numbers(tmp_path / "both.mkv", row["times_s"])
 
@@ -95,18 +95,18 @@ def test_a_gap_of_a_day_makes_no_grid_of_a_day(tmp_path, monkeypatch):
         "sample_times",
         lambda *_: pytest.fail("a grid of so many samples would fill the memory"),
     )
-    row = extract((str(tmp_path / "gap.mp4"), parameters()))
+    row = extract((str(tmp_path / "gap.mp4"), None, parameters()))
     assert (row["status"], row["frame_count"]) == ("wrong_frame_count", 600_000)
 
 
 def test_exact_refuses_another_length_and_all_resamples_it(tmp_path):
     path = write_video(tmp_path / "a.mp4", 75, "30")
-    row = extract((str(path), parameters()))
+    row = extract((str(path), None, parameters()))
     assert (row["status"], row["frame_count"]) == (
         "wrong_frame_count",
         15,
     ) and "15 frames at 6 fps" in row["reason"]
-    row = extract((str(path), parameters(keep="all")))
+    row = extract((str(path), None, parameters(keep="all")))
     assert (
         row["status"] == "ok"
         and row["frame_count"] == 15
@@ -117,7 +117,7 @@ def test_exact_refuses_another_length_and_all_resamples_it(tmp_path):
 
 
 def test_slow_video_repeats_frames(tmp_path):
-    row = extract((str(write_video(tmp_path / "a.mp4", 9, "3")), parameters()))
+    row = extract((str(write_video(tmp_path / "a.mp4", 9, "3")), None, parameters()))
     assert numbers(row) == [k // 2 for k in range(18)]
 
 
@@ -128,7 +128,7 @@ def test_late_and_edited_files_start_with_their_first_shown_frame(tmp_path):
         "-i", tmp_path / "cut.mp4", "-c", "copy", "-output_ts_offset", "7", tmp_path / "late.mkv"
     )
     for name in ("cut.mp4", "late.mkv"):
-        row = extract((str(tmp_path / name), parameters(keep="all")))
+        row = extract((str(tmp_path / name), None, parameters(keep="all")))
         assert numbers(row) == expected_numbers(tmp_path / name, row["times_s"])
         assert numbers(row)[0] == (
             15 if name == "cut.mp4" else 8
@@ -153,18 +153,18 @@ def test_on_screen_is_the_last_frame_not_after():
 def test_small_side_is_reduced_and_never_enlarged(tmp_path):
     path = str(write_video(tmp_path / "a.mp4", 72))
     for size_px, shape in ((24, (24, 32, 3)), (48, (48, 64, 3)), (256, (48, 64, 3))):
-        row = extract((path, parameters(size_px=size_px)))
+        row = extract((path, None, parameters(size_px=size_px)))
         assert {codecs.decode_jpeg(jpeg).shape for jpeg in row["jpegs"]} == {shape}
     assert numbers(row) == list(range(0, 72, 4))
 
 
 def test_every_broken_file_gets_a_row_with_a_reason(tmp_path):
     for name, path in broken_files(tmp_path).items():
-        row = extract((str(path), parameters(keep="all")))
+        row = extract((str(path), None, parameters(keep="all")))
         assert row["status"] == "unreadable" and row["reason"] and row["jpegs"] == [], name
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "sound.mp4")
-    assert extract((str(tmp_path / "sound.mp4"), parameters()))["status"] == "no_video"
-    one = extract((str(write_video(tmp_path / "one.mp4", 1)), parameters(keep="all")))
+    assert extract((str(tmp_path / "sound.mp4"), None, parameters()))["status"] == "no_video"
+    one = extract((str(write_video(tmp_path / "one.mp4", 1)), None, parameters(keep="all")))
     assert (one["status"], one["reason"]) == ("too_short", "one frame only: nothing moves")
 
 
@@ -209,7 +209,7 @@ def test_real_clips_have_18_frames(extra_media):
     files = sorted((extra_media / "clips").rglob("*.mp4"))
     assert files
     for path in files:
-        row = extract((str(path), parameters(size_px=96)))
+        row = extract((str(path), None, parameters(size_px=96)))
         assert (row["status"], len(row["jpegs"])) == ("ok", 18), path
 
 
@@ -217,7 +217,7 @@ def test_odd_files_get_a_status(extra_media):
     seen = set()
     for path in sorted((extra_media / "odd").rglob("*")):
         if path.suffix in (".mp4", ".mov", ".mkv"):
-            row = extract((str(path), parameters(size_px=96)))
+            row = extract((str(path), None, parameters(size_px=96)))
             assert row["status"] == "ok" or row["reason"], path
             seen.add(row["status"])
     assert {"unreadable", "no_video", "too_short", "wrong_frame_count"} <= seen
@@ -237,7 +237,7 @@ def test_output_is_that_of_code_version(tmp_path):
     facts = []
     for count, fps, keep in ((90, "30", "exact"), (50, "25", "all")):
         path = write_video(tmp_path / f"{fps}.mkv", count, fps, "-c:v", "ffv1", "-pix_fmt", "bgr0")
-        row = extract((str(path), parameters(keep=keep, size_px=24)))
+        row = extract((str(path), None, parameters(keep=keep, size_px=24)))
         images = [
             np.rint(codecs.decode_jpeg(jpeg)[8:16, 2::4] / 64).astype(int).tolist()
             for jpeg in row["jpegs"]
@@ -271,7 +271,7 @@ def test_what_decodes_decides_on_the_number_of_frames(tmp_path):
         if round(promised.duration_s * 6) == round(shown.duration_s * 6):
             continue
         differing += 1
-        row = extract((str(path), parameters(keep="exact")))
+        row = extract((str(path), None, parameters(keep="exact")))
         assert row["frame_count"] == round(shown.duration_s * 6)
         assert (row["status"] == "ok") == (row["frame_count"] == 18)
         if differing == 5:

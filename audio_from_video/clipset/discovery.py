@@ -1,4 +1,8 @@
-"""Discovery of clip files: a folder in Moments in Time layout, or CSV lists in MiT's form."""
+"""Discovery of clip files: a folder in Moments in Time layout, or lists.
+
+A list in MiT's form says which files of such a folder count; a list of clips (clipset/lists.py)
+names files anywhere below the root, and parts of them.
+"""
 
 import csv
 import os
@@ -7,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from audio_from_video.clipset import lists
 from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.storage import shards
 
@@ -41,11 +46,22 @@ OTHER_SUFFIXES = frozenset(
 LONGEST_NAME = 255  # characters of a file name on common file systems
 
 
-def find_clips(root_name: str, lists: dict[str, str]) -> list[dict]:
-    """Return every clip file of a root as {path, folder, action, stem}, by folder and path.
+def find_clips(root_name: str, folder_lists: dict[str, str], clip_list: str = "") -> list[dict]:
+    """Return every clip of a root, by folder and path.
 
-    lists: by folder, the CSV list that says which files count, relative to the root; '' for all
-    that are there.  Actions of unlabelled clips are None.
+    folder_lists: by folder, the CSV list that says which files count, relative to the root; '' for
+    all that are there.  clip_list: the list that names all clips, relative to the root; '' where
+    the folders hold them.
+
+    A clip is a dict with
+        path        of its file, relative to the root
+        folder      training, validation or unlabelled; of a listed clip the split that its row
+                    names, or ''
+        action      None for unlabelled clips
+        stem        of the file
+        name        the clip's id below its action
+        start_s, end_s   of its part of the file; None: all of it
+        source_id   '' where its name tells it
 
     Raises UserError where the root, a name or a place is no clip's, or no training clip is there.
     """
@@ -56,15 +72,17 @@ def find_clips(root_name: str, lists: dict[str, str]) -> list[dict]:
             "training/<action>/*.mp4 and validation/<action>/*.mp4"
         )
     clips = []
-    for folder in SPLIT_OF_FOLDER:
-        if lists.get(folder):
-            names = read_list(root / lists[folder])
+    if clip_list:
+        clips = _listed_clips(root, clip_list)
+    for folder in () if clip_list else SPLIT_OF_FOLDER:
+        if folder_lists.get(folder):
+            names = read_list(root / folder_lists[folder])
             spelled = (_spelled_as_there(root, f"{folder}/{name}") for name in names)
             paths = list(dict.fromkeys(spelled))
         else:
             paths = [path.removeprefix(f"{root}/") for path in _clips_below(root / folder)]
         clips += [_clip_of_path(root, folder, path) for path in sorted(paths)]
-    if not any(clip["folder"] == "training" for clip in clips):
+    if not clip_list and not any(clip["folder"] == "training" for clip in clips):
         raise UserError(
             f"clips.root = {root_name!r} holds no clip below training/<action>/; "
             "see the README, 'Your own clips'"
@@ -79,8 +97,41 @@ def find_clips(root_name: str, lists: dict[str, str]) -> list[dict]:
     return clips
 
 
+def _listed_clips(root: Path, clip_list: str) -> list[dict]:
+    """Return the clips of a list, by path and time; what is odd about it goes to stderr."""
+    listed, sentences = lists.read(root / clip_list)
+    no_file = lists.Complaints()
+    clips: list[dict] = []
+    for row in sorted(listed, key=lambda row: (row.path, row.start_s or 0, row.end_s or 0)):
+        path = _spelled_as_there(root, row.path)
+        if not (root / path).exists():
+            no_file.add("match no file", row.path)
+        action = unicodedata.normalize("NFC", row.action)
+        clips.append(
+            {
+                "path": path,
+                "folder": row.split,
+                "action": action or None,
+                "stem": PurePosixPath(path).stem,
+                "name": f"{PurePosixPath(path).with_suffix('')}{row.part}",
+                "start_s": row.start_s,
+                "end_s": row.end_s,
+                "source_id": row.source_id,
+            }
+        )
+    sentences += no_file.sentences()
+    if all(not (root / clip["path"]).exists() for clip in clips):
+        raise UserError(
+            f"the clip list {clip_list}: none of its {len(clips)} rows matches a file below "
+            f"{root}, such as {printable(clips[0]['path'])}"
+        )
+    for sentence in sentences:
+        print(f"clips: {clip_list}: {sentence}", file=sys.stderr)
+    return clips
+
+
 def _clip_of_path(root: Path, folder: str, path: str) -> dict:
-    """Return {path, folder, action, stem} of a file; its path is relative to the root."""
+    """Return the clip that a file is; its path is relative to the root."""
     if path != path.encode(errors="replace").decode():
         raise UserError(f"{ascii(path)}: the name is not valid UTF-8; rename the file")
     file = Path(path)
@@ -90,12 +141,14 @@ def _clip_of_path(root: Path, folder: str, path: str) -> dict:
             f"{root / path}: a link to a folder is not followed; move the folder there, "
             "or list its files as links"
         )
+    clip = {"path": path, "folder": folder, "action": None, "stem": file.stem, "name": file.stem}
+    clip |= {"start_s": None, "end_s": None, "source_id": ""}
     if folder == "unlabelled":
-        return {"path": path, "folder": folder, "action": None, "stem": file.stem}
+        return clip
     if len(file.parts) != 3:
         raise UserError(f"{root / path}: clips belong into {folder}/<action>/, one folder deep")
     action = unicodedata.normalize("NFC", file.parts[1])
-    return {"path": path, "folder": folder, "action": action, "stem": file.stem}
+    return clip | {"action": action}
 
 
 def _spelled_as_there(root: Path, path: str) -> str:

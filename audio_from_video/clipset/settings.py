@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from audio_from_video.runtime import params
 
@@ -18,6 +18,7 @@ class SplitParams(params.Section):
     validation_fraction: float = Field(gt=0, lt=1)
     source_pattern: str
     test_list: str
+    clip_list: str
 
     @field_validator("source_pattern")
     @classmethod
@@ -43,6 +44,16 @@ class ClipsParams(SplitParams):
     max_pixels: int = Field(gt=0)
     links: Literal["inside", "all"]
     max_failed_fraction: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _names_clips_once(self) -> "ClipsParams":
+        others = ("training_list", "validation_list", "test_list")
+        named = [name for name in others if getattr(self, name)]
+        if self.clip_list and named:
+            raise ValueError(
+                f"clips.clip_list names all clips: clips.{named[0]} must be '' beside it"
+            )
+        return self
 
     @field_validator("max_duration_s")
     @classmethod

@@ -25,22 +25,44 @@ def assign_splits(clips: list[dict], p: SplitParams) -> None:
     """Add clip_id, source_id and split to every clip, in place, and refuse what would leak.
 
     Test is the validation folder, or what `clips.test_list` names.  Validation is a part of each
-    action's sources of the training folder.  No source and no content stands on two sides.
+    action's sources of the training folder.  A list of clips may name test and validation clips;
+    where it names none, they are a part of the sources, too.  No source and no content stands on
+    two sides.
     """
     pattern = re.compile(p.source_pattern)
     for clip in clips:
         match = pattern.match(clip["stem"])
-        clip["source_id"] = match.group(1) if match else clip["stem"]
-        clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['stem']}"
-        clip["split"] = discovery.SPLIT_OF_FOLDER[clip["folder"]]
+        clip["source_id"] = clip["source_id"] or (match.group(1) if match else clip["stem"])
+        clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['name']}"
+    if p.clip_list:
+        _apply_listed_splits(clips, p)
+    else:
+        for clip in clips:
+            clip["split"] = discovery.SPLIT_OF_FOLDER[clip["folder"]]
     if p.test_list:
         _apply_test_list(clips, p)
-    validation_sources = _draw_validation_sources(clips, p)
-    for clip in clips:
-        if clip["split"] == "training" and clip["source_id"] in validation_sources:
-            clip["split"] = "validation"
+    if not any(clip["split"] == "validation" for clip in clips):
+        training = [clip for clip in clips if clip["split"] == "training"]
+        _move_sources(training, clips, "validation", p)
     _refuse_leaks(clips)
     _refuse_untrained_actions(clips)
+
+
+def _apply_listed_splits(clips: list[dict], p: SplitParams) -> None:
+    """Set the split that a clip's row names; without one, clips are training or unlabelled.
+
+    Where no row names test clips, they are drawn of those without a split.
+    """
+    undecided = []
+    for clip in clips:
+        clip["split"] = clip["folder"]
+        if not clip["action"]:
+            clip["split"] = "unlabelled"
+        elif not clip["split"]:
+            clip["split"] = "training"
+            undecided.append(clip)
+    if not any(clip["split"] == "test" for clip in clips):
+        _move_sources(undecided, clips, "test", p)
 
 
 def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
@@ -66,16 +88,15 @@ def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
         )
 
 
-def _draw_validation_sources(clips: list[dict], p: SplitParams) -> set[str]:
-    """Return `validation_fraction` of each action's training sources, in the order of their hash.
+def _move_sources(candidates: list[dict], clips: list[dict], split: str, p: SplitParams) -> None:
+    """Move `validation_fraction` of each action's sources to a split, in the order of their hash.
 
-    An action with one source gives none.
+    candidates: the clips that may be moved, in place.  An action with one source gives none.
     """
-    ok = [clip for clip in clips if clip["status"] == "ok"]
-    test_sources = {clip["source_id"] for clip in ok if clip["split"] == "test"}
+    tested = {c["source_id"] for c in clips if c["split"] == "test" and c["status"] == "ok"}
     sources: dict[str, set[str]] = defaultdict(set)
-    for clip in ok:
-        if clip["split"] == "training" and clip["source_id"] not in test_sources:
+    for clip in candidates:
+        if clip["status"] == "ok" and clip["source_id"] not in tested:
             sources[clip["action"]].add(clip["source_id"])
     drawn: set[str] = set()
     for source_ids in sources.values():
@@ -83,8 +104,13 @@ def _draw_validation_sources(clips: list[dict], p: SplitParams) -> set[str]:
             # By hash, so that a data set that grows keeps most of its split.
             ordered = sorted(source_ids, key=lambda source_id: digest(p.seed, source_id))
             count = max(1, round(p.validation_fraction * len(ordered)))
-            drawn.update(ordered[:count])
-    return drawn
+            # A source with several actions may have been drawn for another one.
+            count -= len(drawn & source_ids)
+            left = [source_id for source_id in ordered if source_id not in drawn]
+            drawn.update(left[: max(0, count)])
+    for clip in candidates:
+        if clip["source_id"] in drawn:
+            clip["split"] = split
 
 
 def _refuse_leaks(clips: list[dict]) -> None:
@@ -94,22 +120,23 @@ def _refuse_leaks(clips: list[dict]) -> None:
     test and elsewhere, nor in validation and training or unlabelled clips.
     """
     occurrences = Counter(clip["clip_id"] for clip in clips)
-    seen_contents: set[str] = set()
+    seen_contents: set[tuple] = set()
     seen_sources: set[str] = set()
     for split in PRECEDENCE:
         # A clip that is refused already takes no other's place.
         members = [clip for clip in clips if clip["split"] == split and clip["status"] == "ok"]
         for clip in members:
+            content = (clip["content_hash"], clip["start_s"], clip["end_s"])
             if occurrences[clip["clip_id"]] > 1:
                 mark_refused(clip, "duplicate_id", "another file has the same action and stem")
-            elif clip["content_hash"] in seen_contents:
+            elif content in seen_contents:
                 reason = "the same bytes stand in another split or earlier in this one"
                 mark_refused(clip, "duplicate_content", reason)
             elif clip["source_id"] in seen_sources:
                 reason = f"source {clip['source_id']} also stands in test or validation"
                 mark_refused(clip, "source_in_other_split", reason)
             elif clip["content_hash"]:  # files that cannot be read have none
-                seen_contents.add(clip["content_hash"])
+                seen_contents.add(content)
         if split in ("test", "validation"):
             seen_sources |= {clip["source_id"] for clip in members if clip["status"] == "ok"}
 

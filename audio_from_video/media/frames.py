@@ -39,23 +39,27 @@ def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
     return np.searchsorted(frame_times_s, times_s + TOLERANCE_S, side="right").clip(1) - 1
 
 
-def extract(task: tuple[str, FramesParams]) -> dict:
-    """Return the frames of one clip file as JPEG, and their times (runs in a worker)."""
-    path, p = task
+def extract(task: tuple[str, pictures.Part | None, FramesParams]) -> dict:
+    """Return the frames of one clip as JPEG, and their times (runs in a worker).
+
+    task: the file, the part of it that is the clip (None: all of it), and the parameters.
+    """
+    path, part, p = task
     row: dict[str, Any] = {"jpegs": [], "frame_count": 0, "duration_s": 0.0, "start_s": 0.0}
     row |= {"times_s": np.zeros(p.count), "status": "ok", "reason": ""}
 
     def choose(shown: pictures.ShownFrames) -> np.ndarray:
         row["duration_s"] = shown.duration_s
         row["frame_count"] = min(round(shown.duration_s * p.fps), MAX_COUNT)
-        row.update(refusal(len(shown.times_s), row["frame_count"], p))
+        row.update(refusal(shown.count, row["frame_count"], p))
         if row["status"] != "ok":
             return np.array([], int)
         row["times_s"] = sample_times(shown.duration_s, p)
         return on_screen(shown.times_s, row["times_s"])
 
     try:
-        shown, row["jpegs"] = pictures.read_frames(Path(path), choose, partial(small_jpeg, p=p))
+        shrink = partial(small_jpeg, p=p)
+        shown, row["jpegs"] = pictures.read_frames(Path(path), choose, shrink, part)
         row["start_s"] = shown.start_s
     except untrusted.MediaError as error:
         row |= {"status": error.status, "reason": error.reason}

@@ -25,6 +25,14 @@ from audio_from_video.media.untrusted import MediaError
 
 # Containers that list where each frame's bytes lie: whether the file holds them can be told.
 INDEXED = ("mov", "mp4")
+# Containers in which FFmpeg's seeking leads to a key frame, and whose frames all tell their time.
+SEEKABLE = ("mov", "matroska")
+# So far before a part a key frame is sought, s, one try after the other: frames that are shown
+# before a key frame may be stored after it.  Where none leads to one, the file is read from its
+# beginning.
+SEEK_BACK_S = (0.5, 10.0)
+# A part may name an end so far after the file's own, as annotations have whole seconds.
+END_TOLERANCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,23 @@ class ShownFrames:
     times_s: [n], ascending, from the first one.  duration_s: until the last frame's own end.
     start_s: the first one's time on the file's own clock, which the sound shares.  It is not the
     stream's start: edit lists hide frames, and some cannot be decoded.
+
+    Of a part of a video, all three count from the part's start.  There the first times are
+    negative: of the frames that were decoded before it.
     """
 
     times_s: np.ndarray
     duration_s: float
     start_s: float
+
+    @property
+    def count(self) -> int:
+        """How many frames are seen: those that begin within, and the one on screen at the start."""
+        begin_within = int((self.times_s >= 0).sum())
+        earlier = len(self.times_s) - begin_within
+        if earlier and 0 not in self.times_s:
+            return begin_within + 1
+        return begin_within
 
     def agrees_with(self, other: "ShownFrames") -> bool:
         """Whether two accounts name the same times, but for the rounding of floats."""
@@ -47,6 +67,28 @@ class ShownFrames:
         mine = [*self.times_s, self.duration_s]
         others = [*other.times_s, other.duration_s]
         return bool(np.allclose(mine, others, rtol=0, atol=1e-6))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a video; start_s, end_s: from the first shown frame of the file."""
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a part lies in its file, in the units of the video stream's time stamps.
+
+    first: of the file's first shown frame.  seek: where decoding begins; None: at the beginning.
+    stamped: whether each frame brings its own time stamp, so that decoding can stop at the end.
+    """
+
+    part: Part
+    first: int
+    seek: int | None
+    stamped: bool
 
 
 # Chooses frames: ascending indices [n], repeats allowed; none where no picture is needed.
@@ -93,24 +135,30 @@ def packet_times(path: Path) -> ShownFrames:
         return _shown_frames(np.asarray(stamps)[order], np.asarray(durations)[order], stream)
 
 
-def read_frames(path: Path, choose: Choice, finish: Finish) -> tuple[ShownFrames, list]:
-    """Decode a video and return when its frames are shown, and the chosen ones.
+def read_frames(
+    path: Path, choose: Choice, finish: Finish, part: Part | None = None
+) -> tuple[ShownFrames, list]:
+    """Decode a video, or a part of it, and return when its frames are shown, and the chosen ones.
 
     choose: see `Choice`; it is asked by the packets' times and, where the frames turn out to be
     others, once more by theirs.  finish: what becomes of a chosen frame, a BGR image [H, W, 3]
-    uint8; no more than one image is held besides.  Raises MediaError.
+    uint8; no more than one image is held besides.  Raises MediaError, also where a part does not
+    lie within the file.
     """
-    promised = packet_times(path)
+    span = None if part is None else _span(path, part)
+    promised = packet_times(path) if span is None else _packet_times_of_part(path, span)
     indices = choose(promised)
-    shown, finished = _decode(path, indices, finish)
+    shown, finished = _decode(path, indices, finish, span)
     if not shown.agrees_with(promised):
         indices = choose(shown)
         if len(indices):
-            shown, finished = _decode(path, indices, finish)
+            shown, finished = _decode(path, indices, finish, span)
     return shown, [finished[index] for index in indices.tolist()]
 
 
-def _decode(path: Path, indices: np.ndarray, finish: Finish) -> tuple[ShownFrames, dict[int, Any]]:
+def _decode(
+    path: Path, indices: np.ndarray, finish: Finish, span: _Span | None
+) -> tuple[ShownFrames, dict[int, Any]]:
     """All shown frames' times, and by index what `finish` makes of the chosen ones."""
     convert = VideoReformatter()  # one for all frames: making it takes longer than its work
     chosen = set(indices.tolist())
@@ -119,7 +167,10 @@ def _decode(path: Path, indices: np.ndarray, finish: Finish) -> tuple[ShownFrame
     with untrusted.open_container(path) as container:
         stream = _prepared_stream(container)
         matrix = None
-        for index, frame in enumerate(_frames(container, stream)):
+        frames = _frames(container, stream)
+        if span is not None:
+            frames = _frames_of_part(container, stream, span)
+        for index, frame in enumerate(frames):
             times.append(FrameTime(frame.pts, frame.dts, frame.duration or 0))
             matrix = _display_matrix(frame, matrix)
             if index in chosen:
@@ -127,7 +178,113 @@ def _decode(path: Path, indices: np.ndarray, finish: Finish) -> tuple[ShownFrame
                     frame, format="bgr24", interpolation="BICUBIC"
                 ).to_ndarray()
                 finished[index] = finish(np.ascontiguousarray(upright(image, matrix)))
+        if span is not None:
+            return _shown_part(_stamps(times), _durations(times), stream, span), finished
         return _shown_frames(_stamps(times), _durations(times), stream), finished
+
+
+def beyond_end(start_s: float, end_s: float, duration_s: float) -> str:
+    """Return the reason why a part of a video of this duration is refused."""
+    return (
+        f"the part from {start_s:g} to {end_s:g} s lies beyond the end of the video at "
+        f"{duration_s:.3f} s"
+    )
+
+
+def _span(path: Path, part: Part) -> _Span:
+    """Find where decoding must begin, so that the frame on screen at the part's start is there."""
+    with untrusted.open_container(path) as container:
+        stream = _prepared_stream(container)
+        first = next((frame.pts for frame in _frames(container, stream)), None)
+        if first is None or not any(name in container.format.name for name in SEEKABLE):
+            return _Span(part, 0, None, stamped=False)
+        start = first + round(part.start_s / stream.time_base)
+        for back_s in SEEK_BACK_S:
+            seek = start - round(back_s / stream.time_base)
+            if seek <= first:
+                break
+            container.seek(seek, stream=stream)
+            key = next((p for p in untrusted.packets(container, stream) if p.is_keyframe), None)
+            if key is not None and key.pts is not None and key.pts <= start:
+                return _Span(part, first, seek, stamped=True)
+    return _Span(part, first, None, stamped=True)
+
+
+def _packet_times_of_part(path: Path, span: _Span) -> ShownFrames:
+    """Return the times at which a file's packets promise the frames of a part.
+
+    They are those from the sought key frame on, as in `_frames_of_part`.
+    """
+    stamps: list[int] = []
+    durations = []
+    with untrusted.open_container(path) as container:
+        stream = untrusted.video_stream(container)
+        end = _end(stream, span)
+        if span.seek is not None:
+            container.seek(span.seek, stream=stream)
+        for packet in untrusted.packets(container, stream):
+            if packet.pts is None or not packet.size or packet.is_discard:
+                continue
+            if span.seek is not None and not _follows_key(packet.pts, packet.is_keyframe, stamps):
+                continue
+            stamps.append(packet.pts)
+            durations.append(packet.duration or 0)
+            # No later packet is shown before it is decoded.
+            if span.stamped and packet.dts is not None and packet.dts > end:
+                break
+        order = np.argsort(stamps, kind="stable")
+        return _shown_part(np.asarray(stamps)[order], np.asarray(durations)[order], stream, span)
+
+
+def _frames_of_part(container: Any, stream: Any, span: _Span) -> Iterator[Any]:
+    """Decoded frames from the sought key frame to the first one after the part.
+
+    Frames that are shown before the key frame, but stored after it, need what was not decoded.
+    """
+    end = _end(stream, span)
+    stamps: list[int] = []
+    if span.seek is not None:
+        container.seek(span.seek, stream=stream)
+    for frame in _frames(container, stream):
+        if span.seek is not None and not _follows_key(frame.pts, frame.key_frame, stamps):
+            continue
+        stamps.append(frame.pts)
+        yield frame
+        if span.stamped and frame.pts is not None and frame.pts > end:
+            return
+
+
+def _follows_key(stamp: int | None, is_key: bool, earlier: list[int]) -> bool:
+    """Whether a frame is the first key frame after a seek (`earlier` is empty), or shown later."""
+    if not earlier:
+        return is_key
+    return stamp is not None and stamp > earlier[0]
+
+
+def _end(stream: Any, span: _Span) -> int:
+    """The end of a part in the stream's units."""
+    return span.first + round(span.part.end_s / stream.time_base)
+
+
+def _shown_part(stamps: np.ndarray, durations: np.ndarray, stream: Any, span: _Span) -> ShownFrames:
+    """When the frames of a part are shown, by ascending stamps [n] and durations [n].
+
+    Raises MediaError where the video ends before the part begins or, by more than END_TOLERANCE_S,
+    before the part ends.
+    """
+    base = float(stream.time_base)
+    part = span.part
+    shown = _shown_frames(stamps, durations, stream)
+    origin_s = shown.start_s if span.seek is None else span.first * base
+    begins_s = shown.start_s - origin_s - part.start_s
+    times_s = shown.times_s + begins_s
+    ends_s = begins_s + shown.duration_s  # of what was read, from the part's start
+    length_s = part.end_s - part.start_s
+    if ends_s <= 0 or ends_s < length_s - END_TOLERANCE_S:
+        reason = beyond_end(part.start_s, part.end_s, part.start_s + ends_s)
+        raise MediaError("beyond_end", reason)
+    within = times_s < length_s - 1e-6
+    return ShownFrames(times_s[within], min(length_s, ends_s), origin_s + part.start_s)
 
 
 class FrameTime(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from audio_from_video.media import untrusted
+from audio_from_video.media import pictures, untrusted
 from audio_from_video.media.codecs import SAMPLE_RATE_HZ, level_dbfs
 from audio_from_video.media.untrusted import MediaError
 
@@ -93,16 +93,25 @@ class Stretch:
         self.parts[-1] = self.parts[-1][:, :length]
 
 
-def decode_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
+# Before a part of a file decoding begins so much earlier, s: codecs need what went before (Opus
+# 0.08 s, MP3 up to 0.5 s).
+SEEK_BACK_S = 1.0
+
+
+def decode_sound(path: Path, start_s: float, duration_s: float, seek: bool = False) -> np.ndarray:
     """Decode a file's sound from its first shown picture on.
 
-    start_s: that picture's time on the file's clock (`pictures.ShownFrames`).
+    start_s: that picture's time on the file's clock, or that of a part's start
+    (`pictures.ShownFrames`).  seek: for a part: not all that lies before it is decoded.
 
     Returns [round(duration_s x 16000)] int16, mono, 16 kHz, with silence where the track has none.
     Of several tracks it is the one flagged as default, else the first.  Packets that cannot be
     decoded leave silence, too.  Raises MediaError where none can be.
     """
-    stretches = _read_stretches(path, start_s, duration_s)
+    stretches = _read_stretches(path, start_s, duration_s, seek) if seek else []
+    # Nothing at the start: the track is silent there, or seeking led behind it.
+    if not stretches or stretches[0].start_s > 0:
+        stretches = _read_stretches(path, start_s, duration_s, seek=False)
     with untrusted.bounded_memory():
         line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
         for stretch in stretches:
@@ -112,13 +121,16 @@ def decode_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
     return np.clip(np.rint(line.clip(-1, 1) * 32768), -32768, 32767).astype(np.int16)
 
 
-def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stretch]:
+def _read_stretches(path: Path, origin_s: float, duration_s: float, seek: bool) -> list[Stretch]:
     """The sound between the first shown picture and `duration_s` later; none where all is later."""
     stretches: list[Stretch] = []
     decoded = False
     last_duration_s = 0.0
     with untrusted.open_container(path) as container:
         stream = _audio_stream(container)
+        if seek and any(name in container.format.name for name in pictures.SEEKABLE):
+            from_s = max(0.0, origin_s - SEEK_BACK_S)
+            container.seek(round(from_s / stream.time_base), stream=stream)
         for frame, told in _frames(container, stream):
             decoded = True
             rate_hz = frame.sample_rate
@@ -142,7 +154,7 @@ def _read_stretches(path: Path, origin_s: float, duration_s: float) -> list[Stre
             stretches[-1].add(_float_samples(frame), start_s, told)
             last_duration_s = float((frame.duration or 0) * frame.time_base)
 
-    if not decoded:
+    if not decoded and not seek:
         raise MediaError("unreadable", "its audio stream decodes to nothing")
     if stretches:
         _cut_to_duration(stretches[-1], last_duration_s)
