@@ -1,8 +1,10 @@
 """The single door to parallel work: a function over items, results in their order.
 
-The results do not depend on the number of workers.  Each worker process has a thread here that asks
-it, one item at a time (runtime/worker.py).  Workers run single-threaded (`one_thread`): a sum over
-several threads would be rounded differently from run to run.
+The results do not depend on the number of workers, nor on where they are.  The environment's ENGINE
+says where: `local`, processes of this machine (the default), or `ray`, those of a Ray cluster
+(runtime/ray_engine.py).  Each worker has a thread here that asks it, one item at a time
+(runtime/worker.py).  Workers run single-threaded (`one_thread`): a sum over several threads would
+be rounded differently from run to run.
 """
 
 import atexit
@@ -13,21 +15,25 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.worker import Worker
+from audio_from_video.runtime.worker import Failure, Worker, WorkerLost
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 ITEMS_IN_FLIGHT = 4  # per worker: a worker never waits, and memory stays bounded
 CLIP_TIME_LIMIT_S = 60
+ENGINES = ("local", "ray")
+LOSSES = 3  # of workers over an item, after which it fails
 
 _preloaded: tuple[str, ...] = ()  # modules for the fork server, see `preload`
 
@@ -75,10 +81,12 @@ def map_items(
     timeout_s: float | None = None,
     initializer: Callable[..., None] = one_thread,
     initargs: tuple = (),
+    gpu: bool = False,
 ) -> Iterator[Any]:
     """Yield `function(item)` for each item, in the items' order, computed in `workers` processes.
 
-    function: must be importable.  initializer: sets a worker up, with `initargs`.
+    function: must be importable.  initializer: sets a worker up, with `initargs`.  gpu: the workers
+    run a model, for which Ray gives each a share of a GPU; processes of this machine see all.
 
     An item whose worker exceeds `timeout_s`, or dies twice, yields a `Failure`.  An exception that
     `function` raises is raised here; a UserError is raised where workers die while they start.
@@ -90,35 +98,53 @@ def map_items(
     except StopIteration:  # nothing to do: no process is started
         return
 
-    context = _context(_preloaded)
-    count = workers or default_workers()
-    team = [Worker(context, function, initializer, initargs) for _ in range(count)]
-    jobs = SimpleQueue[tuple[Any, Future] | None]()
-    threads = []
-    for worker in team:
-        thread = threading.Thread(target=_ask_jobs, args=(worker, jobs, timeout_s), daemon=True)
-        threads.append(thread)
+    with _team(function, initializer, initargs, gpu) as team:
+        yield from _results(team, chain([first], iterator), workers or default_workers(), timeout_s)
+
+
+@dataclass
+class _Job:
+    """An item, where its result goes, and how many workers were lost over it."""
+
+    item: Any
+    result: Future
+    losses: int = 0
+
+
+def _results(
+    team: "Team", items: Iterable[Any], workers: int, timeout_s: float | None
+) -> Iterator[Any]:
+    """Yield the results of a team for items; a worker more begins with each item at first."""
+    at_work: list[TeamWorker] = []
+    threads: list[threading.Thread] = []
+    jobs = SimpleQueue[_Job | None]()
 
     def close() -> None:
-        for worker in team:
+        for worker in at_work:
             worker.stop()
             jobs.put(None)
         for thread in threads:
-            if thread.is_alive():
-                thread.join()
+            thread.join()
 
     # A caller may end the program without having asked for all results: multiprocessing would
     # then wait for the workers.
     atexit.register(close)
-    for thread in threads:
-        thread.start()
     pending: deque[Future] = deque()
     try:
-        for item in chain([first], iterator):
-            result: Future = Future()
-            pending.append(result)
-            jobs.put((item, result))
-            if len(pending) >= ITEMS_IN_FLIGHT * len(team):
+        for item in items:
+            job = _Job(item, Future())
+            pending.append(job.result)
+            jobs.put(job)
+            del job  # items may be large
+            if len(at_work) < team.size(workers):
+                worker = team.worker()
+                thread = threading.Thread(
+                    target=_ask_jobs, args=(worker, jobs, timeout_s), daemon=True
+                )
+                at_work.append(worker)
+                thread.start()
+                threads.append(thread)
+            elif len(pending) >= ITEMS_IN_FLIGHT * len(at_work):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -127,19 +153,108 @@ def map_items(
         atexit.unregister(close)
 
 
-def _ask_jobs(worker: Worker, jobs: SimpleQueue, timeout_s: float | None) -> None:
+def _ask_jobs(worker: "TeamWorker", jobs: SimpleQueue, timeout_s: float | None) -> None:
     """Have a worker answer jobs until there are no more (in the worker's thread)."""
     while True:
+        try:
+            worker.wait_for_room()
+        except CancelledError:
+            return
         job = jobs.get()
         if job is None:
             break
-        item, result = job
         try:
-            result.set_result(worker.ask(item, timeout_s))
+            job.result.set_result(worker.ask(job.item, timeout_s))
+        except WorkerLost as loss:
+            job.losses += 1
+            if job.losses < LOSSES:
+                # Whoever has time takes it; this worker may have to wait for room.
+                jobs.put(job)
+            else:
+                reason = f"{loss}, {LOSSES} times in a row"
+                job.result.set_result(Failure("worker_died", reason))
         except BaseException as error:
-            result.set_exception(error)
-        del job, item, result  # results may be large
+            job.result.set_exception(error)
+        del job  # items and results may be large
     worker.end()
+
+
+class TeamWorker(Protocol):
+    """What `map_items` asks of a worker: `worker.Worker` or `ray_engine.RayWorker`."""
+
+    def wait_for_room(self) -> None:
+        """Wait until the worker can be asked."""
+
+    def ask(self, item: Any, timeout_s: float | None) -> Any:
+        """Return the function's result for an item, or a `Failure`."""
+
+    def stop(self) -> None:
+        """Kill the worker, whatever it does."""
+
+    def end(self) -> Any:
+        """End the worker, which has nothing to do."""
+
+
+class Team(Protocol):
+    """What `map_items` asks of an engine."""
+
+    def worker(self) -> TeamWorker:
+        """Return a new worker."""
+
+    def size(self, workers: int) -> int:
+        """Return how many workers there may be now, where the caller asks for `workers`."""
+
+
+class LocalTeam:
+    """Workers that are processes of this machine."""
+
+    def __init__(
+        self, function: Callable[[Any], Any], initializer: Callable[..., None], initargs: tuple
+    ):
+        self._context = process_context(_preloaded)
+        self._work = (function, initializer, initargs)
+
+    def __enter__(self) -> "LocalTeam":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def worker(self) -> Worker:
+        """Return a new worker."""
+        return Worker(self._context, *self._work)
+
+    def size(self, workers: int) -> int:
+        """Return how many workers there may be."""
+        return workers
+
+
+def engine() -> str:
+    """Return where workers are: the environment's ENGINE, else `local`."""
+    name = os.environ.get("ENGINE") or "local"
+    if name not in ENGINES:
+        raise UserError(f"ENGINE={name!r}: it must be one of {', '.join(ENGINES)}")
+    return name
+
+
+def workers_have_gpus() -> bool:
+    """Whether workers with a model get GPUs of a cluster."""
+    if engine() == "local":
+        return False
+    from audio_from_video.runtime import ray_engine
+
+    return ray_engine.has_gpus()
+
+
+def _team(
+    function: Callable[[Any], Any], initializer: Callable[..., None], initargs: tuple, gpu: bool
+) -> AbstractContextManager[Team]:
+    if engine() == "local":
+        return LocalTeam(function, initializer, initargs)
+    # Ray is optional, and takes a second to import.
+    from audio_from_video.runtime import ray_engine
+
+    return ray_engine.RayTeam(function, initializer, initargs, gpu)
 
 
 def preload(*modules: str) -> None:
@@ -153,10 +268,10 @@ def preload(*modules: str) -> None:
 
 def start_server(*modules: str) -> None:
     """Start the fork server now, with these modules imported, unless it is running."""
-    _context(modules)
+    process_context(modules)
 
 
-def _context(modules: tuple[str, ...]) -> BaseContext:
+def process_context(modules: tuple[str, ...]) -> BaseContext:
     """Return the context of a running fork server that has imported `modules`.
 
     Workers are forked from this server, a process without threads.  The server and its workers

@@ -7,6 +7,7 @@ stage's figures.  Seconds, rates, computed and reused counts and peak memory go 
 
 import argparse
 import errno
+import os
 import sys
 import time
 from collections import defaultdict
@@ -195,6 +196,8 @@ def main(
             known = list(items())
             if item not in known:
                 raise UserError(f"'{item}' is not one of the {item_name}s: {', '.join(known)}")
+        if arguments.workers:
+            os.environ["WORKERS"] = str(arguments.workers)
         part = Part.parse(arguments.part) if in_parts and arguments.part else None
         run = StageRun(stage, item, arguments.workers or parallel.default_workers(), part)
         parallel.one_thread()

@@ -37,6 +37,10 @@ class Failure:
     reason: str
 
 
+class WorkerLost(Exception):
+    """A worker went away with its machine: its item is no reason, another worker may take it."""
+
+
 def require_result(result: Any, work: str) -> Any:
     """Return a worker's result; raise UserError where it is a `Failure`.
 
@@ -84,6 +88,9 @@ class Worker:
         self._process: Any = None
         self._stopped = False
 
+    def wait_for_room(self) -> None:
+        """Return at once: there is always room for a process on this machine."""
+
     def ask(self, item: Any, timeout_s: float | None) -> Any:
         """Return the function's result for an item, or a `Failure`."""
         died_meanwhile = self._process is not None and self._pipe.poll()
@@ -102,7 +109,7 @@ class Worker:
             except DIED:
                 exit_code = self.end()
                 continue
-            return _unpacked(answer)
+            return unpacked(answer)
         return Failure("worker_died", f"its worker process died (exit code {exit_code})")
 
     def _start(self) -> None:
@@ -115,7 +122,7 @@ class Worker:
             except DIED:
                 self.end()
                 continue
-            _unpacked(ready)  # or raise what the initializer raised
+            unpacked(ready)  # or raise what the initializer raised
             return
         raise UserError(
             f"worker processes died while they started, {len(PAUSES_S)} times in a row: "
@@ -178,22 +185,24 @@ def _serve(
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     # Ctrl-C is for the stage to handle, whoever started its server.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _answer(pipe, initializer, *initargs)
+    pipe.send_bytes(answer_bytes(initializer, *initargs))
     while True:
         try:
             item = pipe.recv()
         except EOFError:
             return
-        _answer(pipe, function, item)
+        pipe.send_bytes(answer_bytes(function, item))
+        del item  # it may be large
 
 
-def _answer(pipe: Any, function: Callable, *arguments: Any) -> None:
-    """Send whether the function succeeded, and its result or exception."""
+def answer_bytes(function: Callable, *arguments: Any) -> bytes:
+    """Return, pickled, whether the function succeeded, and its result or exception."""
     try:
-        pipe.send((True, function(*arguments)))
+        return bytes(ForkingPickler.dumps((True, function(*arguments))))
     except Exception as error:
         error.add_note(f"in a worker process:\n{format_exc()}")
-        pipe.send((False, error if _travels(error) else RuntimeError(format_exc())))
+        answer = (False, error if _travels(error) else RuntimeError(format_exc()))
+        return bytes(ForkingPickler.dumps(answer))
 
 
 def _travels(error: Exception) -> bool:
@@ -206,7 +215,7 @@ def _travels(error: Exception) -> bool:
         return False
 
 
-def _unpacked(answer: tuple[bool, Any]) -> Any:
+def unpacked(answer: tuple[bool, Any]) -> Any:
     """Return the result that an answer holds, or raise its exception."""
     succeeded, value = answer
     if succeeded:

@@ -288,7 +288,7 @@ def test_items_are_taken_only_a_little_ahead():
 
 def test_without_items_no_process_is_started(monkeypatch):
     monkeypatch.setattr(
-        parallel, "_context", lambda modules: pytest.fail("a fork server is started")
+        parallel, "process_context", lambda modules: pytest.fail("a fork server is started")
     )
     assert list(map_items(workers.square, [], 2)) == []
 

@@ -153,3 +153,20 @@ def sleep_unless_0(x: int) -> int:
 
 def is_imported(name: str) -> bool:
     return name in sys.modules
+
+
+def raylet_and_item(x: int) -> tuple[int, int]:
+    """Return the process of Ray that this worker's machine has one of, and the item.
+
+    The process is 0 where it was killed a moment ago.
+    """
+    import psutil
+
+    time.sleep(0.1)
+    raylets = (p.pid for p in psutil.Process().parents() if p.name() == "raylet")
+    return next(raylets, 0), x
+
+
+def visible_gpus(x: int) -> str | None:
+    time.sleep(0.1)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
