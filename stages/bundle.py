@@ -116,8 +116,10 @@ def choose(names: list[str]) -> tuple[dict[str, Condition], dict[str, str]]:
 
 def obstacle(name: str, condition: Condition) -> str:
     """Return why new clips cannot be answered under a condition; '' where they can."""
-    if condition.model == "logistic":
-        return "logistic regression is fitted anew in every run and not stored"
+    if condition.model != "lstm":
+        return "heads on pooled features are fitted anew in every run and not stored"
+    if condition.fusion.how == "late":
+        return "its two experts are not stored for new clips"
     if condition.test_audio == "retrieved":
         return "it borrows the audio of training clips"
     if condition.leaky:
@@ -314,6 +316,8 @@ def write_settings(
         "audio": copy_backbone(folder, "audio", audio.model),
         "text": copy_backbone(folder, "text", mapping.model),
     }
+    if audio.label_model:
+        backbones[bundle.LABELLER] = copy_backbone(folder, bundle.LABELLER, audio.label_model)
     actions, labels, _, _ = read_dictionary(filter_params)
     trained = read_json(layout.classifier_model(BASELINE) / "config.json")["actions"]
     if trained != actions:
@@ -337,7 +341,7 @@ def write_settings(
         captions=CaptionSettings(
             beams=params.read("captions", "beams", int),
             max_tokens=params.read("captions", "max_tokens", int),
-            prompt=PROMPT if tuned else "",
+            prompt=PROMPT if tuned else params.read("captions", "prompt", str),
         ),
         mapping=mapping,
         label_predictor=LabelHead(

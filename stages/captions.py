@@ -1,12 +1,14 @@
 """Caption the representative frames with BLIP, fine-tuned so that captions also name sounds.
 
+Other captioning models (docs/backbones.md) are asked as they are: `finetune` must be `off` then.
+
 Reads    data/representative_frames, data/frames; to fine-tune and to measure data/audio,
          data/audio_features and, with `self_critical`, data/label_audio
 Writes   data/captions, a row per clip:
              steps      list<int32>    the representative frames' indices, ascending
              captions   list<string>   one each, in lower case
-         models/captions: a Hugging Face directory of BLIP, fine-tuned on all training clips (as
-         published with `off`)
+         models/captions: a Hugging Face directory of the captioner, fine-tuned on all training
+         clips (as published with `off`)
 `finetune` (how: audio_from_video/captioning, jobs.py and fine_tuning.py):
     off            captions of the published model
     tags           it learns its own captions of some frames of audible training clips, labelled or
@@ -30,8 +32,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from audio_from_video.backbones import hub
-from audio_from_video.backbones.blip import PUBLISHED_WEIGHTS, Captioner
+from audio_from_video.backbones import captioners, hub
+from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
     TuningClip,
@@ -92,8 +94,11 @@ class Hearing:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("captions", CaptionsParams)
+    captioners.require_tunable(p.captioner, p.finetune)
+    model = params.read("audio_features", "model", str)
+    label_model = params.read("audio_features", "label_model", str)
     hearing = Hearing(
-        model=params.read("audio_features", "model", str),
+        model=label_model or model,
         window_s=params.read("audio_features", "window_s", float),
     )
     reader = caption_reader(hearing)
@@ -137,13 +142,18 @@ def caption_reader(hearing: Hearing) -> CaptionReader:
 
 
 def item_version(p: CaptionsParams) -> str:
-    """Return the version of captions, of what is heard and of fine-tuned weights."""
+    """Return the version of captions, of what is heard and of fine-tuned weights.
+
+    The revision has the model's kind: its config is one of the files.
+    """
+    asked = [p.prompt] if p.prompt else []
     return item_store.version(
         "captions",
         CODE_VERSION,
         hub.revision(p.model),
         p.beams,
         p.max_tokens,
+        *asked,
         libraries=LIBRARIES,
     )
 
@@ -322,7 +332,7 @@ def store_weights(weights: bytes, folder: Path) -> str:
 def save_model(p: CaptionsParams, weights: str) -> None:
     """Write models/captions, which appears at once."""
     with atomic.replace_directory(layout.CAPTION_MODEL) as temporary:
-        Captioner(p.captioner).save(temporary, weights)
+        captioners.load(p.captioner).save(temporary, weights)
 
 
 if __name__ == "__main__":

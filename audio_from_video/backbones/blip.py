@@ -1,8 +1,8 @@
 """BLIP, frozen or with fine-tuned weights: images to captions.
 
 Li et al. 2022; transformers.BlipForConditionalGeneration.  A fine-tuned decoder
-(captioning/fine_tuning.py) is a file of weights beside the model.  It is asked with a prompt, the
-published model without one.
+(captioning/fine_tuning.py) is a file of weights beside the model.  It is asked with PROMPT, the
+published model with the prompt of its settings, or without one.
 
 transformers is imported at the top: the fork server imports this module with the stage
 captions, so its workers have the 3.4 s of this import behind them when they start.
@@ -17,17 +17,15 @@ import safetensors.torch
 import torch
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from audio_from_video.backbones import hub
-from audio_from_video.backbones.settings import CaptionerSettings
+from audio_from_video.backbones import hub, pixels
+from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
 from audio_from_video.runtime.errors import UserError
 
 PROMPT = "the sound of"
-PUBLISHED_MODEL = "Salesforce/blip-image-captioning-base"
-PUBLISHED_WEIGHTS = ""  # instead of a file of weights: the decoder that the model came with
 IGNORED = -100  # a label that cross-entropy leaves out
 
 
-class Captioner:
+class BlipCaptioner:
     """A BLIP model with its processor.
 
     The weights are loaded when they are needed first: resizing pictures takes the processor alone.
@@ -36,14 +34,8 @@ class Captioner:
     def __init__(self, settings: CaptionerSettings, device: str | None = None):
         """Load the processor; the model will run on `device` (default: `hub.device()`).
 
-        Raises UserError when the model cannot be found or is no BLIP model.
+        Raises UserError when the model cannot be found.
         """
-        kind = hub.read_config(settings.model).get("model_type", "blip")
-        if kind != "blip":
-            raise UserError(
-                f"'{settings.model}' is no BLIP model but of the kind '{kind}': "
-                f"captions.model takes {PUBLISHED_MODEL} or a directory like it"
-            )
         self.settings = settings
         self.device = device or hub.device()
         self.processor = hub.load_pretrained(BlipProcessor, settings.model, "a BLIP processor")
@@ -53,13 +45,7 @@ class Captioner:
     def model(self) -> BlipForConditionalGeneration:
         """The model on its device; UserError when its weights are pickled, missing or damaged."""
         name = self.settings.model
-        if not any(hub.locate(name).glob("*.safetensors")):
-            raise UserError(
-                f"'{name}' has no weights in safetensors form, and pickled ones are not loaded: "
-                "where you trust them, convert them once by BlipForConditionalGeneration"
-                ".from_pretrained(...).save_pretrained(directory), and the processor likewise, "
-                "and give that directory in params.yaml"
-            )
+        hub.require_safetensors(name, BlipForConditionalGeneration)
         return hub.load_frozen_model(
             BlipForConditionalGeneration, name, "a BLIP captioning model", self.device
         )
@@ -69,31 +55,35 @@ class Captioner:
         return self.model.config.text_config
 
     @cached_property
-    def _rescaling(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gain and offset [3, 1, 1] of the processor's rescaling and normalisation."""
-        images = self.processor.image_processor
-        mean = torch.tensor(images.image_mean).view(3, 1, 1)
-        std = torch.tensor(images.image_std).view(3, 1, 1)
-        gain = images.rescale_factor / std
-        offset = mean / std
-        return gain.to(self.device), offset.to(self.device)
+    def _preprocessor(self) -> pixels.Preprocessor:
+        return pixels.Preprocessor(pixels.read_settings(self.settings.model), self.device)
 
-    def resize(self, images: list[np.ndarray]) -> np.ndarray:
-        """Return N BGR images [H, W, 3] uint8 as the model's input, RGB [N, 3, h, w] uint8."""
-        rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        resized = self.processor.image_processor(
-            rgb, do_rescale=False, do_normalize=False, return_tensors="np"
-        )
-        return np.stack(resized["pixel_values"]).astype(np.uint8)
+    def prepare(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """See `captioners.Captioner`: RGB pixels [N, 3, h, w] uint8."""
+        rgb = [image[..., ::-1] for image in images]
+        return {"pixels": self._preprocessor.fit_all(rgb).cpu().numpy()}
 
-    def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        """Return picture outputs [N, P, D] float32, which the decoder attends to.
+    def captions(
+        self, pictures: dict[str, np.ndarray], weights: str = PUBLISHED_WEIGHTS
+    ) -> list[str]:
+        """See `captioners.Captioner`.
 
-        pixels: RGB [N, 3, h, w] uint8.
+        The published weights give original captions, fine-tuned ones captions that name sounds.
         """
-        gain, offset = self._rescaling
+        prompt = self.settings.prompt if weights == PUBLISHED_WEIGHTS else PROMPT
+        ids = self.generate(
+            self.decoder(weights),
+            self.encode(pictures),
+            prompt,
+            num_beams=self.settings.beams,
+            do_sample=False,
+        )
+        return self.texts(ids, prompt)
+
+    def encode(self, pictures: dict[str, np.ndarray]) -> torch.Tensor:
+        """Return picture outputs [N, P, D] float32, which the decoder attends to."""
         with torch.inference_mode(), hub.autocast(self.device):
-            values = torch.from_numpy(pixels).to(self.device).float() * gain - offset
+            values = self._preprocessor.normalise(pictures["pixels"])
             return self.model.vision_model(values).last_hidden_state.float()
 
     def decoder(self, weights: str = PUBLISHED_WEIGHTS) -> torch.nn.Module:
@@ -105,25 +95,6 @@ class Captioner:
             load_weights(decoder, Path(weights).read_bytes())
             self._decoders[weights] = decoder
         return self._decoders[weights]
-
-    def caption(
-        self,
-        outputs: torch.Tensor,
-        weights: str = PUBLISHED_WEIGHTS,
-        prompt: str | None = None,
-    ) -> list[str]:
-        """Return N captions of picture outputs [N, P, D], in lower case.
-
-        The published weights give original captions, fine-tuned ones captions that name sounds.
-        prompt: what they begin with, where the weights' file does not tell (a model that was saved
-        with fine-tuned weights).
-        """
-        if prompt is None:
-            prompt = "" if weights == PUBLISHED_WEIGHTS else PROMPT
-        ids = self.generate(
-            self.decoder(weights), outputs, prompt, num_beams=self.settings.beams, do_sample=False
-        )
-        return self.texts(ids, prompt)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the ids that a caption begins with: the start token and the prompt."""
@@ -141,6 +112,12 @@ class Captioner:
         start = self.prompt_ids(prompt)
         attention_mask = torch.ones(outputs.shape[:2], dtype=torch.long, device=self.device)
         positions_left = config.max_position_embeddings - len(start)
+        if positions_left < 1:
+            raise UserError(
+                f"captions.prompt = '{prompt}': it has {len(start)} tokens, and "
+                f"'{self.settings.model}' reads {config.max_position_embeddings} at most, the "
+                "caption included"
+            )
         with hub.autocast(self.device):
             return decoder.generate(
                 input_ids=torch.tensor([start] * len(outputs), device=self.device),

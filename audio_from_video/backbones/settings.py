@@ -4,7 +4,7 @@ Apart from the stages: whoever reads settings need not import PyTorch, which tak
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,13 +26,22 @@ class AudioFeaturesParams(params.Section):
     model: str = Field(min_length=1)
     segments: Literal["pooled", "windows", "eighteenth"]
     window_s: float = Field(gt=0, le=10)
-    components: int = Field(ge=1, le=1024)
+    components: Annotated[int, Field(ge=1, le=4096)] | Annotated[float, Field(gt=0, lt=1)]
+    label_model: str = ""
+
+
+PUBLISHED_WEIGHTS = ""  # instead of a file of weights: those that a captioning model came with
 
 
 @dataclass(frozen=True)
 class CaptionerSettings:
-    """What captions depend on: the model, the beams of the search, the most tokens of a caption."""
+    """What captions depend on.
+
+    beams: candidates of the search.  max_tokens: of a caption, at most.  prompt: what the model is
+    asked, or what a caption begins with, as its kind has it; "": the kind's own default.
+    """
 
     model: str
     beams: int
     max_tokens: int
+    prompt: str = ""

@@ -7,8 +7,8 @@ captioning):
     original   [DEC] a mallet above a brown wooden board in a room
     tagged     [DEC] the sound of | knock, tap with a mallet above a brown wooden board in a room
 
-Half of the frames of a batch are shown in either form; what follows the prompt is learned.
-Without a prompt the two forms would contradict each other, and a search for the likeliest caption
+Half of the frames of a batch are shown in either form; what follows the prompt is learned.  (With
+`captions.prompt` the original form has that one.)  Without a prompt the two forms would contradict each other, and a search for the likeliest caption
 would give the same one everywhere.
 
 The prompt is no part of a caption, and sounds come first, because the sentence embedding then
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from audio_from_video.backbones.blip import PROMPT, Captioner
+from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.loop import fit
 from audio_from_video.learning.settings import TrainingParams
@@ -65,7 +65,7 @@ class Material(NamedTuple):
 
 
 def fine_tune(
-    captioner: Captioner, material: Material, p: TrainingParams
+    captioner: BlipCaptioner, material: Material, p: TrainingParams
 ) -> tuple[torch.nn.Module, list[dict]]:
     """Return a decoder that also names sounds, and its loss curve (see `learning.loop.fit`).
 
@@ -76,7 +76,8 @@ def fine_tune(
 
     def original_loss(examples: list[Example]) -> torch.Tensor:
         pictures = material.outputs.read(example.row for example in examples)
-        return captioner.loss(decoder, pictures, [example.caption for example in examples], "")
+        texts = [example.caption for example in examples]
+        return captioner.loss(decoder, pictures, texts, captioner.settings.prompt)
 
     def tagged_loss(examples: list[Example]) -> torch.Tensor:
         pictures = material.outputs.read(example.row for example in examples)
@@ -105,7 +106,7 @@ def fine_tune(
 
 
 def self_critical(
-    captioner: Captioner,
+    captioner: BlipCaptioner,
     decoder: torch.nn.Module,
     material: Material,
     reward: RewardFunction,
@@ -139,7 +140,7 @@ def self_critical(
 
 
 def _self_critical_loss(
-    captioner: Captioner,
+    captioner: BlipCaptioner,
     decoder: torch.nn.Module,
     outputs: RowFile,
     rows: list[int],
@@ -158,7 +159,7 @@ def _self_critical_loss(
 
 
 def mean_reward(
-    captioner: Captioner,
+    captioner: BlipCaptioner,
     decoder: torch.nn.Module,
     outputs: RowFile,
     examples: list[Example],

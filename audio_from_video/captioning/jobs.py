@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import load_file
 
 from audio_from_video.backbones import blip, hub
-from audio_from_video.backbones.blip import Captioner
+from audio_from_video.backbones.blip import BlipCaptioner
 from audio_from_video.captioning import fine_tuning
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.fine_tuning import Example, Material
@@ -117,7 +117,7 @@ def tune(task: tuple[FineTuning, RowFile]) -> dict:
     job, outputs = task
     p = job.p
     torch.manual_seed(0)  # of dropout, and of the captions that the reward samples
-    captioner = Captioner(p.captioner)
+    captioner = BlipCaptioner(p.captioner)
     material = Material(outputs, job.learned, job.held_out)
     decoder, curve = fine_tuning.fine_tune(captioner, material, p.training)
     rewards: list[float] = []

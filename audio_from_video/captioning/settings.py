@@ -16,6 +16,7 @@ class TuningParams(params.Section):
     """The parameters of captions that its fine-tunings depend on."""
 
     model: str = Field(min_length=1)
+    prompt: str = Field(max_length=300)
     beams: int = Field(ge=1, le=32)
     max_tokens: int = Field(ge=1, le=512)
     frames_per_batch: int = Field(ge=1, le=65536)
@@ -26,7 +27,7 @@ class TuningParams(params.Section):
 
     @property
     def captioner(self) -> CaptionerSettings:
-        return CaptionerSettings(self.model, self.beams, self.max_tokens)
+        return CaptionerSettings(self.model, self.beams, self.max_tokens, self.prompt)
 
 
 class CaptionsParams(TuningParams):

@@ -1,4 +1,4 @@
-"""Worker processes around BLIP and AST: stored frames and sound to captions, outputs and scores."""
+"""Worker processes around a captioner and AST: stored frames and sound to captions, outputs and scores."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -6,12 +6,14 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from audio_from_video.backbones import hub
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones import captioners, hub
+from audio_from_video.backbones.audio import load_audio
+from audio_from_video.backbones.audio_interface import AudioInputs
 from audio_from_video.backbones.batches import results_in_batches
-from audio_from_video.backbones.blip import PUBLISHED_WEIGHTS, Captioner, CaptionerSettings
+from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones.captioners import Pictures
+from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.parallel import one_thread
@@ -31,7 +33,7 @@ class Task:
 
     steps: list[int]
     jpegs: list[bytes]
-    weights: str = PUBLISHED_WEIGHTS  # of the decoder
+    weights: str = PUBLISHED_WEIGHTS  # of the captioner
     sound: SoundWindows | None = None
 
 
@@ -41,8 +43,8 @@ class DecodedTask:
 
     steps: list[int]
     weights: str
-    pixels: np.ndarray  # [n, 3, h, w] uint8
-    log_mel: np.ndarray | None  # [n, time, mel bins]
+    pictures: Pictures  # of n images
+    sound: AudioInputs | None  # of n windows
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Models:
     """The models of a process."""
 
     def __init__(self, setup: Setup, device: str | None = None):
-        self.captioner = Captioner(setup.captioner, device)
-        self.ast = AudioBackbone(setup.ast, device) if setup.ast else None
+        self.captioner = captioners.load(setup.captioner, device)
+        self.ast = load_audio(setup.ast, device) if setup.ast else None
 
 
 _models: Models  # of this process; `load_models` sets it, as the initializer of a worker
@@ -78,14 +80,15 @@ def load_models(setup: Setup, device: str | None = None) -> None:
 
 def decode(task: Task) -> DecodedTask:
     """Turn a task's JPEGs and sound into the models' input (runs in a worker)."""
-    pixels = _models.captioner.resize([codecs.decode_jpeg(jpeg) for jpeg in task.jpegs])
-    log_mel = None
+    pictures = _models.captioner.prepare([codecs.decode_jpeg(jpeg) for jpeg in task.jpegs])
+    sound = None
     ast = _models.ast
     if ast and task.sound:
         wave = codecs.decode_flac(task.sound.flac)
-        pieces = windows(wave, task.sound.times_s, task.sound.window_s, ast.rate_hz, ast.max_s)
-        log_mel, _ = ast.log_mel(pieces)
-    return DecodedTask(task.steps, task.weights, pixels, log_mel)
+        window_s = task.sound.window_s
+        length_s = ast.fill_s or window_s
+        sound = ast.prepare(windows(wave, task.sound.times_s, window_s, ast.rate_hz, length_s))
+    return DecodedTask(task.steps, task.weights, pictures, sound)
 
 
 def windows(
@@ -106,15 +109,28 @@ def windows(
     return [np.resize(wave[start : start + size], length) for start in starts]
 
 
-def encode(tasks: list[DecodedTask]) -> list[torch.Tensor]:
-    """Return picture outputs [n, P, D] float32 of each task's n frames."""
-    outputs = _models.captioner.encode(np.concatenate([task.pixels for task in tasks]))
-    return list(outputs.split([len(task.steps) for task in tasks]))
-
-
 def encode_to_store(tasks: list[DecodedTask]) -> list[np.ndarray]:
-    """Return picture outputs [n, P, D] float16 of each task's n frames."""
-    return [outputs.cpu().numpy().astype(np.float16) for outputs in encode(tasks)]
+    """Return BLIP's picture outputs [n, P, D] float16 of each task's n frames."""
+    captioner = _models.captioner
+    if not isinstance(captioner, BlipCaptioner):
+        raise ValueError("only BLIP has picture outputs to learn from")
+    outputs = captioner.encode(joined([task.pictures for task in tasks]))
+    parts = outputs.split([len(task.steps) for task in tasks])
+    return [part.cpu().numpy().astype(np.float16) for part in parts]
+
+
+def joined(parts: list[Pictures]) -> Pictures:
+    """Return the pictures of several tasks as those of one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def batch_key(task: DecodedTask) -> tuple:
+    """Return what tasks have in common whose frames can be captioned together.
+
+    That is the weights, and the shape of a frame's arrays: larger pictures have more places.
+    """
+    shapes = [(name, array.shape[1:]) for name, array in task.pictures.items()]
+    return task.weights, *shapes
 
 
 def describe(tasks: list[DecodedTask]) -> list[dict]:
@@ -123,22 +139,18 @@ def describe(tasks: list[DecodedTask]) -> list[dict]:
     Where the process has an audio model: also its `scores` [n, labels] around the frames.
     """
     rows: list[dict] = [{"steps": task.steps, "status": "ok", "reason": ""} for task in tasks]
-    outputs = encode(tasks)
-
-    # Tasks of the same decoder share a batch.
-    for weights in dict.fromkeys(task.weights for task in tasks):
-        group = [i for i, task in enumerate(tasks) if task.weights == weights]
-        group_outputs = torch.cat([outputs[i] for i in group])
-        texts = iter(_models.captioner.caption(group_outputs, weights))
+    keys = [batch_key(task) for task in tasks]
+    for key in dict.fromkeys(keys):
+        group = [i for i, other in enumerate(keys) if other == key]
+        pictures = joined([tasks[i].pictures for i in group])
+        texts = iter(_models.captioner.captions(pictures, tasks[group[0]].weights))
         for i in group:
             rows[i]["captions"] = list(islice(texts, len(tasks[i].steps)))
 
     if _models.ast:
-        log_mels = [task.log_mel for task in tasks if task.log_mel is not None]
-        _, _, all_scores = _models.ast.encode(np.concatenate(log_mels))
-        scores = iter(all_scores)
-        for row in rows:
-            row["scores"] = np.stack(list(islice(scores, len(row["steps"]))))
+        for row, task in zip(rows, tasks, strict=True):
+            if task.sound is not None:
+                row["scores"] = _models.ast.hear(task.sound).label_scores
     return rows
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones import captioners
+from audio_from_video.backbones.audio import load_audio
 from audio_from_video.backbones.audio_steps import HeardSound, encode_sound
-from audio_from_video.backbones.blip import Captioner, CaptionerSettings
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
 from audio_from_video.media.motion import choose, mean_magnitudes
 from audio_from_video.media.optical_flow import draw_clip
-from audio_from_video.prediction.bundle import CAPTIONS, Bundle
+from audio_from_video.prediction.bundle import CAPTIONS, LABELLER, Bundle
 from audio_from_video.prediction.videos import Window
 from audio_from_video.runtime.parallel import one_thread
 
@@ -44,12 +45,14 @@ class Perception:
         self.vision = VisionBackbone(
             str(bundle.models["vision"]), video.attention, video.temporal_scale, device
         )
-        self.audio = AudioBackbone(str(bundle.models["audio"]), device)
+        self.audio = load_audio(str(bundle.models["audio"]), device)
+        labeller = bundle.models.get(LABELLER)
+        self.labeller = load_audio(str(labeller), device) if labeller else None
         captions = self.settings.captions
         model = CaptionerSettings(
-            str(bundle.folder / CAPTIONS), captions.beams, captions.max_tokens
+            str(bundle.folder / CAPTIONS), captions.beams, captions.max_tokens, captions.prompt
         )
-        self.captioner = Captioner(model, device)
+        self.captioner = captioners.load(model, device)
 
     def __call__(self, window: Window) -> Percept:
         """Return what is seen and heard in a window."""
@@ -68,9 +71,8 @@ class Perception:
         p = self.settings.representative_frames
         magnitudes = mean_magnitudes((jpegs, p.camera))["magnitudes"].astype(np.float32)
         steps = np.flatnonzero(choose(magnitudes, p.threshold)).tolist()
-        pixels = self.captioner.resize([codecs.decode_jpeg(jpegs[step]) for step in steps])
-        outputs = self.captioner.encode(pixels)
-        texts = self.captioner.caption(outputs, prompt=self.settings.captions.prompt)
+        pictures = self.captioner.prepare([codecs.decode_jpeg(jpegs[step]) for step in steps])
+        texts = self.captioner.captions(pictures)
         return dict(zip(steps, texts, strict=True))
 
     def hear(self, samples: np.ndarray | None) -> tuple[float | None, HeardSound | None]:
@@ -82,7 +84,9 @@ class Perception:
             return level_dbfs, None
         wave = codecs.decode_flac(codecs.encode_flac(samples))
         count = self.settings.frames.count
-        heard = encode_sound(self.audio, wave, count, self.settings.audio_features)
+        heard = encode_sound(
+            self.audio, wave, count, self.settings.audio_features, self.labeller
+        )
         return level_dbfs, HeardSound(*(part.astype(np.float16) for part in heard))
 
 

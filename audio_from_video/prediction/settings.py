@@ -43,7 +43,7 @@ class Backbone(params.Section):
 
 
 class CaptionSettings(params.Section):
-    """How the captions' model is asked; prompt: what a caption begins with."""
+    """How the captions' model is asked (see `CaptionerSettings`)."""
 
     beams: int
     max_tokens: int

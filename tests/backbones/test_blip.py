@@ -2,13 +2,15 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from audio_from_video.backbones import blip
 from audio_from_video.backbones import text as text_backbone
-from audio_from_video.backbones.blip import PROMPT, Captioner, CaptionerSettings
+from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.runtime.errors import UserError
 from tests.support.closure import ROOT
 from tests.support.stock_blip import rgb, stock_blip, stock_caption
@@ -19,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
 @pytest.fixture
-def captioner(models) -> Captioner:
-    return Captioner(CaptionerSettings(str(models["blip"]), beams=1, max_tokens=12))
+def captioner(models) -> BlipCaptioner:
+    return BlipCaptioner(CaptionerSettings(str(models["blip"]), beams=1, max_tokens=12))
 
 
 @pytest.mark.parametrize("height, wide", [(32, 32), (48, 64)])
@@ -30,7 +32,7 @@ def test_pictures_reach_the_model_as_its_processor_has_them(models, captioner, h
     values = processor([rgb(picture) for picture in pictures], return_tensors="pt")
     with torch.no_grad():
         expected = model.vision_model(values["pixel_values"]).last_hidden_state
-    assert torch.allclose(captioner.encode(captioner.resize(pictures)), expected, atol=1e-4)
+    assert torch.allclose(captioner.encode(captioner.prepare(pictures)), expected, atol=1e-4)
     assert (expected[0] - expected[1]).abs().max() > 0.1
 
 
@@ -38,8 +40,8 @@ def test_pictures_reach_the_model_as_its_processor_has_them(models, captioner, h
 @pytest.mark.parametrize("beams", [1, 3])
 def test_batched_captions_are_the_stock_models_one_by_one(models, beams):
     pictures = images(5, 32, 32)
-    captioner = Captioner(CaptionerSettings(str(models["blip"]), beams, 12))
-    captions = captioner.caption(captioner.encode(captioner.resize(pictures)))
+    captioner = BlipCaptioner(CaptionerSettings(str(models["blip"]), beams, 12))
+    captions = captioner.captions(captioner.prepare(pictures))
     assert captions == [stock_caption(models["blip"], picture, beams=beams) for picture in pictures]
     assert len(set(captions)) > 1
     assert all(text == text.lower() for text in captions)
@@ -51,15 +53,15 @@ def test_tuned_captions_are_the_stock_models_after_the_prompt(models, captioner,
     file.write_bytes(blip.dump_weights(other_model.text_decoder))
     captioner.save(tmp_path / "saved", str(file))
     pictures = images(4, 32, 32)
-    outputs = captioner.encode(captioner.resize(pictures))
-    captions = captioner.caption(outputs, str(file))
+    prepared = captioner.prepare(pictures)
+    captions = captioner.captions(prepared, str(file))
     assert captions == [stock_caption(tmp_path / "saved", picture, PROMPT) for picture in pictures]
-    assert captions != captioner.caption(outputs)
+    assert captions != captioner.captions(prepared)
 
 
 def test_a_caption_ends_where_positions_do(models):
-    captioner = Captioner(CaptionerSettings(str(models["blip"]), beams=1, max_tokens=500))
-    outputs = captioner.encode(captioner.resize(images(2, 32, 32)))
+    captioner = BlipCaptioner(CaptionerSettings(str(models["blip"]), beams=1, max_tokens=500))
+    outputs = captioner.encode(captioner.prepare(images(2, 32, 32)))
     ids = captioner.generate(captioner.decoder(), outputs, PROMPT, num_beams=1, do_sample=False)
     assert ids.shape[1] <= 24
 
@@ -78,7 +80,7 @@ def test_loss_on_stored_outputs_is_the_models_own_on_pictures(models, captioner,
     labels = ids.masked_fill(ids == 0, -100)
     labels[:, : 1 + len(prompt.split())] = -100
     expected = model(inputs["pixel_values"], ids, inputs["attention_mask"], labels=labels).loss
-    outputs = captioner.encode(captioner.resize(pictures))
+    outputs = captioner.encode(captioner.prepare(pictures))
     loss = captioner.loss(captioner.decoder(), outputs, texts, prompt)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -94,31 +96,27 @@ def test_blip_base_fits_with_its_published_sizes(tmp_path):
     transformers.BlipForConditionalGeneration(config).save_pretrained(tmp_path)
     processor = transformers.BlipProcessor(transformers.BlipImageProcessorPil(), blip_tokenizer())
     processor.save_pretrained(tmp_path)
-    captioner = Captioner(CaptionerSettings(str(tmp_path), beams=2, max_tokens=5))
-    outputs = captioner.encode(captioner.resize(images(2, 96, 128)))
-    assert outputs.shape == (2, 577, 768)
-    assert len(captioner.caption(outputs)) == 2
+    captioner = BlipCaptioner(CaptionerSettings(str(tmp_path), beams=2, max_tokens=5))
+    prepared = captioner.prepare(images(2, 96, 128))
+    assert captioner.encode(prepared).shape == (2, 577, 768)
+    assert len(captioner.captions(prepared)) == 2
 
 
-def test_other_models_are_sentences(models, tmp_path):
-    kind = "vit' is no BLIP model but of the kind 'vit': captions.model takes Salesforce/blip"
-    with pytest.raises(UserError, match=kind):
-        Captioner(CaptionerSettings(str(models["vit"]), 1, 10))
-
+def test_unusable_weights_are_sentences(models, tmp_path):
     folder = shutil.copytree(models["blip"], tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     pickled = "pickled' has no weights in safetensors form, and pickled ones are not loaded"
     with pytest.raises(UserError, match=pickled):
-        Captioner(CaptionerSettings(str(folder), 1, 10)).model  # noqa: B018
+        BlipCaptioner(CaptionerSettings(str(folder), 1, 10)).model  # noqa: B018
 
     (folder / "model.safetensors").write_bytes(b"abc")
     with pytest.raises(UserError, match="cannot be loaded as a BLIP captioning model"):
-        Captioner(CaptionerSettings(str(folder), 1, 10)).model  # noqa: B018
+        BlipCaptioner(CaptionerSettings(str(folder), 1, 10)).model  # noqa: B018
 
 
 def test_the_embedded_model_names_things(monkeypatch):
     monkeypatch.chdir(ROOT)
-    captioner = Captioner(CaptionerSettings("models/tiny/blip", 1, 12))
-    captions = captioner.caption(torch.zeros(1, 37, 128))
+    captioner = BlipCaptioner(CaptionerSettings("models/tiny/blip", 1, 12))
+    captions = captioner.captions(captioner.prepare([np.zeros((96, 96, 3), np.uint8)]))
     assert captions[0].startswith(("a ", "an ", "wooden "))
     assert text_backbone.embed(MINILM, captions).shape == (1, 384)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from audio_from_video.backbones import blip
-from audio_from_video.backbones.blip import PROMPT, Captioner, CaptionerSettings
+from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.captioning.fine_tuning import (
     GREEDY,
     Example,
@@ -41,8 +42,8 @@ def blip_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def captioner(blip_folder) -> Captioner:
-    return Captioner(CaptionerSettings(blip_folder, beams=1, max_tokens=12), "cpu")
+def captioner(blip_folder) -> BlipCaptioner:
+    return BlipCaptioner(CaptionerSettings(blip_folder, beams=1, max_tokens=12), "cpu")
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def outputs(captioner, tmp_path) -> RowFile:
     """Picture outputs of 16 frames of two kinds in turn, dark and bright."""
     one_thread()
     pictures = [np.full((32, 32, 3), 60 + 120 * (i % 2) + i, np.uint8) for i in range(16)]
-    values = captioner.encode(captioner.resize(pictures)).numpy()
+    values = captioner.encode(captioner.prepare(pictures)).numpy()
     return RowFile(tmp_path / "outputs", values.shape[1:]).write(values)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.blip import CaptionerSettings
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.captioning import workers
 from audio_from_video.captioning.workers import Setup, SoundWindows, Task
 from audio_from_video.media import codecs
