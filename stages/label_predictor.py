@@ -1,4 +1,4 @@
-"""Predict AudioSet labels from generated audio features, through the pretrained AST.
+"""Predict AudioSet labels from generated audio features, through the pretrained audio model.
 
 Reads    data/generated/<architecture>, data/audio_features, data/audio (the real log-mel, which
          the decoder learns)
@@ -14,11 +14,13 @@ Writes   data/predicted_labels/<architecture>, a row per labelled clip:
          models/label_predictor/decoder.safetensors, config.json (its sizes) and map.safetensors
          metrics/figures/mel.png
          metrics/label_predictor.json: the same by either head, on validation and test
-Two ways lead from [T, components] to AST's 527 labels (`label_predictor.head`), both fitted on
+Two ways lead from [T, components] to AudioSet's 527 labels (`label_predictor.head`), both fitted on
 audible training clips only:
     mel        a decoder back to log-mel in AST's input form, then the whole AST
-    features   a ridge map from mean and deviation over time to AST's pooled output, then AST's
-               classification head
+    features   a ridge map from mean and deviation over time to the audio model's pooled output,
+               then its classification head (CLAP: cosines with the labels' names)
+Where the labels are not AST's, the head `mel` is left out, and its decoder, which learns the
+published AST's log-mel, serves the pictures alone.
 """
 
 from pathlib import Path
@@ -28,6 +30,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
+from audio_from_video.backbones.audio import is_ast
 from audio_from_video.evaluation import labels as label_evaluation
 from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.meaning.mel_head import (
@@ -53,6 +56,8 @@ CLIPS_IN_FIGURE = 4
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("label_predictor", LabelPredictorParams)
     model = params.read("audio_features", "model", str)
+    model = params.read("audio_features", "label_model", str) or model
+    require_ast_for_mel(p.head, model)
     architectures = trained_architectures()
     with scratch() as files:
         data = Features(files, SPLITS)
@@ -72,9 +77,10 @@ def main(stage: stage_run.StageRun) -> None:
         scores = PooledHead(weights, model).predict(data, labelled, generated)
         # AST's pass over each mel takes long: without need only the measured clips go through it.
         scored = labelled if p.head == "mel" else data.clip_indices("validation", "test")
-        scores |= MelHead(decoder, model).predict(stage, data, labelled, scored, generated)
+        if is_ast(model):
+            scores |= MelHead(decoder, model).predict(stage, data, labelled, scored, generated)
 
-        # Both heads are measured; one of them writes.
+        # Both heads are measured where there are two; one of them writes.
         for name in architectures:
             own = scores[f"{ARCHITECTURES[name].generated}_{p.head}"]
             write_labels(name, data, labelled, own, scores[f"real_path_{p.head}"])
@@ -83,6 +89,16 @@ def main(stage: stage_run.StageRun) -> None:
         draw_mels(layout.MEL_FIGURE, columns)
     figures = label_evaluation.label_figures(data, labelled, scores, real_scores, p.threshold)
     stage.write_metrics(figures | {"head": p.head, "threshold": p.threshold})
+
+
+def require_ast_for_mel(head: str, model: str) -> None:
+    """Raise UserError when the head `mel` is to lead through a model that reads no log-mel."""
+    if head == "mel" and not is_ast(model):
+        raise UserError(
+            f"label_predictor.head = mel leads through an Audio Spectrogram Transformer, and "
+            f"'{model}', whose labels audio_features takes, is none: set label_predictor.head: "
+            "features"
+        )
 
 
 def trained_architectures() -> list[str]:
@@ -136,7 +152,7 @@ def read_generated(
 
 
 def real_labels(data: Features) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Return AST's label scores [L] and pooled output [D] of the real sound, by clip index."""
+    """Return label scores [L] and pooled output [P] of the real sound, by clip index."""
     index_of = {clip_id: i for i, clip_id in enumerate(data.clips.clip_id)}
     scores: dict[int, np.ndarray] = {}
     pooled: dict[int, np.ndarray] = {}

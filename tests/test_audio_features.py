@@ -9,7 +9,7 @@ import transformers
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.backbones.audio_steps import encode_segments, pool_over_time, step_weights
 from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.media import codecs
@@ -39,7 +39,7 @@ def on_cpu(monkeypatch):
 
 @pytest.fixture
 def backbone(models, monkeypatch):
-    made = AudioBackbone(str(models["short"]))
+    made = AstBackbone(str(models["short"]))
     monkeypatch.setattr(audio_features, "_backbone", made, raising=False)
     return made
 
@@ -77,12 +77,12 @@ def test_segments_of_an_eighteenth_are_2666_samples_and_15_frames_or_one_patch(
     monkeypatch.setattr(
         backbone,
         "valid_patches",
-        lambda n: counted.append(n) or AudioBackbone.valid_patches(backbone, n),
+        lambda n: counted.append(n) or AstBackbone.valid_patches(backbone, n),
     )
     patches = encode_segments(backbone, chirp(3.0), 18, parameters(segments="eighteenth"))
     assert patches.shape == (18, 24)
     assert set(lengths) == {2666} and len(lengths) == 18 and set(counted) == {15}
-    assert AudioBackbone.valid_patches(backbone, 15) == 1
+    assert AstBackbone.valid_patches(backbone, 15) == 1
 
 
 def pieces_of(backbone, monkeypatch, seconds: float, **changes) -> list[np.ndarray]:
@@ -171,15 +171,15 @@ def test_steps_follow_the_sound(backbone, segments):
 
 def test_padded_patches_do_not_count(backbone):
     outputs = np.random.default_rng(0).normal(size=(1, 39, 24))
-    clean = pool_over_time(backbone, outputs, [298], [3.0], 18)
+    clean = pool_over_time(backbone, outputs, [29], [3.0], 18)
     outputs[:, 29:] = np.nan
     assert (
-        np.array_equal(pool_over_time(backbone, outputs, [298], [3.0], 18), clean)
+        np.array_equal(pool_over_time(backbone, outputs, [29], [3.0], 18), clean)
         and np.isfinite(clean).all()
     )
     outputs[:, 28] = 1e6
     assert (
-        np.abs(pool_over_time(backbone, outputs, [298], [3.0], 18)).max() > 1e5
+        np.abs(pool_over_time(backbone, outputs, [29], [3.0], 18)).max() > 1e5
     )  # the last real one does
 
 
@@ -192,7 +192,7 @@ def test_long_clips_are_heard_in_pieces(backbone, monkeypatch):
         lambda log_mel: (
             np.stack(
                 [
-                    np.tile((backbone.patch_times_s(39).mean(1) + start)[:, None], 24)
+                    np.tile((backbone.frame_times_s(39).mean(1) + start)[:, None], 24)
                     for start in starts
                 ]
             ),

@@ -15,7 +15,7 @@ ALLOWED = {  # a room: the rooms that its files may import, beside itself
     "storage": {"runtime"},
     "media": {"runtime"},
     "audioset": {"runtime"},
-    "backbones": {"runtime"},
+    "backbones": {"runtime", "audioset"},
     "clipset": {"runtime", "storage"},
     "world": {"runtime", "audioset"},
     "learning": LEARNING,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.evaluation import labels as label_evaluation
 from audio_from_video.meaning import mel_head
 from audio_from_video.meaning.pooled_head import summarise
@@ -157,16 +157,16 @@ def test_the_stage(data, ast, observed, head):
     scored = [row for row in labelled if head == "mel" or row["split"] != "training"]
     assert observed["mels"] == [3] * len(scored)  # two seeds and the real features
 
-    check_log_mels(labelled, AudioBackbone(str(ast)))
+    check_log_mels(labelled, AstBackbone(str(ast)))
     if head == "features":
-        check_scores_by_the_map(labels, labelled, AudioBackbone(str(ast)))
+        check_scores_by_the_map(labels, labelled, AstBackbone(str(ast)))
     figure = cv2.imread(str(layout.MEL_FIGURE))
     assert min(figure.shape[:2]) > 300
     assert figure.std() > 20
     assert len(np.unique(figure.reshape(-1, 3), axis=0)) > 100
 
 
-def check_log_mels(labelled: list[dict], backbone: AudioBackbone) -> None:
+def check_log_mels(labelled: list[dict], backbone: AstBackbone) -> None:
     """The log-mels kept for the report are those of the test clips, of real and generated sound."""
     rows = shards.read_columns(layout.LOG_MELS, ["real", FIRST])
     test = [row for row in labelled if row["split"] == "test"]
@@ -184,7 +184,7 @@ def check_log_mels(labelled: list[dict], backbone: AudioBackbone) -> None:
         assert np.abs(difference).mean() < 3
 
 
-def check_scores_by_the_map(labels: dict, labelled: list[dict], backbone: AudioBackbone) -> None:
+def check_scores_by_the_map(labels: dict, labelled: list[dict], backbone: AstBackbone) -> None:
     """The pooled output is linear in the mean over time here: the map finds it.
 
     AST's head then gives the scores that follow.

@@ -1,142 +1,69 @@
-"""Audio models, frozen: waveforms to patch outputs and AudioSet label scores."""
+"""Audio models, frozen: from a name to a model of its kind (audio_interface.AudioBackbone)."""
 
-import numpy as np
+from typing import Any
 
 from audio_from_video.backbones import hub
+from audio_from_video.backbones.audio_ast import AstBackbone
+from audio_from_video.backbones.audio_clap import ClapBackbone
+from audio_from_video.backbones.audio_interface import AudioBackbone
+from audio_from_video.backbones.audio_wave import WaveBackbone
+from audio_from_video.backbones.audio_whisper import WhisperBackbone
+from audio_from_video.backbones.audio_yamnet import YamnetBackbone
+from audio_from_video.runtime.errors import UserError
+
+LABELS = 527  # of AudioSet
+AST = "audio-spectrogram-transformer"
+KINDS: dict[str, Any] = {  # by `model_type` of a model's config
+    AST: AstBackbone,
+    "clap": ClapBackbone,
+    "whisper": WhisperBackbone,
+    "wav2vec2": WaveBackbone,
+    "hubert": WaveBackbone,
+    "wavlm": WaveBackbone,
+    "mobilenet_v1": YamnetBackbone,
+}
 
 
-class FilterBank:
-    """Kaldi's filter bank as ASTFeatureExtractor computes it without torchaudio, bit by bit.
+def load_audio(name: str, device: str | None = None) -> AudioBackbone:
+    """Load an audio model by directory or hub name onto a device (default: `hub.device()`).
 
-    transformers (audio_utils.spectrogram) goes from frame to frame in Python; all frames of a sound
-    at once take an eighth of the time.
+    Raises UserError when it cannot be found or is of no kind that is known here.
     """
-
-    FRAME = 400  # samples
-    HOP = 160
-    FFT = 512
-    PRE_EMPHASIS = 0.97
-    FLOOR = 1.192092955078125e-07  # the smallest step of float32, as in Kaldi
-
-    def __init__(self, bands: int, rate_hz: int):
-        """bands: of the mel scale, from 20 Hz to half of `rate_hz`."""
-        from transformers.audio_utils import mel_filter_bank, window_function
-
-        self._window = window_function(self.FRAME, "hann", periodic=False)
-        self._filters = mel_filter_bank(
-            num_frequency_bins=self.FFT // 2 + 1,
-            num_mel_filters=bands,
-            min_frequency=20,
-            max_frequency=rate_hz // 2,
-            sampling_rate=rate_hz,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )  # [frequencies, bands]
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        """Return the log-mel [frames, bands] float32 of a sound [samples >= FRAME]."""
-        windows = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), self.FRAME)
-        frames = windows[:: self.HOP]  # [frames, FRAME]
-        frames = frames - frames.mean(1, keepdims=True)
-        emphasised = frames.copy()
-        emphasised[:, 1:] -= self.PRE_EMPHASIS * frames[:, :-1]
-        emphasised[:, 0] *= 1 - self.PRE_EMPHASIS
-        spectrum = np.fft.rfft(emphasised * self._window, self.FFT).astype(np.complex64)
-        power = np.abs(spectrum, dtype=np.float64) ** 2  # [frames, frequencies]
-        mel = np.maximum(self.FLOOR, self._filters.T @ power.T)
-        return np.log(mel).T.astype(np.float32)
+    return _kind_of(name)(name, device)
 
 
-class AudioBackbone:
-    """Audio Spectrogram Transformer (Gong et al. 2021; transformers.ASTForAudioClassification).
+def widths_of(name: str) -> tuple[int, int]:
+    """Return D and P, the widths of a model's frames and pooled outputs, from its config alone.
 
-    Turns log-mel patches into vectors of `width` dimensions and into scores of `labels`.
-    rate_hz: sampling rate of its input.  max_s: length of sound that one pass takes, in seconds.
+    Raises UserError as `load_audio` does.
     """
+    kind = _kind_of(name)
+    if kind is AstBackbone:  # without importing transformers
+        return hub.width_of(name), hub.width_of(name)
+    return kind.widths(hub.transformers_config(name))
 
-    # Kaldi's filter bank, as in ASTFeatureExtractor
-    FRAME_S = 0.025
-    HOP_S = 0.010
 
-    def __init__(self, name: str, device: str | None = None):
-        """Load a model by directory or hub name onto a device (default: `hub.device()`).
+def label_count_of(name: str) -> int:
+    """Return how many labels a model scores: AudioSet's, or an AST's own."""
+    return hub.label_count_of(name) if is_ast(name) else LABELS
 
-        Raises UserError when it cannot be found or is no such model.
-        """
-        from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
-        self.device = device or hub.device()
-        self.model = hub.load_frozen_model(
-            ASTForAudioClassification, name, "an Audio Spectrogram Transformer", self.device
+def is_ast(name: str) -> bool:
+    """Return whether a model is an Audio Spectrogram Transformer."""
+    return hub.model_type_of(name) == AST
+
+
+def has_labels(name: str) -> bool:
+    """Return whether a model scores AudioSet's labels; raises UserError as `load_audio` does."""
+    return _kind_of(name).HAS_LABELS
+
+
+def _kind_of(name: str):
+    model_type = hub.model_type_of(name)
+    if model_type not in KINDS:
+        known = ", ".join(dict.fromkeys(kind.HEARS for kind in KINDS.values()))
+        raise UserError(
+            f"'{name}' is a model of type {model_type}, which is no audio model known here: "
+            f"audio_features.model may be {known}"
         )
-        self.extractor = hub.load_pretrained(ASTFeatureExtractor, name, "a feature extractor")
-        self.config = self.model.config
-        self.width: int = self.config.hidden_size
-        names = self.config.id2label
-        self.labels: list[str] = [names[i] for i in range(self.config.num_labels)]
-        self.rate_hz: int = self.extractor.sampling_rate
-        self._filter_bank = FilterBank(self.extractor.num_mel_bins, self.rate_hz)
-        self.max_s = self.config.max_length * self.HOP_S
-
-    def log_mel(self, waveforms: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
-        """Return normalised log-mel [N, max_length, mel bins] and the number of frames of each.
-
-        waveforms: N of float32 at `rate_hz`.  The frames behind a sound are padding.
-        """
-        shortest = round(self.FRAME_S * self.rate_hz)
-        padded = []
-        frames = []
-        for wave in waveforms:
-            missing = max(0, shortest - len(wave))
-            long_enough = np.pad(wave, (0, missing))
-            padded.append(long_enough)
-            frames.append(self._frame_count(len(long_enough), shortest))
-        longest = self.config.max_length
-        values = np.zeros((len(padded), longest, self.extractor.num_mel_bins), np.float32)
-        for row, wave in zip(values, padded, strict=True):
-            log_mel = self._filter_bank(wave)[:longest]
-            row[: len(log_mel)] = log_mel
-        if self.extractor.do_normalize:
-            values = self.extractor.normalize(values)
-        return values, frames
-
-    def _frame_count(self, samples: int, frame_samples: int) -> int:
-        hops = round((samples - frame_samples) // (self.HOP_S * self.rate_hz))
-        return min(1 + hops, self.config.max_length)
-
-    def encode(self, log_mel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what the model makes of log-mel [N, max_length, mel bins], as float32.
-
-        Patch outputs [N, time, D] (mean over frequency), pooled [N, D] (mean of the two special
-        tokens, which the classification head expects) and label scores [N, L] (sigmoid).
-        """
-        import torch
-
-        transformer = self.model.audio_spectrogram_transformer
-        with torch.inference_mode(), hub.autocast(self.device):
-            values = torch.from_numpy(log_mel).to(self.device)
-            output = transformer(values)
-            scores = self.model.classifier(output.pooler_output).sigmoid()
-
-            # Two special tokens come first, then the patches, frequency by frequency.
-            high, wide = transformer.embeddings.get_shape(self.config)
-            patch_outputs = output.last_hidden_state[:, 2:]  # [N, high * wide, D]
-            patches = patch_outputs.unflatten(1, (high, wide)).mean(1)
-            return _to_numpy(patches), _to_numpy(output.pooler_output), _to_numpy(scores)
-
-    def valid_patches(self, frames: int) -> int:
-        """Return how many time patches lie within `frames` real frames, at least one.
-
-        The others see padding.
-        """
-        return max(1, (frames - self.config.patch_size) // self.config.time_stride + 1)
-
-    def patch_times_s(self, count: int) -> np.ndarray:
-        """Return start and end [count, 2] of the first `count` time patches, in seconds."""
-        start = np.arange(count) * self.config.time_stride * self.HOP_S
-        end = start + (self.config.patch_size - 1) * self.HOP_S + self.FRAME_S
-        return np.stack([start, end], axis=1)
-
-
-def _to_numpy(values) -> np.ndarray:
-    return values.float().cpu().numpy()
+    return KINDS[model_type]

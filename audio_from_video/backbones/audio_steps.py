@@ -1,29 +1,30 @@
-"""A clip's sound in time steps: what AST makes of each of them, and its projection.
+"""A clip's sound in time steps: what an audio model makes of each of them, and its projection.
 
-AST: Gong et al. 2021.  `segments` decides what a time step is:
+The model's frames are called patches here, as AST's are (Gong et al. 2021).  `segments` decides
+what a time step is:
     pooled      one pass over the clip; patches are averaged into the steps by how long they overlap
                 with them
     windows     one pass per step over `window_s` around it
     eighteenth  one pass per step over just its 1/count of the clip (2,666 samples: 15 spectrogram
                 frames, less than the 16 of one patch, so that its single patch sees one frame of
                 padding)
-Only time patches that see real sound count: padding to AST's 1,024 frames would fill 72 of 101
-patches of a 3 s clip.
+Only patches that see real sound count: padding to AST's 1,024 frames would fill 72 of 101 patches
+of a 3 s clip.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_interface import AudioBackbone, Heard
 from audio_from_video.backbones.settings import AudioFeaturesParams
 
 
 class HeardSound(NamedTuple):
-    """What AST makes of a clip's sound, float32.
+    """What is heard in a clip's sound, float32.
 
-    patches [T, D]: mean patch outputs of each time step.  pooled [D]: what its classification head
-    reads.  label_scores [L]: its sigmoid scores.  The last two are of the whole clip.
+    patches [T, D]: mean patch outputs of each time step.  pooled [P]: what label scores follow
+    from.  label_scores [L]: 0..1.  The last two are of the whole clip.
     """
 
     patches: np.ndarray
@@ -44,44 +45,57 @@ class Projection(NamedTuple):
 
 
 def encode_sound(
-    backbone: AudioBackbone, wave: np.ndarray, count: int, p: AudioFeaturesParams
+    backbone: AudioBackbone,
+    wave: np.ndarray,
+    count: int,
+    p: AudioFeaturesParams,
+    labeller: AudioBackbone | None = None,
 ) -> HeardSound:
-    """Return what AST makes of a sound [samples] float32 in `count` time steps.
+    """Return what a model makes of a sound [samples] float32 in `count` time steps.
 
-    A clip longer than what AST hears in one pass is cut into equal pieces, whose pooled outputs and
-    scores are averaged.
+    A clip longer than what a model hears in one pass is cut into equal pieces, whose pooled outputs
+    and scores are averaged.  labeller: the model that gives these two, where it is another one.
     """
-    passes = int(np.ceil(len(wave) / (backbone.max_s * backbone.rate_hz)))
-    pieces = np.array_split(wave, passes)
-    log_mel, frames = backbone.log_mel(pieces)
-    outputs, pooled, scores = backbone.encode(log_mel)
+    named_by = labeller or backbone
+    heard, lengths_s = hear_in_pieces(named_by, wave)
+    assert heard.label_scores is not None, "audio_features refuses models without labels"
+    pooled = heard.pooled.mean(0)
+    scores = heard.label_scores.mean(0)
     if p.segments == "pooled":
-        lengths_s = [len(piece) / backbone.rate_hz for piece in pieces]
-        patches = pool_over_time(backbone, outputs, frames, lengths_s, count)
+        if labeller is not None:
+            heard, lengths_s = hear_in_pieces(backbone, wave)
+        patches = pool_over_time(backbone, heard.frames, heard.valid, lengths_s, count)
     else:
         patches = encode_segments(backbone, wave, count, p)
-    return HeardSound(patches, pooled.mean(0), scores.mean(0))
+    return HeardSound(patches, pooled, scores)
+
+
+def hear_in_pieces(backbone: AudioBackbone, wave: np.ndarray) -> tuple[Heard, list[float]]:
+    """Return what a model makes of a sound [samples] in equal pieces, and their lengths in s."""
+    passes = int(np.ceil(len(wave) / (backbone.max_s * backbone.rate_hz)))
+    pieces = np.array_split(wave, passes)
+    lengths_s = [len(piece) / backbone.rate_hz for piece in pieces]
+    return backbone.hear(backbone.prepare(pieces)), lengths_s
 
 
 def pool_over_time(
     backbone: AudioBackbone,
     outputs: np.ndarray,
-    frames: list[int],
+    valid: list[int],
     lengths_s: list[float],
     count: int,
 ) -> np.ndarray:
     """Return the means [count, D] over equal time steps of patch outputs [pieces, time, D].
 
-    The pieces are consecutive; frames: how many spectrogram frames of each are sound; lengths_s:
-    their lengths.
+    The pieces are consecutive; valid: how many patches of each hold sound; lengths_s: their
+    lengths.
     """
     starts_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
     times_s = []
     values = []
-    for piece, (output, n) in enumerate(zip(outputs, frames, strict=True)):
-        valid = backbone.valid_patches(n)
-        times_s.append(backbone.patch_times_s(valid) + starts_s[piece])
-        values.append(output[:valid])
+    for piece, (output, n) in enumerate(zip(outputs, valid, strict=True)):
+        times_s.append(backbone.frame_times_s(n) + starts_s[piece])
+        values.append(output[:n])
     weights = step_weights(np.concatenate(times_s), starts_s[-1], count)
     return weights @ np.concatenate(values)
 
@@ -107,7 +121,7 @@ def step_weights(patch_times_s: np.ndarray, duration_s: float, count: int) -> np
 def encode_segments(
     backbone: AudioBackbone, wave: np.ndarray, count: int, p: AudioFeaturesParams
 ) -> np.ndarray:
-    """Return patch means [count, D] of one AST pass per time step, over its valid patches."""
+    """Return patch means [count, D] of one pass per time step, over its valid patches."""
     length = len(wave) / count  # samples
     if p.segments == "windows":
         longest = backbone.max_s * backbone.rate_hz
@@ -115,10 +129,7 @@ def encode_segments(
     centres = (np.arange(count) + 0.5) * len(wave) / count
     latest = max(0, len(wave) - int(length))
     starts = np.clip(np.floor(centres - length / 2), 0, latest).astype(int)
-    log_mel, frames = backbone.log_mel([wave[start : start + int(length)] for start in starts])
-    outputs, _, _ = backbone.encode(log_mel)
-    means = [
-        output[: backbone.valid_patches(n)].mean(0)
-        for output, n in zip(outputs, frames, strict=True)
-    ]
+    windows = [wave[start : start + int(length)] for start in starts]
+    heard = backbone.hear(backbone.prepare(windows))
+    means = [frames[:n].mean(0) for frames, n in zip(heard.frames, heard.valid, strict=True)]
     return np.stack(means)

@@ -84,7 +84,7 @@ def width_of(name: str) -> int:
 
     # Models such as ResNet name a width per stage; others name theirs by defaults of transformers,
     # or in the config of their vision tower.
-    config = _transformers_config(name)
+    config = transformers_config(name)
     config = getattr(config, "vision_config", config)
     width = getattr(config, "hidden_size", None)
     stage_widths = getattr(config, "hidden_sizes", None)
@@ -100,19 +100,19 @@ def width_of(name: str) -> int:
 
 def label_count_of(name: str) -> int:
     """Return how many labels a classification model has, from its config alone."""
-    return len(read_config(name).get("id2label", ())) or _transformers_config(name).num_labels
+    return len(read_config(name).get("id2label", ())) or transformers_config(name).num_labels
 
 
 def labels_of(name: str) -> list[str]:
     """Return the names of a classification model's labels, by index."""
-    names = _transformers_config(name).id2label
+    names = transformers_config(name).id2label
     return [names[i] for i in range(len(names))]
 
 
 def model_type_of(name: str) -> str:
     """Return the kind of a model, as its config names it."""
     model_type = read_config(name).get("model_type")
-    return model_type if isinstance(model_type, str) else _transformers_config(name).model_type
+    return model_type if isinstance(model_type, str) else transformers_config(name).model_type
 
 
 def read_config(name: str) -> dict:
@@ -127,7 +127,7 @@ def read_config(name: str) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def _transformers_config(name: str):
+def transformers_config(name: str):
     """Return a model's config with the defaults that transformers adds (PretrainedConfig)."""
     from transformers import AutoConfig
 
@@ -205,16 +205,20 @@ def require_safetensors(name: str, loader) -> None:
         )
 
 
-def load_frozen_model(loader, name: str, description: str, device: str):
+def load_frozen_model(
+    loader, name: str, description: str, device: str, unused: tuple[str, ...] = ("pooler.",)
+):
     """Return a model in float32 and evaluation mode, without gradients, on a device.
 
     Checkpoints in half precision are widened: their layers would refuse float32 inputs.
     Arguments as for `load_pretrained`.  Weights that the directory lacks would be random, so they
-    raise UserError; poolers are excepted, because nothing here uses them.
+    raise UserError, but for those whose names contain one of `unused`, which nothing here uses.
     """
     options = {"output_loading_info": True, "use_safetensors": True, "dtype": "float32"}
     model, report = load_pretrained(loader, name, description, **options)
-    missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
+    missing = sorted(
+        key for key in report["missing_keys"] if not any(part in key for part in unused)
+    )
     if missing:
         raise UserError(
             f"'{name}' cannot be loaded as {description}: "

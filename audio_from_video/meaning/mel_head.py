@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio import is_ast
+from audio_from_video.backbones.audio_ast import AstBackbone, AstFrontEnd, published_front_end
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.learning.loop import fit
@@ -68,14 +69,10 @@ class MelAst:
     """
 
     def __init__(self, model: str):
-        self.ast = AudioBackbone(model)
+        """Load AST by this name; raises UserError when it is another kind of model."""
+        self.ast = AstBackbone(model)
         silence, _ = self.ast.log_mel([np.zeros(1, np.float32)])
         self.padding = silence[0, -1]
-
-    def log_mel(self, flac: bytes) -> np.ndarray:
-        """Return a clip's sound in AST's input form [max_length, mel bins]."""
-        log_mels, _ = self.ast.log_mel([codecs.decode_flac(flac)])
-        return log_mels[0]
 
     def scores(self, log_mels: np.ndarray) -> np.ndarray:
         """Return AST's label scores [n, L] of log-mels [n, frames, mel bins].
@@ -89,19 +86,36 @@ class MelAst:
         return np.concatenate(scores)
 
 
-_mel_ast: MelAst  # of this process; `load_ast` sets it, as the initializer of a worker
+def front_end_of(model: str) -> AstFrontEnd:
+    """Return an AST's own spectrogram; for other audio models that of the published AST.
+
+    The latter serves the decoder's pictures alone.
+    """
+    return AstBackbone(model, "cpu").front_end if is_ast(model) else published_front_end()
+
+
+_front_end: AstFrontEnd  # of this process, like `_mel_ast`: the initializer of a worker sets it
+_mel_ast: MelAst
+
+
+def load_front_end(model: str) -> None:
+    """Load the spectrogram for `real_log_mel`."""
+    global _front_end
+    one_thread()
+    _front_end = front_end_of(model)
 
 
 def load_ast(model: str) -> None:
-    """Load AST for the functions below that run in workers."""
+    """Load AST for `score_log_mels`."""
     global _mel_ast
     one_thread()
     _mel_ast = MelAst(model)
 
 
 def real_log_mel(flac: bytes) -> np.ndarray:
-    """Return `MelAst.log_mel` of a sound (runs in a worker)."""
-    return _mel_ast.log_mel(flac)
+    """Return a clip's sound in AST's input form [max_length, mel bins] (runs in a worker)."""
+    log_mels, _ = _front_end.log_mel([codecs.decode_flac(flac)])
+    return log_mels[0]
 
 
 def score_log_mels(log_mels: np.ndarray) -> np.ndarray:
@@ -128,11 +142,11 @@ def real_mels(stage: stage_run.StageRun, data: Features, folder: Path, model: st
 
     Raises UserError when a worker fails.
     """
-    ast = AudioBackbone(model)
+    front_end = front_end_of(model)
     longest = 0
     for row in shards.iter_rows(layout.AUDIO, ["flac"], ["validation"]):
         longest = max(longest, len(codecs.decode_flac(row["flac"])))
-    _, (frames,) = ast.log_mel([np.zeros(longest, np.float32)])
+    _, (frames,) = front_end.log_mel([np.zeros(longest, np.float32)])
 
     index_of = {clip_id: i for i, clip_id in enumerate(data.clips.clip_id)}
     sound_rows = shards.iter_rows(layout.AUDIO, ["flac"], SPLITS)
@@ -142,10 +156,10 @@ def real_mels(stage: stage_run.StageRun, data: Features, folder: Path, model: st
         real_log_mel,
         iter_column(wanted, "flac", clip_ids),
         stage.workers,
-        initializer=load_ast,
+        initializer=load_front_end,
         initargs=(model,),
     )
-    file = RowFile(folder / "mel", (frames, ast.config.num_mel_bins))
+    file = RowFile(folder / "mel", (frames, front_end.mel_bins))
     progress = stage.progress(log_mels, timing="computing_s")
     file.write(require_result(mel, WORK)[:frames] for mel in progress)
 

@@ -1,11 +1,11 @@
-"""Labels of audio features by way of AST's pooled output: a ridge map, then AST's own head."""
+"""Labels of audio features by way of the model's pooled output: a ridge map, then its own head."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio import load_audio
 from audio_from_video.learning.features import Features
 from audio_from_video.learning.ridge import ridge_weights
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
@@ -27,14 +27,14 @@ def fit_map(
     held_out: torch.Tensor,
     penalties: list[float],
 ) -> torch.Tensor:
-    """Return ridge weights [2A + 1, D] from summarised features to AST's pooled output [D].
+    """Return ridge weights [2A + 1, P] from summarised features to pooled outputs [P].
 
     pooled: by clip index.  learned: indices of the clips to learn from; held_out: of those whose
     squared error chooses among the penalties.
     """
 
     def pairs(clip_indices: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield inputs [n, 2A + 1] and outputs [n, D] float64, batch by batch."""
+        """Yield inputs [n, 2A + 1] and outputs [n, P] float64, batch by batch."""
         for part in clip_indices.split(BATCH):
             audio, _ = data.sound(part)
             outputs = np.stack([pooled[clip_index] for clip_index in part.tolist()])
@@ -57,17 +57,17 @@ def fit_map(
 
 
 class PooledHead:
-    """The head `features`: fitted ridge weights, then the classification head of AST."""
+    """The head `features`: fitted ridge weights, then what the audio model makes labels of."""
 
     def __init__(self, weights: torch.Tensor, model: str):
         self.weights = weights
-        self.ast = AudioBackbone(model)
+        self.backbone = load_audio(model)
 
     def scores(self, audio: torch.Tensor) -> np.ndarray:
         """Return label scores [n, L] float32 of audio features [n, T, A]."""
         with torch.inference_mode():
-            pooled = (summarise(audio) @ self.weights).to(self.ast.device)
-            return self.ast.model.classifier(pooled).sigmoid().cpu().numpy()
+            pooled = summarise(audio) @ self.weights
+        return self.backbone.scores(pooled.numpy())
 
     def predict(
         self, data: Features, clip_indices: torch.Tensor, generated: dict[str, RowFile]

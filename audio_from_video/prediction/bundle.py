@@ -8,7 +8,7 @@ audio_projection.safetensors            mean [D], components [A, D]
 label_predictor/{map,decoder}.safetensors
 meaning.safetensors                     see `Meaning`
 captions/                               BLIP, fine-tuned
-backbones/{vision,audio,text}/          models that came as a directory; published ones are
+backbones/{vision,audio,text,labels}/   models that came as a directory; published ones are
                                         found by name
 """
 
@@ -33,6 +33,7 @@ MEANING = "meaning.safetensors"
 LABEL_MAP = "label_predictor/map.safetensors"
 DECODER = "label_predictor/decoder.safetensors"
 CAPTIONS = "captions"
+LABELLER = "labels"  # the backbone of audio_features.label_model, where that is another one
 AGAIN = "copy the bundle again, or write it by `dvc repro bundle`"
 
 

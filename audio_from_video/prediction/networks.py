@@ -24,6 +24,7 @@ from audio_from_video.meaning.pooled_head import PooledHead
 from audio_from_video.prediction.bundle import (
     DECODER,
     LABEL_MAP,
+    LABELLER,
     Bundle,
     classifier_file,
     generator_file,
@@ -103,7 +104,7 @@ class LabelHeads:
 
     def __init__(self, bundle: Bundle):
         self.head = bundle.settings.label_predictor.head
-        model = str(bundle.models["audio"])
+        model = str(bundle.models.get(LABELLER, bundle.models["audio"]))
         self.pooled = PooledHead(load_file(bundle.folder / LABEL_MAP)["weights"], model)
         self.ast = MelAst(model) if self.head == "mel" else None
         self.decoder = self._decoder(bundle)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.runtime.errors import UserError
 from tests.support.tiny_backbones import LABELS, write_ast
 
@@ -27,7 +27,7 @@ def noise(samples: int) -> np.ndarray:
 
 
 def test_ast_base_has_12_by_101_patches_of_which_3_s_fill_29(base):
-    backbone = AudioBackbone(str(base))
+    backbone = AstBackbone(str(base))
     embeddings = backbone.model.audio_spectrogram_transformer.embeddings
     assert embeddings.get_shape(backbone.config) == (12, 101)
     assert embeddings.position_embeddings.shape[1] == 12 * 101 + 2
@@ -45,7 +45,7 @@ def test_ast_base_has_12_by_101_patches_of_which_3_s_fill_29(base):
 
 @pytest.mark.parametrize("samples", [48_000, 16_000, 8_000, 2_666, 400, 100, 48_159, 48_160])
 def test_the_frames_counted_are_those_that_hold_sound(models, samples):
-    backbone = AudioBackbone(str(models["ast"]))
+    backbone = AstBackbone(str(models["ast"]))
     log_mel, (frames,) = backbone.log_mel([noise(samples)])
     padding = log_mel[0, -1]
     is_sound = (log_mel[0] != padding).any(1)
@@ -55,7 +55,7 @@ def test_the_frames_counted_are_those_that_hold_sound(models, samples):
 
 @pytest.mark.parametrize("samples", [400, 16_000, 48_159, 200_000])
 def test_log_mel_is_that_of_transformers(models, samples):
-    backbone = AudioBackbone(str(models["ast"]))
+    backbone = AstBackbone(str(models["ast"]))
     wave = noise(samples)
     log_mel, _ = backbone.log_mel([wave])
     reference = backbone.extractor(wave, sampling_rate=RATE_HZ, return_tensors="np")
@@ -63,12 +63,12 @@ def test_log_mel_is_that_of_transformers(models, samples):
 
 
 def test_patches_are_16_frames_of_25_ms_10_ms_apart(models):
-    backbone = AudioBackbone(str(models["ast"]))
-    assert np.allclose(backbone.patch_times_s(3), [[0, 0.175], [0.1, 0.275], [0.2, 0.375]])
+    backbone = AstBackbone(str(models["ast"]))
+    assert np.allclose(backbone.frame_times_s(3), [[0, 0.175], [0.1, 0.275], [0.2, 0.375]])
 
 
 def test_another_kind_of_model_is_a_sentence(models):
     sentence = "cannot be loaded as an Audio Spectrogram Transformer"
     with pytest.raises(UserError, match=sentence) as caught:
-        AudioBackbone(str(models["vit"]))
+        AstBackbone(str(models["vit"]))
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.backbones.hub import revision, width_of
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.runtime.errors import UserError
@@ -107,7 +107,7 @@ def test_the_environment_decides_where_models_run(monkeypatch):
 def test_an_argument_goes_before_the_environment(models, monkeypatch):
     monkeypatch.setenv("DEVICE", "cuda:3")
     assert VisionBackbone(str(models["vit"]), device="cpu").device == "cpu"
-    assert AudioBackbone(str(models["ast"]), "cpu").model.device.type == "cpu"
+    assert AstBackbone(str(models["ast"]), "cpu").model.device.type == "cpu"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.learning.features import Features
 from audio_from_video.runtime import vocabulary
 from audio_from_video.storage.row_file import scratch
@@ -20,8 +20,8 @@ def ast(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def backbone(ast) -> AudioBackbone:
-    return AudioBackbone(str(ast), "cpu")
+def backbone(ast) -> AstBackbone:
+    return AstBackbone(str(ast), "cpu")
 
 
 @pytest.fixture

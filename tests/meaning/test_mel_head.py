@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from audio_from_video.learning.features import Features
+from audio_from_video.meaning import mel_head
 from audio_from_video.meaning.mel_head import MelAst, MelDecoder, MelHead
 from audio_from_video.meaning.pooled_head import PooledHead
 from audio_from_video.media import codecs
@@ -22,7 +23,8 @@ def test_real_log_mel_gives_asts_own_scores(backbone, ast):
     mel_ast = MelAst(str(ast))
     for row in synthetic.make_clips()[:3]:
         log_mel, (frames,) = backbone.log_mel([codecs.decode_flac(row["flac"])])
-        assert np.array_equal(mel_ast.log_mel(row["flac"]), log_mel[0])
+        mel_head.load_front_end(str(ast))
+        assert np.array_equal(mel_head.real_log_mel(row["flac"]), log_mel[0])
         assert frames < log_mel.shape[1]
         scores = mel_ast.scores(log_mel[:, :frames])
         assert np.allclose(scores, backbone.encode(log_mel)[2], atol=1e-6)

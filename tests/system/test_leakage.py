@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from audio_from_video.backbones.audio import AudioBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.clipset import folds
 from audio_from_video.runtime import stage_run
 from audio_from_video.storage import predictions, shards
@@ -45,7 +45,7 @@ def ast_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pipeline(workspace, ast_model, in_process):
-    backbone = AudioBackbone(str(ast_model))
+    backbone = AstBackbone(str(ast_model))
 
     def head(pooled: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

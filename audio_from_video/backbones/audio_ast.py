@@ -1,0 +1,207 @@
+"""Audio Spectrogram Transformer: Kaldi's log-mel in patches (Gong et al. 2021)."""
+
+import numpy as np
+
+from audio_from_video.backbones import audio_labels, hub
+from audio_from_video.backbones.audio_interface import AudioInputs, Heard, to_numpy
+
+
+class FilterBank:
+    """Kaldi's filter bank as ASTFeatureExtractor computes it without torchaudio, bit by bit.
+
+    transformers (audio_utils.spectrogram) goes from frame to frame in Python; all frames of a sound
+    at once take an eighth of the time.
+    """
+
+    FRAME = 400  # samples
+    HOP = 160
+    FFT = 512
+    PRE_EMPHASIS = 0.97
+    FLOOR = 1.192092955078125e-07  # the smallest step of float32, as in Kaldi
+
+    def __init__(self, bands: int, rate_hz: int):
+        """bands: of the mel scale, from 20 Hz to half of `rate_hz`."""
+        from transformers.audio_utils import mel_filter_bank, window_function
+
+        self._window = window_function(self.FRAME, "hann", periodic=False)
+        self._filters = mel_filter_bank(
+            num_frequency_bins=self.FFT // 2 + 1,
+            num_mel_filters=bands,
+            min_frequency=20,
+            max_frequency=rate_hz // 2,
+            sampling_rate=rate_hz,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )  # [frequencies, bands]
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Return the log-mel [frames, bands] float32 of a sound [samples >= FRAME]."""
+        windows = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), self.FRAME)
+        frames = windows[:: self.HOP]  # [frames, FRAME]
+        frames = frames - frames.mean(1, keepdims=True)
+        emphasised = frames.copy()
+        emphasised[:, 1:] -= self.PRE_EMPHASIS * frames[:, :-1]
+        emphasised[:, 0] *= 1 - self.PRE_EMPHASIS
+        spectrum = np.fft.rfft(emphasised * self._window, self.FFT).astype(np.complex64)
+        power = np.abs(spectrum, dtype=np.float64) ** 2  # [frames, frequencies]
+        mel = np.maximum(self.FLOOR, self._filters.T @ power.T)
+        return np.log(mel).T.astype(np.float32)
+
+
+class AstFrontEnd:
+    """AST's input form: the log-mel of a sound, padded to a fixed length and normalised."""
+
+    # Kaldi's filter bank, as in ASTFeatureExtractor
+    FRAME_S = 0.025
+    HOP_S = 0.010
+
+    def __init__(self, extractor, max_length: int):
+        """extractor: an ASTFeatureExtractor.  max_length: frames of its log-mels."""
+        self.extractor = extractor
+        self.max_length = max_length
+        self.rate_hz: int = extractor.sampling_rate
+        self.mel_bins: int = extractor.num_mel_bins
+        self._filter_bank = FilterBank(self.mel_bins, self.rate_hz)
+
+    def log_mel(self, waveforms: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+        """Return normalised log-mel [N, max_length, mel bins] and the number of frames of each.
+
+        waveforms: N of float32 at `rate_hz`.  The frames behind a sound are padding.
+        """
+        shortest = round(self.FRAME_S * self.rate_hz)
+        padded = []
+        frames = []
+        for wave in waveforms:
+            missing = max(0, shortest - len(wave))
+            long_enough = np.pad(wave, (0, missing))
+            padded.append(long_enough)
+            frames.append(self._frame_count(len(long_enough), shortest))
+        longest = self.max_length
+        values = np.zeros((len(padded), longest, self.mel_bins), np.float32)
+        for row, wave in zip(values, padded, strict=True):
+            log_mel = self._filter_bank(wave)[:longest]
+            row[: len(log_mel)] = log_mel
+        if self.extractor.do_normalize:
+            values = self.extractor.normalize(values)
+        return values, frames
+
+    def _frame_count(self, samples: int, frame_samples: int) -> int:
+        hops = round((samples - frame_samples) // (self.HOP_S * self.rate_hz))
+        return min(1 + hops, self.max_length)
+
+
+class AstBackbone:
+    """Audio Spectrogram Transformer (Gong et al. 2021; transformers.ASTForAudioClassification).
+
+    Its frames are time patches, the mean over frequency of its patch outputs; a sound's length is
+    in spectrogram frames.  Its own head scores the labels (AudioBackbone in audio_interface.py).
+    """
+
+    HEARS = "an Audio Spectrogram Transformer (AST)"
+    HAS_LABELS = True
+    FRAME_S = AstFrontEnd.FRAME_S
+    HOP_S = AstFrontEnd.HOP_S
+
+    def __init__(self, name: str, device: str | None = None):
+        """Load a model by directory or hub name onto a device (default: `hub.device()`).
+
+        Raises UserError when it cannot be found or is no such model.
+        """
+        from transformers import ASTFeatureExtractor, ASTForAudioClassification
+
+        self.device = device or hub.device()
+        self.model = hub.load_frozen_model(
+            ASTForAudioClassification, name, "an Audio Spectrogram Transformer", self.device
+        )
+        self.extractor = hub.load_pretrained(ASTFeatureExtractor, name, "a feature extractor")
+        self.config = self.model.config
+        self.front_end = AstFrontEnd(self.extractor, self.config.max_length)
+        self.width: int = self.config.hidden_size
+        self.rate_hz: int = self.extractor.sampling_rate
+        self.max_s = self.config.max_length * self.HOP_S
+        self.fill_s = self.max_s
+        self._places = label_places(hub.labels_of(name))
+
+    @staticmethod
+    def widths(config) -> tuple[int, int]:
+        """Return D and P, the widths of frames and pooled outputs, from a model's config."""
+        return config.hidden_size, config.hidden_size
+
+    def log_mel(self, waveforms: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+        """Return normalised log-mel [N, max_length, mel bins] and the number of frames of each."""
+        return self.front_end.log_mel(waveforms)
+
+    def prepare(self, waveforms: list[np.ndarray]) -> AudioInputs:
+        """Return sounds as log-mels; the lengths are spectrogram frames."""
+        return AudioInputs(*self.log_mel(waveforms))
+
+    def hear(self, inputs: AudioInputs) -> Heard:
+        """Return patch outputs, pooled outputs and label scores of prepared sounds."""
+        patches, pooled, scores = self.encode(inputs.values)
+        valid = [self.valid_patches(frames) for frames in inputs.lengths]
+        return Heard(patches, valid, pooled, scores)
+
+    def encode(self, log_mel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what the model makes of log-mel [N, max_length, mel bins], as float32.
+
+        Patch outputs [N, time, D] (mean over frequency), pooled [N, D] (mean of the two special
+        tokens, which the classification head expects) and label scores [N, L] (sigmoid).
+        """
+        import torch
+
+        transformer = self.model.audio_spectrogram_transformer
+        with torch.inference_mode(), hub.autocast(self.device):
+            values = torch.from_numpy(log_mel).to(self.device)
+            output = transformer(values)
+            scores = self._label_scores(output.pooler_output)
+
+            # Two special tokens come first, then the patches, frequency by frequency.
+            high, wide = transformer.embeddings.get_shape(self.config)
+            patch_outputs = output.last_hidden_state[:, 2:]  # [N, high * wide, D]
+            patches = patch_outputs.unflatten(1, (high, wide)).mean(1)
+            return to_numpy(patches), to_numpy(output.pooler_output), scores
+
+    def scores(self, pooled: np.ndarray) -> np.ndarray:
+        """Return the label scores [n, L] of pooled outputs [n, D]."""
+        import torch
+
+        with torch.inference_mode():
+            return self._label_scores(torch.from_numpy(pooled).to(self.device))
+
+    def _label_scores(self, pooled) -> np.ndarray:
+        scores = to_numpy(self.model.classifier(pooled).sigmoid())
+        return scores if self._places is None else audio_labels.reorder(scores, self._places)
+
+    def valid_patches(self, frames: int) -> int:
+        """Return how many time patches lie within `frames` real frames, at least one.
+
+        The others see padding.
+        """
+        return max(1, (frames - self.config.patch_size) // self.config.time_stride + 1)
+
+    def frame_times_s(self, count: int) -> np.ndarray:
+        """Return start and end [count, 2] of the first `count` time patches, in seconds."""
+        start = np.arange(count) * self.config.time_stride * self.HOP_S
+        end = start + (self.config.patch_size - 1) * self.HOP_S + self.FRAME_S
+        return np.stack([start, end], axis=1)
+
+
+def published_front_end() -> AstFrontEnd:
+    """Return the input form of the AST that Gong et al. published for AudioSet."""
+    from transformers import ASTFeatureExtractor
+
+    extractor = ASTFeatureExtractor()
+    return AstFrontEnd(extractor, extractor.max_length)
+
+
+def label_places(names: list[str]) -> np.ndarray | None:
+    """Return where a model has each of AudioSet's labels; None where its own order is kept.
+
+    That is where the order is AudioSet's, and where the labels are others, which the stages that
+    need AudioSet's refuse.
+    """
+    places = audio_labels.positions(names)
+    in_order = np.array_equal(places, np.arange(len(places)))
+    if len(names) != len(places) or in_order or not audio_labels.are_audioset(names):
+        return None
+    return places
