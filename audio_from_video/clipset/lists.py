@@ -117,9 +117,10 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(lines, strict=True)
         try:
             rows = [(reader.line_num, row) for row in reader]
+            present = list(reader.fieldnames or [])
         except csv.Error as error:
             raise UserError(f"{path} is no CSV file: {error}") from None
-    _require_columns(path, list(reader.fieldnames or []))
+    _require_columns(path, present)
     return rows
 
 

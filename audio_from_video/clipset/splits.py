@@ -91,7 +91,7 @@ def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
 def _move_sources(candidates: list[dict], clips: list[dict], split: str, p: SplitParams) -> None:
     """Move `validation_fraction` of each action's sources to a split, in the order of their hash.
 
-    candidates: the clips that may be moved, in place.  An action with one source gives none.
+    candidates: the clips that may be moved, in place.  Every action keeps a source.
     """
     tested = {c["source_id"] for c in clips if c["split"] == "test" and c["status"] == "ok"}
     sources: dict[str, set[str]] = defaultdict(set)
@@ -100,14 +100,15 @@ def _move_sources(candidates: list[dict], clips: list[dict], split: str, p: Spli
             sources[clip["action"]].add(clip["source_id"])
     drawn: set[str] = set()
     for source_ids in sources.values():
-        if len(source_ids) > 1:
-            # By hash, so that a data set that grows keeps most of its split.
-            ordered = sorted(source_ids, key=lambda source_id: digest(p.seed, source_id))
-            count = max(1, round(p.validation_fraction * len(ordered)))
-            # A source with several actions may have been drawn for another one.
-            count -= len(drawn & source_ids)
-            left = [source_id for source_id in ordered if source_id not in drawn]
-            drawn.update(left[: max(0, count)])
+        count = max(1, round(p.validation_fraction * len(source_ids)))
+        # By hash, so that a data set that grows keeps most of its split.
+        for source_id in sorted(source_ids, key=lambda source_id: digest(p.seed, source_id)):
+            if len(drawn & source_ids) >= count:
+                break
+            # A source with several actions is drawn for all of them.
+            own = [others for others in sources.values() if source_id in others]
+            if all(others - drawn - {source_id} for others in own):
+                drawn.add(source_id)
     for clip in candidates:
         if clip["source_id"] in drawn:
             clip["split"] = split
