@@ -7,7 +7,6 @@ from copy import deepcopy
 import torch
 
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.media import codecs
 from benchmarks.gpu_parts import inputs
 from benchmarks.gpu_parts.inputs import STEPS
@@ -27,7 +26,7 @@ PASSES = STEPS + 1  # of a clip: a window per time step, and the whole clip
 
 
 def measure(setup: Setup) -> None:
-    """Record the steps alone, ways of running the model, and the whole stage."""
+    """Record the stage's steps, the whole stage, and ways of running the model."""
     settings = inputs.write_params(setup.tiny, "audio_features")
     if setup.tiny:
         settings["audio_features"]["components"] = 8
@@ -43,29 +42,25 @@ def measure(setup: Setup) -> None:
         "decoding and log-mels, threads on all cores",
         lambda: preparing(setup, name, sounds, setup.workers),
     )
-    flops = computing(setup, name)
-    setup.attempt(PART, WHOLE, lambda: whole_stage(setup, PASSES * flops))
-
-
-def computing(setup: Setup, name: str) -> float:
-    """Record ways of running the model; return its operations for one pass."""
     model = Model(setup, name)
     flops = model.flops()
+    setup.attempt(PART, WHOLE, lambda: whole_stage(setup, PASSES * flops))
     for what, way in model.ways().items():
         setup.attempt(PART, what, lambda what=what, way=way: model.computing(what, way, flops))
-    return flops
 
 
 def preparing(setup: Setup, name: str, sounds: list[bytes], threads: int) -> Measurement:
     """Decode clips and compute the log-mels of their windows on the host."""
-    backbone = AstBackbone(name, "cpu")
+    from audio_from_video.backbones.audio import load_audio
+
+    backbone = load_audio(name, "cpu")
     size = backbone.rate_hz  # samples in a window of 1 s
 
     def prepare(clip: int) -> None:
         wave = codecs.decode_flac(sounds[clip % len(sounds)])
         latest = len(wave) - size
         starts = [step * latest // (STEPS - 1) for step in range(STEPS)]
-        backbone.log_mel([wave, *(wave[start : start + size] for start in starts)])
+        backbone.prepare([wave, *(wave[start : start + size] for start in starts)])
 
     clips = setup.count(8, 1) * threads
     with ThreadPoolExecutor(threads) as pool:

@@ -28,7 +28,7 @@ WHOLE = "the stage video_features, JPEG in Parquet to written features"
 
 
 def measure(setup: Setup) -> None:
-    """Record the stage's steps, ways of running the model, and the whole stage."""
+    """Record the stage's steps, the whole stage, and ways of running the model."""
     settings = inputs.write_params(setup.tiny, "video_features")
     count = setup.count(2048, 12)
     pictures = inputs.write_frames(count, setup.tiny)
@@ -37,17 +37,11 @@ def measure(setup: Setup) -> None:
     setup.attempt(PART, "decoding, all cores", lambda: decoding(setup, pictures, setup.workers))
     setup.attempt(PART, "copying decoded pictures, pinned", lambda: copying(setup, pictures))
     setup.attempt(PART, "writing features: item store and shards", lambda: writing(setup, count))
-    flops = computing(setup, settings["video_features"]["model"])
-    setup.attempt(PART, WHOLE, lambda: whole_stage(setup, flops))
-
-
-def computing(setup: Setup, name: str) -> float:
-    """Record ways of running the model; return its operations for one picture."""
-    model = Model(setup, name)
+    model = Model(setup, settings["video_features"]["model"])
     flops = model.flops()
+    setup.attempt(PART, WHOLE, lambda: whole_stage(setup, flops))
     for what, way in model.ways().items():
         setup.attempt(PART, what, lambda what=what, way=way: model.computing(what, way, flops))
-    return flops
 
 
 def whole_stage(setup: Setup, flops: float) -> Measurement:
@@ -129,7 +123,7 @@ class Model:
         self.setup = setup
         self.model = hub.load_frozen_model(AutoModel, name, "a vision model", setup.device)
         size = self.model.config.image_size
-        images = setup.count(2304, 8)
+        images = setup.count(1152, 8)
         self.values = torch.randn(images, 3, size, size, device=setup.device)
 
     def flops(self) -> float:
@@ -145,7 +139,7 @@ class Model:
         """Return ways of running the model: a function of pictures, and pictures per batch."""
         half = self.half()
         ways: dict[str, tuple[Callable, int]] = {}
-        for batch in (288, 576, 1152, 2304):
+        for batch in (288, 576, 1152):
             ways[f"computing, bf16 autocast, batches of {batch}"] = (self.autocast, batch)
             ways[f"computing, bf16 weights, batches of {batch}"] = (half, batch)
         if self.setup.device == "cuda":
