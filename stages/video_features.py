@@ -75,14 +75,16 @@ def _row(features: np.ndarray) -> dict:
     return {"features": features, "status": "ok", "reason": ""}
 
 
-def encode_on_cpu(
+def encode_in_workers(
     clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
 ) -> Iterator[dict | Failure]:
     """Yield the rows of clips, of which each worker takes one at a time.
 
     A batch would be composed of other clips, and every bit would depend on them.
     """
-    return parallel.map_items(encode_clip, clips, workers, initializer=load_backbone, initargs=(p,))
+    return parallel.map_items(
+        encode_clip, clips, workers, initializer=load_backbone, initargs=(p,), gpu=True
+    )
 
 
 def encode_on_gpu(
@@ -108,7 +110,8 @@ def main(stage: stage_run.StageRun) -> None:
     steps = params.read("frames", "count", int)
     width = hub.width_of(p.model)
     columns = pa.schema([("features", shards.tensor(pa.float16(), steps, width))])
-    encode_all = encode_on_cpu if hub.device() == "cpu" else encode_on_gpu
+    in_workers = hub.device() == "cpu" or parallel.workers_have_gpus()
+    encode_all = encode_in_workers if in_workers else encode_on_gpu
     with ClipItems(f"video_features_{stage.item}", version, columns) as items:
         rows = shards.iter_rows(source, ["jpegs"])
         images = ((row["clip_id"], row["jpegs"]) for row in rows)

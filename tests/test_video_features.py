@@ -11,7 +11,7 @@ from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import layout, shards
 from stages import optical_flow, video_features
-from stages.video_features import VideoFeaturesParams, encode_on_cpu, encode_on_gpu
+from stages.video_features import VideoFeaturesParams, encode_in_workers, encode_on_gpu
 from tests.support.map_items import with_processes, without_processes
 from tests.support.shard_rows import index_row
 from tests.support.stock_vision import stock_features
@@ -41,7 +41,7 @@ def test_batches_of_a_device_give_the_clips_in_order(vit, monkeypatch, in_proces
     p = VideoFeaturesParams(
         model=str(vit), attention="frame", temporal_scale=0.0, clips_per_batch=4
     )
-    alone = [row["features"] for row in encode_on_cpu(iter(clips), p, 1)]
+    alone = [row["features"] for row in encode_in_workers(iter(clips), p, 1)]
     batched = [row["features"] for row in encode_on_gpu(iter(clips), p, 1)]
     assert np.allclose(alone, batched, atol=1e-4)
 

@@ -8,9 +8,7 @@ be rounded differently from run to run.
 """
 
 import atexit
-import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections import deque
@@ -19,17 +17,20 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.worker import Failure, Worker, WorkerLost
+from audio_from_video.runtime.worker import (
+    THREAD_VARIABLES,
+    Failure,
+    Worker,
+    WorkerLost,
+    process_context,
+)
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 ITEMS_IN_FLIGHT = 4  # per worker: a worker never waits, and memory stays bounded
 CLIP_TIME_LIMIT_S = 60
 ENGINES = ("local", "ray")
@@ -243,7 +244,7 @@ def workers_have_gpus() -> bool:
         return False
     from audio_from_video.runtime import ray_engine
 
-    return ray_engine.has_gpus()
+    return ray_engine.has_gpus(default_workers())
 
 
 def _team(
@@ -254,7 +255,7 @@ def _team(
     # Ray is optional, and takes a second to import.
     from audio_from_video.runtime import ray_engine
 
-    return ray_engine.RayTeam(function, initializer, initargs, gpu)
+    return ray_engine.RayTeam(function, initializer, initargs, gpu, default_workers())
 
 
 def preload(*modules: str) -> None:
@@ -269,25 +270,3 @@ def preload(*modules: str) -> None:
 def start_server(*modules: str) -> None:
     """Start the fork server now, with these modules imported, unless it is running."""
     process_context(modules)
-
-
-def process_context(modules: tuple[str, ...]) -> BaseContext:
-    """Return the context of a running fork server that has imported `modules`.
-
-    Workers are forked from this server, a process without threads.  The server and its workers
-    leave Ctrl-C to this process from their first moment on: that a signal is ignored is inherited.
-    """
-    for name in THREAD_VARIABLES:
-        os.environ[name] = "1"
-    # runpy warns that the stage, which each worker runs as its main module, was imported before.
-    os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"
-
-    context = multiprocessing.get_context("forkserver")
-    if modules:
-        context.set_forkserver_preload(list(modules))
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    return context

@@ -22,9 +22,16 @@ from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import Any
 
-from audio_from_video.runtime import kernels, parallel
+from audio_from_video.runtime import kernels
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.worker import Failure, Worker, WorkerLost, answer_bytes, unpacked
+from audio_from_video.runtime.worker import (
+    Failure,
+    Worker,
+    WorkerLost,
+    answer_bytes,
+    process_context,
+    unpacked,
+)
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
 try:
@@ -43,8 +50,8 @@ COUNTED_EVERY_S = 2.0  # the cluster's cores and GPUs
 _teams = 0  # that are at work; see RayTeam
 
 
-def connect() -> None:
-    """Connect to the cluster, or start one of this machine; once in a process."""
+def connect(cores: int) -> None:
+    """Connect to the cluster, or start one of this machine's cores; once in a process."""
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
@@ -54,7 +61,7 @@ def connect() -> None:
     else:
         options = {
             "address": "local",
-            "num_cpus": parallel.default_workers(),
+            "num_cpus": cores,
             "include_dashboard": False,
         }
     try:
@@ -83,7 +90,7 @@ class RayTeam:
     """Workers for one `map_items`, as a context manager.
 
     function, initializer, initargs: see `map_items`.  gpu: each takes a share of a GPU, where the
-    cluster has any.
+    cluster has any.  cores: of this machine, where no cluster is named.
     """
 
     def __init__(
@@ -92,8 +99,9 @@ class RayTeam:
         initializer: Callable[..., None],
         initargs: tuple,
         gpu: bool,
+        cores: int,
     ):
-        connect()
+        connect(cores)
         main_module = spawn.get_preparation_data("worker")
         del main_module["authkey"]  # a secret of this process
         self._setup = bytes(ForkingPickler.dumps((function, initializer, initargs)))
@@ -141,9 +149,9 @@ class RayTeam:
         return max(self._room, 1)
 
 
-def has_gpus() -> bool:
-    """Whether the cluster has GPUs for workers."""
-    connect()
+def has_gpus(cores: int) -> bool:
+    """Whether the cluster has GPUs for workers; cores: see `connect`."""
+    connect(cores)
     return _resource("GPU") > 0
 
 
@@ -232,7 +240,7 @@ class Host:
         os.chdir(folder)
         # Ray's own main module is none of the process's business.
         sys.modules["__main__"] = ModuleType("__main__")
-        context = parallel.process_context(())
+        context = process_context(())
         self._worker = Worker(context, run_item, set_up, (main_module, setup))
 
     def ready(self) -> None:

@@ -7,6 +7,7 @@ memory is short.
 
 import copy
 import ctypes
+import multiprocessing
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from typing import Any
 
 from audio_from_video.runtime.errors import UserError
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Before each try to start a worker: a fork server that is dying refuses for a moment.
 PAUSES_S = (0.0, 0.1, 1.0)
 TRIES = 2  # of an item: a worker's death is perhaps not the item's fault
@@ -64,6 +66,28 @@ def die_with_parent() -> None:
     No orphan then goes on working.
     """
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def process_context(modules: tuple[str, ...]) -> BaseContext:
+    """Return the context of a running fork server that has imported `modules`.
+
+    Workers are forked from this server, a process without threads.  The server and its workers
+    leave Ctrl-C to this process from their first moment on: that a signal is ignored is inherited.
+    """
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    # runpy warns that the stage, which each worker runs as its main module, was imported before.
+    os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning:runpy"
+
+    context = multiprocessing.get_context("forkserver")
+    if modules:
+        context.set_forkserver_preload(list(modules))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return context
 
 
 class Worker:

@@ -140,7 +140,7 @@ def test_a_folder_that_is_not_shared_is_a_sentence(tmp_path, monkeypatch):
 
 
 def test_an_unknown_cluster_is_a_sentence():
-    script = "from audio_from_video.runtime.ray_engine import connect; connect()"
+    script = "from audio_from_video.runtime.ray_engine import connect; connect(1)"
     environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1", "ENGINE": "ray"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120

@@ -17,6 +17,7 @@ def without_processes(
     timeout_s: float | None = None,
     initializer: Callable | None = None,
     initargs: tuple = (),
+    gpu: bool = False,
 ) -> Iterator:
     """Yield `function` of each item, computed here; an exception ends it."""
     if initializer:
