@@ -127,7 +127,12 @@ def main(stage: stage_run.StageRun) -> None:
 
     def compute(missing: Iterator[tuple]) -> Iterator[dict | Failure]:
         return parallel.map_items(
-            encode_clip, missing, stage.workers, initializer=load_backbone, initargs=models
+            encode_clip,
+            missing,
+            stage.workers,
+            initializer=load_backbone,
+            initargs=models,
+            gpu=True,
         )
 
     with ClipItems("audio_features", item_version(p, count), stored) as items:

@@ -1,4 +1,7 @@
-"""Worker processes around a captioner and AST: stored frames and sound to captions, outputs and scores."""
+"""Worker processes around a captioner and an audio model.
+
+They turn stored frames and sound into captions, picture outputs and label scores.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -169,10 +172,15 @@ def results(
     would be composed of other clips, and every bit would depend on them.  On GPU workers decode
     while the device computes batches of at least `frames_per_batch` frames.
     """
-    if hub.device() == "cpu":
+    if hub.device() == "cpu" or parallel.workers_have_gpus():
         jobs = ((compute, task) for task in tasks)
         yield from parallel.map_items(
-            decode_and_compute, jobs, setup.workers, initializer=load_models, initargs=(setup,)
+            decode_and_compute,
+            jobs,
+            setup.workers,
+            initializer=load_models,
+            initargs=(setup,),
+            gpu=True,
         )
         return
 

@@ -40,8 +40,16 @@ try:
 except ImportError:
     raise UserError("ENGINE=ray needs Ray: run `pip install -r requirements-ray.txt`") from None
 
-# What the stages read from the environment, beside what names local folders.
-VARIABLES = (*kernels.CAPS, "DEVICE", "PARAMS_FILE", "HF_HOME", "HF_HUB_OFFLINE")
+# What workers read from the environment of the stage.
+VARIABLES = (
+    *kernels.CAPS,
+    "DEVICE",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "ITEM_STORE",
+    "PARAMS_FILE",
+    "XDG_CACHE_HOME",
+)
 STARTS = 3  # of a worker: a machine may go away while it starts
 GPU_SHARE = 0.25
 ANSWER_S = 10.0  # that a cluster has to answer
