@@ -8,14 +8,15 @@ ViT: Dosovitskiy et al. 2021.  How models of pictures and of clips come to a vec
 audio_from_video/backbones/image_models.py and clip_models.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.batches import results_in_batches
+from audio_from_video.backbones.batches import Copies, results_of_device
 from audio_from_video.backbones.settings import VideoFeaturesParams
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.media import codecs
@@ -24,6 +25,9 @@ from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
+
+if TYPE_CHECKING:
+    import torch
 
 # Of `decode` and VisionBackbone; raise it when the output for the same input and parameters
 # changes.
@@ -44,7 +48,7 @@ def load_backbone(p: VideoFeaturesParams) -> None:
 
 
 def decode(jpegs: list[bytes]) -> np.ndarray:
-    """Return one clip's JPEGs as BGR images [T, H, W, 3] uint8 (runs in a worker)."""
+    """Return one clip's JPEGs as BGR images [T, H, W, 3] uint8."""
     return np.stack([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
 
 
@@ -55,19 +59,27 @@ def encode_clip(jpegs: list[bytes]) -> dict:
     return _row(_backbone.encode(fitted[None])[0])
 
 
-def encode_batch(clips: list[np.ndarray]) -> list[dict]:
-    """Return the rows of clips [T, H, W, 3]; the model takes those of equal size together."""
-    import torch
+def start_batch(clips: list["torch.Tensor"], copies: Copies) -> Callable[[], list[dict]]:
+    """Have the device encode clips [T, H, W, 3]; it takes those of equal size together.
 
-    fitted = [_backbone.fit(clip) for clip in clips]
+    Return a function that waits for their rows.
+    """
     by_shape: dict[tuple, list[int]] = {}
-    for i, pixels in enumerate(fitted):
-        by_shape.setdefault(pixels.shape, []).append(i)
-    rows: list[dict] = [{}] * len(clips)
+    for i, clip in enumerate(clips):
+        by_shape.setdefault(clip.shape, []).append(i)
+    under_way = []
     for positions in by_shape.values():
-        batch = torch.stack([fitted[i] for i in positions])
-        for i, features in zip(positions, _backbone.encode(batch), strict=True):
-            rows[i] = _row(features)
+        images = copies.to_device([clips[i] for i in positions])  # [B, T, H, W, 3]
+        fitted = _backbone.fit(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        under_way.append((positions, copies.to_host(_backbone.vectors(fitted))))
+
+    def rows() -> list[dict]:
+        found: list[dict] = [{}] * len(clips)
+        for positions, wait in under_way:
+            for i, features in zip(positions, wait(), strict=True):
+                found[i] = _row(features)
+        return found
+
     return rows
 
 
@@ -90,13 +102,22 @@ def encode_in_workers(
 def encode_on_gpu(
     clips: Iterator[list[bytes]], p: VideoFeaturesParams, workers: int
 ) -> Iterator[dict | Failure]:
-    """Yield the rows of clips: workers decode while the device resizes and encodes batches."""
+    """Yield the rows of clips: threads decode while the device resizes and encodes batches.
+
+    Threads, because a decoded clip of 256 px has 6 MB, which processes would have to send.
+    """
     first = next(clips, None)
     if first is None:  # all clips are stored: nothing to load a model for
         return
     load_backbone(p)
-    decoded = parallel.map_items(decode, chain([first], clips), workers)
-    yield from results_in_batches(decoded, encode_batch, lambda clip: 1, p.clips_per_batch)
+    copies = Copies(_backbone.device)
+    yield from results_of_device(
+        chain([first], clips),
+        prepare=lambda jpegs: copies.host_tensor(decode(jpegs)),
+        start=lambda batch: start_batch(batch, copies),
+        batch_size=p.clips_per_batch,
+        threads=workers,
+    )
 
 
 def main(stage: stage_run.StageRun) -> None:

@@ -1,9 +1,17 @@
-"""Batches for a GPU: items come one by one from workers and are computed together."""
+"""Batches for a GPU: items come one by one and are computed together."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from audio_from_video.runtime.worker import Failure
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES_AHEAD = 2  # whose items are prepared while the device computes
 
 
 def results_in_batches(
@@ -35,3 +43,95 @@ def _results(batch: list[Any], compute: Callable[[list[Any]], Iterable[Any]]) ->
     results = iter(compute(good) if good else [])
     for item in batch:
         yield item if isinstance(item, Failure) else next(results)
+
+
+def results_of_device(
+    items: Iterable[Any],
+    prepare: Callable[[Any], Any],
+    start: Callable[[list[Any]], Callable[[], Iterable[Any]]],
+    batch_size: int,
+    threads: int,
+) -> Iterator[Any]:
+    """Yield the result of each item, in the items' order, while a device computes the next batch.
+
+    prepare: an item -> what `start` takes; it runs in `threads` threads and should be work of
+    libraries that let other threads run, such as decoding.  start: gives the device the prepared
+    items of a batch and returns at once, with a function that waits for their results.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        prepared = _prepared_ahead(pool, prepare, items, BATCHES_AHEAD * batch_size)
+        under_way: Callable[[], Iterable[Any]] | None = None
+        while batch := list(islice(prepared, batch_size)):
+            results = under_way
+            under_way = start(batch)
+            # The device has work while these are waited for and used.
+            if results:
+                yield from results()
+        if under_way:
+            yield from under_way()
+
+
+def _prepared_ahead(
+    pool: ThreadPoolExecutor, prepare: Callable[[Any], Any], items: Iterable[Any], ahead: int
+) -> Iterator[Any]:
+    """Yield the prepared items in order, of which up to `ahead` are in work or wait."""
+    waiting: deque[Future] = deque()
+    for item in items:
+        waiting.append(pool.submit(prepare, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class Copies:
+    """Copies to a device and back that go on beside its computing; on CPU there is none to make.
+
+    They need memory on the host that stays in its place (pinned), and a stream of their own.
+    """
+
+    def __init__(self, device: str):
+        import torch
+
+        self.device = device
+        self._on_gpu = device.startswith("cuda")
+        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+
+    def host_tensor(self, array: Any) -> "torch.Tensor":
+        """Return an array as a tensor on the host, from which copies start (from any thread)."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self._on_gpu else tensor
+
+    def to_device(self, parts: list["torch.Tensor"]) -> "torch.Tensor":
+        """Return host tensors of equal shape as one on the device [n, ...], for what comes next."""
+        import torch
+
+        if self._stream is None:
+            return torch.stack(parts)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):
+            shape = (len(parts), *parts[0].shape)
+            there = torch.empty(shape, dtype=parts[0].dtype, device=self.device)
+            for row, part in zip(there, parts, strict=True):
+                row.copy_(part, non_blocking=True)
+        computing.wait_stream(self._stream)
+        there.record_stream(computing)
+        return there
+
+    def to_host(self, values: "torch.Tensor") -> Callable[[], Any]:
+        """Start to copy a tensor back; return a function that waits for it and gives an array."""
+        import torch
+
+        here = values.to("cpu", non_blocking=True)
+        done = torch.cuda.Event() if self._on_gpu else None
+        if done:
+            done.record()
+
+        def wait() -> Any:
+            if done:
+                done.synchronize()
+            return here.numpy()
+
+        return wait

@@ -233,12 +233,16 @@ class Preprocessor:
         self._gain = (scale / std).to(device)
         self._offset = (mean / std).to(device)
 
-    def fit(self, images: np.ndarray):
-        """Return images [N, H, W, 3] uint8 as a tensor [N, 3, h, w] uint8 on the device."""
+    def fit(self, images):
+        """Return images [N, H, W, 3] uint8, a tensor or an array, as a tensor on the device.
+
+        It is [N, 3, h, w] uint8.
+        """
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        pixels = pixels.permute(0, 3, 1, 2)
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(np.ascontiguousarray(images))
+        pixels = images.to(self.device).permute(0, 3, 1, 2)
         if self.settings.do_resize:
             pixels = self._resize(pixels)
         if self.settings.do_center_crop:

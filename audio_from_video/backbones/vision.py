@@ -74,16 +74,26 @@ class VisionBackbone:
             name, model_type, attention, temporal_scale, self.device
         )
 
-    def fit(self, images: np.ndarray):
-        """Return T BGR images [T, H, W, 3] uint8 as the model's input.
+    def fit(self, images):
+        """Return N BGR images [N, H, W, 3] uint8, a tensor or an array, as the model's input.
 
-        It is a tensor on the device, RGB [T, 3, h, w] uint8.
+        It is a tensor on the device, RGB [N, 3, h, w] uint8.
         """
-        return self.preprocessor.fit(images[..., ::-1])
+        import torch
 
-    def encode(self, fitted) -> np.ndarray:
-        """Return the frames' vectors [B, T, D] float32 of a tensor RGB [B, T, 3, h, w] uint8."""
+        # Turned round on the device: on the host it takes longer than all else in the process.
+        return self.preprocessor.fit(torch.as_tensor(images).to(self.device).flip(-1))
+
+    def vectors(self, fitted):
+        """Return the frames' vectors of a tensor RGB [B, T, 3, h, w] uint8.
+
+        They are a tensor [B, T, D] float32 on the device, which may still be computing them.
+        """
         import torch
 
         with torch.inference_mode(), hub.autocast(self.device):
-            return self.model(self.preprocessor.normalise(fitted)).cpu().numpy()
+            return self.model(self.preprocessor.normalise(fitted))
+
+    def encode(self, fitted) -> np.ndarray:
+        """Return the frames' vectors [B, T, D] float32 of a tensor RGB [B, T, 3, h, w] uint8."""
+        return self.vectors(fitted).cpu().numpy()
