@@ -6,6 +6,7 @@ from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.backbones.audio_clap import ClapBackbone
 from audio_from_video.backbones.audio_interface import AudioBackbone
+from audio_from_video.backbones.audio_pe import PeAudioBackbone
 from audio_from_video.backbones.audio_wave import WaveBackbone
 from audio_from_video.backbones.audio_whisper import WhisperBackbone
 from audio_from_video.backbones.audio_yamnet import YamnetBackbone
@@ -21,6 +22,7 @@ KINDS: dict[str, Any] = {  # by `model_type` of a model's config
     "hubert": WaveBackbone,
     "wavlm": WaveBackbone,
     "mobilenet_v1": YamnetBackbone,
+    "pe_audio": PeAudioBackbone,
 }
 
 
