@@ -1,4 +1,4 @@
-"""A list of clips through the stages that open files: parts of a long file are clips like others."""
+"""A list of clips through the stages that open files: parts of a file are clips like others."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lists of clips: what is read from CSV and Parquet, and what is said of rows that make no sense."""
+"""Lists of clips: what is read from CSV and Parquet, and what is said of odd rows."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
