@@ -23,6 +23,7 @@ An item's key names the weights that made it.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +122,14 @@ def main(stage: stage_run.StageRun) -> None:
         }
         index = write_captions(stage, p, clips, weights_of, version)
         save_model(p, weights.get(WHOLE, PUBLISHED_WEIGHTS))
+    figures = written_figures(p, tuning_clips, reader)
+    for sentence in caption_evaluation.caption_warnings(figures["captions_tell_actions_apart"]):
+        print(f"captions: warning: {sentence}", file=sys.stderr)
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),
             "finetune": p.finetune,
-            **written_figures(p, tuning_clips, reader),
+            **figures,
             **tuning_figures(p, list(tuned.values())),
         }
     )
@@ -283,14 +287,17 @@ def written_figures(
     p: CaptionsParams, tuning_clips: list[TuningClip], reader: CaptionReader
 ) -> dict[str, Any]:
     """Return the figures of data/captions beside those of the published model's captions."""
+    clips = shards.ok_rows(layout.CAPTIONS)
     captions = caption_evaluation.captions_by_clip(layout.CAPTIONS)
-    return caption_evaluation.caption_figures(
-        shards.ok_rows(layout.CAPTIONS),
+    naming = caption_evaluation.caption_figures(
+        clips,
         captions,
         original_captions(tuning_clips, captions, p.finetune_frames),
         caption_evaluation.audible_labels(p.tag_score),
         reader,
     )
+    apart = caption_evaluation.captions_tell_actions_apart(clips, captions, reader.text_model)
+    return {**naming, "captions_tell_actions_apart": apart}
 
 
 def original_captions(

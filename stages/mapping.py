@@ -24,6 +24,7 @@ Two ways (`mapping.via`), both measured:
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,8 @@ def main(stage: stage_run.StageRun) -> None:
     }
     write_mapping(captioned, embeddings, labels, mapped[p.via], rankings[p.via].scores, p)
     figures = mapping_figures(captioned, embeddings, labels, mapped, rankings, ast_scores, p)
+    for sentence in mapping_evaluation.hit_warnings(figures[p.via]):
+        print(f"mapping: warning: {sentence}", file=sys.stderr)
     stage.write_metrics(
         {
             "clips": accounting.status_counts(shards.read_index(layout.CAPTIONS).to_pylist()),

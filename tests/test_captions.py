@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from audio_from_video.backbones import captioners
 from audio_from_video.backbones.blip import PROMPT
+from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.captioning import jobs
 from audio_from_video.clipset import folds
 from audio_from_video.media import codecs
@@ -27,6 +29,7 @@ from tests.support.shard_rows import index_row
 from tests.support.stock_blip import stock_blip, stock_caption
 from tests.support.text_models import MINILM
 from tests.support.tiny_backbones import LABELS, images, write_ast, write_blip
+from tests.support.tiny_captioners import write_git
 
 STEPS = 6
 RATE_HZ = 16_000
@@ -247,7 +250,7 @@ def test_nothing_is_computed_twice(stage, monkeypatch):
 @pytest.mark.slow
 def test_other_settings_are_other_captions(stage):
     caption()
-    for change in ({"beams": 2}, {"max_tokens": 5}):
+    for change in ({"beams": 2}, {"max_tokens": 5}, {"prompt": "a red"}):
         stage.set(captions=change)
         assert caption().log["computed"] == item_count(stage.rows)
     # The representative frames of an unlabelled or training clip change.
@@ -303,6 +306,42 @@ def test_self_critical_runs_and_depends_on_the_label_audio(stage):
     assert changed <= held_out
     layout.LABEL_AUDIO_FEATURES.unlink()
     with pytest.raises(UserError, match="label_audio/features.safetensors is missing"):
+        caption()
+
+
+# Captioning models that are not fine-tuned
+
+
+def test_a_model_of_another_kind_captions_the_frames(stage, tmp_path):
+    folder = write_git(tmp_path / "git")
+    stage.set(captions={"model": str(folder), "finetune": "off", "prompt": "a photo of"})
+    caption()
+    rows = written()
+    captioner = captioners.load(CaptionerSettings(str(folder), 1, 10, "a photo of"))
+    for row in stage.rows[::5]:
+        pictures = [codecs.decode_jpeg(row["jpegs"][step]) for step in row["steps"]]
+        expected = captioner.captions(captioner.prepare(pictures))
+        assert rows[row["clip_id"]]["captions"] == expected
+    assert {path.name for path in Path("models/captions").iterdir()} == {
+        path.name for path in folder.iterdir()
+    }
+    # Pictures and words are drawn at random, for actions of one name.
+    assert metrics()["captions_tell_actions_apart"]["difference"] is None
+
+    stage.set(captions={"prompt": ""})
+    assert caption().log["computed"] == len(stage.rows)
+    assert (
+        written()[stage.rows[0]["clip_id"]]["item_key"]
+        != rows[stage.rows[0]["clip_id"]]["item_key"]
+    )
+
+
+@pytest.mark.parametrize("finetune", ["tags", "self_critical"])
+def test_fine_tuning_of_another_kind_is_a_sentence_before_any_work(stage, tmp_path, finetune):
+    stage.set(captions={"model": str(write_git(tmp_path / "git")), "finetune": finetune})
+    layout.FRAMES.rename(tmp_path / "frames")  # any work would miss them
+    sentence = f"captions.finetune = '{finetune}': models of the kind 'git' are not fine-tuned"
+    with pytest.raises(UserError, match=sentence):
         caption()
 
 

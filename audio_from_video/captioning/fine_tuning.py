@@ -7,8 +7,9 @@ captioning):
     original   [DEC] a mallet above a brown wooden board in a room
     tagged     [DEC] the sound of | knock, tap with a mallet above a brown wooden board in a room
 
-Half of the frames of a batch are shown in either form; what follows the prompt is learned.  (With
-`captions.prompt` the original form has that one.)  Without a prompt the two forms would contradict each other, and a search for the likeliest caption
+Half of the frames of a batch are shown in either form; what follows the prompt is learned.  The
+original form begins with `captions.prompt`, where there is one.  Without a prompt of their own for
+the tagged ones the two forms would contradict each other, and a search for the likeliest caption
 would give the same one everywhere.
 
 The prompt is no part of a caption, and sounds come first, because the sentence embedding then

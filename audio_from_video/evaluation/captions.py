@@ -1,4 +1,4 @@
-"""What captions name of the sound that is really there."""
+"""What captions name of the sound that is really there, and whether they tell clips apart."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from audio_from_video.evaluation.told_apart import told_apart
 from audio_from_video.meaning import similarity, stored_embeddings
 from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.meaning.label_words import named, words
 from audio_from_video.storage import layout, shards
 
-MEASURED = 300  # clips of a split behind the figures, at most
+MEASURED = 300  # clips of a split behind the figures of naming, at most
+COMPARED = 2000  # training clips whose captions are compared, at most
 SPLITS = {"validation": "validation", "out_of_fold": "training"}
 
 StepCaptions = dict[int, str]  # the captions of a clip, by time step
@@ -97,9 +99,46 @@ def caption_figures(
     }
 
 
-def evenly_spread(clips: list[dict]) -> list[dict]:
-    """Return at most MEASURED of the clips, which bounds the time that embedding takes."""
-    return clips[:: len(clips) // MEASURED + 1]
+def evenly_spread(clips: list[dict], most: int = MEASURED) -> list[dict]:
+    """Return at most `most` of the clips, which bounds the time that embedding takes."""
+    return clips[:: len(clips) // most + 1]
+
+
+def captions_tell_actions_apart(
+    clips: list[dict], captions: dict[str, StepCaptions], text_model: str
+) -> dict[str, Any]:
+    """Return whether the captions of training clips tell their actions apart (`told_apart`).
+
+    clips: dicts with clip_id, split, source_id and action.  captions: by clip_id.  A clip's vector
+    is the mean of its captions' embeddings.
+    """
+    measured = evenly_spread([clip for clip in clips if clip["split"] == "training"], COMPARED)
+    texts = [list(captions[clip["clip_id"]].values()) for clip in measured]
+    different = list(dict.fromkeys(text for of_clip in texts for text in of_clip))
+    embeddings = stored_embeddings.embed(text_model, different)
+    place = {text: i for i, text in enumerate(different)}
+    vectors = [embeddings[[place[text] for text in of_clip]].mean(0) for of_clip in texts]
+    return told_apart(
+        np.stack(vectors),
+        np.array([clip["action"] for clip in measured]),
+        np.array([clip["source_id"] for clip in measured]),
+    )
+
+
+def caption_warnings(figures: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said where captions are no better than shuffled ones.
+
+    figures: of `captions_tell_actions_apart`.
+    """
+    low = figures["difference_low"]
+    if low is None or low > 0:
+        return []
+    return [
+        "the captions do not tell the training clips' actions apart (difference of similarity "
+        f"{figures['difference']:+.3f}, against shuffled actions "
+        f"[{low:+.3f}, {figures['difference_high']:+.3f}]): caption_mapping has nothing to go by; "
+        "choose another captions.model or captions.prompt"
+    ]
 
 
 def quality(

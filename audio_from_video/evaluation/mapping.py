@@ -63,6 +63,26 @@ def figures_by_split(
     return figures
 
 
+def hit_warnings(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what is to be said where labels of captions fit a clip no better than any other one.
+
+    figures: of one way, by `figures_by_split`; training clips decide.
+    """
+    training = figures.get("out_of_fold")
+    if training is None:
+        return []
+    hit = training["hit"]
+    shuffled = training["hit_shuffled"]
+    if hit["ci95_low"] > shuffled:
+        return []
+    return [
+        f"the labels of captions are heard in {hit['mean']:.1%} of their own clips "
+        f"[{hit['ci95_low']:.1%}, {hit['ci95_high']:.1%}] and in {shuffled:.1%} of clips drawn at "
+        "random: caption_mapping has nothing to go by; metrics/captions.json and "
+        "metrics/audio_features.json say whether captions or labels are the cause"
+    ]
+
+
 def split_figures(
     captions: pd.DataFrame, mapped: MappedCaptions, references: References, rows: np.ndarray
 ) -> dict[str, Any]:

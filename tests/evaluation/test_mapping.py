@@ -141,3 +141,11 @@ def test_real_features_are_centred_by_the_training_clips(workspace):
         np.testing.assert_allclose(
             found[name], row["audio"] - np.concatenate(learned).mean(0), atol=1e-2
         )
+
+
+def test_hits_no_better_than_shuffled_ones_are_a_warning():
+    hit = {"mean": 0.3, "ci95_low": 0.2, "ci95_high": 0.4}
+    warned = mapping_evaluation.hit_warnings({"out_of_fold": {"hit": hit, "hit_shuffled": 0.25}})
+    assert "heard in 30.0% of their own clips [20.0%, 40.0%] and in 25.0% of clips" in warned[0]
+    assert not mapping_evaluation.hit_warnings({"out_of_fold": {"hit": hit, "hit_shuffled": 0.1}})
+    assert not mapping_evaluation.hit_warnings({})
