@@ -77,6 +77,7 @@ def write_blip(folder: Path, layers: int = 12) -> Path:
     """Write a BLIP-base: 384 px, 30,524 words; the vocabulary is the tiny model's."""
     import torch
     from transformers import (
+        AutoTokenizer,
         BlipConfig,
         BlipForConditionalGeneration,
         BlipImageProcessorPil,
@@ -88,7 +89,7 @@ def write_blip(folder: Path, layers: int = 12) -> Path:
     vision = {"num_hidden_layers": layers, "image_size": 384}
     blip = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
     blip.save_pretrained(folder)
-    tokenizer = BlipProcessor.from_pretrained(TOKENIZER).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     BlipProcessor(BlipImageProcessorPil(), tokenizer).save_pretrained(folder)
     return folder
 

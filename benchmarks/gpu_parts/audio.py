@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 
 import torch
 
@@ -46,7 +47,7 @@ def measure(setup: Setup) -> None:
     flops = model.flops()
     setup.attempt(PART, WHOLE, lambda: whole_stage(setup, PASSES * flops))
     for what, way in model.ways().items():
-        setup.attempt(PART, what, lambda what=what, way=way: model.computing(what, way, flops))
+        setup.attempt(PART, what, partial(model.computing, what, way, flops))
 
 
 def preparing(setup: Setup, name: str, sounds: list[bytes], threads: int) -> Measurement:
@@ -108,11 +109,6 @@ class Model:
             passes = clips * PASSES
             ways[f"computing, bf16 autocast, batches of {passes} passes"] = (autocast, passes)
             ways[f"computing, bf16 weights, batches of {passes} passes"] = (half, passes)
-        if self.setup.device == "cuda":
-            compiled = torch.compile(half)
-            passes = 4 * PASSES
-            what = f"computing, bf16 weights, compiled, batches of {passes} passes"
-            ways[what] = (compiled, passes)
         return ways
 
     def computing(self, what: str, way: tuple[Callable, int], flops: float) -> Measurement:

@@ -5,6 +5,7 @@ Random weights write captions of the full length, which is the dearest case.
 
 import os
 from copy import deepcopy
+from functools import partial
 
 import torch
 
@@ -41,20 +42,11 @@ def computing(setup: Setup, name: str) -> None:
     """Record ways of encoding pictures and of writing captions."""
     model = Model(setup, name)
     for batch in setup.batches((32, 128, 512), (2,)):
-        setup.attempt(
-            PART,
-            f"picture encoder, bf16 autocast, batches of {batch}",
-            lambda batch=batch: model.encoding(batch),
-        )
-        for what, decoder, options in model.ways():
-            what = f"decoder, {what}, batches of {batch}"
-            setup.attempt(
-                PART,
-                what,
-                lambda what=what, decoder=decoder, options=options, batch=batch: model.writing(
-                    what, decoder, options, batch
-                ),
-            )
+        what = f"picture encoder, bf16 autocast, batches of {batch}"
+        setup.attempt(PART, what, partial(model.encoding, what, batch))
+        for way, decoder, options in model.ways():
+            what = f"decoder, {way}, batches of {batch}"
+            setup.attempt(PART, what, partial(model.writing, what, decoder, options, batch))
 
 
 class Model:
@@ -71,7 +63,7 @@ class Model:
         self.half = deepcopy(self.model.text_decoder).bfloat16()
         self.values = torch.randn(setup.count(512, 2), 3, size, size, device=setup.device)
 
-    def encoding(self, batch: int) -> Measurement:
+    def encoding(self, what: str, batch: int) -> Measurement:
         """Encode pictures."""
         values = self.values[:batch]
         encoder = self.model.vision_model
@@ -86,7 +78,6 @@ class Model:
 
         reset_peak_memory(self.setup.device)
         seconds = seconds_per_call(encode, self.setup.device)
-        what = f"picture encoder, bf16 autocast, batches of {batch}"
         peak = peak_memory_gib(self.setup.device)
         return Measurement(PART, what, "pictures", batch, seconds, flops, peak)
 

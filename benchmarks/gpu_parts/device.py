@@ -1,6 +1,7 @@
 """What the device can do at best: bf16 matrix products, and copies to it and from it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ def measure(setup: Setup) -> None:
         "copy from the device, pinned": lambda: pinned.copy_(there, non_blocking=True),
     }
     for what, copy in copies.items():
-        setup.attempt(PART, what, lambda what=what, copy=copy: _copy(setup, what, copy, len(host)))
+        setup.attempt(PART, what, partial(_copy, setup, what, copy, len(host)))
 
 
 def _product(setup: Setup) -> Measurement:

@@ -6,6 +6,7 @@ between the device's kernels count: some ways share them among seeds, CUDA graph
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -103,12 +104,20 @@ def measure(setup: Setup) -> None:
         params.load("generator", GeneratorParams),
         params.load("classifier", ClassifierParams),
     )
-    for kind in ("generator", "classifier"):
-        work = Work(kind, setup.device, video, audio, *networks)
-        flops = flops_of_training(work)
-        loops(setup, work, flops)
+    works = [
+        Work(kind, setup.device, video, audio, *networks) for kind in ("generator", "classifier")
+    ]
+    for work in works:
+        setup.attempt(PART, alone(work), partial(loop_alone, setup, work))
         for batch in setup.batches((work.p.batch_size, 256), (4,)):
-            steps(setup, work, batch, flops)
+            steps(setup, work, batch, ways(work))
+    for work in works:
+        what = together(setup, work)
+        setup.attempt(PART, what, partial(loops_together, setup, work))
+    if setup.device == "cuda":
+        # Last: an error in a graph ends the process.
+        for work in works:
+            steps(setup, work, work.p.batch_size, [on_streams_as_graphs()])
 
 
 def write_rows(setup: Setup) -> tuple[RowFile, RowFile]:
@@ -146,28 +155,37 @@ def train(task: tuple[Work, int]) -> None:
     fit(model, loss, indices, lambda: 0.0, p, seed, "benchmark")
 
 
-def loops(setup: Setup, work: Work, flops: float) -> None:
-    """Record the loop in this process, and that of several seeds in processes of their own."""
-    clips = len(work.video)
-    alone = f"{work.kind}, the training loop, one seed, batches of {work.p.batch_size}"
+def alone(work: Work) -> str:
+    """Return the name of the loop with one seed."""
+    return f"{work.kind}, the training loop, one seed, batches of {work.p.batch_size}"
 
-    def run_alone() -> Measurement:
-        reset_peak_memory(setup.device)
-        seconds = seconds_per_call(lambda: train((work, 0)), setup.device, warm_ups=1)
-        peak = peak_memory_gib(setup.device)
-        return Measurement(PART, alone, "clips", clips, seconds, flops, peak)
 
-    setup.attempt(PART, alone, run_alone)
+def loop_alone(setup: Setup, work: Work) -> Measurement:
+    """Run the loop in this process."""
+    reset_peak_memory(setup.device)
+    seconds = seconds_per_call(lambda: train((work, 0)), setup.device, warm_ups=1)
+    peak = peak_memory_gib(setup.device)
+    flops = flops_of_training(work)
+    return Measurement(PART, alone(work), "clips", len(work.video), seconds, flops, peak)
+
+
+def together(setup: Setup, work: Work) -> str:
+    """Return the name of the loop with several seeds."""
+    return f"{work.kind}, the training loop, {setup.count(SEEDS, 2)} seeds at once in processes"
+
+
+def loops_together(setup: Setup, work: Work) -> Measurement:
+    """Run the loop in processes, as the stages do.
+
+    The second of two trainings of each process counts: the first has its start in it.
+    """
     seeds = setup.count(SEEDS, 2)
-    many = f"{work.kind}, the training loop, {seeds} seeds at once in processes"
-
-    def run_many() -> Measurement:
-        """Time the second of two trainings of each process: the first has its start in it."""
-        tasks = [(work, seed) for seed in range(seeds)]
-        slowest = max(parallel.map_items(train_twice, tasks, seeds))
-        return Measurement(PART, many, "clips", seeds * clips, slowest, flops)
-
-    setup.attempt(PART, many, run_many)
+    tasks = [(work, seed) for seed in range(seeds)]
+    slowest = max(parallel.map_items(train_twice, tasks, seeds))
+    clips = seeds * len(work.video)
+    return Measurement(
+        PART, together(setup, work), "clips", clips, slowest, flops_of_training(work)
+    )
 
 
 def train_twice(task: tuple[Work, int]) -> float:
@@ -175,9 +193,10 @@ def train_twice(task: tuple[Work, int]) -> float:
     return seconds_per_call(lambda: train(task), task[0].device, least_s=0.0, warm_ups=1)
 
 
-def steps(setup: Setup, work: Work, batch: int, flops: float) -> None:
+def steps(setup: Setup, work: Work, batch: int, trials: list[tuple[str, int, Maker]]) -> None:
     """Record ways of taking steps with batches of this size."""
-    for name, seeds, make in ways(work):
+    flops = flops_of_training(work)
+    for name, seeds, make in trials:
         what = f"{work.kind}, {name}, batches of {batch}"
 
         def run(what: str = what, seeds: int = seeds, make: Maker = make) -> Measurement:
@@ -199,9 +218,6 @@ def ways(work: Work) -> list[tuple[str, int, Maker]]:
     if on_gpu:
         found.append(("a step as CUDA graph", 1, graph_of_one))
         found.append((f"a step, {SEEDS} seeds on a stream each", SEEDS, on_streams))
-        found.append(
-            (f"a step as CUDA graph, {SEEDS} seeds on a stream each", SEEDS, graphs_on_streams)
-        )
     if work.kind == "generator":
         found.append((f"a step, {SEEDS} seeds as one network", SEEDS, batched))
         if on_gpu:
@@ -209,6 +225,11 @@ def ways(work: Work) -> list[tuple[str, int, Maker]]:
                 (f"a step as CUDA graph, {SEEDS} seeds as one network", SEEDS, graph_of_batched)
             )
     return found
+
+
+def on_streams_as_graphs() -> tuple[str, int, Maker]:
+    """Return the way that has a CUDA graph and a stream per seed."""
+    return f"a step as CUDA graph, {SEEDS} seeds on a stream each", SEEDS, graphs_on_streams
 
 
 def step_of(work: Work, model: nn.Module, shape: tuple[int, ...]) -> Step:
@@ -238,7 +259,12 @@ def graph_of(step: Step) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(held: Step = step) -> None:
+        """Replay the graph; it reads the memory of the step, which must not be freed."""
+        graph.replay()
+
+    return replay
 
 
 def graph_of_one(work: Work, batch: int) -> Step:
