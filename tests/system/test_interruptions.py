@@ -327,6 +327,35 @@ def test_a_damaged_item_store_is_told_and_computed_anew(tmp_path, clip_set, undi
     assert outputs(repository) == outputs(undisturbed)
 
 
+@pytest.mark.slow
+def test_parts_at_the_same_time_and_a_plain_run_equal_the_whole(tmp_path, clip_set, undisturbed):
+    """As a SLURM array does it, one task after the other named by its environment."""
+    repository = small(tmp_path, clip_set)
+    repository.run("dvc", "repro", "clips")
+    for stage in ("frames", "audio"):
+        parts = []
+        for task in ("1", "2"):
+            array = {"ID": task, "MIN": "1", "COUNT": "2"}
+            variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+            parts.append(
+                subprocess.Popen(
+                    [*stage_command(stage), "--part"],
+                    cwd=tmp_path,
+                    env=repository.environment | variables,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        for part in parts:
+            text = part.communicate(timeout=120)[1]
+            assert part.returncode == 0 and "a run without --part packs them" in text
+        assert not (tmp_path / "data" / stage).exists()
+        repository.run("dvc", "repro", stage)
+        assert repository.log(stage)["computed"] == 0
+    repository.run("dvc", "repro")
+    assert outputs(repository) == outputs(undisturbed)
+
+
 def test_any_flipped_byte_of_a_shard_is_told_or_does_no_harm(tmp_path):
     folder = tmp_path / "out"
 

@@ -22,7 +22,7 @@ def hold_this_worker() -> None:
 
     folder = Path(os.environ["HOLD_FOLDER"])
     stage = os.environ["HOLD_STAGE"]
-    send = Connection.send
+    send = Connection.send_bytes
     answers = 0
 
     def send_or_wait(self, message) -> None:
@@ -34,7 +34,7 @@ def hold_this_worker() -> None:
         answers += 1
         send(self, message)
 
-    Connection.send = send_or_wait  # type: ignore[method-assign]
+    Connection.send_bytes = send_or_wait  # type: ignore[method-assign]
 
 
 if "HOLD_FOLDER" in os.environ:
