@@ -126,7 +126,7 @@ def read_settings(name: str, video: bool = False) -> Settings:
             f"'{name}' has no preprocessor config, which says how pictures become its input: "
             "give a directory that also has preprocessor_config.json"
         )
-    class_name = _class_name(found)
+    class_name = _class_name(found) or _usual_class_name(hub.model_type_of(name))
     kind = class_name
     for suffix in SUFFIXES:
         kind = kind.removesuffix(suffix)
@@ -177,6 +177,13 @@ def _class_name(config: dict) -> str:
         if isinstance(config.get(key), str):
             return config[key]
     return ""
+
+
+def _usual_class_name(model_type: str) -> str:
+    """The processor that transformers takes for a model whose config names none, as old ones do."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    return IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {}).get("torchvision", "")
 
 
 def _size(size, shortest: bool) -> dict[str, int]:

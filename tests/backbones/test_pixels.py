@@ -62,7 +62,7 @@ def prepared(folder, pictures, video=False) -> np.ndarray:
 
 
 def write(folder, config: dict, name: str = "preprocessor_config.json"):
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / name).write_text(json.dumps(config))
     return folder
 
@@ -145,6 +145,18 @@ def test_old_configs_have_numbers_for_sizes(tmp_path):
     assert settings.size == {"shortest_edge": 30} and settings.crop_size == (28, 28)
     write(tmp_path, {"feature_extractor_type": "ViTFeatureExtractor", "size": 30})
     assert pixels.read_settings(str(tmp_path)).size == {"height": 30, "width": 30}
+
+
+def test_configs_without_a_class_get_that_of_the_model_type(tmp_path):
+    for model_type, kind in (
+        ("vit", "ViT"),
+        ("swin", "ViT"),
+        ("clip", "CLIP"),
+        ("resnet", "ConvNext"),
+    ):
+        write(tmp_path, {"size": 30})
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        assert pixels.read_settings(str(tmp_path)).kind == kind
 
 
 def test_the_nested_config_comes_first(tmp_path):
