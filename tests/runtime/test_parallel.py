@@ -341,6 +341,23 @@ def test_number_of_workers(monkeypatch):
             parallel.default_workers()
 
 
+def test_engine(monkeypatch):
+    monkeypatch.delenv("ENGINE", raising=False)
+    assert parallel.engine() == "local" and not parallel.workers_have_gpus()
+    monkeypatch.setenv("ENGINE", "slurm")
+    with pytest.raises(UserError, match="ENGINE='slurm': it must be one of local, ray"):
+        list(map_items(workers.square, range(8), 2))
+
+
+def test_without_ray_there_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("ENGINE", "ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "audio_from_video.runtime.ray_engine", raising=False)
+    monkeypatch.delattr("audio_from_video.runtime.ray_engine", raising=False)
+    with pytest.raises(UserError, match="needs Ray: run `pip install -r requirements-ray.txt`"):
+        list(map_items(workers.square, range(8), 2))
+
+
 def test_time_limit_of_a_clip(monkeypatch):
     assert parallel.time_limit_s() == 60
     monkeypatch.setenv("CLIP_TIME_LIMIT_S", "5")
