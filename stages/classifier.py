@@ -13,10 +13,15 @@ Writes   data/predictions/<condition>.parquet, a row per seed and validation or 
          metrics/plots/{loss,confusion}/<condition>.csv, plots of DVC
 
 The LSTM reads RGB and flow features, concatenated [T, 2D], with audio [T, 2D + components]; its
-last hidden state gives the action. Early stopping and all choices are made on validation; test is
-scored once. Conditions with `model: logistic` use logistic regression on mean and standard
-deviation over time instead: a weak LSTM would make any gain meaningless.
+last hidden state gives the action. Early stopping is on validation; test is scored once. A training
+that ends at chance is repeated with other random numbers, and counted (classification/chance.py).
+Conditions with `model: logistic` or `svm` have a linear or kernel head on mean and standard
+deviation over time instead, whose settings are chosen by cross-validation over training sources: a
+weak LSTM would make any gain meaningless.
 """
+
+import sys
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -25,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.logistic import logistic_regression
+from audio_from_video.classification.heads import fit_heads
 from audio_from_video.classification.networks import parameter_count
 from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.classification.targets import training_targets
@@ -36,12 +41,11 @@ from audio_from_video.classification.training import (
     predictions_of,
     train_one,
 )
-from audio_from_video.clipset import folds
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation import rows as condition_evaluation
 from audio_from_video.reporting import tables
 from audio_from_video.runtime import atomic, parallel, params, stage_run
-from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
+from audio_from_video.runtime.vocabulary import LABELLED
 from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout, predictions, shards
 from audio_from_video.storage.predictions import Predictions
@@ -66,55 +70,59 @@ def main(stage: stage_run.StageRun) -> None:
     condition = p.conditions[stage.item]
     with scratch() as folder:
         data = ActionData(folder, condition, p.labels_per_action)
-        if condition.model == "logistic":
-            run_logistic(stage, data, p)
-        else:
+        if condition.model == "lstm":
             run_lstm(stage, data, p)
+        else:
+            run_heads(stage, data, p)
 
 
-def run_logistic(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
-    """Fit logistic regression and write all outputs of the stage."""
-    result = logistic_regression(data, p)
+def run_heads(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
+    """Fit linear or kernel heads and write all outputs of the stage."""
+    result = fit_heads(data, p)
     width = data.video.shape[-1]
     if data.sounds:
         width += data.sounds["real"].file.shape[-1]
     parameters = (2 * width + 1) * len(data.actions)
     write_config(stage.item, data, {})
     curves: list[list[dict]] = [[] for _ in result.hits]
-    write_outputs(stage, data, p, result.predictions, result.hits, curves, parameters)
+    metrics = {"setting": asdict(result.setting), "parameters": parameters}
+    write_outputs(stage, data, p, result.predictions, result.hits, curves, metrics)
 
 
 def run_lstm(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
     """Train the LSTMs and write all outputs of the stage."""
-    all_predictions, results = train_all(stage, data, p)
+    all_predictions, results, counts = train_all(stage, data, p)
     folder = layout.classifier_model(stage.item)
     folder.mkdir(parents=True, exist_ok=True)
     for seed, result in enumerate(results):
         save_file(result.weights, folder / f"seed-{seed}.safetensors")
-    model = build(data, p.lstm, data.participants("training"))
+    fusion = p.fusion_of(data.condition)
+    model = build(data, p.lstm, fusion, data.participants("training"))
     sizes = {
         "hidden": model.lstm.hidden_size,
         "projection": p.lstm.projection,
-        "audio_width": len(model.token),
+        "audio_width": len(model.audio_mean),
     }
     write_config(stage.item, data, sizes)
     hits = [result.hits for result in results]
     curves = [result.curve for result in results]
-    write_outputs(stage, data, p, all_predictions, hits, curves, parameter_count(model))
+    metrics = {"parameters": parameter_count(model), "trainings": counts}
+    write_outputs(stage, data, p, all_predictions, hits, curves, metrics)
 
 
 def train_all(
     stage: stage_run.StageRun, data: ActionData, p: ClassifierParams
-) -> tuple[Predictions, list[TrainingResult]]:
-    """Run all trainings; return the predictions, and the results on all training clips by seed.
+) -> tuple[Predictions, list[TrainingResult], dict[str, int]]:
+    """Run all trainings; return predictions, results on all training clips by seed, and counts.
 
-    Both are empty where the filter leaves nothing to train on or to score (`kept_only`).
+    Counts are those of `training_counts`. All are empty where the filter leaves nothing to train on
+    or to score (`kept_only`).
     Raises UserError when a training fails.
     """
     probabilities = np.zeros((p.seeds, len(data.clips), len(data.actions)), np.float32)
     if not all(len(data.participants(split)) for split in LABELLED):
         nothing = torch.tensor([], dtype=torch.long)
-        return predictions_of(data, nothing, probabilities), []
+        return predictions_of(data, nothing, probabilities), [], training_counts([])
 
     tasks = training_tasks(data, p, stage.item)
     trainings = parallel.map_items(train_one, tasks, stage.workers)
@@ -123,26 +131,31 @@ def train_all(
         require_result(result, f"training {stage.item}")
     for task, result in zip(tasks, results, strict=True):
         probabilities[task.seed, task.predicted_indices] = result.probabilities
+    counts = training_counts(results)
+    if counts["repeated"]:
+        print(
+            f"{stage.name}: {counts['repeated']} of {counts['all']} trainings ended at chance and "
+            f"were repeated with other random numbers; {counts['at_chance']} stayed there",
+            file=sys.stderr,
+        )
     # All seeds predict the same clips.
     predicted = torch.cat([task.predicted_indices for task in tasks if task.seed == 0])
-    return predictions_of(data, predicted, probabilities), results[: p.seeds]
+    return predictions_of(data, predicted, probabilities), results[: p.seeds], counts
+
+
+def training_counts(results: list[TrainingResult]) -> dict[str, int]:
+    """Return how many trainings there were, were repeated, and stayed at chance."""
+    return {
+        "all": len(results),
+        "repeated": sum(result.repeats > 0 for result in results),
+        "at_chance": sum(result.at_chance for result in results),
+    }
 
 
 def training_tasks(data: ActionData, p: ClassifierParams, name: str) -> list[TrainingTask]:
     """Return the trainings of a condition: a seed each on all training clips, then on folds."""
     condition = data.condition
-    training = data.participants("training")
-    scored_splits = ["validation", "test"]
-    if condition.answers_pool:
-        scored_splits.append(UNLABELLED)
-
-    # Pairs of the clips that a training learns from, and those that it predicts.
-    parts = [(training, data.participants(*scored_splits))]
-    fold = torch.from_numpy(folds.of_clips(data.clips, condition.out_of_fold or 1))
-    for number in range(condition.out_of_fold):
-        in_fold = fold[training] == number
-        parts.append((training[~in_fold], training[in_fold]))
-
+    parts = data.parts()
     data_key = data.key()
     tasks = []
     for number, (part, predicted) in enumerate(parts):
@@ -186,11 +199,12 @@ def write_outputs(
     all_predictions: Predictions,
     hits: Hits,
     curves: list[list[dict]],
-    parameters: int,
+    of_trainings: dict,
 ) -> None:
     """Write predictions, hits at the missing rates, plots and metrics.
 
-    hits [seeds][rates]: bool [test clips]; curves: losses by epoch, for each seed.
+    hits [seeds][rates]: bool [test clips]; curves: losses by epoch, for each seed; of_trainings:
+    metrics of the networks or heads.
     """
     name = stage.item
     test = data.clips.iloc[data.participants("test").numpy()]
@@ -200,7 +214,7 @@ def write_outputs(
     write_plots(name, curves, all_predictions.of("test"))
     metrics = condition_evaluation.classifier_figures(all_predictions)
     metrics["accuracy_at_missing_rate"] = missing_rates_figures(test, p.missing_rates, hits)
-    metrics["parameters"] = parameters
+    metrics |= of_trainings
     metrics["clips"] = {split: len(data.participants(split)) for split in LABELLED}
     stage.write_metrics(metrics)
 

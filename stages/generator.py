@@ -9,14 +9,15 @@ no more than what sound is like in general.
 Reads    data/video_features/{rgb,flow}, data/audio_features
          data/predictions/video_only.parquet, for a baseline
          data/mapping, for `caption_mapping`
-Writes   data/generated/<architecture>, a row per labelled clip, audible or not:
+Writes   data/generated/<architecture>, a row per clip, audible or not:
              features   tensor float16 [seeds, T, A]   in the space of data/audio_features
          models/generator/<architecture>/seed-<n>.safetensors, fitted on all training clips, and
          config.json
          metrics/generator/<architecture>.json
          metrics/plots/generator/<architecture>.csv, losses by epoch
 
-Cross-fitting: a training clip's features come from a model that has not seen its source (`folds`).
+Cross-fitting: features of a training or unlabelled clip come from a model that has not seen its
+source (`folds`).
 Validation and test clips get those of the model fitted on all audible training clips, labelled or
 not (`pool`): it needs no action labels. What `caption_mapping` is conditioned on is cross-fitted
 over the same folds: a clip's own sound reaches its own features only by way of other clips'
@@ -50,7 +51,7 @@ from audio_from_video.generation.training import (
 from audio_from_video.learning.features import Features
 from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, LABELLED, SHUFFLED, SPLITS
+from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, SHUFFLED, SPLITS
 from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout, shards
 from audio_from_video.storage.row_file import RowFile, scratch
@@ -63,7 +64,7 @@ Place = tuple[RowFile, int]
 class GeneratedFeatures:
     """Where the features stand that the trainings generated.
 
-    cross_fitted: for each labelled clip's index a place per seed.
+    cross_fitted: for each clip's index a place per seed.
     comparisons: triples of clip index, file and position, by name. `own_training_clips` are those
     of the models fitted on all training clips; `untrained` and `time_shuffled` those of controls.
     """
@@ -146,8 +147,8 @@ def all_jobs(p: GeneratorParams) -> list[Job]:
 def collect(data: Features, results: list[GeneratorResult], seeds: int) -> GeneratedFeatures:
     """Return which training's features count for which clip."""
     training = set(data.clip_indices("training").tolist())
-    labelled = data.clip_indices(*LABELLED).tolist()
-    by_seed: dict[int, dict[int, Place]] = {clip_index: {} for clip_index in labelled}
+    everything = range(len(data.clips))
+    by_seed: dict[int, dict[int, Place]] = {clip_index: {} for clip_index in everything}
     generated = GeneratedFeatures({})
     for result in results:
         job = result.job
@@ -171,12 +172,12 @@ def write_generated(
 
     features_of: the features [seeds, T, A] of a clip's index.
     """
-    clip_indices = data.clip_indices(*LABELLED).tolist()
-    clips = [data.clips.iloc[i].to_dict() for i in clip_indices]
+    # pandas holds the missing action of unlabelled clips as NaN, Arrow as null.
+    clips = data.clips.astype(object).replace({float("nan"): None}).to_dict("records")
     index = [{**clip, "item_key": None, "status": "ok", "reason": ""} for clip in clips]
 
     def rows() -> Iterator[dict]:
-        for clip_index, clip in zip(clip_indices, clips, strict=True):
+        for clip_index, clip in enumerate(clips):
             yield {**clip, "features": features_of(clip_index)}
 
     features_type = shards.tensor(pa.float16(), seeds, *data.audio.shape)

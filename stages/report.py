@@ -74,8 +74,8 @@ def read_answers(name: str, condition: Condition, seeds: int) -> ConditionAnswer
         UserError: the predictions are missing or come from another number of seeds.
     """
     test = predictions.read(name).of("test")
-    if condition.model == "logistic" and condition.train_audio == "none":
-        seeds = 1  # nothing in it is drawn
+    if condition.draws_nothing:
+        seeds = 1
     if len(test.clips) and len(test.probabilities) != seeds:
         raise UserError(
             f"{layout.predictions(name)} holds {len(test.probabilities)} seeds, params.yaml asks "

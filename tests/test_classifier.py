@@ -28,6 +28,7 @@ from audio_from_video.classification.networks import (
 from audio_from_video.classification.settings import (
     ClassifierParams,
     Condition,
+    FusionParams,
     NetworkParams,
 )
 from audio_from_video.classification.targets import training_targets
@@ -47,6 +48,8 @@ from tests.support.separable_features import (
     train,
     write_features,
 )
+
+CONCATENATED = FusionParams(how="concatenate", audio_scale="dimension", components=0)
 
 # The network
 
@@ -128,7 +131,9 @@ def features(workspace):
         "dropout": 0.1,
         "learning_rate": 0.02,
         "epochs": 12,
+        "min_steps": 0,
         "patience": 12,
+        "patience_steps": 0,
         "batch_size": 16,
     }
     network |= {"averaging": 0.0, "label_smoothing": 0.0}
@@ -376,7 +381,7 @@ def test_mapped_rows_never_fall_back_to_the_other_architectures_filter(features)
 
 
 def test_scale_is_that_of_the_training_clips(features, made):
-    model = classifier_training.build(made, network(), made.participants("training"))
+    model = classifier_training.build(made, network(), CONCATENATED, made.participants("training"))
     rows = [row for row in features.rows if row["split"] == "training"]
     video = np.concatenate([np.concatenate([row["rgb"], row["flow"]], 1) for row in rows])
     assert np.allclose(model.video_mean, video.mean(0), atol=2e-3) and np.allclose(

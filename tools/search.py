@@ -6,11 +6,13 @@ It is no part of the default pipeline. It writes metrics/experiments/search.csv,
 condition, and the stamp of its run, search.json (audio_from_video/reporting/stamps.py).
 
 Random search (Bergstra & Bengio 2012): `search.draws` settings, the same for all conditions, with
-params.yaml's own as the first. Each is trained with one seed, and the highest validation accuracy
-(the lower loss where equal) decides. The best setting is then trained with all seeds and scored on
-test once, beside params.yaml's own. Logistic regression has one hyper-parameter: the candidates of
-`classifier.logistic` are joined by the first of `search.inverse_regularisation`, until there are as
-many as draws. Reads what `classifier` reads: run `dvc repro` first.
+params.yaml's own as the first. Each is trained with one seed without each fold of training sources
+(`classifier.heads.folds`; validation decides when a training ends), and the highest accuracy on the
+clips that were held out (the lower loss where equal) decides. The best setting is then trained with
+all seeds and scored on test once, beside params.yaml's own. Logistic regression and support vector
+machines choose by themselves, in the same way: their candidates are joined by the first of
+`search.inverse_regularisation`, until there are as many as draws. Reads what `classifier` reads:
+run `dvc repro` first.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.logistic import logistic_regression
+from audio_from_video.classification.heads import fit_heads
 from audio_from_video.classification.search_settings import SearchParams
 from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.classification.targets import training_targets
@@ -50,7 +52,7 @@ class SearchResult:
 
     setting: the best one; {} is params.yaml's own.
     trainings: its predictions, a training each.
-    qualities: of every setting, params.yaml's own first.
+    qualities: of every setting on held-out training clips, params.yaml's own first.
     draws: how many settings these stand for.
     """
 
@@ -74,12 +76,25 @@ def draw_settings(p: SearchParams) -> list[Setting]:
 
 
 def training_task(
-    data: ActionData, p: ClassifierParams, setting: Setting, seed: int, name: str
+    data: ActionData,
+    p: ClassifierParams,
+    setting: Setting,
+    seed: int,
+    name: str,
+    left_out: int | None = None,
 ) -> TrainingTask:
-    """Return a training on all training clips, which predicts validation and test."""
+    """Return a training on all training clips, which predicts validation and test.
+
+    left_out: a fold of training clips that it predicts instead, and does not learn from.
+    """
     lstm = p.lstm.model_copy(update=setting)
     p = p.model_copy(update={"lstm": lstm})
     training = data.participants("training")
+    predicted = data.participants("validation", "test")
+    if left_out is not None:
+        in_fold = data.generator_fold(p.heads.folds)[training] == left_out
+        predicted = training[in_fold]
+        training = training[~in_fold]
     labelled = training[data.uses_label[training]]
     training_indices, targets = training_targets(
         data, labelled, p.lstm.label_smoothing, p.teaching, seed
@@ -91,7 +106,7 @@ def training_task(
         name=name,
         training_indices=training_indices,
         targets=targets,
-        predicted_indices=data.participants("validation", "test"),
+        predicted_indices=predicted,
         missing_rates=[],
     )
 
@@ -110,13 +125,19 @@ def train_all(tasks: list[TrainingTask], title: str) -> list[Predictions]:
     return predicted
 
 
-def validation_quality(predicted: Predictions) -> tuple[float, float]:
-    """Return validation accuracy and mean log likelihood of the true action: higher is better."""
-    validation = predicted.of("validation")
-    clips = np.arange(len(validation.clips))
-    likelihood = validation.probabilities[0][clips, validation.labels]
-    log_likelihood = np.log(np.maximum(likelihood, 1e-9))
-    return float(validation.hits().mean()), float(log_likelihood.mean())
+def quality(held_out: list[Predictions]) -> tuple[float, float]:
+    """Return accuracy and mean log likelihood of the true action: higher is better.
+
+    held_out: predictions of the clips of each fold.
+    """
+    hits = []
+    log_likelihoods = []
+    for predicted in held_out:
+        clips = np.arange(len(predicted.clips))
+        likelihood = predicted.probabilities[0][clips, predicted.labels]
+        log_likelihoods.append(np.log(np.maximum(likelihood, 1e-9)))
+        hits.append(predicted.hits())
+    return float(np.concatenate(hits).mean()), float(np.concatenate(log_likelihoods).mean())
 
 
 def table_row(result: SearchResult) -> dict:
@@ -142,8 +163,8 @@ def table_row(result: SearchResult) -> dict:
         "condition": name,
         "draws": result.draws,
         "chosen setting": setting or OWN,
-        "validation, chosen %": f"{100 * max(result.qualities)[0]:.1f}",
-        f"validation, {OWN} %": f"{100 * result.qualities[0][0]:.1f}",
+        "held out, chosen %": f"{100 * max(result.qualities)[0]:.1f}",
+        f"held out, {OWN} %": f"{100 * result.qualities[0][0]:.1f}",
     }
     for key, figure in figures.items():
         for suffix, part in INTERVAL_COLUMNS.items():
@@ -155,24 +176,27 @@ def table_row(result: SearchResult) -> dict:
     return row
 
 
-def search_logistic(
+def search_heads(
     name: str, p: ClassifierParams, candidates: list[float], draws: int
 ) -> SearchResult:
     """Search a condition without LSTM and return its best setting.
 
     params.yaml's own candidates are tried together, then others alone, up to `draws` in all.
     """
-    own = p.logistic.inverse_regularisation
+    model = p.conditions[name].model
+    params_of_model = getattr(p, model)
+    own = params_of_model.inverse_regularisation
     others = candidates[: max(0, draws - len(own))]
     settings = [own, *([value] for value in others)]
     trainings = []
+    qualities = []
     with scratch() as folder:
         data = ActionData(folder, p.conditions[name], p.labels_per_action)
         for values in tqdm(settings, name):
-            logistic = p.logistic.model_copy(update={"inverse_regularisation": values})
-            changed = p.model_copy(update={"logistic": logistic, "missing_rates": []})
-            trainings.append(logistic_regression(data, changed).predictions)
-    qualities = [validation_quality(predicted) for predicted in trainings]
+            tried = params_of_model.model_copy(update={"inverse_regularisation": values})
+            result = fit_heads(data, p.model_copy(update={model: tried, "missing_rates": []}))
+            trainings.append(result.predictions)
+            qualities.append((result.setting.accuracy or 0.0, 0.0))
     best = qualities.index(max(qualities))
     setting: Setting = {}
     if best:
@@ -195,11 +219,16 @@ def search_lstm(
             own_folder = Path(tempfile.mkdtemp(dir=folder))
             data[name] = ActionData(own_folder, p.conditions[name], p.labels_per_action)
 
+        folds = range(p.heads.folds)
         tasks = []
         for name in names:
             for setting in settings:
-                tasks.append(training_task(data[name], p, setting, 0, name))
-        qualities = [validation_quality(predicted) for predicted in train_all(tasks, "search")]
+                for fold in folds:
+                    tasks.append(training_task(data[name], p, setting, 0, name, fold))
+        held_out = train_all(tasks, "search")
+        qualities = []
+        for start in range(0, len(held_out), len(folds)):
+            qualities.append(quality(held_out[start : start + len(folds)]))
 
         # The tasks' order: all settings of the first condition, then of the next one.
         best = {}
@@ -236,13 +265,13 @@ def search(names: list[str]) -> pd.DataFrame:
             f"there are {', '.join(p.conditions)}"
         )
     names = names or list(p.conditions)
-    logistic = [name for name in names if p.conditions[name].model == "logistic"]
+    heads = [name for name in names if p.conditions[name].model != "lstm"]
     lstm = [name for name in names if p.conditions[name].model == "lstm"]
 
     results = []
-    for name in logistic:
+    for name in heads:
         candidates = search_params.inverse_regularisation
-        results.append(search_logistic(name, p, candidates, search_params.draws))
+        results.append(search_heads(name, p, candidates, search_params.draws))
     results += search_lstm(lstm, p, draw_settings(search_params))
     results.sort(key=lambda result: names.index(result.condition))
     return pd.DataFrame([table_row(result) for result in results])

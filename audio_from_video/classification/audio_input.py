@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.settings import STORED_AUDIO
+from audio_from_video.classification.settings import GENERATOR_OF, STORED_AUDIO, FusionParams
 
+CLIPS_PER_READ = 256  # bounds memory
+ESTIMATED_AUDIO = ("retrieved", *GENERATOR_OF)  # kinds that stand for a clip's own sound
 FROM_NETWORK = ("real", "token", "reconstructed")  # missing audio is left to the network
 
 
@@ -28,6 +30,66 @@ def audio_scale(data: ActionData, training_indices: torch.Tensor) -> AudioScale:
     places = sound.row[training_indices]
     mean, std = sound.file.moments(places[places >= 0].tolist())
     return AudioScale(mean, std)
+
+
+def component_weights(
+    data: ActionData, fusion: FusionParams, training_indices: torch.Tensor, seed: int
+) -> torch.Tensor:
+    """Return the weights [A] of audio components that are standardised by `audio_scale`.
+
+    dimension: all the same, so that a component that hardly varies counts as much as the first.
+    global: their deviations, divided by the root of the mean variance, as if all components had
+    been divided by one deviation.
+    reliability: their out-of-fold R2 on the training clips (`out_of_fold_r2`), divided by the root
+    of its mean square; all the same where the audio is real.
+    Those from `fusion.components` on get 0.
+    """
+    std = audio_scale(data, training_indices).std
+    weights = torch.ones_like(std)
+    if fusion.audio_scale == "global":
+        weights = std
+    elif fusion.audio_scale == "reliability":
+        weights = out_of_fold_r2(data, training_indices, seed)
+    size = weights.square().mean().sqrt()
+    if size > 0:
+        weights = weights / size
+    if fusion.components:
+        weights = weights.clone()
+        weights[fusion.components :] = 0.0
+    return weights
+
+
+def out_of_fold_r2(data: ActionData, training_indices: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return which share [A], 0 to 1, of each component's variance its estimates explain.
+
+    The estimates are the generated or retrieved features of the training clips [n], which come from
+    models that have not seen the clips' sources. Clips without estimate or without sound of their
+    own do not count. Real audio explains itself; without clips nothing is known: 1.
+    """
+    condition = data.condition
+    kinds = [condition.test_audio, condition.train_audio]
+    estimated = [kind for kind in kinds if kind in ESTIMATED_AUDIO]
+    width = data.sounds["real"].file.shape[-1]
+    if not estimated:
+        return torch.ones(width)
+
+    estimates = data.sounds[estimated[0]]
+    known = (estimates.row[training_indices] >= 0) & (
+        data.sounds["real"].row[training_indices] >= 0
+    )
+    clips = training_indices[known]
+    if not len(clips):
+        return torch.ones(width)
+    _, std = data.sounds["real"].file.moments(data.sounds["real"].row[clips].tolist())
+    errors = torch.zeros(width, dtype=torch.float64)
+    steps = 0
+    for part in clips.split(CLIPS_PER_READ):
+        own = data.sounds["real"].read(part)[0].double()  # [n, T, A]
+        error = own - estimates.read(part, seed)[0].double()
+        errors += error.square().sum((0, 1))
+        steps += own.shape[0] * own.shape[1]
+    share = 1 - errors / steps / std.double().square()
+    return share.clamp(0, 1).float()
 
 
 @dataclass(frozen=True)

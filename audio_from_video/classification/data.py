@@ -6,10 +6,12 @@ clips whose label is used, and the test clips that lack their audio at a missing
 
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.classification.settings import Condition
+from audio_from_video.clipset import folds
 from audio_from_video.learning import features
 from audio_from_video.learning.features import Sound, VideoFeatures
 from audio_from_video.runtime.digests import digest
@@ -69,6 +71,33 @@ class ActionData(VideoFeatures):
         if self.condition.kept_only:
             indices = indices[self.passes_gate[indices]]
         return indices
+
+    def parts(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return pairs of the clips [n] that a training learns from, and those [m] it predicts.
+
+        First all training clips, and validation, test and, on demand, unlabelled clips; then for
+        each of the condition's folds the other training clips, and those of the fold.
+        """
+        training = self.participants("training")
+        scored_splits = ["validation", "test"]
+        if self.condition.answers_pool:
+            scored_splits.append(UNLABELLED)
+        pairs = [(training, self.participants(*scored_splits))]
+        fold = torch.from_numpy(folds.of_clips(self.clips, self.condition.out_of_fold or 1))
+        for number in range(self.condition.out_of_fold):
+            in_fold = fold[training] == number
+            pairs.append((training[~in_fold], training[in_fold]))
+        return pairs
+
+    def generator_fold(self, count: int) -> torch.Tensor:
+        """Return the fold [N] of each clip among `count`, as the generators have them.
+
+        These are folds of all training and unlabelled clips, whether the condition reads the
+        latter or not: features of a fold come from a generator of its own.
+        """
+        clips = pd.DataFrame(shards.ok_rows(layout.RGB_FEATURES))
+        fold = pd.Series(folds.of_clips(clips, count), index=clips.clip_id)
+        return torch.tensor(fold[self.clips.clip_id].to_numpy())
 
     def without_label(self) -> torch.Tensor:
         """Return the indices [n] of unlabelled clips and of training clips without label."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, mse_loss
 
 # A last hidden state must remember the first step (Jozefowicz et al. 2015 recommend 1 to 2).
 FORGET_BIAS = 2.0
@@ -52,7 +52,8 @@ class TrainingBatch:
 class ActionClassifier(nn.Module):
     """[features -> dropout -> linear -> ReLU] -> LSTM -> last hidden state -> linear -> logits.
 
-    video [B, T, V] and audio [B, T, A] are standardised (`set_scale`) and concatenated to
+    video [B, T, V] and audio [B, T, A] are standardised (`set_scale`), audio is weighted by
+    component (`audio_weight` [A], classification/audio_input.py), and they are concatenated to
     [B, T, V + A]. A clip without audio gets the learned `token` [A] at every step. Dropout and ReLU
     stand before the last linear layer, too.
     """
@@ -66,6 +67,7 @@ class ActionClassifier(nn.Module):
         for modality, size in (("video", sizes.video_width), ("audio", sizes.audio_width)):
             self.register_buffer(f"{modality}_mean", torch.zeros(size))
             self.register_buffer(f"{modality}_std", torch.ones(size))
+        self.register_buffer("audio_weight", torch.ones(sizes.audio_width))
         self.token = nn.Parameter(torch.zeros(input_audio_width))
 
         # The order of the layers is that of their initial weights' random draws.
@@ -89,10 +91,11 @@ class ActionClassifier(nn.Module):
         getattr(self, f"{modality}_std").copy_(std)
 
     def scale(self, modality: str, features: torch.Tensor) -> torch.Tensor:
-        """Standardise the features of a modality, [B, T, V] or [B, T, A]."""
+        """Standardise the features of a modality, [B, T, V] or [B, T, A], and weight audio."""
         mean = getattr(self, f"{modality}_mean")
         std = getattr(self, f"{modality}_std")
-        return (features - mean) / std
+        standardised = (features - mean) / std
+        return standardised * self.audio_weight if modality == "audio" else standardised
 
     def forward(
         self,
@@ -109,7 +112,10 @@ class ActionClassifier(nn.Module):
         return self.classify(self.encode(features))
 
     def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return logits [B, actions] and the second loss, a scalar; None where it has none."""
+        """Return logits [B, actions] and the second loss, a scalar; None where it has none.
+
+        Of several experts the logits are [experts, B, actions], which learn each by itself.
+        """
         return self(batch.video, batch.audio, batch.has_audio), None
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
@@ -156,6 +162,42 @@ class MultitaskClassifier(ActionClassifier):
             generated = self.generate(states[batch.is_real])
             loss = mse_loss(generated, self.scale("audio", batch.audio[batch.is_real]))
         return self.classify(states), loss
+
+
+class LateFusionClassifier(ActionClassifier):
+    """Two experts, one of video and one of audio, whose probabilities are multiplied.
+
+    log p = log p(video) + share x log p(audio), up to a constant (a product of experts, Hinton
+    2002). Each learns by itself. `audio_share` is chosen on validation after training; a clip
+    without audio is answered by the expert of video alone.
+    """
+
+    audio_in_input = False
+    SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+    def __init__(self, sizes: ClassifierSizes):
+        super().__init__(sizes)
+        self.hear = ActionClassifier(replace(sizes, video_width=sizes.audio_width, audio_width=0))
+        self.register_buffer("audio_share", torch.ones(()))
+
+    def forward(  # type: ignore[override]
+        self, video: torch.Tensor, audio: torch.Tensor, has_audio: torch.Tensor
+    ) -> torch.Tensor:
+        """Return logits [B, actions] of the product."""
+        of_video, of_audio = self.experts(video, audio, has_audio)
+        return log_softmax(of_video, -1) + self.audio_share * log_softmax(of_audio, -1)
+
+    def training_pass(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the logits of both experts, [2, B, actions], and no second loss."""
+        return self.experts(batch.video, batch.audio, batch.has_audio), None
+
+    def experts(
+        self, video: torch.Tensor, audio: torch.Tensor, has_audio: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the logits of both experts, [2, B, actions]; without audio the second has 0."""
+        of_video = self.classify(self.encode(self.scale("video", video)))
+        of_audio = self.hear(self.scale("audio", audio))
+        return torch.stack([of_video, torch.where(has_audio[:, None], of_audio, 0.0)])
 
 
 class GatedClassifier(ActionClassifier):
@@ -279,14 +321,21 @@ class ReconstructingClassifier(ActionClassifier):
         return self.classify(self.encode(features))
 
 
-def network_class(learns: str, gate: str, test_audio: str) -> type[ActionClassifier]:
-    """Return the network of a condition, by those of its keys that choose it (params.yaml)."""
+def network_class(
+    learns: str, gate: str, test_audio: str, fusion: str = "concatenate"
+) -> type[ActionClassifier]:
+    """Return the network of a condition, by those of its keys that choose it (params.yaml).
+
+    fusion: how audio and video come together where none of the other keys decides.
+    """
     if learns == "audio":
         return MultitaskClassifier
     if gate == "dictionary":
         return GatedClassifier
     if test_audio == "reconstructed":
         return ReconstructingClassifier
+    if fusion == "late":
+        return LateFusionClassifier
     return ActionClassifier
 
 

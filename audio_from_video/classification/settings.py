@@ -7,7 +7,7 @@ dependencies of its stage, and the code opens the same ones, so the two cannot d
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime import params
@@ -30,6 +30,30 @@ CONSTANT_FILLERS = ("zeros", "mean", "noise", "token")  # they say nothing of th
 STORED_AUDIO = ("real", "retrieved", *GENERATOR_OF)  # kinds of audio whose features are read
 
 
+HeadModel = Literal["logistic", "svm"]  # on pooled features, in the LSTM's place
+
+
+class FusionParams(params.Section):
+    """How a classifier uses audio beside video.
+
+    how: concatenate the two, or late: two experts whose probabilities are multiplied.
+    audio_scale: what its components are divided and weighted by (classification/audio_input.py).
+    components: how many of them are used, from the first one on; 0 = all.
+    """
+
+    how: Literal["concatenate", "late"]
+    audio_scale: Literal["dimension", "global", "reliability"]
+    components: int = Field(ge=0, le=65536)
+
+
+class FusionOverride(params.Section):
+    """What a condition has instead of `classifier.fusion`; None: nothing of its own."""
+
+    how: Literal["concatenate", "late"] | None = None
+    audio_scale: Literal["dimension", "global", "reliability"] | None = None
+    components: int | None = Field(default=None, ge=0, le=65536)
+
+
 class Condition(params.Section):
     """A condition of the main table: the audio in training and at test, and what else it learns.
 
@@ -37,7 +61,7 @@ class Condition(params.Section):
     needs none. A path that is needed and not named, or named and not needed, is an error.
     """
 
-    model: Literal["lstm", "logistic"]
+    model: Literal["lstm"] | HeadModel
     train_audio: Literal["none", "real", "retrieved"] | GeneratedAudio
     test_audio: (
         Literal["none", "real", "retrieved", "zeros", "mean", "noise", "token", "reconstructed"]
@@ -50,6 +74,8 @@ class Condition(params.Section):
     kept_only: bool = False
     learns: Literal["actions", "audio"] = "actions"
     teaching: Literal["soft", "hard"] = "soft"
+    teacher_seeds: Literal["own", "ensemble"] = "own"
+    fusion: FusionOverride = FusionOverride()
     match_parameters: bool = False
     out_of_fold: int = Field(default=0, ge=0, le=20)
     answers_pool: bool = False
@@ -122,6 +148,25 @@ class Condition(params.Section):
         if generators and Path(path).stem != generators[0]:
             raise ValueError(f"gate: {gate} needs the filter's decisions on {generators[0]}")
         return path
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "Condition":
+        if self.model == "lstm":
+            return self
+        if self.learns == "audio" or self.match_parameters or self.gate == "dictionary":
+            raise ValueError(
+                f"model: {self.model} has no hidden states: learns, match_parameters and "
+                "gate: dictionary are the LSTM's"
+            )
+        if self.fusion.how == "late":
+            raise ValueError(f"model: {self.model} concatenates; fusion.how: late is the LSTM's")
+        return self
+
+    @property
+    def draws_nothing(self) -> bool:
+        """Return whether all its trainings are the same: one of them is enough."""
+        own_teacher = bool(self.teacher) and self.teacher_seeds == "own"
+        return self.model != "lstm" and not self.audio_kinds and not own_teacher
 
     @property
     def audio_kinds(self) -> list[str]:
@@ -210,10 +255,17 @@ class NetworkParams(TrainingParams):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
-class LogisticParams(params.Section):
-    """Logistic regression in the LSTM's place."""
+class HeadParams(params.Section):
+    """Logistic regression or a support vector machine in the LSTM's place."""
 
     inverse_regularisation: list[Positive] = Field(min_length=1)
+
+
+class HeadsParams(params.Section):
+    """How the settings of these heads are chosen: by cross-validation over training sources."""
+
+    folds: int = Field(ge=2, le=20)
+    audio_gains: list[Positive] = Field(min_length=1)
 
 
 class TeachingParams(params.Section):
@@ -241,9 +293,18 @@ class ClassifierParams(params.Section):
     seeds: int = Field(ge=1, le=100)
     labels_per_action: int = Field(ge=0)
     missing_rates: list[Share] = Field(min_length=1)
+    repeats: int = Field(ge=0, le=20)
+    fusion: FusionParams
     lstm: NetworkParams
-    logistic: LogisticParams
+    logistic: HeadParams
+    svm: HeadParams
+    heads: HeadsParams
     extra_weight: float = Field(ge=0)
     teaching: TeachingParams
     nothing: NothingRead
     conditions: dict[str, Condition]
+
+    def fusion_of(self, condition: Condition) -> FusionParams:
+        """Return how a condition uses audio: `fusion`, and what it has of its own instead."""
+        own = condition.fusion.model_dump(exclude_none=True)
+        return self.fusion.model_copy(update=own)

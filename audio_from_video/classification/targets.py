@@ -47,8 +47,8 @@ def teach(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add a teacher's predictions to the targets; return clip indices [n] and targets [N, actions].
 
-    The predictions are those of the teacher's training of the same seed, out of fold on training
-    clips.
+    The predictions are those of the teacher's training of the same seed, or the mean over all its
+    trainings (`teacher_seeds: ensemble`), out of fold on training clips.
     soft: clips without label get the teacher's probabilities, and labelled clips a mix of label and
     teacher by `weight` (Hinton et al. 2015, at temperature 1).
     hard: clips without label get the teacher's most probable action as their label, where that has
@@ -93,9 +93,12 @@ def teacher_probabilities(data: ActionData, seed: int) -> tuple[torch.Tensor, to
     positions = pd.Series(places, index=teacher.clips.clip_id)
     positions = positions.reindex(data.clips.clip_id)
     known = positions.notna().to_numpy()
-    of_seed = teacher.probabilities[seed % len(teacher.probabilities)]
+    if data.condition.teacher_seeds == "ensemble":
+        answers = teacher.probabilities.mean(0)
+    else:
+        answers = teacher.probabilities[seed % len(teacher.probabilities)]
 
     probabilities = torch.zeros(len(data.clips), len(data.actions))
-    known_probabilities = of_seed[positions[known].to_numpy(int)]
+    known_probabilities = answers[positions[known].to_numpy(int)]
     probabilities[torch.tensor(known)] = torch.tensor(known_probabilities)
     return probabilities, torch.tensor(known)

@@ -7,16 +7,22 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
 from audio_from_video.backbones import hub
-from audio_from_video.classification.audio_input import AudioReader, audio_scale
+from audio_from_video.classification.audio_input import (
+    AudioReader,
+    audio_scale,
+    component_weights,
+)
+from audio_from_video.classification.chance import is_at_chance
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.networks import (
     ActionClassifier,
     ClassifierSizes,
+    LateFusionClassifier,
     TrainingBatch,
     matched_hidden,
     network_class,
 )
-from audio_from_video.classification.settings import ClassifierParams, NetworkParams
+from audio_from_video.classification.settings import ClassifierParams, FusionParams, NetworkParams
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.loop import fit
 from audio_from_video.runtime.digests import digest, new_hash
@@ -36,6 +42,7 @@ class TrainingTask:
     predicted_indices [m]: clips whose actions it predicts afterwards.
     missing_rates: rates at which test clips are predicted once more.
     data_key: digest of the data, with which a killed training goes on; "": it begins anew.
+    draw: how often the training was repeated with other random numbers.
     """
 
     data: ActionData
@@ -47,6 +54,14 @@ class TrainingTask:
     predicted_indices: torch.Tensor
     missing_rates: list[float]
     data_key: str = ""
+    draw: int = 0
+
+    @property
+    def random_seed(self) -> int:
+        """Return the seed of weights, batches and dropout; `seed` unless it is a repetition."""
+        if not self.draw:
+            return self.seed
+        return int(digest("repeat", self.seed, self.draw)[:8], 16)
 
     def checkpoint(self, generator: torch.Generator) -> Checkpoint | None:
         """Return where the training stores its state; None without a key of the data.
@@ -57,7 +72,7 @@ class TrainingTask:
             return None
         targets = new_hash(self.targets.numpy().tobytes()).hexdigest()
         condition = self.data.condition.model_dump()
-        others = self.p.model_dump(include={"missing_rates", "extra_weight"})
+        others = self.p.model_dump(include={"missing_rates", "extra_weight", "fusion"})
         return Checkpoint(digest(self.data_key, targets, condition, others), (generator,))
 
     def draw_missing(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -83,18 +98,42 @@ class TrainingResult:
     curve: losses by epoch, as of `learning.loop.fit`.
     probabilities [m, actions]: of the task's predicted clips.
     hits: for each missing rate whether the predictions of test clips are right, bool [test clips].
+    at_chance: whether it learned nothing (`is_at_chance`), after all its repetitions.
+    repeats: how often it was repeated.
     """
 
     weights: dict[str, torch.Tensor]
     curve: list[dict]
     probabilities: np.ndarray
     hits: list[np.ndarray]
+    at_chance: bool
+    repeats: int = 0
+
+    @property
+    def validation_loss(self) -> float:
+        """Return the loss of the epoch whose weights were kept."""
+        return min(epoch["validation_loss"] for epoch in self.curve)
 
 
 def train_one(task: TrainingTask) -> TrainingResult:
-    """Train once and return weights, curve and predictions; a worker runs it."""
+    """Train and return weights, curve and predictions; a worker runs it.
+
+    A training that ends at chance is repeated with other random numbers, `repeats` times at most.
+    Where all do, the one with the lowest validation loss counts.
+    """
     one_thread()
-    torch.manual_seed(task.seed)
+    results: list[TrainingResult] = []
+    for draw in range(1 + task.p.repeats):
+        results.append(train_draw(replace(task, draw=draw)))
+        if not results[-1].at_chance:
+            break
+    chosen = min(results, key=lambda result: (result.at_chance, result.validation_loss))
+    return replace(chosen, repeats=len(results) - 1)
+
+
+def train_draw(task: TrainingTask) -> TrainingResult:
+    """Train once with the random numbers of the task's draw."""
+    torch.manual_seed(task.random_seed)
     training = ConditionTraining(task)
     curve = fit(
         training.model,
@@ -102,16 +141,18 @@ def train_one(task: TrainingTask) -> TrainingResult:
         task.training_indices,
         training.validation_loss,
         task.p.lstm,
-        task.seed,
+        task.random_seed,
         f"classifier/{task.name}",
         checkpoint=task.checkpoint(training.generator),
     )
     with torch.inference_mode():
+        training.choose_audio_share()
         probabilities = training.probabilities(task.predicted_indices)
         hits = training.hits_at_missing_rates()
+        at_chance = training.is_at_chance()
     state = training.model.state_dict()
     weights = {key: value.cpu() for key, value in state.items()}
-    return TrainingResult(weights, curve, probabilities, hits)
+    return TrainingResult(weights, curve, probabilities, hits, at_chance)
 
 
 class ConditionTraining:
@@ -121,8 +162,10 @@ class ConditionTraining:
         self.task = task
         self.data = task.data
         self.device = hub.device()
-        self.model = build(task.data, task.p.lstm, task.training_indices).to(self.device)
-        self.generator = torch.Generator().manual_seed(task.seed)
+        fusion = task.p.fusion_of(task.data.condition)
+        model = build(task.data, task.p.lstm, fusion, task.training_indices, task.seed)
+        self.model = model.to(self.device)
+        self.generator = torch.Generator().manual_seed(task.random_seed)
         if task.data.sounds:
             scale = audio_scale(task.data, task.training_indices)
             self.audio = AudioReader(task.data, task.seed, scale)
@@ -133,7 +176,8 @@ class ConditionTraining:
         missing = self.task.draw_missing(len(clip_indices), self.generator)
         logits, second_loss = self._training_pass(clip_indices, missing)
         targets = self.task.targets[clip_indices].to(self.device)
-        log_likelihood = (targets * log_softmax(logits, 1)).sum()
+        # Logits of several experts: each learns the targets.
+        log_likelihood = (targets * log_softmax(logits, -1)).sum()
         # Clips whose action is not learned have targets of 0 and count for nothing here.
         loss = -log_likelihood / targets.sum().clamp(min=1)
         if second_loss is None:
@@ -143,7 +187,7 @@ class ConditionTraining:
     def _training_pass(
         self, clip_indices: torch.Tensor, missing: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits [n, actions] of training clips and the second loss, if the network has one."""
+        """Logits of training clips, as `training_pass` returns them, and the second loss."""
         video = self._video(clip_indices)
         if not self.data.sounds:
             return self.model(video), None
@@ -195,6 +239,27 @@ class ConditionTraining:
             sizes.append(len(part))
         return float(np.average(losses, weights=sizes))
 
+    def choose_audio_share(self) -> None:
+        """Set the audio expert's share of a late fusion to the best one on validation."""
+        if not isinstance(self.model, LateFusionClassifier):
+            return
+        losses = {}
+        for share in LateFusionClassifier.SHARES:
+            self.model.audio_share.fill_(share)
+            losses[share] = self.validation_loss()
+        self.model.audio_share.fill_(min(losses, key=losses.__getitem__))
+
+    def is_at_chance(self) -> bool:
+        """Return whether validation shows no more than the actions' shares in training."""
+        validation = self.data.participants("validation")
+        frequencies = self.task.targets[self.task.training_indices].sum(0).numpy()
+        return is_at_chance(
+            self.probabilities(validation),
+            self.data.labels[validation].numpy(),
+            frequencies / frequencies.sum(),
+            self.data.clips.source_id.to_numpy()[validation],
+        )
+
     def probabilities(self, clip_indices: torch.Tensor) -> np.ndarray:
         """Return the probabilities [n, actions] of clips [n]."""
         parts = []
@@ -232,10 +297,17 @@ def predictions_of(
     return Predictions(clips, data.actions, probabilities[:, order])
 
 
-def build(data: ActionData, p: NetworkParams, training_indices: torch.Tensor) -> ActionClassifier:
+def build(
+    data: ActionData,
+    p: NetworkParams,
+    fusion: FusionParams,
+    training_indices: torch.Tensor,
+    seed: int = 0,
+) -> ActionClassifier:
     """Return the network of a condition, with random weights.
 
     training_indices [n]: the clips that it learns from; their features give its scale.
+    seed: of the generator whose features it learns from.
     """
     condition = data.condition
     steps, video_width = data.video.shape
@@ -252,9 +324,12 @@ def build(data: ActionData, p: NetworkParams, training_indices: torch.Tensor) ->
         audio_width = shards.tensor_shape(condition.audio_path("real"), "features")[-1]
         sizes = replace(sizes, hidden=matched_hidden(replace(sizes, audio_width=audio_width)))
 
-    model = network_class(condition.learns, condition.gate, condition.test_audio)(sizes)
+    how = fusion.how if data.sounds else "concatenate"
+    network = network_class(condition.learns, condition.gate, condition.test_audio, how)
+    model = network(sizes)
     model.set_scale("video", *data.video.moments(training_indices.tolist()))
     if data.sounds:
         scale = audio_scale(data, training_indices)
         model.set_scale("audio", scale.mean, scale.std)
+        model.audio_weight.copy_(component_weights(data, fusion, training_indices, seed))
     return model

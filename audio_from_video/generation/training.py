@@ -238,8 +238,8 @@ def training_clips(data: Features, fold: np.ndarray, left_out: int, pool: str) -
 
 
 def clips_of_fold(data: Features, fold: np.ndarray, number: int) -> torch.Tensor:
-    """Return the labelled training clips [n] of a fold, audible or not."""
-    clip_indices = data.clip_indices("training")
+    """Return the training and unlabelled clips [n] of a fold, audible or not."""
+    clip_indices = data.clip_indices("training", "unlabelled")
     return clip_indices[torch.from_numpy(fold)[clip_indices] == number]
 
 

@@ -88,6 +88,8 @@ def main_table(results: Results) -> Table:
         "accuracy",
         f"minus `{BASELINE}`, same clips",
         "sd over seeds",
+        "ensemble",
+        "failed trainings",
         "macro F1",
         "top 5",
         "parameters",
@@ -104,6 +106,8 @@ def main_table(results: Results) -> Table:
                 share(results.accuracy(name)),
                 difference_cell(results, name),
                 number(metrics["accuracy"]["seed_sd"], SHARE),
+                share(metrics["ensemble"]),
+                failed_trainings(metrics),
                 share(metrics["macro_f1"]),
                 share(metrics["top5"]),
                 number(metrics["parameters"], COUNT),
@@ -117,7 +121,23 @@ def main_table(results: Results) -> Table:
         whole = results.accuracy(BASELINE)["n"]
         kept_share = 100 * kept / max(whole, 1)
         below += f" Our `{PUBLISHED}` keeps {kept} of {whole} test clips, {kept_share:.1f} %."
-    return Table("main", "Main table", header, lines, below=below)
+    note = (
+        "Accuracies are means over single trainings. Ensemble: of the mean probabilities over "
+        "seeds. Failed trainings: those that ended at chance on validation and were repeated with "
+        "other random numbers, of all; then those that stayed there."
+    )
+    return Table("main", "Main table", header, lines, note, below=below)
+
+
+def failed_trainings(metrics: dict) -> Content:
+    """Return how many trainings ended at chance and were repeated, and how many stayed there.
+
+    '' where nothing is drawn at random.
+    """
+    if "trainings" not in metrics:
+        return ""
+    counts = metrics["trainings"]
+    return f"{counts['repeated']} of {counts['all']}, {counts['at_chance']} at chance"
 
 
 def audio(results: Results, name: str) -> str:

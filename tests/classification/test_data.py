@@ -46,7 +46,9 @@ def rows(workspace, in_process):
         "projection": 8,
         "dropout": 0.0,
         "epochs": 2,
+        "min_steps": 0,
         "patience": 2,
+        "patience_steps": 0,
         "batch_size": 16,
         "label_smoothing": 0.0,
     }

@@ -34,7 +34,9 @@ NETWORK = {
     "learning_rate": 0.02,
     "batch_size": 8,
     "epochs": 3,
+    "min_steps": 0,
     "patience": 3,
+    "patience_steps": 0,
 }
 SIZES = {"training": 12, "validation": 6, "test": 6}
 LABEL_NAMES = (  # AudioSet's

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.clipset import folds
@@ -25,7 +26,18 @@ GENERATED = {"train_audio": "generated", "test_audio": "generated"}
 REAL = {"train_audio": "real", "test_audio": "real"}
 CONDITIONS = {
     "video_only": condition_keys(out_of_fold=2),
-    "logistic": condition_keys(model="logistic"),
+    "logistic": condition_keys(model="logistic", out_of_fold=2, answers_pool=True),
+    "logistic_real": condition_keys(model="logistic", **REAL, out_of_fold=2, answers_pool=True),
+    "svm_generated": condition_keys(
+        model="svm", **GENERATED, fusion={"audio_scale": "reliability", "components": 3}
+    ),
+    "generated_late": condition_keys(**GENERATED, fusion={"how": "late"}),
+    "distilled": condition_keys(
+        **GENERATED,
+        teaching="hard",
+        teacher_seeds="ensemble",
+        teacher_predictions="data/predictions/logistic_real.parquet",
+    ),
     "generated": condition_keys(**GENERATED),
     "validated": condition_keys(**GENERATED, gate="keep"),
     "validated_real": condition_keys(**REAL, gate="keep_real"),
@@ -73,11 +85,12 @@ def pipeline(workspace, ast_model, in_process):
 
 def run_all() -> None:
     """Run the stages in the order of dvc.yaml."""
-    for name in ("video_only", "logistic", "real_audio"):
+    for name in ("video_only", "logistic", "logistic_real", "real_audio"):
         classifier.main(stage_run.StageRun("classifier", name, 1))
     generator.main(stage_run.StageRun("generator", "semantic_validation", 1))
     label_predictor.main(stage_run.StageRun("label_predictor", None, 1))
-    classifier.main(stage_run.StageRun("classifier", "generated", 1))
+    for name in ("generated", "generated_late", "svm_generated", "distilled"):
+        classifier.main(stage_run.StageRun("classifier", name, 1))
     filter.main(stage_run.StageRun("filter", None, 1))
     for name in ("validated", "validated_real"):
         classifier.main(stage_run.StageRun("classifier", name, 1))
@@ -109,6 +122,18 @@ def threshold() -> float:
     return metrics("filter")["semantic_validation"]["threshold"]
 
 
+def chosen() -> dict:
+    """Return what conditions chose: settings of heads, repetitions, shares of late fusions."""
+    found = {}
+    for name in CONDITIONS:
+        of_condition = metrics(f"classifier/{name}")
+        found[name] = [of_condition.get("setting"), of_condition.get("trainings")]
+    for seed in range(2):
+        weights = load_file(f"models/classifier/generated_late/seed-{seed}.safetensors")
+        found[f"share {seed}"] = weights["audio_share"].item()
+    return found
+
+
 def accuracy() -> float:
     return metrics("classifier/video_only")["accuracy"]["mean"]
 
@@ -124,6 +149,7 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
     threshold_before = threshold()
     before = decisions()
     answers_before = {name: answers(name) for name in CONDITIONS}
+    chosen_before = chosen()
     accuracy_before = accuracy()
 
     # Each test clip's label becomes the next one; the folders and the order change with them.
@@ -136,6 +162,7 @@ def test_labels_of_test_clips_change_nothing_but_metrics_and_what_is_called_leak
     assert synthetic.generated_bytes() == generated_before
     assert labels() == labels_before
     assert threshold() == threshold_before
+    assert chosen() == chosen_before
     table = decisions()
     pd.testing.assert_frame_equal(table[HONEST], before[HONEST])
     assert table.score.nunique() > 10  # the scores that stayed the same tell clips apart
