@@ -1,6 +1,7 @@
 """ENGINE=ray keeps the contract of `map_items` on a cluster of three nodes, one of them killed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.worker import Failure
 from tests.support import workers
+from tests.support.closure import ROOT
+from tests.support.repository import hear_ctrl_c
 
 REASON = "Ray is not installed: pip install -r requirements-ray.txt"
 ray = pytest.importorskip("ray", reason=REASON)
@@ -43,6 +46,17 @@ def add_node(cluster, **resources: int):
     node = cluster.add_node(**{"num_cpus": 1, "object_store_memory": 80 * 2**20} | resources)
     cluster.wait_for_nodes()
     return node
+
+
+def wait_for_free_cores(count: int) -> None:
+    """Wait until no worker holds a core; fail where one stays."""
+    from audio_from_video.runtime.ray_engine import connect
+
+    connect(count)
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != count and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == count
 
 
 def test_a_node_killed_in_the_middle_loses_nothing_and_a_node_added_is_used(cluster):
@@ -105,10 +119,34 @@ def test_items_are_taken_only_a_little_ahead_and_nothing_is_left():
     next(results)
     assert len(taken) <= 4 * 1 + 1
     results.close()
-    deadline = time.monotonic() + 20
-    while ray.available_resources().get("CPU") != 1 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert ray.available_resources()["CPU"] == 1
+    wait_for_free_cores(1)
+
+
+CTRL_C = """
+from audio_from_video.runtime.parallel import map_items
+from tests.support import workers
+
+if __name__ == "__main__":
+    results = map_items(workers.sleep_unless_0, range(20))
+    print(next(results), flush=True)
+    next(results)
+"""
+
+
+def test_ctrl_c_ends_a_run_and_its_workers():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CTRL_C],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
+    assert process.stdout.readline() == "0\n"
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert errors.strip().endswith("KeyboardInterrupt")
+    wait_for_free_cores(1)
 
 
 def test_a_team_that_feeds_another_one_does_not_block_it():
