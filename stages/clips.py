@@ -294,7 +294,7 @@ def unfit_models(root: str, models: dict[str, str]) -> list[str]:
 
     models: their directories or hub names, by key of params.yaml.
     """
-    if Path(root).resolve() == layout.SAMPLE.resolve():
+    if discovery.is_sample(root):
         return []
     tiny = layout.TINY_MODELS.resolve()
     unfit = [key for key, model in models.items() if Path(model).resolve().is_relative_to(tiny)]

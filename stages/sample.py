@@ -7,6 +7,8 @@ Writes   data/sample/training/<action>/yt-<id>_<second>.mp4    labelled clips fo
          data/sample/truth.parquet                             what is true of each clip; only
                                                                metrics and the report may read it
          metrics/figures/sample.png                            contact sheet
+Where clips.root names other clips, nothing is rendered but the contact sheet: data/sample then
+holds a line of text.
 
 Clips last 3 s (h264 and AAC, mixed frame rates).  Sources, each a place, palette, look and camera
 of its own, give one to four clips and never cross a split.  The audio of a clip is drawn
@@ -41,6 +43,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audio_from_video.clipset import discovery
 from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.media.codecs import encode_flac
 from audio_from_video.reporting.contact_sheet import Cell, write_contact_sheet
@@ -63,6 +66,7 @@ from audio_from_video.world.sounds import (
 )
 from audio_from_video.world.takes import CLIP_S, Take, draw_take
 
+NOT_USED = "not used: clips.root names other clips"
 FOLDERS = ("training", "validation", "unlabelled")
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30_000, 1001), Fraction(30))
 ID_CHARACTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"))
@@ -290,16 +294,21 @@ def contact_cell(action: str, p: SampleParams) -> Cell:
 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("sample", SampleParams)
+    root = params.read("clips", "root", str)
     # Files of another seed or number must not stay among the new ones.
     shutil.rmtree(layout.SAMPLE, ignore_errors=True)
     layout.SAMPLE.mkdir(parents=True)
+    write_contact_sheet(layout.SAMPLE_FIGURE, [contact_cell(action, p) for action in ACTIONS])
+    if not discovery.is_sample(root):
+        (layout.SAMPLE / "not_used.txt").write_text(NOT_USED + "\n")
+        stage.write_metrics({"rendered": NOT_USED})
+        return
     tasks = [(clip, p, layout.SAMPLE) for clip in plan_clips(p)]
     rendered = parallel.map_items(render_clip, tasks, stage.workers)
     rows = []
     for row in stage.progress(rendered, total=len(tasks)):
         rows.append(require_result(row, "rendering a clip"))
     stage.log["computed"] = len(rows)
-    write_contact_sheet(layout.SAMPLE_FIGURE, [contact_cell(action, p) for action in ACTIONS])
     pq.write_table(pa.Table.from_pylist(rows, TRUTH_SCHEMA), layout.SAMPLE / "truth.parquet")
     stage.write_metrics(sample_figures(rows))
 

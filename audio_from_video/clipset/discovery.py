@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from audio_from_video.clipset import lists
 from audio_from_video.runtime.errors import UserError, printable
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
 SPLIT_OF_FOLDER = {"training": "training", "validation": "test", "unlabelled": "unlabelled"}
 # What lies beside clips and claims to be no video: half downloads, facts, subtitles, pictures.
@@ -44,6 +44,11 @@ OTHER_SUFFIXES = frozenset(
     )
 )
 LONGEST_NAME = 255  # characters of a file name on common file systems
+
+
+def is_sample(root_name: str) -> bool:
+    """Return whether clips.root is the rendered data set, however it is spelled."""
+    return Path(root_name).resolve() == layout.SAMPLE.resolve()
 
 
 def find_clips(root_name: str, folder_lists: dict[str, str], clip_list: str = "") -> list[dict]:

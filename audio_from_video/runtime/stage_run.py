@@ -29,6 +29,7 @@ from audio_from_video.runtime.peak_memory import PeakMemory
 METRICS = Path("metrics")
 LOGS = Path("logs")
 LINE_INTERVAL_S = 1.0  # between lines of progress at least
+FIRST_LINE_S = 20.0  # after which a stage that has said nothing yet says how long it will take
 LOG_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {remaining} left, {rate_fmt}"
 
 
@@ -84,7 +85,10 @@ class StageRun:
                 bar.update()
 
     def _progress_lines(self, items: Iterable[Any], total: int | None, unit: str) -> Iterator[Any]:
-        """Print a line for each tenth of `items` that has passed, one a second at most."""
+        """Print a line for each tenth of `items` that has passed, one a second at most.
+
+        A long stage says after FIRST_LINE_S how long all will take, as its first tenth may be far.
+        """
         start = time.perf_counter()
         printed = 0  # tenths
         printed_s = 0.0  # seconds after the start
@@ -92,7 +96,8 @@ class StageRun:
             yield item
             tenths = 10 * number // total if total else 0
             elapsed_s = time.perf_counter() - start
-            if tenths > printed and elapsed_s - printed_s >= LINE_INTERVAL_S:
+            is_late = not printed_s and elapsed_s >= FIRST_LINE_S and total is not None
+            if is_late or (tenths > printed and elapsed_s - printed_s >= LINE_INTERVAL_S):
                 printed = tenths
                 printed_s = elapsed_s
                 line = tqdm.format_meter(

@@ -1,6 +1,7 @@
 """What surrounds every stage: command line, one-sentence errors, lock, metrics and log."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -170,3 +171,18 @@ def test_progress_passes_items_on_and_times_them(capsys, workspace, monkeypatch)
     stage.write_log(7)
     log = json.loads((workspace.folder / "logs/thing.json").read_text())
     assert 0.06 <= log["reading_s"] <= log["seconds"]
+
+
+def test_a_long_stage_says_early_how_long_it_will_take(capsys, workspace, monkeypatch):
+    monkeypatch.setattr(stage_run, "FIRST_LINE_S", 0.05)
+    stage = stage_run.StageRun("thing", None, 1)
+
+    def slowly():
+        for i in range(8):
+            time.sleep(0.02)
+            yield i
+
+    assert list(stage.progress(slowly(), 5000)) == list(range(8))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.fullmatch(r"thing: 0 %, [1-8] of 5000, [\d:]+ left, +[\d.]+clip/s", lines[0])
