@@ -133,7 +133,7 @@ def whole_stage(setup: Setup, flops: float) -> Measurement:
     reset_peak_memory(setup.device)
     stage = TimedRun("audio_features", "", setup.workers)
     audio_features.main(stage)
+    clips, seconds = stage.steady()
     peak = peak_memory_gib(setup.device)
     setup.record_start(PART, stage)
-    clips, seconds = stage.steady()
     return Measurement(PART, WHOLE, "clips", clips, seconds, flops, peak)

@@ -138,7 +138,7 @@ def whole_stage(setup: Setup) -> Measurement:
     reset_peak_memory(setup.device)
     stage = TimedRun("captions", "", setup.workers)
     captions.write_captions(stage, p, clips, weights_of, VERSION)
+    rows, seconds = stage.steady()
     peak = peak_memory_gib(setup.device)
     setup.record_start(PART, stage)
-    rows, seconds = stage.steady()
     return Measurement(PART, WHOLE, "captions", rows * len(STEPS), seconds, peak_memory_gib=peak)

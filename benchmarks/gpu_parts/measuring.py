@@ -153,12 +153,16 @@ class TimedRun(stage_run.StageRun):
         return super().fill(store, tasks, total, noting)
 
     def steady(self) -> tuple[int, float]:
-        """Return rows and seconds between a quarter of the rows and the last one.
+        """Return three quarters of the rows and the seconds that they took; the stage has ended.
 
-        The first quarter has the start of workers and of the model in it.
+        The first quarter has the start of workers and of the model in it.  What comes after the
+        last row, such as packing, is shared by all rows.
         """
         first = len(self.times) // 4
-        return len(self.times) - 1 - first, self.times[-1] - self.times[first]
+        rows = len(self.times) - 1 - first
+        after_s = time.perf_counter() - self.times[-1]
+        seconds = self.times[-1] - self.times[first] + after_s * rows / len(self.times)
+        return rows, seconds
 
     def elapsed_s(self) -> float:
         """Return the seconds since the start."""

@@ -55,9 +55,9 @@ def whole_stage(setup: Setup, flops: float) -> Measurement:
     reset_peak_memory(setup.device)
     stage = TimedRun("video_features", "rgb", setup.workers)
     video_features.main(stage)
+    clips, seconds = stage.steady()
     peak = peak_memory_gib(setup.device)
     setup.record_start(PART, stage)
-    clips, seconds = stage.steady()
     return Measurement(PART, WHOLE, "images", clips * STEPS, seconds, flops, peak)
 
 
