@@ -66,6 +66,7 @@ class VisionBackbone:
         Raises UserError when it cannot be found or is no supported vision model, and for settings
         that its kind does not have.
         """
+        self.name = name
         self.device = device or hub.device()
         model_type = kind_of(name)
         settings = pixels.read_settings(name, model_type in clip_models.KINDS)
@@ -92,7 +93,14 @@ class VisionBackbone:
         import torch
 
         with torch.inference_mode(), hub.autocast(self.device):
-            return self.model(self.preprocessor.normalise(fitted))
+            try:
+                return self.model(self.preprocessor.normalise(fitted))
+            except ValueError as error:
+                height, width = fitted.shape[-2:]
+                raise UserError(
+                    f"'{self.name}' does not take pictures of {height} x {width} px, as its "
+                    f"preprocessor config makes them of the frames: {error}"
+                ) from None
 
     def encode(self, fitted) -> np.ndarray:
         """Return the frames' vectors [B, T, D] float32 of a tensor RGB [B, T, 3, h, w] uint8."""

@@ -263,3 +263,17 @@ def test_a_clip_model_without_time_is_a_sentence(tmp_path):
     (folder / "config.json").write_text(config.replace("divided_space_time", "space_only"))
     with pytest.raises(UserError, match="supported are attention_type divided_space_time"):
         VisionBackbone(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "videomae"])
+def test_pictures_of_a_size_that_a_model_does_not_take_are_a_sentence(folders, tmp_path, kind):
+    """A preprocessor config that keeps the shape of the frames."""
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 20}}'
+    )
+    backbone = VisionBackbone(str(folder))
+    fitted = backbone.fit(pictures(4))
+    with pytest.raises(UserError, match="does not take pictures of 20 x 28 px") as caught:
+        backbone.encode(fitted[None])
+    assert "\n" not in str(caught.value)

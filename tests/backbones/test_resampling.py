@@ -1,15 +1,17 @@
 """Resizing against Pillow itself, for each of its filters."""
 
 import numpy as np
+import PIL
 import PIL.Image
 import pytest
 import torch
 
 from audio_from_video.backbones import resampling
 
+ROWS_FIRST = ((100, 64), (40, 40))  # Pillow begins with the rows
 SIZES = [  # height and width before and after
     ((64, 100), (50, 78)),
-    ((100, 64), (40, 40)),  # Pillow begins with the rows
+    ROWS_FIRST,
     ((24, 24), (56, 56)),
     ((33, 31), (1, 2)),
     ((3, 2), (40, 70)),
@@ -24,6 +26,8 @@ def test_pixels_are_pillows(old, new, resample):
     images = np.random.default_rng(0).integers(0, 256, (3, *old, 3), dtype=np.uint8)
     images[0] = np.where(images[0] > 127, 255, 0)  # hard edges, where bicubic overshoots
     height, width = new
+    if (old, new) == ROWS_FIRST and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("earlier versions of Pillow always begin with the columns")
     expected = [
         np.asarray(PIL.Image.fromarray(image).resize((width, height), resample)) for image in images
     ]
