@@ -17,6 +17,7 @@ knows no labels leaves `pooled` and `label_scores` to `label_model`.  What a tim
 audio_from_video/backbones/audio_steps.py.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ from audio_from_video.backbones.audio_interface import AudioBackbone
 from audio_from_video.backbones.audio_steps import Projection, encode_sound
 from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.evaluation.told_apart import told_apart
+from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
@@ -153,12 +155,13 @@ def main(stage: stage_run.StageRun) -> None:
     save_projection(pca)
     by_labels = labels_tell_actions_apart(index)
     for sentence in [*component_warnings(p, pca, width), *label_warnings(by_labels)]:
-        print(sentence)
+        print(f"audio_features: warning: {sentence}", file=sys.stderr)
     stage.write_metrics(
         {
             "clips": accounting.status_counts(index),
             "shape": {"steps": count, "width": width, "components": len(pca.components)},
             "explained_variance": explained_variance(pca),
+            "label_cut": label_cut("auto"),
             "labels_tell_actions_apart": by_labels,
         }
     )
@@ -257,7 +260,7 @@ def label_warnings(figures: dict[str, Any]) -> list[str]:
     if low is None or low > 0:
         return []
     return [
-        "warning: the audio model's labels do not tell the training clips' actions apart "
+        "the audio model's labels do not tell the training clips' actions apart "
         f"(difference of similarity {figures['difference']:+.3f}, against shuffled actions "
         f"[{low:+.3f}, {figures['difference_high']:+.3f}]): what rests "
         "on labels (filter, mapping, captions' tags) has nothing to go by; "

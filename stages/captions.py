@@ -50,6 +50,7 @@ from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.evaluation import captions as caption_evaluation
 from audio_from_video.evaluation.captions import StepCaptions
 from audio_from_video.meaning.attention import CaptionReader
+from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
@@ -87,10 +88,15 @@ HEARD = pa.schema([*CAPTIONS, ("labels", LABELS)])
 
 @dataclass(frozen=True)
 class Hearing:
-    """How the sound around a frame is heard: the AST model and the length of the window in s."""
+    """How the sound around a frame is heard.
+
+    model: that scores the labels.  window_s: length of the sound.  score: from which on a label
+    counts as audible.
+    """
 
     model: str
     window_s: float
+    score: float
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -101,6 +107,7 @@ def main(stage: stage_run.StageRun) -> None:
     hearing = Hearing(
         model=label_model or model,
         window_s=params.read("audio_features", "window_s", float),
+        score=label_cut(p.tag_score),
     )
     reader = caption_reader(hearing)
     version = item_version(p)
@@ -191,7 +198,7 @@ def listen(
         hearing.window_s,
         p.finetune_frames,
         p.tags,
-        p.tag_score,
+        hearing.score,
     )
     # Test clips are not heard: nothing is learned from them.
     sound_keys = {
@@ -213,7 +220,9 @@ def listen(
     def compute(missing: Iterator[Task]) -> Iterator[dict | Failure]:
         for row in caption_workers.results(caption_workers.describe, missing, setup):
             if not isinstance(row, Failure):
-                row["labels"] = [best_labels(scores, p) for scores in row["scores"]]
+                row["labels"] = [
+                    best_labels(scores, p.tags, hearing.score) for scores in row["scores"]
+                ]
             yield row
 
     with ClipItems("captions_heard", version, HEARD) as items:
@@ -244,10 +253,10 @@ def listening_tasks(clips: list[dict], window_s: float) -> Iterator[tuple[str, T
         yield clip_id, Task(steps, jpegs, sound=SoundWindows(flac, times_s, window_s))
 
 
-def best_labels(scores: np.ndarray, p: CaptionsParams) -> list[int]:
-    """Return at most `tags` labels of scores [L], highest first, that reach `tag_score`."""
-    ranking = np.argsort(-scores, kind="stable")[: p.tags].tolist()
-    return [label for label in ranking if scores[label] >= p.tag_score]
+def best_labels(scores: np.ndarray, tags: int, least: float) -> list[int]:
+    """Return at most `tags` labels of scores [L], highest first, that reach a score."""
+    ranking = np.argsort(-scores, kind="stable")[:tags].tolist()
+    return [label for label in ranking if scores[label] >= least]
 
 
 def write_captions(
@@ -293,7 +302,7 @@ def written_figures(
         clips,
         captions,
         original_captions(tuning_clips, captions, p.finetune_frames),
-        caption_evaluation.audible_labels(p.tag_score),
+        caption_evaluation.audible_labels(label_cut(p.tag_score)),
         reader,
     )
     apart = caption_evaluation.captions_tell_actions_apart(clips, captions, reader.text_model)

@@ -43,7 +43,8 @@ from audio_from_video.meaning.action_fit import (
     calibrate,
     entry_means,
 )
-from audio_from_video.meaning.settings import FilterParams
+from audio_from_video.meaning.label_cut import label_cut
+from audio_from_video.meaning.settings import LABEL_CUT, FilterParams
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
@@ -170,7 +171,8 @@ def filter_architecture(architecture: str, filter_params: FilterParams) -> dict:
     clips, label_scores = read_clips(architecture)
     score_clips(clips, label_scores, filter_params)
     condition = ARCHITECTURES[architecture].generated
-    sweep = filter_evaluation.threshold_sweep(clips, label_scores, condition)
+    found = label_cut(params.read("label_predictor", "threshold", LABEL_CUT))
+    sweep = filter_evaluation.threshold_sweep(clips, label_scores, condition, found)
     threshold = filter_params.threshold
     if threshold == "auto":
         threshold = filter_evaluation.best_threshold(sweep)
@@ -182,7 +184,9 @@ def filter_architecture(architecture: str, filter_params: FilterParams) -> dict:
     sweep_path = layout.filter_sweep(architecture)
     sweep_path.parent.mkdir(parents=True, exist_ok=True)
     sweep.to_csv(sweep_path, index=False, float_format="%.6f")
-    figures = filter_evaluation.filter_figures(clips, label_scores, layout.generated(architecture))
+    figures = filter_evaluation.filter_figures(
+        clips, label_scores, layout.generated(architecture), found
+    )
     return {"threshold": threshold, **figures}
 
 

@@ -41,7 +41,8 @@ from audio_from_video.audioset.labels import load_labels
 from audio_from_video.clipset import folds
 from audio_from_video.clipset.folds import WHOLE
 from audio_from_video.evaluation import intervals
-from audio_from_video.meaning.settings import LabelAudioParams
+from audio_from_video.meaning.label_cut import label_cut
+from audio_from_video.meaning.settings import LABEL_CUT, LabelAudioParams
 from audio_from_video.meaning.similarity import closest, cosines, paired_cosine
 from audio_from_video.meaning.stored_embeddings import embed
 from audio_from_video.runtime import params, stage_run
@@ -51,7 +52,6 @@ from audio_from_video.storage import layout, shards
 
 SOURCE = layout.AUDIO_FEATURES
 LEARNED = ("training", "unlabelled")
-PRESENT = 0.3  # AST score from which on a validation clip has a label, in the metrics
 LABELS = load_labels()
 
 
@@ -78,7 +78,8 @@ def main(stage: stage_run.StageRun) -> None:
     require_audioset_labels()
     fold_count = params.read("generator", "folds", int)
     clips = population()
-    moments = sum_clips(stage, clips, fold_count, p.min_score)
+    min_score = label_cut(p.min_score)
+    moments = sum_clips(stage, clips, fold_count, min_score)
     parts = [from_clips(moments, left_out, p) for left_out in (WHOLE, *range(fold_count))]
     metrics: dict[str, Any] = {"source": p.source, "clips": int(moments.clips.sum())}
     if p.source == "audioset":
@@ -92,7 +93,8 @@ def main(stage: stage_run.StageRun) -> None:
     whole, lenders = borrow(parts[0], similarity, p.neighbours)
     by_fold = [borrow(part, similarity, p.neighbours)[0] for part in parts[1:]]
     write_label_audio(whole, by_fold, parts[0], lenders)
-    stage.write_metrics(metrics | label_audio_figures(whole, parts[0], clips))
+    present = label_cut(params.read("label_predictor", "threshold", LABEL_CUT))
+    stage.write_metrics(metrics | label_audio_figures(whole, parts[0], clips, present))
 
 
 def require_audioset_labels() -> None:
@@ -158,7 +160,7 @@ def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
         where = "" if left_out == WHOLE else f" outside fold {left_out}"
         raise UserError(
             f"no label has evidence in the {clips:.0f} audible training clips{where}: AST's scores "
-            f"of {p.min_score:g} and more (label_audio.min_score) nowhere add up to "
+            f"of {label_cut(p.min_score):g} and more (label_audio.min_score) nowhere add up to "
             f"{p.min_evidence:g} (label_audio.min_evidence); lower them or add clips"
         )
     mean = moments.features[used].sum(0) / clips
@@ -259,12 +261,14 @@ def mean_pairwise_cosine(vectors: np.ndarray) -> float | None:
     return float(paired_cosine(vectors[first], vectors[second]).mean())
 
 
-def prediction_cosine(whole: np.ndarray, mean: np.ndarray, clips: pd.DataFrame) -> dict[str, Any]:
+def prediction_cosine(
+    whole: np.ndarray, mean: np.ndarray, clips: pd.DataFrame, present: float
+) -> dict[str, Any]:
     """Return how far label audio [L, A] can go where the labels are known.
 
     That is the cosine between a validation clip's feature, relative to the training mean [A], and
-    the features of the labels that AST hears in it, weighted by score.  Clips `without_label` have
-    none.
+    the features of the labels that AST hears in it, weighted by score: those of `present` and more.
+    Clips `without_label` have none.
     """
     source_of = dict(zip(clips.clip_id, clips.source_id, strict=True))
     values = []
@@ -274,7 +278,7 @@ def prediction_cosine(whole: np.ndarray, mean: np.ndarray, clips: pd.DataFrame) 
         if row["clip_id"] not in source_of:
             continue
         scores = row["label_scores"].astype(float)
-        heard = scores >= PRESENT
+        heard = scores >= present
         if not heard.any():
             without_label += 1
             continue
@@ -286,7 +290,9 @@ def prediction_cosine(whole: np.ndarray, mean: np.ndarray, clips: pd.DataFrame) 
     return figures | {"without_label": without_label}
 
 
-def label_audio_figures(whole: np.ndarray, part: Part, clips: pd.DataFrame) -> dict[str, Any]:
+def label_audio_figures(
+    whole: np.ndarray, part: Part, clips: pd.DataFrame, present: float
+) -> dict[str, Any]:
     """Return coverage, and whether the labels with evidence sound different.
 
     The latter is their mean pairwise cosine, also with the mean sound left in, which hardly
@@ -301,7 +307,7 @@ def label_audio_figures(whole: np.ndarray, part: Part, clips: pd.DataFrame) -> d
         "coverage": known / len(whole),
         "mean_pairwise_cosine": mean_pairwise_cosine(own),
         "mean_pairwise_cosine_uncentred": mean_pairwise_cosine(own + part.mean),
-        "prediction_cosine": prediction_cosine(whole, part.mean, clips),
+        "prediction_cosine": prediction_cosine(whole, part.mean, clips, present),
     }
 
 

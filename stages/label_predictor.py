@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from audio_from_video.backbones.audio import is_ast
 from audio_from_video.evaluation import labels as label_evaluation
 from audio_from_video.learning.features import Features, iter_column
+from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.meaning.mel_head import (
     MelDecoder,
     MelHead,
@@ -87,8 +88,9 @@ def main(stage: stage_run.StageRun) -> None:
         write_log_mels(data, labelled, generated, decoder, mels)
         columns = figure_columns(data, labelled, generated[architectures[0]], decoder, mels)
         draw_mels(layout.MEL_FIGURE, columns)
-    figures = label_evaluation.label_figures(data, labelled, scores, real_scores, p.threshold)
-    stage.write_metrics(figures | {"head": p.head, "threshold": p.threshold})
+    threshold = label_cut(p.threshold)
+    figures = label_evaluation.label_figures(data, labelled, scores, real_scores, threshold)
+    stage.write_metrics(figures | {"head": p.head, "threshold": threshold})
 
 
 def require_ast_for_mel(head: str, model: str) -> None:

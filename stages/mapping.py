@@ -38,8 +38,9 @@ from audio_from_video.clipset import folds
 from audio_from_video.evaluation import mapping as mapping_evaluation
 from audio_from_video.meaning import similarity, stored_embeddings
 from audio_from_video.meaning.key_captions import KeyCaptions
+from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.meaning.label_ranking import LOWEST_ATTENDED, Ranking, rank
-from audio_from_video.meaning.settings import MappingParams
+from audio_from_video.meaning.settings import LABEL_CUT, MappingParams
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.storage import accounting, layout, shards
 
@@ -155,8 +156,9 @@ def mapping_figures(
     # Fold -1, of validation and test clips, is the last row of the labels' audio: the whole one.
     caption_folds = clip_folds[captioned.captions.clip_index]
     vectors = embeddings[captioned.captions.text.to_numpy()]  # [N, D]
+    cut = label_cut(params.read("label_predictor", "threshold", LABEL_CUT))
     references = mapping_evaluation.References(
-        heard=mapping_evaluation.heard_labels(ast_scores),
+        heard=mapping_evaluation.heard_labels(ast_scores, cut),
         true=mapping_evaluation.true_labels(labels.names),
         real=mapping_evaluation.centred_features(),
     )

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.learning.settings import TrainingParams
+from audio_from_video.meaning.settings import LabelCut
 from audio_from_video.runtime import params
 
 
@@ -35,4 +36,4 @@ class CaptionsParams(TuningParams):
 
     finetune_frames: int = Field(ge=1, le=1000)
     tags: int = Field(ge=1, le=527)
-    tag_score: float = Field(gt=0, lt=1)
+    tag_score: LabelCut

@@ -26,28 +26,27 @@ from audio_from_video.storage import layout, predictions, shards
 # Thresholds of the sweep; -1 keeps all, and 0.72 is among them.
 THRESHOLDS = np.round(np.concatenate([[-1.0], np.arange(0, 1.0001, 0.04)]), 2)
 PUBLISHED_THRESHOLD = 0.72  # the research description's N
-FOUND_SCORE = 0.3  # AST score from which on a label counts as found in the real waveform
 DRAWS = 20  # of the random filter
 
 
 # ---- the sweep over thresholds ----
 
 
-def fits(label_scores: dict[str, np.ndarray]) -> np.ndarray:
+def fits(label_scores: dict[str, np.ndarray], found: float) -> np.ndarray:
     """Return whether the highest generated label is found in the real sound [N].
 
-    label_scores: [N, L] by `generated` and `real`.
+    label_scores: [N, L] by `generated` and `real`.  found: real score from which on it is.
     """
     strongest = label_scores["generated"].argmax(1)
-    return label_scores["real"][np.arange(len(strongest)), strongest] >= FOUND_SCORE
+    return label_scores["real"][np.arange(len(strongest)), strongest] >= found
 
 
 def threshold_sweep(
-    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], condition: str
+    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], condition: str, found: float
 ) -> pd.DataFrame:
     """Return what each threshold keeps and what becomes of accuracy, a row per threshold.
 
-    label_scores: see `fits`.  condition: the one that takes all audio of the architecture.
+    label_scores, found: see `fits`.  condition: the one that takes all audio of the architecture.
     Columns: kept fraction on test; precision and recall of keeping what fits (audible test clips);
     informedness of the same on validation; accuracy on validation and test.  On test there is also
     the accuracy of filters that keep as many clips at random, as many of each predicted action at
@@ -55,7 +54,7 @@ def threshold_sweep(
     """
     own = hit_shares(clips, condition)
     base = hit_shares(clips, BASELINE)
-    right = fits(label_scores)
+    right = fits(label_scores, found)
     test = (clips.split == "test").to_numpy()
     validation = (clips.split == "validation").to_numpy()
     audible = clips.audible.to_numpy()
@@ -159,17 +158,17 @@ def confidences(clips: pd.DataFrame, condition: str) -> np.ndarray:
 
 
 def filter_figures(
-    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], generated: Path
+    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], generated: Path, found: float
 ) -> dict:
     """Return the filter's figures on test.
 
     They are kept fractions, what the kept bit alone tells, and how well the score ranks.
-    label_scores: see `fits`.  generated: directory of the features that were judged.
+    label_scores, found: see `fits`.  generated: directory of the features that were judged.
     """
     is_test = (clips.split == "test").to_numpy()
     test = clips[is_test]
     audible = test.audible.to_numpy()
-    right = fits(label_scores)[is_test]
+    right = fits(label_scores, found)[is_test]
     figures = {
         "kept_fraction": intervals.interval(test.keep.to_numpy(float), test.source_id.to_numpy()),
         "kept_fraction_by_action": {

@@ -11,8 +11,6 @@ from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
 from audio_from_video.storage import layout, shards
 
-HEARD_SCORE = 0.3  # AST score from which on a label counts as heard in the clip's real sound
-
 # Names of what is measured, and their splits.  Captions of training clips are out of fold.
 MEASURED_SPLITS = {"validation": "validation", "test": "test", "out_of_fold": "training"}
 
@@ -163,14 +161,14 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
 # ---- references ----
 
 
-def heard_labels(scores: dict[str, np.ndarray]) -> LabelSets:
+def heard_labels(scores: dict[str, np.ndarray], cut: float) -> LabelSets:
     """Return the labels that AST hears, by clip; where no score is high enough, the highest one.
 
-    scores: AST's label scores [L] by clip.
+    scores: AST's label scores [L] by clip.  cut: the score from which on it hears one.
     """
     sets = {}
     for clip_id, label_scores in scores.items():
-        heard = set(np.flatnonzero(label_scores >= HEARD_SCORE).tolist())
+        heard = set(np.flatnonzero(label_scores >= cut).tolist())
         sets[clip_id] = heard or {int(label_scores.argmax())}
     return sets
 

@@ -3,7 +3,7 @@
 Apart from the stages: whoever reads settings need not import PyTorch, which takes 1.5 s.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,10 @@ from audio_from_video.runtime import params
 
 LABELS = 527  # of AudioSet
 
+# An audio model's score from which on a label counts; auto: meaning/label_cut.py.
+Score = Annotated[float, Field(gt=0, lt=1)]
+LabelCut = Score | Literal["auto"]
+LABEL_CUT: Any = LabelCut  # for `params.read`, whose type knows no unions
 Penalty = Annotated[float, Field(gt=0)]
 # A cosine, or the percentile in 0..1 that `calibration: action` gives.
 Threshold = Annotated[float, Field(ge=-1, le=1)]
@@ -34,7 +38,7 @@ class LabelPredictorParams(params.Section):
     """The section `label_predictor` of params.yaml."""
 
     head: Literal["mel", "features"]
-    threshold: float = Field(gt=0, lt=1)
+    threshold: LabelCut
     ridge_penalties: list[Penalty] = Field(min_length=1)
     decoder: DecoderParams
 
@@ -55,7 +59,7 @@ class LabelAudioParams(params.Section):
     """The section `label_audio` of params.yaml."""
 
     source: Literal["clips", "audioset"]
-    min_score: float = Field(gt=0, lt=1)
+    min_score: LabelCut
     min_evidence: float = Field(gt=0)
     neighbours: int = Field(ge=1, le=LABELS)
     model: str = Field(min_length=1)

@@ -117,7 +117,7 @@ def test_splits_without_audible_captions_have_no_figures():
 
 def test_what_is_heard_and_what_is_true(workspace):
     scores = {"loud": np.array([0.1, 0.3, 0.9]), "faint": np.array([0.1, 0.2, 0.05])}
-    assert mapping_evaluation.heard_labels(scores) == {"loud": {1, 2}, "faint": {1}}
+    assert mapping_evaluation.heard_labels(scores, 0.3) == {"loud": {1, 2}, "faint": {1}}
     rows = [("a", True, ["Rain", "Dog"]), ("b", False, ["Rain"]), ("c", True, ["Music"])]
     known = [
         dict.fromkeys(TRUTH_SCHEMA.names)
