@@ -18,10 +18,17 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import shards
 from stages import audio, audio_features
-from stages.audio_features import encode_clip, fit_projection
+from stages.audio_features import (
+    component_warnings,
+    encode_clip,
+    fit_projection,
+    label_warnings,
+    require_labels,
+)
 from tests.support.map_items import with_processes, without_processes
 from tests.support.media_files import sine
 from tests.support.shard_rows import index_row
+from tests.support.tiny_audio import write_whisper, write_yamnet
 from tests.support.tiny_backbones import LABELS, write_ast
 
 
@@ -263,6 +270,46 @@ def test_projection_is_scikit_learns_pca():
     assert np.allclose(ours.components, signs[:, None] * theirs.components_, atol=1e-5)
     largest = np.abs(ours.components).argmax(1)
     assert (ours.components[np.arange(10), largest] > 0).all()
+
+
+def test_a_share_of_the_variance_takes_as_few_components_as_explain_it():
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(size=(18, 24)) * np.linspace(5, 0.1, 24) for _ in range(20)]
+    shares = PCA().fit(np.concatenate(clips)).explained_variance_ratio_.cumsum()
+    needed = int((shares < 0.9).sum()) + 1
+    found = fit_projection(iter(clips), 24, 0.9)
+    assert found.components.shape == (needed, 24) and len(found.explained) == needed
+    assert shares[needed - 2] < 0.9 <= found.explained.sum()
+
+
+def test_more_components_than_the_sound_needs_get_a_word():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(3, 24))
+    clips = [rng.normal(size=(18, 3)) @ mixing for _ in range(20)]
+    for components, word in ((24, "keeps all 24 dimensions"), (8, "3 components explain")):
+        found = fit_projection(iter(clips), 24, components)
+        (sentence,) = component_warnings(parameters(components=components), found, 24)
+        assert word in sentence
+    assert not component_warnings(parameters(components=3), fit_projection(clips, 24, 3), 24)
+
+
+def test_labels_no_better_than_shuffled_ones_get_a_word():
+    figures = {"difference": 0.01, "difference_low": -0.02, "difference_high": 0.03}
+    (sentence,) = label_warnings(figures)
+    assert "do not tell" in sentence and "[-0.020, +0.030]" in sentence
+    assert not label_warnings({**figures, "difference_low": 0.005})
+    assert not label_warnings({**figures, "difference_low": None})
+
+
+def test_a_model_without_labels_needs_one_that_has_them(tmp_path):
+    whisper = str(write_whisper(tmp_path / "whisper"))
+    yamnet = str(write_yamnet(tmp_path / "yamnet"))
+    with pytest.raises(UserError, match="knows no AudioSet labels.*audio_features.label_model"):
+        require_labels(parameters(model=whisper))
+    with pytest.raises(UserError, match="audio_features.label_model: .* knows no AudioSet labels"):
+        require_labels(parameters(model=yamnet, label_model=whisper))
+    require_labels(parameters(model=whisper, label_model=yamnet))
+    require_labels(parameters(model=yamnet))
 
 
 def test_too_few_clips_are_a_sentence():
