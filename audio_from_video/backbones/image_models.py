@@ -82,9 +82,22 @@ class ImageModel:
         self.model = getattr(model, self.kind.tower) if self.kind.tower else model
         if model_type == "vit_mae":
             self.model.config.mask_ratio = 0.0  # it would hide 75 % of the patches at random
+        self.half = self.kind.like_vit and device.startswith("cuda")
+        if self.half:
+            self.model.bfloat16()
 
     def __call__(self, values):
         """Return the vectors [B, T, D] float32 of frames [B, T, 3, h, w] float32."""
+        import torch
+
+        if not self.half:
+            return self._vectors(values)
+        # Autocast would keep norms and sums in float32, which takes longer and gains nothing.
+        with torch.autocast(values.device.type, enabled=False):
+            return self._vectors(values.bfloat16())
+
+    def _vectors(self, values):
+        """Return the vectors [B, T, D] float32 of frames [B, T, 3, h, w] in the model's type."""
         batch, frames = values.shape[:2]
         images = values.flatten(0, 1)
         if self.kind.like_vit:
