@@ -4,6 +4,7 @@ A model's kind is the `model_type` of its config.  All are AutoModelForImageText
 transformers; docs/backbones.md lists them.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class Captioner(Protocol):
         """Write a Hugging Face directory of the model with these weights."""
 
 
-KINDS: dict[str, type[Captioner]] = {
+KINDS: dict[str, Callable[[CaptionerSettings, str | None], Captioner]] = {
     "blip": BlipCaptioner,
     "blip-2": Blip2Captioner,
     "git": GitCaptioner,
@@ -76,8 +77,8 @@ def load(settings: CaptionerSettings, device: str | None = None) -> Captioner:
 
     Raises UserError when the model cannot be found or its kind is not supported.
     """
-    captioner_class = KINDS[kind_of(settings.model)]
-    return captioner_class(settings, device)
+    new_captioner = KINDS[kind_of(settings.model)]
+    return new_captioner(settings, device)
 
 
 def require_tunable(settings: CaptionerSettings, finetune: str) -> None:

@@ -187,7 +187,12 @@ def write_qwen(folder: Path, generation: str = "2") -> Path:
     }
     rotary = {"rope_type": "default", "mrope_section": [2, 3, 3]}
     text = {**TEXT_LAYERS, "rope_parameters": rotary}
-    vision = {"depth": 1, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+    vision: dict[str, int | list[int]] = {
+        "depth": 1,
+        "num_heads": 2,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+    }
     model: torch.nn.Module
     if generation == "2":
         vision |= {"embed_dim": 32, "hidden_size": 32}
