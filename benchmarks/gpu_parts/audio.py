@@ -23,6 +23,7 @@ from benchmarks.gpu_parts.measuring import (
 
 PART = "audio"
 WHOLE = "the stage audio_features, FLAC in Parquet to written features"
+THREADS = "FLAC to features in threads that share one model, nothing written"
 PASSES = STEPS + 1  # of a clip: a window per time step, and the whole clip
 
 
@@ -46,6 +47,7 @@ def measure(setup: Setup) -> None:
     model = Model(setup, name)
     flops = model.flops()
     setup.attempt(PART, WHOLE, lambda: whole_stage(setup, PASSES * flops))
+    setup.attempt(PART, THREADS, lambda: in_threads(setup, sounds, PASSES * flops))
     for what, way in model.ways().items():
         setup.attempt(PART, what, partial(model.computing, what, way, flops))
 
@@ -137,3 +139,25 @@ def whole_stage(setup: Setup, flops: float) -> Measurement:
     peak = peak_memory_gib(setup.device)
     setup.record_start(PART, stage)
     return Measurement(PART, WHOLE, "clips", clips, seconds, flops, peak)
+
+
+def in_threads(setup: Setup, sounds: list[bytes], flops: float) -> Measurement:
+    """Encode clips as the stage's workers do, in threads of this process."""
+    from audio_from_video.backbones.settings import AudioFeaturesParams
+    from audio_from_video.runtime import params
+    from stages import audio_features
+
+    p = params.load("audio_features", AudioFeaturesParams)
+    audio_features.load_backbone(p.model, p.label_model)
+    clips = setup.count(128, 2)
+    tasks = [(sounds[clip % len(sounds)], STEPS, p) for clip in range(clips)]
+    reset_peak_memory(setup.device)
+    with ThreadPoolExecutor(setup.workers) as pool:
+
+        def encode() -> None:
+            for _ in pool.map(audio_features.encode_clip, tasks):
+                pass
+
+        seconds = seconds_per_call(encode, setup.device, warm_ups=1)
+    peak = peak_memory_gib(setup.device)
+    return Measurement(PART, THREADS, "clips", clips, seconds, flops, peak)

@@ -126,7 +126,7 @@ def write_rows(setup: Setup) -> tuple[RowFile, RowFile]:
     files = []
     for name, width in (("video", setup.count(2 * 768, 16)), ("audio", setup.count(128, 4))):
         shape = (STEPS, width)
-        clips = range(setup.count(4096, 8))
+        clips = range(setup.count(2048, 8))
         rows = (torch.randn(shape, generator=generator).numpy() for _ in clips)
         files.append(RowFile(Path(name).absolute(), shape).write(rows))
     return files[0], files[1]
