@@ -333,7 +333,7 @@ def write_settings(
         labels=labels,
         dictionary=dictionary.apply(list).to_dict(),
         frames=params.load("frames", FramesParams),
-        optical_flow=params.load("optical_flow", OpticalFlowParams),
+        optical_flow=flow_params(),
         representative_frames=params.load("representative_frames", RepresentativeFramesParams),
         audio=params.load("audio", AudioParams),
         video_features=video,
@@ -363,6 +363,14 @@ def write_settings(
     )
     (folder / bundle.SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n")
     return settings
+
+
+def flow_params() -> OpticalFlowParams:
+    """Return how flow is drawn, with the scale that `optical_flow` found where it is `auto`."""
+    p = params.load("optical_flow", OpticalFlowParams)
+    if p.full_scale_px == "auto":
+        return p.with_scale(read_json(layout.metrics("optical_flow"))["full_scale_px"])
+    return p
 
 
 def card_facts(settings: BundleSettings) -> CardFacts:

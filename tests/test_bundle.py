@@ -148,6 +148,12 @@ def test_a_fine_tuned_text_encoder_leaves_its_conditions_out(finished):
     assert set(settings.generators) == {"semantic_validation"}
 
 
+def test_the_scale_of_flow_is_the_one_that_was_found(workspace):
+    workspace.set(optical_flow={"full_scale_px": "auto"})
+    write_json(layout.metrics("optical_flow"), {"full_scale_px": 21.0})
+    assert bundle.flow_params().full_scale_px == 21.0
+
+
 def test_an_unknown_condition_is_named(finished, workspace):
     workspace.set(bundle={"conditions": ["video_only", "sound_only"]})
     with pytest.raises(UserError, match="bundle.conditions names sound_only"):

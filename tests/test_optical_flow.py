@@ -1,13 +1,14 @@
 """Flow of known motions, its colours against colorsys, and the fixed scale."""
 
 import colorsys
+import json
 
 import cv2
 import numpy as np
 import pytest
 
 from audio_from_video.media import codecs
-from audio_from_video.media.optical_flow import draw_clip, farneback, flow_image
+from audio_from_video.media.optical_flow import draw_clip, farneback, flow_image, scale_of
 from audio_from_video.media.settings import OpticalFlowParams
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.digests import digest
@@ -129,3 +130,41 @@ def test_output_is_that_of_code_version():
     assert digest(len(jpegs), facts) == GOLDEN[optical_flow.CODE_VERSION], (
         "the output changed: raise CODE_VERSION and note the new digest here"
     )
+
+
+def test_auto_scale_follows_the_motion_and_is_recorded(workspace):
+    """Frames that move by 2 px a step, and others at twice the size by 4: twice the scale."""
+    scales = []
+    for zoom in (1, 2):
+        clips = [("a/x_1", "training", 2.0), ("a/y_1", "training", 2.0), ("a/z_1", "test", 9.0)]
+        rows = []
+        for clip_id, split, px in clips:
+            jpegs = [enlarged(jpeg, zoom) for jpeg in moving_clip(px)]
+            row = {**index_row(clip_id, split), "jpegs": jpegs}
+            rows.append(row | {"item_key": f"{clip_id} {zoom}"})
+        rows.sort(key=lambda row: (row["split"], row["clip_id"]))
+        shards.write(workspace.folder / "data/frames", optical_flow.COLUMNS, rows, rows, f"v{zoom}")
+        workspace.set(optical_flow={"full_scale_px": "auto"})
+        optical_flow.main(stage_run.StageRun("optical_flow", None, 1))
+        metrics = json.loads((workspace.folder / "metrics/optical_flow.json").read_text())
+        scales.append(metrics["full_scale_px"])
+
+        p = parameters().with_scale(metrics["full_scale_px"])
+        written = shards.read_columns(workspace.folder / "data/optical_flow", ["jpegs"])
+        assert written["jpegs"] == [draw_clip((row["jpegs"], p))["jpegs"] for row in rows]
+    assert 2.0 <= scales[0] <= 3.0
+    assert scales[1] == pytest.approx(2 * scales[0], rel=0.25)
+
+
+def enlarged(jpeg: bytes, zoom: int) -> bytes:
+    """Return a JPEG picture `zoom` times as wide and high."""
+    image = codecs.decode_jpeg(jpeg)
+    return codecs.encode_jpeg(cv2.resize(image, None, fx=zoom, fy=zoom), 95)
+
+
+def test_scale_of_displacements_is_their_99th_percentile():
+    quantiles = np.stack([np.linspace(0, 10, 1001), np.linspace(0, 30, 1001)])
+    uniform = np.random.default_rng(0).uniform(0, 1, 10**6)
+    everything = np.concatenate([10 * uniform, 30 * uniform])
+    assert scale_of(quantiles) == pytest.approx(np.percentile(everything, 99), rel=0.02)
+    assert scale_of(np.zeros((3, 1001))) == 0.1

@@ -12,7 +12,9 @@ from audio_from_video.media import codecs
 
 SMALLEST_PX = 16  # DISOpticalFlow fails on smaller images
 GRID = 24  # vectors along each side of the image, from which the camera's motion is estimated
-AGREE_PX = 1.0  # vectors that lie so close to the camera's motion agree with it
+# Vectors agree with the camera's motion that lie so close to it, as a share of the shorter side: a
+# pixel at 96 px.
+AGREE_SHARE = 1 / 96
 AGREE_FRACTION = 0.25  # where fewer agree, rotation and zoom are guesswork
 
 
@@ -28,7 +30,10 @@ def camera_motion(flow: np.ndarray) -> np.ndarray:
     points = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32)
     vectors = flow[y, x].reshape(-1, 2)
     matrix, agree = cv2.estimateAffinePartial2D(
-        points, points + vectors, method=cv2.RANSAC, ransacReprojThreshold=AGREE_PX
+        points,
+        points + vectors,
+        method=cv2.RANSAC,
+        ransacReprojThreshold=AGREE_SHARE * min(height, width),
     )
     if matrix is None or agree.mean() < AGREE_FRACTION:
         return np.broadcast_to(np.median(vectors, axis=0), flow.shape)

@@ -5,11 +5,18 @@ magnitude is drawn on a fixed scale (`optical_flow.full_scale_px`): normalising 
 often done, would erase how much moves.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
 from audio_from_video.media import codecs
 from audio_from_video.media.settings import OpticalFlowParams
+
+QUANTILES = 1001  # of a clip's displacements, evenly spaced
+# 8 px, the scale of the rendered sample at 96 px, is the 99th percentile of its displacements.
+SCALE_PERCENTILE = 99
+SMALLEST_SCALE_PX = 0.1  # where nothing moves
 
 
 def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams) -> np.ndarray:
@@ -41,11 +48,38 @@ def flow_image(flow: np.ndarray, full_scale_px: float) -> np.ndarray:
 
 
 def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
-    """Return the flow images of one clip's frames (runs in a worker)."""
+    """Return the flow images of one clip's frames (runs in a worker).
+
+    The scale must be a number: `optical_flow` has found it where params.yaml says `auto`.
+    """
     jpegs, p = task
-    frames = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    scale_px = float(p.full_scale_px)
     images = []
-    for previous, following in zip(frames, frames[1:], strict=False):
-        flow = farneback(previous, following, p)
-        images.append(codecs.encode_jpeg(flow_image(flow, p.full_scale_px), p.jpeg_quality))
+    for flow in _fields(jpegs, p):
+        images.append(codecs.encode_jpeg(flow_image(flow, scale_px), p.jpeg_quality))
     return {"jpegs": [images[0], *images], "status": "ok", "reason": ""}
+
+
+def displacements(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
+    """Return QUANTILES of the displacements in one clip, px per step (runs in a worker)."""
+    jpegs, p = task
+    magnitudes = [np.hypot(flow[..., 0], flow[..., 1]) for flow in _fields(jpegs, p)]
+    quantiles = np.quantile(np.stack(magnitudes), np.linspace(0, 1, QUANTILES))
+    return {"quantiles_px": quantiles, "status": "ok", "reason": ""}
+
+
+def scale_of(quantiles_px: np.ndarray) -> float:
+    """Return the scale that displacements [clips, QUANTILES] call for, px, to two digits.
+
+    SCALE_PERCENTILE of all displacements are below it.  Rounded, as it should not change with every
+    clip that is added: all images would be drawn anew.
+    """
+    scale_px = np.percentile(quantiles_px, SCALE_PERCENTILE)
+    return max(SMALLEST_SCALE_PX, float(f"{scale_px:.1e}"))
+
+
+def _fields(jpegs: list[bytes], p: OpticalFlowParams) -> Iterator[np.ndarray]:
+    """Yield the flow fields [H, W, 2] between a clip's frames."""
+    frames = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
+    for previous, following in zip(frames, frames[1:], strict=False):
+        yield farneback(previous, following, p)

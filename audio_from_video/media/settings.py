@@ -3,7 +3,7 @@
 Apart from the stages: whoever reads settings need not import decoders.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,8 +29,12 @@ class OpticalFlowParams(params.Section):
     iterations: int = Field(ge=1, le=20)
     polynomial_px: int = Field(ge=3, le=15)
     polynomial_sigma: float = Field(gt=0, le=10)
-    full_scale_px: float = Field(gt=0, le=1024)
+    full_scale_px: Literal["auto"] | Annotated[float, Field(gt=0, le=1024)]
     jpeg_quality: int = Field(ge=50, le=100)
+
+    def with_scale(self, full_scale_px: float) -> "OpticalFlowParams":
+        """Return the same parameters with a number in place of `auto`."""
+        return self.model_copy(update={"full_scale_px": full_scale_px})
 
 
 class RepresentativeFramesParams(params.Section):

@@ -56,7 +56,7 @@ WRONG = [
     ({"clips": {"actions": ["a", 3]}}, "clips.actions"),
     (
         {"optical_flow": {"full_scale_px": float("inf")}},
-        "optical_flow.full_scale_px = inf: input should be a finite number",
+        "optical_flow.full_scale_px = inf: input should be 'auto', or input should be a finite",
     ),
     (
         {"optical_flow": {"polynomial_sigma": float("nan")}},
