@@ -30,9 +30,6 @@ CONSTANT_FILLERS = ("zeros", "mean", "noise", "token")  # they say nothing of th
 STORED_AUDIO = ("real", "retrieved", *GENERATOR_OF)  # kinds of audio whose features are read
 
 
-HeadModel = Literal["logistic", "svm"]  # on pooled features, in the LSTM's place
-
-
 class FusionParams(params.Section):
     """How a classifier uses audio beside video.
 
@@ -61,7 +58,7 @@ class Condition(params.Section):
     needs none. A path that is needed and not named, or named and not needed, is an error.
     """
 
-    model: Literal["lstm"] | HeadModel
+    model: Literal["lstm", "logistic", "svm"]
     train_audio: Literal["none", "real", "retrieved"] | GeneratedAudio
     test_audio: (
         Literal["none", "real", "retrieved", "zeros", "mean", "noise", "token", "reconstructed"]

@@ -71,8 +71,8 @@ WRONG = [
         "classifier.lstm.dropout = 1.0: input should be less than 1",
     ),
     (
-        {"classifier": {"conditions": {"x": {"model": "svm"}}}},
-        "classifier.conditions.x.model = 'svm': input should be 'lstm' or",
+        {"classifier": {"conditions": {"x": {"model": "tree"}}}},
+        "classifier.conditions.x.model = 'tree': input should be 'lstm' or",
     ),
     (
         {"audio": {"silence_db": 5.0}},
