@@ -36,10 +36,12 @@ from audio_from_video.runtime.worker import (
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
 try:
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 except ImportError:
     raise UserError("ENGINE=ray needs Ray: run `pip install -r requirements-ray.txt`") from None
 
+# What Ray raises where an actor, or the large result that it had given, went with its machine.
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 # What workers read from the environment of the stage.
 VARIABLES = (
     *kernels.CAPS,
@@ -201,7 +203,7 @@ class RayWorker:
             try:
                 ray.get(self._actor.ready.remote())
                 return
-            except RayActorError as error:
+            except LOST as error:
                 self._actor = None
                 cause = str(error).strip().splitlines()[-1].strip()
         if self._stopped:
@@ -220,7 +222,8 @@ class RayWorker:
             raise self._trouble
         try:
             answer = ray.get(self._actor.ask.remote(bytes(ForkingPickler.dumps(item)), timeout_s))
-        except RayActorError as error:
+        except LOST as error:
+            self.end()  # perhaps it only cannot be reached
             self._actor = None
             raise WorkerLost("its machine went away") from error
         if isinstance(answer, Failure):

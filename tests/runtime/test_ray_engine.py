@@ -77,6 +77,16 @@ def test_a_node_killed_in_the_middle_loses_nothing_and_a_node_added_is_used(clus
         cluster.remove_node(node)
 
 
+def test_large_results_of_a_killed_node_are_computed_again(cluster):
+    doomed = add_node(cluster)
+    found = []
+    for result in map_items(workers.large_after_a_while, range(120)):
+        found.append(result)
+        if len(found) == 40:
+            cluster.remove_node(doomed, allow_graceful=False)
+    assert found == [bytes([x]) * 1_000_000 for x in range(120)]
+
+
 def test_no_items_no_results():
     assert list(map_items(workers.square, [], 2)) == []
 

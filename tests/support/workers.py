@@ -170,3 +170,9 @@ def raylet_and_item(x: int) -> tuple[int, int]:
 def visible_gpus(x: int) -> str | None:
     time.sleep(0.1)
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def large_after_a_while(x: int) -> bytes:
+    """Return more than Ray sends along with its messages: it stays on the worker's machine."""
+    time.sleep(0.05)
+    return bytes([x % 256]) * 1_000_000
