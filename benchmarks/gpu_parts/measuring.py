@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audio_from_video.runtime import stage_run
+from audio_from_video.runtime import parallel, stage_run
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ class TimedRun(stage_run.StageRun):
 
     def __init__(self, stage: str, item: str, workers: int):
         super().__init__(stage, item, workers)
+        # As every stage does: imported once in the server, not in every worker.
+        parallel.preload(f"stages.{stage}")
         self.start = time.perf_counter()
         self.times: list[float] = []
 
