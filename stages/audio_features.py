@@ -57,7 +57,7 @@ _backbone: AudioBackbone  # of this process; `load_backbone` sets both, as a wor
 _labeller: AudioBackbone | None = None
 
 
-def load_backbone(model: str, label_model: str) -> None:
+def load_backbone(model: str, label_model: str = "") -> None:
     """Load the models of this process; label_model: "" where `model` gives the labels, too."""
     global _backbone, _labeller
     one_thread()

@@ -1,6 +1,7 @@
 """Pooling over time, segments, and the projection against scikit-learn."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import transformers
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
+from audio_from_video.backbones.audio import load_audio
 from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.backbones.audio_steps import encode_segments, pool_over_time, step_weights
 from audio_from_video.backbones.settings import AudioFeaturesParams
@@ -28,7 +30,7 @@ from stages.audio_features import (
 from tests.support.map_items import with_processes, without_processes
 from tests.support.media_files import sine
 from tests.support.shard_rows import index_row
-from tests.support.tiny_audio import write_whisper, write_yamnet
+from tests.support.tiny_audio import write_hubert, write_whisper, write_yamnet
 from tests.support.tiny_backbones import LABELS, write_ast
 
 
@@ -340,6 +342,34 @@ def write_sounds(seeds: dict[str, int]) -> list[dict]:
     rows = [row | {"item_key": f"sound {seeds[row['clip_id'][2:-2]]}"} for row in rows]
     shards.write(audio_features.SOURCE, audio.COLUMNS, rows, rows, "v", audio.FACTS)
     return rows
+
+
+def test_labels_may_come_from_another_model(workspace, in_process, tmp_path):
+    hubert = str(write_hubert(tmp_path / "hubert"))
+    yamnet = str(write_yamnet(tmp_path / "yamnet"))
+    rows = write_sounds({"t1": 1, "t2": 2, "x1": 3})
+    workspace.set(
+        audio_features={
+            "model": hubert,
+            "label_model": yamnet,
+            "segments": "pooled",
+            "components": 0.9,
+        }
+    )
+    audio_features.main(stage_run.StageRun("audio_features", None, 1))
+    names = ["features", "patches", "pooled", "label_scores"]
+    found = shards.read_columns("data/audio_features", names)
+    assert found["patches"].shape == (3, 18, 32) and found["pooled"].shape == (3, 256)
+    backbone = load_audio(yamnet, "cpu")
+    for place, row in enumerate(rows):
+        heard = backbone.hear(backbone.prepare([codecs.decode_flac(row["flac"])]))
+        assert np.allclose(found["label_scores"][place], heard.label_scores[0], atol=1e-3)
+    metrics = json.loads(Path("metrics/audio_features.json").read_text())
+    assert metrics["shape"]["components"] == found["features"].shape[2] < 32
+    of_training = found["label_scores"][: len(rows) - 1]
+    cut = metrics["label_cut"] - 1e-5  # metrics are rounded
+    assert (of_training >= cut).sum() >= 2 * len(of_training)
+    assert metrics["labels_tell_actions_apart"]["sources"] == 2
 
 
 def test_stage_projects_by_training_clips_only(workspace, models, in_process):

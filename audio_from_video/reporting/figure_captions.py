@@ -143,11 +143,11 @@ def mel(metrics: dict) -> str:
         "decoded from generated features."
     )
     test = metrics["test"]
-    real = test["real_path_mel"]["f1"]
+    real = test.get("real_path_mel")  # of AST alone
     generated = test.get(f"{ARCHITECTURES[SEMANTIC_VALIDATION].generated}_mel")
-    if generated:
+    if real and generated:
         text += (
             " AST's labels of the real sound, found in what is decoded from real features: F1 "
-            f"{number(real)}; from generated ones: {number(generated['f1'])}."
+            f"{number(real['f1'])}; from generated ones: {number(generated['f1'])}."
         )
     return text
