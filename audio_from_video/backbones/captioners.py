@@ -55,6 +55,7 @@ KINDS: dict[str, Callable[[CaptionerSettings, str | None], Captioner]] = {
     "git": GitCaptioner,
     "florence2": Florence2Captioner,
     "smolvlm": SmolVlmCaptioner,
+    "idefics3": SmolVlmCaptioner,
     "qwen2_vl": QwenCaptioner,
     "qwen2_5_vl": QwenCaptioner,
 }

@@ -23,6 +23,7 @@ from audio_from_video.runtime.errors import UserError
 
 # Chat models have no caption without a question.  A short answer, as `captions.max_tokens` ends it.
 QUESTION = "Describe this image in one short sentence."
+PIECE_TOKENS = 169  # for a piece of a picture, where the processor's config is silent
 CAPTION_TASK = "<CAPTION>"  # Florence-2's shortest
 
 
@@ -162,6 +163,15 @@ class Blip2Captioner(ProcessedPromptCaptioner):
 
     published = "Salesforce/blip2-opt-2.7b"
 
+    @cached_property
+    def prompt_ids(self) -> list[int]:
+        if self.model.config.image_token_index is None:
+            raise UserError(
+                f"the config.json of '{self.settings.model}' names no image_token_index, as older "
+                f"BLIP-2 checkpoints do: take a newer one, such as {self.published}"
+            )
+        return super().prompt_ids
+
 
 class Florence2Captioner(ProcessedPromptCaptioner):
     """Florence-2 in the form that transformers itself runs."""
@@ -217,9 +227,9 @@ class ChatCaptioner(PromptedCaptioner):
 
 
 class SmolVlmCaptioner(ChatCaptioner):
-    """SmolVLM and SmolVLM2."""
+    """SmolVLM2, and SmolVLM and Idefics3, which it descends from."""
 
-    published = "HuggingFaceTB/SmolVLM-256M-Instruct"
+    published = "HuggingFaceTB/SmolVLM2-256M-Video-Instruct"
 
     @cached_property
     def _processor(self):
@@ -229,7 +239,7 @@ class SmolVlmCaptioner(ChatCaptioner):
         return Idefics3Processor(
             self.image_processor,
             self.tokenizer,
-            image_seq_len=self.processor_settings["image_seq_len"],
+            image_seq_len=self.processor_settings.get("image_seq_len", PIECE_TOKENS),
         )
 
     def prepare(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:

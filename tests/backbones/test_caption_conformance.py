@@ -3,6 +3,7 @@
 The models have random weights (tests/support/tiny_captioners.py).
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 TOKENS = 6
 PICTURES = images(4, 48, 64)
 NAMES = list(WRITERS)
-CHAT = ["SmolVLM", "Qwen2-VL", "Qwen2.5-VL"]
+CHAT = ["SmolVLM", "SmolVLM2", "Qwen2-VL", "Qwen2.5-VL"]
 PROMPTED = [name for name in NAMES if name != "BLIP"]  # test_blip.py has BLIP's reference
 WITH_PROCESSOR = [name for name in PROMPTED if name not in CHAT]
 
@@ -160,7 +161,7 @@ def test_inputs_are_those_of_the_stock_processor(folders, name):
 def test_chat_models_get_their_own_image_processor(folders, name):
     processor = transformers.AutoImageProcessor.from_pretrained(folders[name])
     pictures = [rgb(picture) for picture in PICTURES]
-    nested = [[picture] for picture in pictures] if name == "SmolVLM" else pictures
+    nested = [[picture] for picture in pictures] if "SmolVLM" in name else pictures
     expected = processor(nested, return_tensors="np")
     values = captioner(folders[name]).prepare(PICTURES)
     assert np.allclose(values["pixel_values"], expected["pixel_values"], atol=1e-6)
@@ -174,7 +175,7 @@ def test_chat_models_are_asked_in_their_template(folders, prompt):
         *rows_and_columns, 4, "<fake_token_around_image>", "<image>", "<global-img>"
     )
     expected = {
-        "SmolVLM": f"user : {places} {asked} assistant :",
+        "SmolVLM2": f"user : {places} {asked} assistant :",
         "Qwen2-VL": "user : <|vision_start|>"
         + "<|image_pad|>" * 12  # 6 x 8 patches of 4 px, four to a token
         + f"<|vision_end|> {asked} assistant :",
@@ -241,6 +242,14 @@ def test_a_chat_model_without_a_template_is_a_sentence(folders, tmp_path):
     folder = shutil.copytree(folders["SmolVLM"], tmp_path / "base")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="has no chat template, without which it cannot be asked"):
+        captions(folder)
+
+
+def test_an_old_blip2_checkpoint_is_a_sentence(folders, tmp_path):
+    folder = shutil.copytree(folders["BLIP-2 with OPT"], tmp_path / "old")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"image_token_index": None}))
+    with pytest.raises(UserError, match="names no image_token_index, as older BLIP-2 checkpoints"):
         captions(folder)
 
 

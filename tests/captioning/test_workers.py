@@ -12,6 +12,7 @@ from audio_from_video.runtime import parallel
 from audio_from_video.runtime.worker import Failure
 from tests.support.map_items import without_processes
 from tests.support.tiny_backbones import LABELS, images, write_ast, write_blip
+from tests.support.tiny_captioners import write_smolvlm
 
 RATE_HZ = 16_000
 FAILED = Failure("timeout", "too slow")
@@ -80,3 +81,19 @@ def test_stored_outputs_are_a_row_per_frame(setup, tasks, in_process, monkeypatc
     outputs = list(workers.results(workers.encode_to_store, tasks, setup))
     assert [len(rows) for rows in outputs] == [len(task.steps) for task in tasks]
     assert all(rows.dtype == np.float16 for rows in outputs)
+
+
+def test_frames_of_other_sizes_are_batches_of_their_own(tmp_path, in_process, monkeypatch):
+    """A chat model has as many places for a picture as its shape asks for."""
+    captioner = CaptionerSettings(str(write_smolvlm(tmp_path / "smolvlm")), beams=1, max_tokens=6)
+    setup = Setup(captioner, frames_per_batch=100, workers=1)
+    tasks = []
+    for i, (height, width) in enumerate([(40, 56), (64, 16), (40, 56), (16, 64)]):
+        pictures = images(2, height, width, seed=i)
+        tasks.append(Task([0, 1], [codecs.encode_jpeg(picture, 95) for picture in pictures]))
+    monkeypatch.setenv("DEVICE", "cpu")
+    alone = [row["captions"] for row in workers.results(workers.describe, tasks, setup)]
+    monkeypatch.setattr(hub, "device", lambda: "cpu:0")  # a device that is not "cpu"
+    batched = [row["captions"] for row in workers.results(workers.describe, tasks, setup)]
+    assert batched == alone
+    assert len({text for texts in alone for text in texts}) > 4

@@ -13,6 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
@@ -160,17 +161,28 @@ def write_florence2(folder: Path) -> Path:
     return folder
 
 
-def write_smolvlm(folder: Path) -> Path:
+def write_smolvlm(folder: Path, generation: str = "2") -> Path:
+    """Write SmolVLM2, or with another generation SmolVLM, which is an Idefics3."""
     torch.manual_seed(4)
     vision = {"hidden_size": 32, "image_size": 32, "patch_size": 8, **LAYERS}
     text = transformers.LlamaConfig(**TEXT_LAYERS).to_dict()
-    config = transformers.SmolVLMConfig(
-        vision_config=vision, text_config=text, image_token_id=IMAGE, scale_factor=2
-    )
-    save(transformers.SmolVLMForConditionalGeneration(config), folder)
-    SmolVLMImageProcessorPil(
-        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
-    ).save_pretrained(folder)
+    settings = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_id": IMAGE,
+        "scale_factor": 2,
+    }
+    sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    model: torch.nn.Module
+    if generation == "2":
+        config = transformers.SmolVLMConfig(**settings)
+        model = transformers.SmolVLMForConditionalGeneration(config)
+        SmolVLMImageProcessorPil(**sizes).save_pretrained(folder)
+    else:
+        older_config = transformers.Idefics3Config(**settings)
+        model = transformers.Idefics3ForConditionalGeneration(older_config)
+        Idefics3ImageProcessorPil(**sizes).save_pretrained(folder)
+    save(model, folder)
     tokenizer().save_pretrained(folder)
     write_processor(folder, "SmolVLMProcessor", image_seq_len=4)
     return folder
@@ -238,7 +250,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "BLIP-2 with T5": partial(write_blip2, language_model="t5"),
     "GIT": write_git,
     "Florence-2": write_florence2,
-    "SmolVLM": write_smolvlm,
+    "SmolVLM": partial(write_smolvlm, generation="1"),
+    "SmolVLM2": write_smolvlm,
     "Qwen2-VL": write_qwen,
     "Qwen2.5-VL": partial(write_qwen, generation="2.5"),
 }
