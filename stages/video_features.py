@@ -47,15 +47,15 @@ def load_backbone(p: VideoFeaturesParams) -> None:
     _backbone = VisionBackbone(p.model, p.attention, p.temporal_scale)
 
 
-def decode(jpegs: list[bytes]) -> np.ndarray:
-    """Return one clip's JPEGs as BGR images [T, H, W, 3] uint8."""
-    return np.stack([codecs.decode_jpeg(jpeg) for jpeg in jpegs])
+def decode(jpegs: list[bytes]) -> list[np.ndarray]:
+    """Return one clip's JPEGs as T BGR images [H, W, 3] uint8."""
+    return [codecs.decode_jpeg(jpeg) for jpeg in jpegs]
 
 
 def encode_clip(jpegs: list[bytes]) -> dict:
     """Return one clip's row, with features [T, D] (runs in a worker)."""
     # Not stacked as a batch is: another memory layout could change the last bits.
-    fitted = _backbone.fit(decode(jpegs))
+    fitted = _backbone.fit(np.stack(decode(jpegs)))
     return _row(_backbone.encode(fitted[None])[0])
 
 

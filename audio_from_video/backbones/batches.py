@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from audio_from_video.runtime.worker import Failure
 
 if TYPE_CHECKING:
@@ -97,12 +99,18 @@ class Copies:
         self._on_gpu = device.startswith("cuda")
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
 
-    def host_tensor(self, array: Any) -> "torch.Tensor":
-        """Return an array as a tensor on the host, from which copies start (from any thread)."""
+    def host_tensor(self, arrays: list[np.ndarray]) -> "torch.Tensor":
+        """Return arrays of equal shape as one tensor [n, ...] on the host, from which copies start.
+
+        It may be called from any thread.
+        """
         import torch
 
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory() if self._on_gpu else tensor
+        shape = (len(arrays), *arrays[0].shape)
+        kind = torch.from_numpy(arrays[0]).dtype
+        tensor = torch.empty(shape, dtype=kind, pin_memory=self._on_gpu)
+        np.stack(arrays, out=tensor.numpy())
+        return tensor
 
     def to_device(self, parts: list["torch.Tensor"]) -> "torch.Tensor":
         """Return host tensors of equal shape as one on the device [n, ...], for what comes next."""

@@ -110,6 +110,6 @@ def test_what_fails_while_it_is_prepared_is_raised():
 def test_copies_of_a_cpu_are_the_values_themselves():
     copies = Copies("cpu")
     parts = [np.full((2, 3), value, np.uint8) for value in (1, 2)]
-    there = copies.to_device([copies.host_tensor(part) for part in parts])
+    there = copies.to_device([copies.host_tensor(list(part)) for part in parts])
     assert torch.equal(there, torch.tensor(np.stack(parts)))
     assert np.array_equal(copies.to_host(there)(), np.stack(parts))
