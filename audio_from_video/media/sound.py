@@ -116,7 +116,13 @@ def decode_sound(path: Path, start_s: float, duration_s: float, seek: bool = Fal
         line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
         for stretch in stretches:
             mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
-            _place(line, resample(mono, stretch.rate_hz), stretch.start_s)
+            start_s = stretch.start_s
+            if seek and start_s < 0:
+                # As in a cut copy: resampled from the part on, not from the frame before it.
+                before = round(-start_s * stretch.rate_hz)
+                mono = mono[before:]
+                start_s += before / stretch.rate_hz
+            _place(line, resample(mono, stretch.rate_hz), start_s)
     # A damaged packet may hold any number.
     return np.clip(np.rint(line.clip(-1, 1) * 32768), -32768, 32767).astype(np.int16)
 

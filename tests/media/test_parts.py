@@ -79,7 +79,9 @@ def test_a_part_is_as_its_cut_copy(file, start, end):
     assert abs(len(heard) - len(expected)) <= 16
     size = min(len(heard), len(expected))
     assert abs(lag(heard[:size], expected[:size])) <= 1
-    assert np.corrcoef(heard[:size], expected[:size])[0, 1] > 0.9
+    # The slice of a longer line was resampled from another sample on.
+    smallest = 0.9 if file.suffix in FROM_BEGINNING else 0.99
+    assert np.corrcoef(heard[:size], expected[:size])[0, 1] > smallest
 
 
 def test_only_what_is_needed_is_decoded(file, monkeypatch):
