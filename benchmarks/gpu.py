@@ -31,7 +31,7 @@ from typing import Any
 from audio_from_video.runtime.atomic import write_json
 
 PARTS = ("device", "vision", "audio", "captions", "training")
-TIME_LIMITS_S = {"device": 20, "vision": 55, "audio": 65, "captions": 50, "training": 45}
+TIME_LIMITS_S = {"device": 20, "vision": 70, "audio": 65, "captions": 45, "training": 40}
 LIBRARIES = ("torch", "transformers", "numpy", "pyarrow")
 JSON_NAME = "gpu.json"
 TABLE_NAME = "gpu.md"

@@ -33,7 +33,7 @@ def measure(setup: Setup) -> None:
     if setup.tiny:
         settings["audio_features"]["components"] = 8
         inputs.store_params(settings)
-    sounds = inputs.write_audio(setup.count(512, 12))
+    sounds = inputs.write_audio(setup.count(320, 12))
     name = settings["audio_features"]["model"]
 
     setup.attempt(

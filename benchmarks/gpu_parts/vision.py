@@ -1,5 +1,6 @@
 """ViT-base: JPEG in Parquet to written features, by the stage video_features, and its steps."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -33,7 +34,7 @@ WHOLE = "the stage video_features, JPEG in Parquet to written features"
 def measure(setup: Setup) -> None:
     """Record the stage's steps, the whole stage, and ways of running the model."""
     settings = inputs.write_params(setup.tiny, "video_features")
-    count = setup.count(1536, 12)
+    count = setup.count(1024, 12)
     pictures = inputs.write_frames(count, setup.tiny)
     setup.attempt(PART, "reading JPEG from Parquet", lambda: reading(count))
     setup.attempt(PART, "decoding, one thread", lambda: decoding(setup, pictures, 1))
@@ -75,7 +76,7 @@ def reading(count: int) -> Measurement:
 def decoding(setup: Setup, pictures: list[bytes], threads: int) -> Measurement:
     """Decode pictures in threads: OpenCV lets other threads work meanwhile."""
     what = "decoding, one thread" if threads == 1 else "decoding, all cores"
-    clips = setup.count(64, 2) * threads
+    clips = setup.count(16, 2) * threads
 
     def decode(clip: int) -> np.ndarray:
         return np.stack([codecs.decode_jpeg(pictures[step]) for step in range(STEPS)])
@@ -176,6 +177,8 @@ class Model:
         """
         model = deepcopy(self.model).bfloat16()
         if compiled:
+            # In this process: a pool of compilers is slow to end.
+            os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
             for layer in model.layers:
                 layer.compile()
 
