@@ -72,7 +72,7 @@ WRONG = [
     ),
     (
         {"classifier": {"conditions": {"x": {"model": "tree"}}}},
-        "classifier.conditions.x.model = 'tree': input should be 'lstm' or",
+        "classifier.conditions.x.model = 'tree': input should be 'lstm', 'logistic' or",
     ),
     (
         {"audio": {"silence_db": 5.0}},
