@@ -1,5 +1,6 @@
 """ENGINE=ray keeps the contract of `map_items` on a cluster of three nodes, one of them killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,12 +23,20 @@ ray = pytest.importorskip("ray", reason=REASON)
 pytestmark = pytest.mark.slow  # a cluster takes seconds to start
 
 
+def patiently(start):
+    """Return a started node: Ray gives it 30 s, of which a busy machine may need more."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
 @pytest.fixture(scope="module")
 def cluster():
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         yield cluster
     finally:
@@ -43,8 +52,9 @@ def engine(cluster, monkeypatch):
 
 
 def add_node(cluster, **resources: int):
-    node = cluster.add_node(**{"num_cpus": 1, "object_store_memory": 80 * 2**20} | resources)
-    cluster.wait_for_nodes()
+    options = {"num_cpus": 1, "object_store_memory": 80 * 2**20} | resources
+    node = patiently(lambda: cluster.add_node(**options))
+    cluster.wait_for_nodes(60)
     return node
 
 
