@@ -55,7 +55,8 @@ def write(folder: Path, values: dict[str, bytes]) -> Path:
 class Chunk:
     """A file that `write` wrote, open for reading.
 
-    keys: in the order in which they were written.  Raises DamagedChunk where its table of contents is damaged.
+    keys: in the order in which they were written.  Raises DamagedChunk where its table of contents
+    is damaged.
     """
 
     def __init__(self, path: Path):

@@ -1,5 +1,6 @@
 """What surrounds every stage: command line, one-sentence errors, lock, metrics and log."""
 
+import errno
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from audio_from_video.runtime import atomic, stage_run
-from audio_from_video.runtime.errors import UserError
+from audio_from_video.runtime.errors import DamagedStore, UserError
 from audio_from_video.storage import accounting
 from tests.support.closure import ROOT
 from tests.support.repository import hear_ctrl_c
@@ -106,6 +107,28 @@ def test_a_second_run_of_the_same_item_waits(tmp_path):
     (tmp_path / "go on").touch()
     assert "error" not in finish(second)[1]
     assert finish(first)[0] == second.returncode == 0
+
+
+def test_a_file_system_without_locks_gets_a_lock_that_is_a_file(workspace, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with stage_run._lock("thing"):
+        assert (workspace.folder / "logs/.thing.soft-lock").exists()
+    assert not (workspace.folder / "logs/.thing.soft-lock").exists()
+
+
+def test_stored_results_that_are_damaged_make_the_stage_run_once_more(workspace, capsys):
+    runs = []
+
+    def damaged_at_first(run: stage_run.StageRun) -> None:
+        runs.append(run)
+        if len(runs) == 1:
+            raise DamagedStore("1 files were damaged")
+
+    stage_run._run(damaged_at_first, stage_run.StageRun("thing", "", 1))
+    assert len(runs) == 2 and "thing: 1 files were damaged" in capsys.readouterr().err
 
 
 def test_interrupted_stage_says_that_it_can_go_on(tmp_path):
