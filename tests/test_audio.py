@@ -144,7 +144,10 @@ def test_damaged_sound_in_a_good_file_is_a_row(tmp_path):
         and "0x" not in row["reason"]
         and str(tmp_path) not in row["reason"]
     )
-    assert audio.extract((str(tmp_path / "nowhere.mp4"), 0.0, 3.0, True, False))["status"] == "unreadable"
+    assert (
+        audio.extract((str(tmp_path / "nowhere.mp4"), 0.0, 3.0, True, False))["status"]
+        == "unreadable"
+    )
 
 
 # By CODE_VERSION: what `extract` gives for known sounds, rounded so that machines agree.

@@ -84,9 +84,7 @@ class Perception:
             return level_dbfs, None
         wave = codecs.decode_flac(codecs.encode_flac(samples))
         count = self.settings.frames.count
-        heard = encode_sound(
-            self.audio, wave, count, self.settings.audio_features, self.labeller
-        )
+        heard = encode_sound(self.audio, wave, count, self.settings.audio_features, self.labeller)
         return level_dbfs, HeardSound(*(part.astype(np.float16) for part in heard))
 
 

@@ -48,7 +48,7 @@ def test_a_short_video_is_sampled_as_in_training_and_a_window_on_the_grid():
 def test_a_clip_is_one_window_with_the_stages_frames_and_sound(tmp_path):
     path = write_video(tmp_path / "a.mp4", 24, "24", "-c:a", "aac", sound=sine(300, 1, -12))
     [window] = read(ReadingTask(path, FRAMES, 1.0)).windows
-    row = extract((str(path), FRAMES))
+    row = extract((str(path), None, FRAMES))
     assert window.jpegs == row["jpegs"]
     expected = decode_sound(path, row["start_s"], row["duration_s"])
     assert np.array_equal(window.samples, expected)
