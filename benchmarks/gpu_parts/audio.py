@@ -16,6 +16,7 @@ from benchmarks.gpu_parts.measuring import (
     Setup,
     TimedRun,
     flops_of,
+    inference,
     peak_memory_gib,
     reset_peak_memory,
     seconds_per_call,
@@ -107,7 +108,7 @@ class Model:
             return half_model(values.bfloat16()).logits
 
         ways: dict[str, tuple[Callable, int]] = {}
-        for clips in (1, 4, 16):
+        for clips in self.setup.batches((1, 4, 16), (1,)):
             passes = clips * PASSES
             ways[f"computing, bf16 autocast, batches of {passes} passes"] = (autocast, passes)
             ways[f"computing, bf16 weights, batches of {passes} passes"] = (half, passes)
@@ -117,15 +118,7 @@ class Model:
         """Run the model on batches."""
         run, passes = way
         values = self.values[:passes]
-        reset_peak_memory(self.setup.device)
-
-        def compute() -> None:
-            with torch.inference_mode():
-                run(values)
-
-        seconds = seconds_per_call(compute, self.setup.device)
-        peak = peak_memory_gib(self.setup.device)
-        return Measurement(PART, what, "passes", len(values), seconds, flops, peak)
+        return inference(self.setup.device, PART, what, "passes", run, values, flops)
 
 
 def whole_stage(setup: Setup, flops: float) -> Measurement:

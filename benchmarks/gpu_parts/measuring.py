@@ -134,6 +134,26 @@ def flops_of(work: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
+def inference(
+    device: str,
+    part: str,
+    what: str,
+    unit: str,
+    run: Callable[[torch.Tensor], torch.Tensor],
+    values: torch.Tensor,
+    flops: float,
+) -> Measurement:
+    """Measure a model on a batch of values that lie on the device; flops: of one of them."""
+    reset_peak_memory(device)
+
+    def compute() -> None:
+        with torch.inference_mode():
+            run(values)
+
+    seconds = seconds_per_call(compute, device)
+    return Measurement(part, what, unit, len(values), seconds, flops, peak_memory_gib(device))
+
+
 class TimedRun(stage_run.StageRun):
     """A run of a stage that notes when each computed row came."""
 

@@ -21,6 +21,7 @@ from benchmarks.gpu_parts.measuring import (
     Setup,
     TimedRun,
     flops_of,
+    inference,
     peak_memory_gib,
     reset_peak_memory,
     seconds_per_call,
@@ -191,12 +192,4 @@ class Model:
         """Run the model on batches."""
         run, batch = way
         values = self.values[:batch]
-        reset_peak_memory(self.setup.device)
-
-        def compute() -> None:
-            with torch.inference_mode():
-                run(values)
-
-        seconds = seconds_per_call(compute, self.setup.device)
-        peak = peak_memory_gib(self.setup.device)
-        return Measurement(PART, what, "images", len(values), seconds, flops, peak)
+        return inference(self.setup.device, PART, what, "images", run, values, flops)
