@@ -188,10 +188,29 @@ def caption_table() -> Table:
             size = [figures["captions"], clips_sources(figures)]
             rows.append([title, split.replace("_", " "), *values, *size])
     header = ["BLIP", "split", *titles(CAPTION_KEYS), "captions", CLIPS_SOURCES]
+    apart = told_apart_sentence("captions", metrics["captions_tell_actions_apart"])
     note = (
-        "Before and after fine-tuning, against the labels that AST hears in the clip's real sound."
+        "Before and after fine-tuning, against the labels that AST hears in the clip's real sound. "
+        f"{apart}"
     )
     return Table("captions", "Captions", header, rows, note)
+
+
+def told_apart_sentence(subject: str, figures: dict) -> str:
+    """Return whether something tells clips of different actions apart (evaluation/told_apart.py).
+
+    subject: what, in the plural.  figures: of `told_apart`.
+    """
+    if figures["difference"] is None:
+        return f"Too few training clips to say whether their {subject} tell actions apart."
+    beyond = f"{figures['difference_low']:+.3f} to {figures['difference_high']:+.3f}"
+    words = (
+        f"Two training clips of one action have {subject} that are alike by {beyond} (cosine) more "
+        "than those of different actions, with what shuffled actions would give taken off"
+    )
+    if figures["difference_low"] > 0:
+        return f"{words}."
+    return f"{words}: they tell actions apart no better than chance, and nothing rests on them."
 
 
 def mapping_table() -> Table:
@@ -214,7 +233,8 @@ def mapping_table() -> Table:
     note = (
         "Captions of audible clips. A hit: at least one of the labels is among those AST hears in "
         "the clip's real sound (shuffled: in another clip's); entropy in nats; condition cosine: "
-        "of the mapped label audio with the real features at the anchor, both centred."
+        "of the mapped label audio with the real features at the anchor, both centred. "
+        + told_apart_sentence("captions", read_metrics("captions")["captions_tell_actions_apart"])
     )
     return Table("mapping", "Mapping of captions to labels", header, rows, note)
 
@@ -230,9 +250,12 @@ def label_table() -> Table:
             rows.append([name, *values, clips_sources(test)])
     rows.append(["*reported* (generated)", "*0.41*", "*0.36*", "", "", "", ""])
     header = ["features and way", "precision", "recall", "F1", "mAP", "cosine", CLIPS_SOURCES]
+    apart = told_apart_sentence(
+        "labels of the real sound", read_metrics("audio_features")["labels_tell_actions_apart"]
+    )
     note = (
         "Test clips with audible sound, against the labels that AST finds in the real waveform "
-        f"(score at least {metrics['threshold']:g}); *reported* on MiT."
+        f"(score at least {metrics['threshold']:g}); *reported* on MiT. {apart}"
     )
     title = "Labels that audio features sound like"
     return Table("labels", title, header, rows, note, NOT_COMPARABLE)
