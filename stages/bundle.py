@@ -24,8 +24,11 @@ from safetensors.numpy import save_file
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones import text as text_backbone
-from audio_from_video.backbones.blip import PROMPT
-from audio_from_video.backbones.settings import AudioFeaturesParams, VideoFeaturesParams
+from audio_from_video.backbones.settings import (
+    TAGS_PROMPT,
+    AudioFeaturesParams,
+    VideoFeaturesParams,
+)
 from audio_from_video.classification.settings import GENERATOR_OF, Condition
 from audio_from_video.generation.settings import GeneratorNetwork, MappingNetwork
 from audio_from_video.meaning.action_fit import ActionFit, background_scores, entry_means
@@ -341,7 +344,7 @@ def write_settings(
         captions=CaptionSettings(
             beams=params.read("captions", "beams", int),
             max_tokens=params.read("captions", "max_tokens", int),
-            prompt=PROMPT if tuned else params.read("captions", "prompt", str),
+            prompt=TAGS_PROMPT if tuned else params.read("captions", "prompt", str),
         ),
         mapping=mapping,
         label_predictor=LabelHead(

@@ -12,8 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from audio_from_video.backbones import captioners
-from audio_from_video.backbones.blip import PROMPT
-from audio_from_video.backbones.settings import CaptionerSettings
+from audio_from_video.backbones.settings import TAGS_PROMPT, CaptionerSettings
 from audio_from_video.captioning import jobs
 from audio_from_video.clipset import folds
 from audio_from_video.media import codecs
@@ -218,7 +217,7 @@ def test_tags_tunes_the_decoder_alone_and_its_directory_gives_the_captions(stage
     rows = written()
     by_whole_model = [row for row in stage.rows if row["split"] in ("validation", "test")]
     for row in by_whole_model[::3]:
-        expected = stock_captions(Path("models/captions"), row, PROMPT)
+        expected = stock_captions(Path("models/captions"), row, TAGS_PROMPT)
         assert rows[row["clip_id"]]["captions"] == expected
         assert rows[row["clip_id"]]["steps"] == row["steps"]
 

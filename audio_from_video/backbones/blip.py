@@ -1,8 +1,8 @@
 """BLIP, frozen or with fine-tuned weights: images to captions.
 
 Li et al. 2022; transformers.BlipForConditionalGeneration.  A fine-tuned decoder
-(captioning/fine_tuning.py) is a file of weights beside the model.  It is asked with PROMPT, the
-published model with the prompt of its settings, or without one.
+(captioning/fine_tuning.py) is a file of weights beside the model.  It is asked with TAGS_PROMPT,
+the published model with the prompt of its settings, or without one.
 
 transformers is imported at the top: the fork server imports this module with the stage
 captions, so its workers have the 3.4 s of this import behind them when they start.
@@ -18,10 +18,13 @@ import torch
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from audio_from_video.backbones import hub, pixels
-from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
+from audio_from_video.backbones.settings import (
+    PUBLISHED_WEIGHTS,
+    TAGS_PROMPT,
+    CaptionerSettings,
+)
 from audio_from_video.runtime.errors import UserError
 
-PROMPT = "the sound of"
 IGNORED = -100  # a label that cross-entropy leaves out
 
 
@@ -70,7 +73,7 @@ class BlipCaptioner:
 
         The published weights give original captions, fine-tuned ones captions that name sounds.
         """
-        prompt = self.settings.prompt if weights == PUBLISHED_WEIGHTS else PROMPT
+        prompt = self.settings.prompt if weights == PUBLISHED_WEIGHTS else TAGS_PROMPT
         ids = self.generate(
             self.decoder(weights),
             self.encode(pictures),

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
+from audio_from_video.backbones.blip import BlipCaptioner
 from audio_from_video.backbones.prompted_captioners import (
     Blip2Captioner,
     Florence2Captioner,
@@ -19,7 +19,11 @@ from audio_from_video.backbones.prompted_captioners import (
     QwenCaptioner,
     SmolVlmCaptioner,
 )
-from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
+from audio_from_video.backbones.settings import (
+    PUBLISHED_WEIGHTS,
+    TAGS_PROMPT,
+    CaptionerSettings,
+)
 from audio_from_video.runtime.errors import UserError
 
 # Arrays by name, which workers pass on.  Those of several clips are joined along the first axis
@@ -92,8 +96,8 @@ def require_tunable(settings: CaptionerSettings, finetune: str) -> None:
             f"captions.finetune = '{finetune}': models of the kind '{kind}' are not fine-tuned "
             f"here, {', '.join(TUNABLE)} is; set captions.finetune to off"
         )
-    if settings.prompt == PROMPT:
+    if settings.prompt == TAGS_PROMPT:
         raise UserError(
-            f"captions.prompt = '{PROMPT}': fine-tuning asks for captions that name sounds by this "
-            "prompt; give another one for the original captions, or set captions.finetune to off"
+            f"captions.prompt = '{TAGS_PROMPT}': fine-tuning asks for captions that name sounds by "
+            "this prompt; give another one for the original captions, or set captions.finetune to off"
         )

@@ -26,7 +26,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
+from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones.settings import TAGS_PROMPT
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.loop import fit
 from audio_from_video.learning.settings import TrainingParams
@@ -82,7 +83,9 @@ def fine_tune(
 
     def tagged_loss(examples: list[Example]) -> torch.Tensor:
         pictures = material.outputs.read(example.row for example in examples)
-        return captioner.loss(decoder, pictures, [example.tagged for example in examples], PROMPT)
+        return captioner.loss(
+            decoder, pictures, [example.tagged for example in examples], TAGS_PROMPT
+        )
 
     def loss(indices: torch.Tensor) -> torch.Tensor:
         batch = [material.learned[i] for i in indices.tolist()]
@@ -149,13 +152,15 @@ def _self_critical_loss(
 ) -> torch.Tensor:
     """Return the mean of (reward of a sampled caption - reward of the greedy one) * -log p."""
     pictures = outputs.read(rows).to(captioner.device)
-    sampled = captioner.generate(decoder, pictures, PROMPT, **SAMPLED)
-    greedy = captioner.generate(decoder, pictures, PROMPT, **GREEDY)
-    sampled_reward = reward(captioner.texts(sampled, PROMPT), rows)
-    gain = sampled_reward - reward(captioner.texts(greedy, PROMPT), rows)
+    sampled = captioner.generate(decoder, pictures, TAGS_PROMPT, **SAMPLED)
+    greedy = captioner.generate(decoder, pictures, TAGS_PROMPT, **GREEDY)
+    sampled_reward = reward(captioner.texts(sampled, TAGS_PROMPT), rows)
+    gain = sampled_reward - reward(captioner.texts(greedy, TAGS_PROMPT), rows)
 
     mask = (sampled != captioner.model.config.text_config.pad_token_id).long()
-    surprise = captioner.loss_of_ids(decoder, pictures, sampled, mask, PROMPT, "none")  # -log p
+    surprise = captioner.loss_of_ids(
+        decoder, pictures, sampled, mask, TAGS_PROMPT, "none"
+    )  # -log p
     return (torch.from_numpy(gain).to(surprise) * surprise).mean()
 
 
@@ -171,6 +176,6 @@ def mean_reward(
     for start in range(0, len(examples), BATCH):
         rows = [example.row for example in examples[start : start + BATCH]]
         pictures = outputs.read(rows).to(captioner.device)
-        ids = captioner.generate(decoder, pictures, PROMPT, **GREEDY)
-        values += reward(captioner.texts(ids, PROMPT), rows).tolist()
+        ids = captioner.generate(decoder, pictures, TAGS_PROMPT, **GREEDY)
+        values += reward(captioner.texts(ids, TAGS_PROMPT), rows).tolist()
     return float(np.mean(values))

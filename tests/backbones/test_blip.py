@@ -9,8 +9,8 @@ import transformers
 
 from audio_from_video.backbones import blip
 from audio_from_video.backbones import text as text_backbone
-from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
-from audio_from_video.backbones.settings import CaptionerSettings
+from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones.settings import TAGS_PROMPT, CaptionerSettings
 from audio_from_video.runtime.errors import UserError
 from tests.support.closure import ROOT
 from tests.support.stock_blip import rgb, stock_blip, stock_caption
@@ -55,18 +55,22 @@ def test_tuned_captions_are_the_stock_models_after_the_prompt(models, captioner,
     pictures = images(4, 32, 32)
     prepared = captioner.prepare(pictures)
     captions = captioner.captions(prepared, str(file))
-    assert captions == [stock_caption(tmp_path / "saved", picture, PROMPT) for picture in pictures]
+    assert captions == [
+        stock_caption(tmp_path / "saved", picture, TAGS_PROMPT) for picture in pictures
+    ]
     assert captions != captioner.captions(prepared)
 
 
 def test_a_caption_ends_where_positions_do(models):
     captioner = BlipCaptioner(CaptionerSettings(str(models["blip"]), beams=1, max_tokens=500))
     outputs = captioner.encode(captioner.prepare(images(2, 32, 32)))
-    ids = captioner.generate(captioner.decoder(), outputs, PROMPT, num_beams=1, do_sample=False)
+    ids = captioner.generate(
+        captioner.decoder(), outputs, TAGS_PROMPT, num_beams=1, do_sample=False
+    )
     assert ids.shape[1] <= 24
 
 
-@pytest.mark.parametrize("prompt", ["", PROMPT])
+@pytest.mark.parametrize("prompt", ["", TAGS_PROMPT])
 def test_loss_on_stored_outputs_is_the_models_own_on_pictures(models, captioner, prompt):
     pictures = images(3, 32, 32)
     texts = ["a red ball", "a blue drum in the street", "a ball"]

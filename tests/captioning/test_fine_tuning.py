@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from audio_from_video.backbones import blip
-from audio_from_video.backbones.blip import PROMPT, BlipCaptioner
-from audio_from_video.backbones.settings import CaptionerSettings
+from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones.settings import TAGS_PROMPT, CaptionerSettings
 from audio_from_video.captioning.fine_tuning import (
     GREEDY,
     Example,
@@ -73,7 +73,7 @@ def test_it_learns_to_name_sounds_and_keeps_the_captions(captioner, outputs):
 
     pictures = outputs.read(range(len(learned)))
     for prompt, texts in (
-        (PROMPT, [example.tagged for example in learned]),
+        (TAGS_PROMPT, [example.tagged for example in learned]),
         ("", [example.caption for example in learned]),
     ):
         ids = captioner.generate(decoder, pictures, prompt, **GREEDY)
