@@ -99,5 +99,6 @@ def require_tunable(settings: CaptionerSettings, finetune: str) -> None:
     if settings.prompt == TAGS_PROMPT:
         raise UserError(
             f"captions.prompt = '{TAGS_PROMPT}': fine-tuning asks for captions that name sounds by "
-            "this prompt; give another one for the original captions, or set captions.finetune to off"
+            "this prompt; give another one for the original captions, or set captions.finetune "
+            "to off"
         )
