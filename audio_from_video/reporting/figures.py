@@ -253,7 +253,7 @@ def draw_threshold(figure: Figure, sweep: pd.DataFrame, used: float, gains: Filt
     lower.fill_between(thresholds, low, high, color=colour, alpha=0.2, linewidth=0)
     lower.plot(thresholds, mean, color=colour, label="this filter")
     lower.plot(thresholds, at_random, color=GREY, linestyle=":", label="keeps as many at random")
-    lower.legend(loc="lower right")
+    lower.legend(loc="upper right")
     lower.set_ylabel(f"minus {BASELINE} (points)")
     lower.set_xlim(-0.02, 1.02)
     lower.set_xlabel("threshold of the filter (cosine)")
