@@ -119,7 +119,7 @@ def test_clips(tmp_path):
 
 # By CODE_VERSION and kind of attention: sketches of features.
 VIDEO_FEATURES = {
-    1: {
+    2: {
         "frame": [-0.2711, -0.3789, 0.7133, -0.0913, -0.3024, -0.8112, 0.0276, 0.9376],
         "joint": [-0.6344, 0.0641, -0.1987, -0.0325, -0.1736, -0.7199, 0.0208, 0.884],
     }
@@ -185,6 +185,7 @@ def test_captions(tmp_path):
         {
             "model": blip,
             "beams": 2,
+            "prompt": "",
             "max_tokens": 6,
             "frames_per_batch": 1,
             "finetune": "tags",
