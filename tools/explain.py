@@ -9,6 +9,7 @@ clip, as the last run left them.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -263,6 +264,8 @@ def main() -> None:
         "clip", help="the clip's id, its path below clips.root, or a part of either"
     )
     text = parser.parse_args().clip
+    # `explain ... | head` closes the pipe early, which is no error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         clip = find_clip(text)
         print("\n".join([*summary(clip), "", *account(clip)]))
