@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from audio_from_video.runtime.errors import UserError
+
 RATE_HZ = 16_000  # of the stored sound; models of another rate resample it themselves
 
 
@@ -61,7 +63,26 @@ class AudioBackbone(Protocol):
         """Return start and end [count, 2] of the first `count` frames, in seconds."""
 
     def scores(self, pooled: np.ndarray) -> np.ndarray:
-        """Return the label scores [n, 527] float32 that follow from pooled outputs [n, P]."""
+        """Return the label scores [n, 527] float32 that follow from pooled outputs [n, P].
+
+        Raises UserError where the model knows no labels.
+        """
+
+
+def side_by_side(sounds: list[np.ndarray]) -> AudioInputs:
+    """Return sounds [samples] float32 as one array [N, samples]; zeros fill the shorter ones."""
+    lengths = [len(sound) for sound in sounds]
+    values = np.zeros((len(sounds), max(lengths)), np.float32)
+    for row, sound in zip(values, sounds, strict=True):
+        row[: len(sound)] = sound
+    return AudioInputs(values, lengths)
+
+
+def no_labels(kind: str) -> UserError:
+    """Return the error of a kind of model that is asked for labels and knows none."""
+    return UserError(
+        f"{kind} knows no labels: name a model that does in audio_features.label_model"
+    )
 
 
 def resample(wave: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from audio_from_video.backbones.audio_interface import (
     AudioInputs,
     Heard,
     resample,
+    side_by_side,
     to_numpy,
 )
 
@@ -62,11 +63,7 @@ class PeAudioBackbone:
         for wave in waveforms:
             features = self.extractor(resample(wave, rate_hz), sampling_rate=rate_hz)
             sounds.append(np.asarray(features["input_values"][0], np.float32).reshape(-1))
-        lengths = [len(sound) for sound in sounds]
-        values = np.zeros((len(sounds), max(lengths)), np.float32)
-        for row, sound in zip(values, sounds, strict=True):
-            row[: len(sound)] = sound
-        return AudioInputs(values, lengths)
+        return side_by_side(sounds)
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return the tower's outputs, embeddings and label scores of prepared sounds."""

@@ -10,7 +10,9 @@ from audio_from_video.backbones.audio_interface import (
     RATE_HZ,
     AudioInputs,
     Heard,
+    no_labels,
     resample,
+    side_by_side,
     to_numpy,
 )
 from audio_from_video.backbones.audio_whisper import mean_of_valid
@@ -69,11 +71,7 @@ class WaveBackbone:
             missing = max(0, self._frame_samples - len(sound))
             features = self.extractor(np.pad(sound, (0, missing)), sampling_rate=rate_hz)
             sounds.append(np.asarray(features["input_values"][0], np.float32))
-        lengths = [len(sound) for sound in sounds]
-        values = np.zeros((len(sounds), max(lengths)), np.float32)
-        for row, sound in zip(values, sounds, strict=True):
-            row[: len(sound)] = sound
-        return AudioInputs(values, lengths)
+        return side_by_side(sounds)
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return the last layer's outputs of prepared sounds."""
@@ -97,8 +95,8 @@ class WaveBackbone:
         return times / self.extractor.sampling_rate
 
     def scores(self, pooled: np.ndarray) -> np.ndarray:
-        """Raise an error: it knows no labels."""
-        raise NotImplementedError(self.HEARS)
+        """Raise UserError: it knows no labels."""
+        raise no_labels(self.HEARS)
 
     def _frames(self, samples: int) -> int:
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):

@@ -7,6 +7,7 @@ from audio_from_video.backbones.audio_interface import (
     RATE_HZ,
     AudioInputs,
     Heard,
+    no_labels,
     resample,
     to_numpy,
 )
@@ -79,8 +80,8 @@ class WhisperBackbone:
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
     def scores(self, pooled: np.ndarray) -> np.ndarray:
-        """Raise an error: it knows no labels."""
-        raise NotImplementedError(self.HEARS)
+        """Raise UserError: it knows no labels."""
+        raise no_labels(self.HEARS)
 
 
 def mean_of_valid(frames: np.ndarray, valid: list[int]) -> np.ndarray:

@@ -11,6 +11,7 @@ videos there.  Their image processors by Pillow and their tokenisers can, and ar
 """
 
 import shutil
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +28,7 @@ PIECE_TOKENS = 169  # for a piece of a picture, where the processor's config is 
 CAPTION_TASK = "<CAPTION>"  # Florence-2's shortest
 
 
-class PromptedCaptioner:
+class PromptedCaptioner(ABC):
     """A frozen captioning model that is asked with one prompt for all images."""
 
     published = ""  # a published model of this kind, for error sentences
@@ -54,13 +55,13 @@ class PromptedCaptioner:
 
         return hub.load_pretrained(AutoTokenizer, self.settings.model, "a tokeniser")
 
+    @abstractmethod
     def prepare(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:
         """See `captioners.Captioner`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, pictures: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """Return what the model's `generate` reads, on its device."""
-        raise NotImplementedError
 
     def captions(
         self, pictures: dict[str, np.ndarray], weights: str = PUBLISHED_WEIGHTS
@@ -107,10 +108,10 @@ class FixedSizeCaptioner(PromptedCaptioner):
     def _preprocessor(self) -> pixels.Preprocessor:
         return pixels.Preprocessor(pixels.read_settings(self.settings.model), self.device)
 
-    @cached_property
+    @property
+    @abstractmethod
     def prompt_ids(self) -> list[int]:
         """The ids [tokens] that the model reads beside a picture, placeholders included."""
-        raise NotImplementedError
 
     def prepare(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:
         rgb = [image[..., ::-1] for image in images]

@@ -142,6 +142,13 @@ def test_scores_follow_from_pooled_outputs(kind, backbones):
     assert np.allclose(scores, heard.label_scores, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", UNLABELLED)
+def test_a_model_without_labels_says_where_to_name_one_that_has_some(kind, backbones):
+    backbone = backbones[kind]
+    with pytest.raises(UserError, match="knows no labels: .*audio_features.label_model"):
+        backbone.scores(np.zeros((1, backbone.width), np.float32))
+
+
 # Against the stock models
 
 
