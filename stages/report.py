@@ -11,8 +11,7 @@ Writes   metrics/tables.md; metrics/tables/<name>.csv and .tex, a table each;
          metrics/tables/readme.md (the README's table); metrics/figures/report/<name>.png and .svg;
          docs/results.md (the results in words); metrics/report.html (reporting/page.py: tables,
          figures, thresholds and test clips in one file); metrics/subsets.csv (every figure of
-         every condition on every subset, with its interval); metrics/report.json (their means, for
-         `dvc metrics diff`)
+         every condition on every subset, with its interval); metrics/report.json (their means)
 Values are averaged over seeds per clip; intervals and differences resample sources
 (evaluation/intervals.py).  A condition, a seed or a missing rate that is not there is an error, not
 a gap.

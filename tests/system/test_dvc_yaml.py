@@ -99,9 +99,15 @@ def test_metrics_and_plots_are_in_git(stage):
 @pytest.mark.parametrize("stage", BODIES)
 def test_dvc_keeps_runs_of_stages_whose_metrics_are_in_git(stage):
     """DVC brings a run back only where the outputs in git are metrics or plots."""
-    metrics = [path for entry in BODIES[stage]["metrics"] for path in entry]
+    kind = "metrics" if stage == "summary" else "plots"
+    paths = [path for entry in BODIES[stage][kind] for path in entry]
     has_items = "foreach" in STAGES[stage]
-    assert metrics == [f"metrics/{stage}/${{key}}.json" if has_items else f"metrics/{stage}.json"]
+    assert paths[0] == f"metrics/{stage}/${{key}}.json" if has_items else f"metrics/{stage}.json"
+
+
+def test_only_the_summary_is_shown_by_dvc():
+    """`dvc exp show` has a column for every number of a stage's metrics."""
+    assert [stage for stage, body in BODIES.items() if "metrics" in body] == ["summary"]
 
 
 def test_only_stages_with_metrics_on_it_depend_on_the_truth():
