@@ -41,11 +41,12 @@ from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, item_store, layout, shards
+from audio_from_video.storage import accounting, fit_on, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 # Of `encode_sound` and the backbones; raise it when the output for the same input changes.
-CODE_VERSION = 1
+# 2: an AST hears windows without the padding behind them.
+CODE_VERSION = 2
 LIBRARIES = ("numpy", "soundfile", "torch", "transformers")
 SOURCE = layout.AUDIO
 EXPLAINED_BY = (8, 32, 64)  # numbers of components whose explained variance the metrics name
@@ -269,9 +270,10 @@ def label_warnings(figures: dict[str, Any]) -> list[str]:
 
 
 def training_patches(items: ClipItems, clips: list[dict]) -> Iterator[np.ndarray]:
-    """Yield the patches [count, D] of training clips, one clip after the other."""
-    for clip in clips:
-        if clip["split"] == "training":
+    """Yield the patches [count, D] of training clips to fit on, one clip after the other."""
+    fitted = fit_on.fitted(clip["clip_id"] for clip in clips)
+    for clip, is_fitted in zip(clips, fitted, strict=True):
+        if clip["split"] == "training" and is_fitted:
             row = items.row(clip)
             if row["status"] == "ok":
                 yield row["patches"]

@@ -62,32 +62,48 @@ class AstFrontEnd:
         self.rate_hz: int = extractor.sampling_rate
         self.mel_bins: int = extractor.num_mel_bins
         self._filter_bank = FilterBank(self.mel_bins, self.rate_hz)
+        self._frame_samples = round(self.FRAME_S * self.rate_hz)
+        self._hop_samples = round(self.HOP_S * self.rate_hz)
 
     def log_mel(self, waveforms: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
         """Return normalised log-mel [N, max_length, mel bins] and the number of frames of each.
 
         waveforms: N of float32 at `rate_hz`.  The frames behind a sound are padding.
         """
-        shortest = round(self.FRAME_S * self.rate_hz)
-        padded = []
-        frames = []
-        for wave in waveforms:
-            missing = max(0, shortest - len(wave))
-            long_enough = np.pad(wave, (0, missing))
-            padded.append(long_enough)
-            frames.append(self._frame_count(len(long_enough), shortest))
-        longest = self.max_length
-        values = np.zeros((len(padded), longest, self.mel_bins), np.float32)
-        for row, wave in zip(values, padded, strict=True):
-            log_mel = self._filter_bank(wave)[:longest]
-            row[: len(log_mel)] = log_mel
-        if self.extractor.do_normalize:
-            values = self.extractor.normalize(values)
-        return values, frames
+        sounds = [self._of_whole(wave)[: self.max_length] for wave in waveforms]
+        values = np.zeros((len(sounds), self.max_length, self.mel_bins), np.float32)
+        for row, sound in zip(values, sounds, strict=True):
+            row[: len(sound)] = sound
+        return self._normalised(values), [len(sound) for sound in sounds]
 
-    def _frame_count(self, samples: int, frame_samples: int) -> int:
-        hops = round((samples - frame_samples) // (self.HOP_S * self.rate_hz))
-        return min(1 + hops, self.max_length)
+    def windows(
+        self, wave: np.ndarray, starts: list[int], length: int, fewest: int
+    ) -> tuple[np.ndarray, int]:
+        """Return normalised log-mel [N, frames, mel bins] of windows, and how many frames each has.
+
+        Their frames are those of the whole sound, computed once: a window begins at the last frame
+        that begins no later than `start`.  fewest: frames up to which shorter windows are padded.
+        """
+        sound = self._of_whole(wave)
+        frames = self.frame_count(length)
+        latest = len(sound) - frames  # matters where windows are shorter than a frame
+        firsts = [min(start // self._hop_samples, latest) for start in starts]
+        values = np.zeros((len(starts), max(frames, fewest), self.mel_bins), np.float32)
+        for row, first in zip(values, firsts, strict=True):
+            row[:frames] = sound[first : first + frames]
+        return self._normalised(values), frames
+
+    def frame_count(self, samples: int) -> int:
+        """Return how many frames a sound of so many samples has, at least one."""
+        return 1 + max(0, samples - self._frame_samples) // self._hop_samples
+
+    def _of_whole(self, wave: np.ndarray) -> np.ndarray:
+        """Return the log-mel [frames, mel bins] of a sound, which is padded to one frame."""
+        missing = max(0, self._frame_samples - len(wave))
+        return self._filter_bank(np.pad(wave, (0, missing)))
+
+    def _normalised(self, values: np.ndarray) -> np.ndarray:
+        return self.extractor.normalize(values) if self.extractor.do_normalize else values
 
 
 class AstBackbone:
@@ -135,6 +151,15 @@ class AstBackbone:
         """Return sounds as log-mels; the lengths are spectrogram frames."""
         return AudioInputs(*self.log_mel(waveforms))
 
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows as log-mels that are no longer than their sound.
+
+        Published ASTs hear 10.24 s: of a window of 1 s nine tenths would be padding.
+        """
+        fewest = self.config.patch_size
+        values, frames = self.front_end.windows(wave, starts, length, fewest)
+        return AudioInputs(values, [frames] * len(starts))
+
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return patch outputs, pooled outputs and label scores of prepared sounds."""
         patches, pooled, scores = self.encode(inputs.values)
@@ -142,24 +167,36 @@ class AstBackbone:
         return Heard(patches, valid, pooled, scores)
 
     def encode(self, log_mel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what the model makes of log-mel [N, max_length, mel bins], as float32.
+        """Return what the model makes of log-mel [N, frames, mel bins], as float32.
 
         Patch outputs [N, time, D] (mean over frequency), pooled [N, D] (mean of the two special
         tokens, which the classification head expects) and label scores [N, L] (sigmoid).
+        Fewer frames than max_length have the first positions, as Gong et al. (2021) cut them for
+        shorter inputs.
         """
         import torch
 
         transformer = self.model.audio_spectrogram_transformer
+        high, _ = transformer.embeddings.get_shape(self.config)
+        wide = self.valid_patches(log_mel.shape[1])
+        positions = {"embeddings.position_embeddings": self._positions(high, wide)}
         with torch.inference_mode(), hub.autocast(self.device):
             values = torch.from_numpy(log_mel).to(self.device)
-            output = transformer(values)
+            output = torch.func.functional_call(transformer, positions, (values,))
             scores = self._label_scores(output.pooler_output)
 
             # Two special tokens come first, then the patches, frequency by frequency.
-            high, wide = transformer.embeddings.get_shape(self.config)
             patch_outputs = output.last_hidden_state[:, 2:]  # [N, high * wide, D]
             patches = patch_outputs.unflatten(1, (high, wide)).mean(1)
             return to_numpy(patches), to_numpy(output.pooler_output), scores
+
+    def _positions(self, high: int, wide: int):
+        """Return the position embeddings [1, 2 + high * wide, D] of the first `wide` patches."""
+        import torch
+
+        whole = self.model.audio_spectrogram_transformer.embeddings.position_embeddings
+        patches = whole[:, 2:].unflatten(1, (high, -1))[:, :, :wide]
+        return torch.cat([whole[:, :2], patches.flatten(1, 2)], dim=1)
 
     def scores(self, pooled: np.ndarray) -> np.ndarray:
         """Return the label scores [n, L] of pooled outputs [n, D]."""

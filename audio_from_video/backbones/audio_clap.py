@@ -10,6 +10,7 @@ from audio_from_video.backbones.audio_interface import (
     RATE_HZ,
     AudioInputs,
     Heard,
+    cut,
     resample,
     to_numpy,
 )
@@ -60,6 +61,10 @@ class ClapBackbone:
         features = self.extractor(sounds, sampling_rate=rate_hz, return_tensors="np")
         values = features["input_features"].astype(np.float32)
         return AudioInputs(values, [len(wave) for wave in waveforms])
+
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows of a sound in the form of `prepare`."""
+        return self.prepare(cut(wave, starts, length))
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return columns, embeddings and label scores of prepared sounds."""

@@ -56,6 +56,13 @@ class AudioBackbone(Protocol):
     def prepare(self, waveforms: list[np.ndarray]) -> AudioInputs:
         """Return sounds [samples] float32 at `rate_hz` in the model's input form (on CPU)."""
 
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows of a sound in the model's input form (on CPU), without needless padding.
+
+        wave [samples] float32 at `rate_hz`.  starts: the first sample of each window; length:
+        samples of each, no more than the sound and `max_s` have.
+        """
+
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return what the model makes of prepared sounds."""
 
@@ -67,6 +74,11 @@ class AudioBackbone(Protocol):
 
         Raises UserError where the model knows no labels.
         """
+
+
+def cut(wave: np.ndarray, starts: list[int], length: int) -> list[np.ndarray]:
+    """Return windows [length] of a sound [samples] by their first samples."""
+    return [wave[start : start + length] for start in starts]
 
 
 def side_by_side(sounds: list[np.ndarray]) -> AudioInputs:

@@ -14,6 +14,7 @@ from audio_from_video.backbones.audio_interface import (
     RATE_HZ,
     AudioInputs,
     Heard,
+    cut,
     resample,
     side_by_side,
     to_numpy,
@@ -64,6 +65,10 @@ class PeAudioBackbone:
             features = self.extractor(resample(wave, rate_hz), sampling_rate=rate_hz)
             sounds.append(np.asarray(features["input_values"][0], np.float32).reshape(-1))
         return side_by_side(sounds)
+
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows of a sound in the form of `prepare`."""
+        return self.prepare(cut(wave, starts, length))
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return the tower's outputs, embeddings and label scores of prepared sounds."""

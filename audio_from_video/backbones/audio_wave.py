@@ -10,6 +10,7 @@ from audio_from_video.backbones.audio_interface import (
     RATE_HZ,
     AudioInputs,
     Heard,
+    cut,
     no_labels,
     resample,
     side_by_side,
@@ -72,6 +73,10 @@ class WaveBackbone:
             features = self.extractor(np.pad(sound, (0, missing)), sampling_rate=rate_hz)
             sounds.append(np.asarray(features["input_values"][0], np.float32))
         return side_by_side(sounds)
+
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows of a sound in the form of `prepare`."""
+        return self.prepare(cut(wave, starts, length))
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return the last layer's outputs of prepared sounds."""

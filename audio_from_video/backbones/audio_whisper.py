@@ -7,6 +7,7 @@ from audio_from_video.backbones.audio_interface import (
     RATE_HZ,
     AudioInputs,
     Heard,
+    cut,
     no_labels,
     resample,
     to_numpy,
@@ -59,6 +60,10 @@ class WhisperBackbone:
         )
         values = features["input_features"].astype(np.float32)
         return AudioInputs(values, [len(sound) for sound in sounds])
+
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows of a sound in the form of `prepare`."""
+        return self.prepare(cut(wave, starts, length))
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return the encoder's outputs of prepared sounds."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from audio_from_video.backbones import audio_labels, hub
-from audio_from_video.backbones.audio_interface import RATE_HZ, AudioInputs, Heard, to_numpy
+from audio_from_video.backbones.audio_interface import RATE_HZ, AudioInputs, Heard, cut, to_numpy
 from audio_from_video.runtime.errors import UserError
 
 
@@ -99,6 +99,10 @@ class YamnetBackbone:
         for row, patches in zip(values, sounds, strict=True):
             row[: len(patches)] = patches
         return AudioInputs(values, lengths)
+
+    def prepare_windows(self, wave: np.ndarray, starts: list[int], length: int) -> AudioInputs:
+        """Return windows of a sound in the form of `prepare`."""
+        return self.prepare(cut(wave, starts, length))
 
     def hear(self, inputs: AudioInputs) -> Heard:
         """Return embeddings, their means and label scores of prepared sounds."""

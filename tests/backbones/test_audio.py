@@ -1,9 +1,12 @@
 """AST's geometry: patches, frames that hold sound, seconds that one pass takes."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import ASTModel
 
 from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.runtime.errors import UserError
@@ -60,6 +63,55 @@ def test_log_mel_is_that_of_transformers(models, samples):
     log_mel, _ = backbone.log_mel([wave])
     reference = backbone.extractor(wave, sampling_rate=RATE_HZ, return_tensors="np")
     assert np.allclose(log_mel, reference["input_values"], atol=1e-6)
+
+
+def test_windows_have_the_frames_of_their_sound_and_no_others(models):
+    backbone = AstBackbone(str(models["ast"]))
+    wave = noise(3 * RATE_HZ)
+    starts = [0, 1600, 32_000]
+    windows, lengths = backbone.prepare_windows(wave, starts, RATE_HZ)
+    assert windows.shape == (3, 98, backbone.config.num_mel_bins) and lengths == [98] * 3
+    alone, _ = backbone.log_mel([wave[start : start + RATE_HZ] for start in starts])
+    np.testing.assert_allclose(windows, alone[:, :98], atol=1e-6)
+
+    between_frames, _ = backbone.prepare_windows(wave, [1601, 1759], RATE_HZ)
+    assert np.array_equal(between_frames[0], windows[1])
+    assert np.array_equal(between_frames[1], windows[1])
+
+
+def test_a_window_shorter_than_a_patch_is_padded_as_a_sound_is(models):
+    backbone = AstBackbone(str(models["ast"]))
+    wave = noise(3 * RATE_HZ)
+    windows, lengths = backbone.prepare_windows(wave, [0], 2666)
+    padded, _ = backbone.log_mel([wave[:2666]])
+    assert windows.shape[1] == 16 and lengths == [15]
+    np.testing.assert_allclose(windows, padded[:, :16], atol=1e-6)
+
+
+def test_short_windows_are_heard_as_by_an_ast_of_their_length(models):
+    """The stock model of 98 frames, whose positions are the first ones of the longer model."""
+    backbone = AstBackbone(str(models["ast"]))
+    windows = backbone.prepare_windows(noise(3 * RATE_HZ), [0, 16_000], RATE_HZ)
+    heard = backbone.hear(windows)
+
+    config = copy.deepcopy(backbone.config)
+    config.max_length = 98
+    short = ASTModel(config).eval()
+    high, wide = short.embeddings.get_shape(config)
+    weights = backbone.model.audio_spectrogram_transformer.state_dict()
+    positions = weights["embeddings.position_embeddings"][0]
+    by_place = positions[2:].reshape(high, -1, config.hidden_size)
+    kept = [
+        *positions[:2],
+        *(by_place[row, column] for row in range(high) for column in range(wide)),
+    ]
+    weights["embeddings.position_embeddings"] = torch.stack(kept)[None]
+    short.load_state_dict(weights)
+    with torch.no_grad():
+        outputs = short(torch.from_numpy(windows.values)).last_hidden_state[:, 2:]
+    expected = outputs.reshape(2, high, wide, -1).mean(1)
+    assert heard.valid == [wide, wide] == [9, 9]
+    np.testing.assert_allclose(heard.frames, expected, atol=1e-5)
 
 
 def test_patches_are_16_frames_of_25_ms_10_ms_apart(models):

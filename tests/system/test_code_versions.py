@@ -140,16 +140,23 @@ def test_video_features(tmp_path, attention):
 
 
 # By CODE_VERSION and kind of segments: sketches of patches; by CODE_VERSION: of pooled and
-# label_scores, which come from the whole clip.
+# label_scores, which come from the whole clip.  2: windows without padding.
 PATCHES = {
     1: {
         "pooled": [0.5783, -1.1942, 0.6209, 0.4846, 1.4867, 0.8004, -0.1014, 0.9305],
         "windows": [0.3611, -1.4923, 0.7421, 0.1826, 1.4412, 0.655, -0.0912, 0.8436],
         "eighteenth": [0.1521, -1.8847, 0.5552, 0.3226, 1.2286, 1.054, -0.084, 0.8792],
-    }
+    },
+    2: {
+        "pooled": [0.5783, -1.1942, 0.6209, 0.4846, 1.4867, 0.8004, -0.1014, 0.9305],
+        "windows": [0.306, -1.1859, 0.37, 1.1697, 1.5728, 1.225, -0.0932, 1.0478],
+        "eighteenth": [0.2798, -1.0534, 0.3709, 0.8953, 1.6347, 1.255, -0.0948, 1.0371],
+    },
 }
-POOLED = {1: [-0.0642, -0.9397, 0.2015, 0.6364, 1.0275, 0.499, -0.0501, 0.7685]}
-LABEL_SCORES = {1: [0.4421, 0.2212, 0.7055, 0.0352, 0.2775, 0.6155, 0.447, 0.2597]}
+POOLED = dict.fromkeys((1, 2), [-0.0642, -0.9397, 0.2015, 0.6364, 1.0275, 0.499, -0.0501, 0.7685])
+LABEL_SCORES = dict.fromkeys(
+    (1, 2), [0.4421, 0.2212, 0.7055, 0.0352, 0.2775, 0.6155, 0.447, 0.2597]
+)
 
 
 @pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
