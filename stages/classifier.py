@@ -64,8 +64,8 @@ Hits = list[list[np.ndarray]]  # by seed and missing rate: which test clips are 
 
 
 def main(stage: stage_run.StageRun) -> None:
-    # An optimiser's first step imports torch._dynamo: once in the server, not in every worker.
-    parallel.start_server("stages.classifier", "torch._dynamo")
+    # Workers start while this process reads the features.
+    parallel.start_server("stages.classifier")
     p = params.load("classifier", ClassifierParams)
     condition = p.conditions[stage.item]
     with scratch() as folder:

@@ -35,7 +35,7 @@ import pyarrow as pa
 from safetensors.torch import save_file
 
 from audio_from_video.clipset import folds
-from audio_from_video.clipset.folds import WHOLE
+from audio_from_video.clipset.folds import NO_FOLD, WHOLE
 from audio_from_video.evaluation import generation as generation_evaluation
 from audio_from_video.generation.conditioning import Conditioning
 from audio_from_video.generation.generator import Inputs
@@ -44,9 +44,9 @@ from audio_from_video.generation.training import (
     GeneratorResult,
     GeneratorTask,
     Job,
-    audible,
     run_job,
     training_clips,
+    validation_clips,
 )
 from audio_from_video.learning.features import Features
 from audio_from_video.runtime import atomic, parallel, params, stage_run
@@ -82,14 +82,14 @@ class GeneratedFeatures:
 
 
 def main(stage: stage_run.StageRun) -> None:
-    # An optimiser's first step imports torch._dynamo: once in the server, not in every worker.
-    parallel.start_server("stages.generator", "torch._dynamo")
+    # Workers start while this process reads the features.
+    parallel.start_server("stages.generator")
     p = params.load("generator", GeneratorParams)
     name = stage.item
     with scratch() as folder:
         inputs = read_inputs(folder, name, p)
         results = train_all(stage, inputs, p, folder)
-        generated = collect(inputs.data, results, p.seeds)
+        generated = collect(inputs.data, inputs.fold, results, p.seeds)
         write_generated(layout.generated(name), inputs.data, generated.of_clip, p.seeds)
         write_curves(layout.generator_curves(name), results)
         write_models(layout.generator_model(name), inputs, results, p)
@@ -105,9 +105,9 @@ def read_inputs(folder: Path, name: str, p: GeneratorParams) -> Inputs:
     Raises UserError where no training or no validation clip is audible.
     """
     data = Features(folder, SPLITS)
-    fold = folds.of_clips(data.clips, p.folds)
+    fold = folds.of_clips(data.clips, p.folds, data.fitted.numpy())
     training = training_clips(data, fold, WHOLE, p.pool)
-    validation = audible(data, data.clip_indices("validation"))
+    validation = validation_clips(data)
     if not len(training) or not len(validation):
         raise UserError(
             "the generator needs audible training and validation clips; "
@@ -144,9 +144,10 @@ def all_jobs(p: GeneratorParams) -> list[Job]:
     return jobs
 
 
-def collect(data: Features, results: list[GeneratorResult], seeds: int) -> GeneratedFeatures:
-    """Return which training's features count for which clip."""
-    training = set(data.clip_indices("training").tolist())
+def collect(
+    data: Features, fold: np.ndarray, results: list[GeneratorResult], seeds: int
+) -> GeneratedFeatures:
+    """Return which training's features count for which clip; fold [N]: of each clip."""
     everything = range(len(data.clips))
     by_seed: dict[int, dict[int, Place]] = {clip_index: {} for clip_index in everything}
     generated = GeneratedFeatures({})
@@ -156,7 +157,7 @@ def collect(data: Features, results: list[GeneratorResult], seeds: int) -> Gener
             place = (clip_index, result.features, position)
             if job.control != "none":
                 generated.comparisons[job.control].append(place)
-            elif job.fold == WHOLE and clip_index in training:
+            elif job.fold == WHOLE and fold[clip_index] != NO_FOLD:
                 generated.comparisons["own_training_clips"].append(place)
             else:
                 by_seed[clip_index][job.seed] = (result.features, position)

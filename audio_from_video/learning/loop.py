@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from audio_from_video.learning.checkpoints import Checkpoint
+from audio_from_video.learning.optimizer import AdamW
 from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.errors import UserError
 
@@ -109,9 +110,7 @@ class _Training:
         self.p = p
         self.name = name
         self.checkpoint = checkpoint
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, p, slower), lr=p.learning_rate, weight_decay=p.weight_decay
-        )
+        self.optimizer = AdamW(parameter_groups(model, p, slower))
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
         self.averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
         self.shuffle = torch.Generator().manual_seed(seed)
@@ -161,7 +160,7 @@ class _Training:
             "averaged": self.averaged.state_dict(),
             "best": self.best_weights,
         }
-        for number, moments in self.optimizer.state_dict()["state"].items():
+        for number, moments in self.optimizer.moments.items():
             parts[f"optimizer/{number}"] = moments
 
         tensors = {"shuffle": self.shuffle.get_state()}
@@ -186,12 +185,9 @@ class _Training:
         self.model.load_state_dict(parts["model"])
         self.averaged.load_state_dict(parts["averaged"])
         self.best_weights = parts["best"]
-        moments = {}
         for part, values in parts.items():
             if part.startswith("optimizer/"):
-                moments[int(part.split("/")[1])] = values
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+                self.optimizer.moments[int(part.split("/")[1])] = values
         self.curve = facts["curve"]
         self.best_loss = facts["best"]
         self.best_epoch = facts["best_epoch"]
@@ -223,8 +219,16 @@ def parameter_groups(
 
     settings = []
     for prefix, parameters in groups.items():
-        group: dict = {"params": parameters}
+        learning_rate = p.learning_rate
+        weight_decay = p.weight_decay
         if prefix is not None:
-            group |= {"lr": slower[prefix], "weight_decay": 0.0}
-        settings.append(group)
+            learning_rate = slower[prefix]
+            weight_decay = 0.0
+        settings.append(
+            {
+                "params": parameters,
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+            }
+        )
     return settings

@@ -45,12 +45,16 @@ class RowFile:
 
     def read(self, indices: Iterable[int]) -> torch.Tensor:
         """Return rows [n, *shape] as float32, or as int64 where the file holds whole numbers."""
+        offsets = [int(index) * self._row_bytes for index in indices]
+        values = np.empty((len(offsets), *self.shape), self.dtype)
         with open(self.path, "rb", buffering=0) as file:
-            offsets = [int(index) * self._row_bytes for index in indices]
-            rows = [os.pread(file.fileno(), self._row_bytes, offset) for offset in offsets]
-        kind = np.int64 if self.dtype.kind == "i" else np.float32
-        values = np.frombuffer(b"".join(rows), self.dtype).astype(kind)
-        return torch.from_numpy(values).view(-1, *self.shape)
+            for row, offset in zip(values, offsets, strict=True):
+                count = os.preadv(file.fileno(), [row.data], offset)
+                if count != self._row_bytes:
+                    raise ValueError(f"{self.path} has no whole row at byte {offset}")
+        # PyTorch's conversion of half precision takes a fifth of NumPy's time.
+        kind = torch.int64 if self.dtype.kind == "i" else torch.float32
+        return torch.from_numpy(values).to(kind)
 
     def digest(self) -> str:
         """Return a digest of shape, type and all rows: part of a checkpoint's key."""

@@ -235,13 +235,11 @@ def rates_and_decay(
 ) -> dict[str, tuple[float, float]]:
     """Rate and weight decay of each parameter, as AdamW takes them from the groups."""
     p = parameters(weight_decay=0.1)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, p, slower), lr=p.learning_rate, weight_decay=p.weight_decay
-    )
+    groups = parameter_groups(model, p, slower)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [
-        (names[id(one)], (group["lr"], group["weight_decay"]))
-        for group in optimizer.param_groups
+        (names[id(one)], (group["learning_rate"], group["weight_decay"]))
+        for group in groups
         for one in group["params"]
     ]
     assert sorted(name for name, _ in found) == sorted(names.values())  # every parameter, once
