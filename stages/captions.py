@@ -54,7 +54,7 @@ from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import accounting, item_store, layout, shards
+from audio_from_video.storage import accounting, fit_on, item_store, layout, shards
 from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.row_file import scratch
@@ -179,14 +179,14 @@ def selected_clips() -> list[dict]:
 def folds_by_clip(fold_count: int) -> dict[str, int]:
     """Return each clip's fold by clip_id; -1 for validation and test clips."""
     table = pd.DataFrame(shards.ok_rows(layout.FRAMES))
-    fold = folds.of_clips(table, fold_count).tolist()
+    fold = folds.of_clips(table, fold_count, fit_on.fitted(table.clip_id)).tolist()
     return dict(zip(table.clip_id, fold, strict=True))
 
 
 def listen(
     stage: stage_run.StageRun, p: CaptionsParams, hearing: Hearing, clips: list[dict], version: str
 ) -> list[TuningClip]:
-    """Return what can be learned from: audible training, unlabelled and validation clips.
+    """Return what is learned from: audible training, unlabelled and validation clips to fit on.
 
     Each has some of its representative steps, their captions by the published model, and the
     labels that AST hears around them.  They are stored items; clips whose worker failed are left
@@ -200,7 +200,9 @@ def listen(
         p.tags,
         hearing.score,
     )
-    # Test clips are not heard: nothing is learned from them.
+    # Test clips and later clips are not heard: nothing is learned from them.
+    fitted = fit_on.fitted(clip["clip_id"] for clip in clips)
+    to_fit_on = [clip for clip, is_fitted in zip(clips, fitted, strict=True) if is_fitted]
     sound_keys = {
         row["clip_id"]: row["item_key"]
         for row in shards.ok_rows(layout.AUDIO)
@@ -212,7 +214,7 @@ def listen(
             "input_key": digest(clip["input_key"], sound_keys[clip["clip_id"]], *knobs),
             "steps": spread_steps(clip["steps"], p.finetune_frames),
         }
-        for clip in clips
+        for clip in to_fit_on
         if clip["clip_id"] in sound_keys
     ]
     setup = Setup(p.captioner, p.frames_per_batch, stage.workers, hearing.model)

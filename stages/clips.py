@@ -22,6 +22,8 @@ Writes   data/clips.parquet, a row per clip:
              status, reason       ok, or why the clip is refused
          data/truth.parquet, what is true of rendered clips (from `<root>/truth.parquet`; no rows
          where there is none); only code that computes metrics may read it.
+         data/fit_on.parquet: the clip_id of each clip that models are fitted on (`clips.fit_on`);
+         the others stand behind these in all outputs, by split and action
          data/missing_audio.parquet: which test clips lack their audio at which missing rate
          (`missing_audio_table`).
 What ends no run but spoils its figures is told on stderr: actions short of clips or sources (they
@@ -43,7 +45,8 @@ from typing import Any
 import pyarrow as pa
 
 from audio_from_video.backbones import vision
-from audio_from_video.clipset import discovery, truth
+from audio_from_video.clipset import discovery, fit_list, truth
+from audio_from_video.clipset.fit_list import FitList
 from audio_from_video.clipset.settings import ClipsParams
 from audio_from_video.clipset.shortage import shortage
 from audio_from_video.clipset.splits import (
@@ -241,6 +244,20 @@ def _limit_size(clip: dict, p: ClipsParams) -> None:
         mark_refused(clip, "too_large", f"has {size}, and a JPEG no side above {MAX_SIDE_PX}")
 
 
+def order(clip: dict, listed: FitList | None) -> tuple:
+    """Return what clips are sorted by: those that models are fitted on, then later ones.
+
+    Clips that come later then shift no row of those that were there.
+    """
+    is_later = listed is not None and clip["clip_id"] not in listed.contents
+    return clip["split"], clip["action"] or "", is_later, clip["clip_id"]
+
+
+def fit_on_table(clips: list[dict], listed: FitList | None) -> pa.Table:
+    """Return the table of the clips that models are fitted on."""
+    return pa.table({"clip_id": pa.array(fit_list.fitted_clip_ids(clips, listed), pa.string())})
+
+
 def clip_figures(clips: list[dict], actions: set[str]) -> dict:
     """Return counts for the metrics file: clips by status and split, actions, sources, tracks."""
     ok = [clip for clip in clips if clip["status"] == "ok"]
@@ -348,15 +365,22 @@ def main(stage: stage_run.StageRun) -> None:
     # Before files are opened, as opening takes the time.
     clips = limit_per_action(clips, p)
     add_facts(clips, p, stage)
-    assign_splits(clips, p)
-    clips.sort(key=lambda clip: (clip["split"], clip["action"] or "", clip["clip_id"]))
+    listed = fit_list.read(p.fit_on) if p.fit_on else None
+    assign_splits(clips, p, listed.splits if listed else None)
+    clips.sort(key=lambda clip: order(clip, listed))
     failed = FAILED_OF_LIST if p.clip_list else FAILED
     accounting.check_failed_fraction(clips, failed, p.max_failed_fraction, "clips")
     table = pa.Table.from_pylist(clips, schema=SCHEMA)
     shards.write_table(shards.with_clip_set(table), layout.CLIPS)
+    shards.write_table(fit_on_table(clips, listed), layout.FIT_ON)
     shards.write_table(missing_audio_table(clips, p.seed), layout.MISSING_AUDIO)
     truth.pass_on(Path(p.root))
-    stage.write_metrics(clip_figures(clips, actions))
+    figures = clip_figures(clips, actions)
+    if listed:
+        fit_list.check(clips, listed)
+        fitted = len(fit_list.fitted_clip_ids(clips, listed))
+        figures["fit_on"] = {"list": listed.path, "digest": listed.digest, "clips": fitted}
+    stage.write_metrics(figures)
     require_splits(clips, p)
     ok = [clip for clip in clips if clip["status"] == "ok"]
     warnings = [

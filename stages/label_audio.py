@@ -48,7 +48,7 @@ from audio_from_video.meaning.stored_embeddings import embed
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.atomic import replace_directory
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.storage import layout, shards
+from audio_from_video.storage import fit_on, layout, shards
 
 SOURCE = layout.AUDIO_FEATURES
 LEARNED = ("training", "unlabelled")
@@ -121,7 +121,9 @@ def sum_clips(
     stage: stage_run.StageRun, clips: pd.DataFrame, fold_count: int, min_score: float
 ) -> Moments:
     """Return the moments of the audible clips to learn from, in one pass over them."""
-    fold_of = dict(zip(clips.clip_id, folds.of_clips(clips, fold_count), strict=True))
+    fitted = fit_on.fitted(clips.clip_id)
+    fold = np.where(fitted, folds.of_clips(clips, fold_count, fitted), WHOLE)
+    fold_of = dict(zip(clips.clip_id, fold, strict=True))
     width = shards.tensor_shape(SOURCE, "features")[1]
     sums = Moments(
         clips=np.zeros(fold_count),
@@ -134,7 +136,7 @@ def sum_clips(
     for row in stage.progress(rows, total):
         fold = fold_of.get(row["clip_id"], WHOLE)
         if fold == WHOLE:
-            continue  # no video features
+            continue  # no video features, or a later clip
         feature = row["features"].mean(0, dtype=float)
         scores = row["label_scores"].astype(float)
         heard = np.flatnonzero(scores >= min_score)

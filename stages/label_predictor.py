@@ -63,8 +63,8 @@ def main(stage: stage_run.StageRun) -> None:
     with scratch() as files:
         data = Features(files, SPLITS)
         # Neither head needs an action: unlabelled clips teach them, too.
-        learned = audible(data, data.clip_indices("training", "unlabelled"))
-        held_out = audible(data, data.clip_indices("validation"))
+        learned = to_fit_on(data, data.clip_indices("training", "unlabelled"))
+        held_out = to_fit_on(data, data.clip_indices("validation"))
         require_clips(learned, held_out)
 
         mels = real_mels(stage, data, files, model)
@@ -121,6 +121,12 @@ def trained_architectures() -> list[str]:
 def audible(data: Features, clip_indices: torch.Tensor) -> torch.Tensor:
     """Return those clips [n] that have audio features."""
     return clip_indices[data.audio_row[clip_indices] >= 0]
+
+
+def to_fit_on(data: Features, clip_indices: torch.Tensor) -> torch.Tensor:
+    """Return those clips [n] that have audio features and that models are fitted on."""
+    clip_indices = audible(data, clip_indices)
+    return clip_indices[data.fitted[clip_indices]]
 
 
 def require_clips(learned: torch.Tensor, held_out: torch.Tensor) -> None:

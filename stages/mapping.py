@@ -42,7 +42,7 @@ from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.meaning.label_ranking import LOWEST_ATTENDED, Ranking, rank
 from audio_from_video.meaning.settings import LABEL_CUT, MappingParams
 from audio_from_video.runtime import params, stage_run
-from audio_from_video.storage import accounting, layout, shards
+from audio_from_video.storage import accounting, fit_on, layout, shards
 
 
 class Captioned:
@@ -152,7 +152,9 @@ def mapping_figures(
     p: MappingParams,
 ) -> dict[str, dict[str, Any]]:
     """Return the measures of each way, by split; ast_scores: AST's label scores [L] by clip."""
-    clip_folds = folds.of_clips(captioned.table, params.read("generator", "folds", int))
+    fold_count = params.read("generator", "folds", int)
+    fitted = fit_on.fitted(captioned.table.clip_id)
+    clip_folds = folds.of_clips(captioned.table, fold_count, fitted)
     # Fold -1, of validation and test clips, is the last row of the labels' audio: the whole one.
     caption_folds = clip_folds[captioned.captions.clip_index]
     vectors = embeddings[captioned.captions.text.to_numpy()]  # [N, D]

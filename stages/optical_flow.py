@@ -21,7 +21,7 @@ from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import time_limit_s
-from audio_from_video.storage import accounting, item_store, layout, shards
+from audio_from_video.storage import accounting, fit_on, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.item_store import ItemStore
 
@@ -48,7 +48,12 @@ def find_scale_px(clips: list[dict], p: OpticalFlowParams, stage: stage_run.Stag
     clips: rows of the index of data/frames.  Which of them count is drawn by hash, so that growth
     keeps most of the draw.
     """
-    training = [clip for clip in clips if clip["split"] == "training"]
+    fitted = fit_on.fitted(clip["clip_id"] for clip in clips)
+    training = [
+        clip
+        for clip, is_fitted in zip(clips, fitted, strict=True)
+        if clip["split"] == "training" and is_fitted
+    ]
     if not training:
         raise UserError("optical_flow.full_scale_px = auto needs training clips; give a number")
     training.sort(key=lambda clip: digest("scale", clip["clip_id"]))

@@ -48,6 +48,7 @@ def parameters(root: Path, **changes) -> ClipsParams:
             "max_pixels": 36_000_000,
             "links": "inside",
             "max_failed_fraction": 0.0,
+            "fit_on": "",
             **changes,
         }
     )

@@ -17,7 +17,7 @@ from audio_from_video.learning.features import Sound, VideoFeatures
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
-from audio_from_video.storage import layout, shards
+from audio_from_video.storage import fit_on, layout, shards
 
 # AST score from which on a dictionary label counts as audible in a clip (condition learned_dropout)
 AUDIBLE_SCORE = 0.1
@@ -96,7 +96,8 @@ class ActionData(VideoFeatures):
         latter or not: features of a fold come from a generator of its own.
         """
         clips = pd.DataFrame(shards.ok_rows(layout.RGB_FEATURES))
-        fold = pd.Series(folds.of_clips(clips, count), index=clips.clip_id)
+        fitted = fit_on.fitted(clips.clip_id)
+        fold = pd.Series(folds.of_clips(clips, count, fitted), index=clips.clip_id)
         return torch.tensor(fold[self.clips.clip_id].to_numpy())
 
     def without_label(self) -> torch.Tensor:

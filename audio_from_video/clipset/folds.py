@@ -24,13 +24,17 @@ def of_sources(source_ids: np.ndarray, folds: int) -> np.ndarray:
     return np.array([fold_of[source_id] for source_id in source_ids])
 
 
-def of_clips(clips: pd.DataFrame, folds: int) -> np.ndarray:
+def of_clips(clips: pd.DataFrame, folds: int, fitted: np.ndarray | None = None) -> np.ndarray:
     """Return the fold [N] of each clip; NO_FOLD for validation and test clips.
 
-    clips: columns split and source_id.  Every stage that is given the same training and unlabelled
-    clips finds the same folds.
+    clips: columns split and source_id.  fitted [N]: the clips that models are fitted on, else all
+    of them: a source without such clips has no fold, as every model is without it.  Every stage
+    that is given the same training and unlabelled clips finds the same folds.
     """
     folded = clips.split.isin(FOLDED_SPLITS).to_numpy()
+    if fitted is not None:
+        learned_sources = clips.source_id[folded & fitted].unique()
+        folded = folded & clips.source_id.isin(learned_sources).to_numpy()
     fold = np.full(len(clips), NO_FOLD)
     fold[folded] = of_sources(clips.source_id.to_numpy()[folded], folds)
     return fold

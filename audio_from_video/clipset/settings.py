@@ -43,6 +43,7 @@ class ClipsParams(SplitParams):
     max_duration_s: float = Field(gt=0)
     max_pixels: int = Field(gt=0)
     links: Literal["inside", "all"]
+    fit_on: str
     max_failed_fraction: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")

@@ -21,13 +21,16 @@ MISSING_SCHEMA = pa.schema(
 )
 
 
-def assign_splits(clips: list[dict], p: SplitParams) -> None:
+def assign_splits(clips: list[dict], p: SplitParams, kept: dict[str, str] | None = None) -> None:
     """Add clip_id, source_id and split to every clip, in place, and refuse what would leak.
 
     Test is the validation folder, or what `clips.test_list` names.  Validation is a part of each
     action's sources of the training folder.  A list of clips may name test and validation clips;
     where it names none, they are a part of the sources, too.  No source and no content stands on
     two sides.
+
+    kept: splits of sources that are not drawn anew; sources that it does not name are then drawn
+    for nothing.
     """
     pattern = re.compile(p.source_pattern)
     for clip in clips:
@@ -35,7 +38,7 @@ def assign_splits(clips: list[dict], p: SplitParams) -> None:
         clip["source_id"] = clip["source_id"] or (match.group(1) if match else clip["stem"])
         clip["clip_id"] = f"{clip['action'] or 'unlabelled'}/{clip['name']}"
     if p.clip_list:
-        _apply_listed_splits(clips, p)
+        _apply_listed_splits(clips, p, kept)
     else:
         for clip in clips:
             clip["split"] = discovery.SPLIT_OF_FOLDER[clip["folder"]]
@@ -43,12 +46,12 @@ def assign_splits(clips: list[dict], p: SplitParams) -> None:
         _apply_test_list(clips, p)
     if not any(clip["split"] == "validation" for clip in clips):
         training = [clip for clip in clips if clip["split"] == "training"]
-        _move_sources(training, clips, "validation", p)
+        _move_sources(training, clips, "validation", p, kept)
     _refuse_leaks(clips)
     _refuse_untrained_actions(clips)
 
 
-def _apply_listed_splits(clips: list[dict], p: SplitParams) -> None:
+def _apply_listed_splits(clips: list[dict], p: SplitParams, kept: dict[str, str] | None) -> None:
     """Set the split that a clip's row names; without one, clips are training or unlabelled.
 
     Where no row names test clips, they are drawn of those without a split.
@@ -62,7 +65,7 @@ def _apply_listed_splits(clips: list[dict], p: SplitParams) -> None:
             clip["split"] = "training"
             undecided.append(clip)
     if not any(clip["split"] == "test" for clip in clips):
-        _move_sources(undecided, clips, "test", p)
+        _move_sources(undecided, clips, "test", p, kept)
 
 
 def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
@@ -88,11 +91,23 @@ def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
         )
 
 
-def _move_sources(candidates: list[dict], clips: list[dict], split: str, p: SplitParams) -> None:
+def _move_sources(
+    candidates: list[dict],
+    clips: list[dict],
+    split: str,
+    p: SplitParams,
+    kept: dict[str, str] | None,
+) -> None:
     """Move `validation_fraction` of each action's sources to a split, in the order of their hash.
 
-    candidates: the clips that may be moved, in place.  Every action keeps a source.
+    candidates: the clips that may be moved, in place.  Every action keeps a source.  Where splits
+    are `kept`, the sources are those that had this split.
     """
+    if kept is not None:
+        for clip in candidates:
+            if kept.get(clip["source_id"]) == split:
+                clip["split"] = split
+        return
     tested = {c["source_id"] for c in clips if c["split"] == "test" and c["status"] == "ok"}
     sources: dict[str, set[str]] = defaultdict(set)
     for clip in candidates:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from audio_from_video.clipset.folds import WHOLE
+from audio_from_video.clipset.folds import NO_FOLD, WHOLE
 from audio_from_video.generation.generator import Inputs, MappedGenerator, make_generator
 from audio_from_video.generation.networks import generation_loss
 from audio_from_video.generation.settings import GeneratorParams
@@ -111,7 +111,7 @@ class GeneratorTraining:
         self.task = task
         self.data = task.inputs.data
         self.generator = make_generator(task.inputs, task.job.seed, task.p)
-        self.validation_indices = audible(self.data, self.data.clip_indices("validation"))
+        self.validation_indices = validation_clips(self.data)
         self.training_indices = training_clips(
             self.data, task.inputs.fold, task.job.fold, task.p.pool
         )
@@ -228,13 +228,20 @@ def audible(data: Features, clip_indices: torch.Tensor) -> torch.Tensor:
 
 
 def training_clips(data: Features, fold: np.ndarray, left_out: int, pool: str) -> torch.Tensor:
-    """Return the audible training clips [n] outside the fold `left_out` (WHOLE: all of them).
+    """Return the audible training clips [n] to fit on outside a fold (WHOLE: all of them).
 
     pool: `all` adds the audible unlabelled clips.
     """
     splits = ("training", "unlabelled") if pool == "all" else ("training",)
     clip_indices = audible(data, data.clip_indices(*splits))
+    clip_indices = clip_indices[data.fitted[clip_indices]]
     return clip_indices[torch.from_numpy(fold)[clip_indices] != left_out]
+
+
+def validation_clips(data: Features) -> torch.Tensor:
+    """Return the audible validation clips [n] that trainings end by."""
+    clip_indices = audible(data, data.clip_indices("validation"))
+    return clip_indices[data.fitted[clip_indices]]
 
 
 def clips_of_fold(data: Features, fold: np.ndarray, number: int) -> torch.Tensor:
@@ -247,10 +254,14 @@ def clips_to_generate(inputs: Inputs, job: Job) -> torch.Tensor:
     """Return the clips [n] that a job generates features for.
 
     Those of the fold that it left out; of a training on all clips those of validation and test,
-    and last the training clips, for comparison.
+    those of sources that came after it (`clips.fit_on`), and last the training clips, for
+    comparison.
     """
     data = inputs.data
     if job.fold != WHOLE:
         return clips_of_fold(data, inputs.fold, job.fold)
     scored = data.clip_indices("validation", "test")
-    return torch.cat([scored, data.clip_indices("training")])
+    later = clips_of_fold(data, inputs.fold, NO_FOLD)
+    training = data.clip_indices("training")
+    folded = training[torch.from_numpy(inputs.fold)[training] != NO_FOLD]
+    return torch.cat([scored, later, folded])

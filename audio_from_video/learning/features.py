@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from audio_from_video.runtime.digests import digest
-from audio_from_video.storage import layout, shards
+from audio_from_video.storage import fit_on, layout, shards
 from audio_from_video.storage.row_file import RowFile
 
 CLIPS_PER_READ = 256  # bounds memory where all clips are read
@@ -51,6 +51,7 @@ class VideoFeatures:
 
     clips: a row per clip with clip_id, split, action (None where unlabelled) and source_id.
     video: rows [T, 2D] in the same order, RGB and flow features one behind the other.
+    fitted [N]: the clips that generators and label predictors are fitted on.
     """
 
     def __init__(self, folder: Path, splits: Iterable[str]):
@@ -68,6 +69,7 @@ class VideoFeatures:
         self.video = RowFile(folder / "video", (steps, rgb_width + flow_width)).write(rows())
         index = pd.DataFrame(shards.ok_rows(layout.RGB_FEATURES)).set_index("clip_id")
         self.clips = index.loc[clip_ids, ["split", "action", "source_id"]].reset_index()
+        self.fitted = torch.from_numpy(fit_on.fitted(clip_ids))
 
     def load_sound(self, file: Path, source: Path) -> Sound:
         """Return the audio features of a directory of shards (column `features`) for these clips.

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from audio_from_video.storage import layout, shards
+from audio_from_video.storage import fit_on, layout, shards
 
 LABELS_PER_CLIP = 2.0  # that `auto` lets training clips have, as the embedded AST has them at 0.3
 HIGHEST = 20  # scores of a clip that can count
@@ -15,8 +15,10 @@ def label_cut(setting: float | Literal["auto"]) -> float:
     """Return a label cut as params.yaml names it; `auto`: `derived_cut` of data/audio_features."""
     if setting != "auto":
         return setting
+    clip_ids = shards.ok_clip_ids(layout.AUDIO_FEATURES)
+    fitted = dict(zip(clip_ids, fit_on.fitted(clip_ids), strict=True))
     rows = shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores"], ["training"])
-    return derived_cut(row["label_scores"] for row in rows)
+    return derived_cut(row["label_scores"] for row in rows if fitted[row["clip_id"]])
 
 
 def derived_cut(label_scores: Iterable[np.ndarray]) -> float:

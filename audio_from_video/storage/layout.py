@@ -14,6 +14,7 @@ SAMPLE = DATA / "sample"
 TINY_MODELS = MODELS / "tiny"
 
 CLIPS = DATA / "clips.parquet"
+FIT_ON = DATA / "fit_on.parquet"
 MISSING_AUDIO = DATA / "missing_audio.parquet"
 TRUTH = DATA / "truth.parquet"  # read by clipset/truth.py alone
 FRAMES = DATA / "frames"
