@@ -72,8 +72,11 @@ def main(stage: stage_run.StageRun) -> None:
     facts_of = {clip["clip_id"]: clip for clip in shards.read_table(layout.CLIPS).to_pylist()}
     clips = shards.ok_rows(layout.FRAMES)
     for clip in clips:
-        content_hash = facts_of[clip["clip_id"]]["content_hash"]
-        clip["input_key"] = digest(content_hash, clip["start_s"], clip["duration_s"])
+        facts = facts_of[clip["clip_id"]]
+        named = [facts["content_hash"], clip["start_s"], clip["duration_s"]]
+        if facts["start_s"] is not None:
+            named.append("part")  # it sounds otherwise than a file of that start and length
+        clip["input_key"] = digest(*named)
 
     def tasks() -> Iterator[tuple[str, tuple[str, float, float, bool, bool]]]:
         for clip in clips:

@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from audio_from_video.backbones.audio import load_audio
+from audio_from_video.backbones.audio_steps import encode_sound
+from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.clipset import lists
 from audio_from_video.clipset.lists import ListedClip
 from audio_from_video.media import codecs
@@ -12,6 +15,7 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import audio, clips, frames
+from tests.support.closure import ROOT
 from tests.support.media_files import ffmpeg, sine, write_video
 
 H264 = ("-c:v", "libx264", "-g", "50", "-bf", "2", "-c:a", "aac")
@@ -68,6 +72,14 @@ def media_of(clip_set: list[dict]) -> dict[tuple, tuple]:
     return found
 
 
+def heard(ast, samples: np.ndarray) -> np.ndarray:
+    """Return the features [18, D] of a clip's sound [n] int16."""
+    p = AudioFeaturesParams(
+        model="tiny", segments="pooled", window_s=1.0, components=8, label_model=""
+    )
+    return encode_sound(ast, samples.astype(np.float32) / 32768, 18, p).patches
+
+
 def test_parts_give_what_their_cut_copies_give(workspace, root):
     clip_set = run(workspace, root, listed())
     assert [row["status"] for row in clip_set] == ["ok"] * 7
@@ -88,6 +100,7 @@ def test_parts_give_what_their_cut_copies_give(workspace, root):
     cut = media_of(run(workspace, root, copies))
 
     assert len(parts) == len(cut) == 7
+    ast = load_audio(str(ROOT / "models/tiny/ast"), "cpu")
     for (action, path, start), (jpegs, samples) in parts.items():
         others, other_samples = cut[action, f"cut/{Path(path).stem}_{start}.mkv", 0]
         assert jpegs == others
@@ -97,6 +110,9 @@ def test_parts_give_what_their_cut_copies_give(workspace, root):
             np.abs(samples[1 + k :][: size - 1] - other_samples[1:size]).mean() for k in (-1, 0, 1)
         ]
         assert min(differences) < 0.01 * np.abs(samples).mean()
+        features = [heard(ast, sound[:size]) for sound in (samples, other_samples)]
+        spread = np.abs(features[0]).mean()
+        assert np.abs(features[0] - features[1]).mean() < 0.01 * spread
 
 
 def test_what_is_wrong_with_a_row_is_its_status_and_is_told(workspace, root, capsys):

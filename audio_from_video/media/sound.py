@@ -115,13 +115,11 @@ def decode_sound(path: Path, start_s: float, duration_s: float, seek: bool = Fal
     with untrusted.bounded_memory():
         line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
         for stretch in stretches:
-            mono = to_mono(np.concatenate(stretch.parts, axis=1), stretch.channels)
+            samples = np.concatenate(stretch.parts, axis=1)
             start_s = stretch.start_s
-            if seek and start_s < 0:
-                # As in a cut copy: resampled from the part on, not from the frame before it.
-                before = round(-start_s * stretch.rate_hz)
-                mono = mono[before:]
-                start_s += before / stretch.rate_hz
+            if seek:
+                samples, start_s = _within(samples, start_s, stretch.rate_hz, duration_s)
+            mono = to_mono(samples, stretch.channels)
             _place(line, resample(mono, stretch.rate_hz), start_s)
     # A damaged packet may hold any number.
     return np.clip(np.rint(line.clip(-1, 1) * 32768), -32768, 32767).astype(np.int16)
@@ -216,6 +214,19 @@ def _float_samples(frame: Any) -> np.ndarray:
         full_scale = -float(np.iinfo(samples.dtype).min)
         return (samples / full_scale).astype(np.float32)
     return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _within(
+    samples: np.ndarray, start_s: float, rate_hz: int, duration_s: float
+) -> tuple[np.ndarray, float]:
+    """Samples [channels, n] that lie within 0..duration_s, and when the first of them begins.
+
+    What lies before and after a part has no say in how the part is mixed and resampled, as it is in
+    a cut copy.
+    """
+    before = max(0, round(-start_s * rate_hz))
+    end = max(before, round((duration_s - start_s) * rate_hz))
+    return samples[:, before:end], start_s + before / rate_hz
 
 
 def to_mono(samples: np.ndarray, channels: Sequence[str]) -> np.ndarray:

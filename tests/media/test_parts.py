@@ -115,3 +115,19 @@ def test_a_part_beyond_the_end_is_told(file, start_s, end_s, status):
         assert row["duration_s"] == pytest.approx(2.0, abs=0.05)
     else:
         assert "lies beyond the end of the video at 10." in row["reason"]
+
+
+def test_what_is_loud_around_a_part_has_no_say_in_it(tmp_path):
+    quiet = noise()
+    surrounding = np.stack([quiet, quiet], axis=1)
+    loud = surrounding.copy()
+    # Above full scale, as lossy codecs may give: a mix that has it is scaled down.
+    loud[: 4 * 16_000 - 100] = 1.5
+    loud[6 * 16_000 + 100 :] = 1.5
+    heard = []
+    for name, samples in (("quiet.mkv", surrounding), ("loud.mkv", loud)):
+        float_sound = ("-c:v", "ffv1", "-c:a", "pcm_f32le")
+        path = write_video(tmp_path / name, SECONDS * FPS, str(FPS), *float_sound, sound=samples)
+        heard.append(sound.decode_sound(path, 4.0, 2.0, seek=True))
+    assert np.abs(heard[0]).max() > 1000
+    assert np.array_equal(heard[0][16:-16], heard[1][16:-16])
