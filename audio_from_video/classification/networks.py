@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, mse_loss
 
+from audio_from_video.learning.dropout import Dropout
+
 # A last hidden state must remember the first step (Jozefowicz et al. 2015 recommend 1 to 2).
 FORGET_BIAS = 2.0
 
@@ -71,18 +73,18 @@ class ActionClassifier(nn.Module):
         self.token = nn.Parameter(torch.zeros(input_audio_width))
 
         # The order of the layers is that of their initial weights' random draws.
-        self.input_dropout = nn.Dropout(sizes.dropout)
+        self.input_dropout = Dropout(sizes.dropout)
         self.project: nn.Module = nn.Identity()
         if sizes.projection:
             self.project = nn.Sequential(
-                nn.Linear(width, sizes.projection), nn.ReLU(), nn.Dropout(sizes.dropout)
+                nn.Linear(width, sizes.projection), nn.ReLU(), Dropout(sizes.dropout)
             )
         self.lstm = nn.LSTM(sizes.projection or width, sizes.hidden, batch_first=True)
         # PyTorch orders the biases of the gates as input, forget, cell, output.
         with torch.no_grad():
             self.lstm.bias_hh_l0[sizes.hidden : 2 * sizes.hidden] += FORGET_BIAS
         self.head = nn.Sequential(
-            nn.ReLU(), nn.Dropout(sizes.dropout), nn.Linear(sizes.hidden, sizes.actions)
+            nn.ReLU(), Dropout(sizes.dropout), nn.Linear(sizes.hidden, sizes.actions)
         )
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
+from audio_from_video.learning.dropout import Dropout
+
 # What stands for a label that does not exist, before the softmax; finite, as -inf would give NaN
 # where none exists.
 NO_LABEL_SCORE = -1e4
@@ -58,17 +60,17 @@ class AudioGenerator(nn.Module):
 
         # The order of the layers is that of their initial weights' random draws.
         self.project = nn.Sequential(
-            nn.Dropout(sizes.dropout),
+            Dropout(sizes.dropout),
             nn.Linear(input_width or sizes.video_width, sizes.projection),
             nn.ReLU(),
-            nn.Dropout(sizes.dropout),
+            Dropout(sizes.dropout),
         )
         self.lstm = nn.LSTM(
             sizes.projection, sizes.hidden, batch_first=True, bidirectional=sizes.bidirectional
         )
         directions = 2 if sizes.bidirectional else 1
         self.head = nn.Sequential(
-            nn.Dropout(sizes.dropout), nn.Linear(sizes.hidden * directions, sizes.audio_width)
+            Dropout(sizes.dropout), nn.Linear(sizes.hidden * directions, sizes.audio_width)
         )
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:
