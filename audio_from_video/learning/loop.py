@@ -14,6 +14,7 @@ from audio_from_video.runtime.errors import UserError
 
 MAX_GRADIENT_NORM = 1.0
 AVERAGED_SHARE = 1 / 6  # of the steps that a training may take: the average's span at most
+WARM_UP_SHARE = 0.1  # of these steps, in which a cosine schedule rises
 
 
 def fit(
@@ -33,7 +34,8 @@ def fit(
     validated and kept are exponential moving averages over the steps (Polyak & Juditsky 1992): with
     few clips single weights are noisy, and so is a validation loss that decides when to stop.  The
     average's span fits the number of steps (see `average_decay`): else a short training would be
-    validated with weights near the initial ones.
+    validated with weights near the initial ones.  With `schedule: cosine` the learning rate
+    falls to 0 over all epochs, in place of a long wait for a lower validation loss.
 
     loss: indices of a batch [n] -> scalar.  indices: what batches are drawn from, shuffled each
     epoch by `seed`.  validate: returns the loss that decides; training ends after `patience` epochs
@@ -49,8 +51,9 @@ def fit(
     steps_per_epoch = math.ceil(len(indices) / p.batch_size)
     epochs = max(p.epochs, math.ceil(p.min_steps / steps_per_epoch))
     patience = max(p.patience, math.ceil(p.patience_steps / steps_per_epoch))
-    decay = average_decay(p.averaging, epochs * steps_per_epoch)
-    training = _Training(model, p, slower, decay, seed, name, checkpoint)
+    steps = epochs * steps_per_epoch
+    decay = average_decay(p.averaging, steps)
+    training = _Training(model, p, slower, decay, steps, seed, name, checkpoint)
     if checkpoint:
         checkpoint.begin(model, name, p.model_dump(), seed, slower, indices.tolist())
         training.resume()
@@ -92,6 +95,7 @@ def fit(
 class _Training:
     """All that changes during a training, to and from a checkpoint.
 
+    steps: how many the training may take; taken: how many it has.
     curve: a dict per epoch, as `fit` returns it.  best_loss, best_epoch, best_weights: by the
     validation loss; epoch 0 is the untrained model.
     """
@@ -102,6 +106,7 @@ class _Training:
         p: TrainingParams,
         slower: dict[str, float],
         decay: float,
+        steps: int,
         seed: int,
         name: str,
         checkpoint: Checkpoint | None,
@@ -114,6 +119,8 @@ class _Training:
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
         self.averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
         self.shuffle = torch.Generator().manual_seed(seed)
+        self.steps = steps
+        self.taken = 0
         self.curve: list[dict] = []
         self.best_loss = np.inf
         self.best_epoch = 0
@@ -132,7 +139,8 @@ class _Training:
             self.optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-            self.optimizer.step()
+            self.optimizer.step(rate_factor(self.p.schedule, self.taken, self.steps))
+            self.taken += 1
             self.averaged.update_parameters(self.model)
             losses.append(value.item())
         return float(np.mean(losses))
@@ -167,7 +175,12 @@ class _Training:
         for part, values in parts.items():
             for name, value in values.items():
                 tensors[f"{part}/{name}"] = value
-        facts = {"curve": self.curve, "best": self.best_loss, "best_epoch": self.best_epoch}
+        facts = {
+            "curve": self.curve,
+            "best": self.best_loss,
+            "best_epoch": self.best_epoch,
+            "taken": self.taken,
+        }
         self.checkpoint.save(tensors, facts)
 
     def resume(self) -> None:
@@ -191,6 +204,21 @@ class _Training:
         self.curve = facts["curve"]
         self.best_loss = facts["best"]
         self.best_epoch = facts["best_epoch"]
+        self.taken = facts["taken"]
+
+
+def rate_factor(schedule: str, taken: int, steps: int) -> float:
+    """Return what the learning rate of a step is multiplied by.
+
+    taken: steps before it, of `steps` in all.  constant: 1.  cosine: it rises in proportion over
+    the first WARM_UP_SHARE of the steps, and all along it falls as half a cosine wave from 1 to 0
+    (Loshchilov & Hutter 2017).
+    """
+    if schedule == "constant":
+        return 1.0
+    rise = min(1.0, (taken + 1) / (WARM_UP_SHARE * steps))
+    fall = (1 + math.cos(math.pi * taken / steps)) / 2
+    return rise * fall
 
 
 def average_decay(decay: float, steps: int) -> float:

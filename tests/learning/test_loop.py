@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from audio_from_video.learning import loop
-from audio_from_video.learning.loop import average_decay, fit, parameter_groups
+from audio_from_video.learning.loop import average_decay, fit, parameter_groups, rate_factor
 from audio_from_video.learning.settings import TrainingParams
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage.row_file import RowFile, scratch
@@ -322,6 +322,51 @@ def test_without_slower_parts_fit_is_as_before():
     )
 
 
+# The schedule of the learning rate
+
+
+def test_a_constant_rate_stays():
+    assert {rate_factor("constant", taken, 50) for taken in range(50)} == {1.0}
+
+
+def test_a_cosine_rises_for_a_tenth_of_the_steps_and_falls_to_0():
+    factors = [rate_factor("cosine", taken, 200) for taken in range(200)]
+    assert factors[0] == pytest.approx(1 / 20)
+    assert np.argmax(factors) == 19
+    assert factors[100] == pytest.approx(0.5)
+    # PyTorch's own schedule, without the rise.
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
+    for taken in range(200):
+        if taken >= 19:
+            assert factors[taken] == pytest.approx(reference.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        reference.step()
+    assert factors[-1] < 0.001
+
+
+def test_fit_moves_weights_as_the_schedule_says():
+    """A step of Adam under a constant gradient moves a weight by its learning rate."""
+    ends = []
+    for schedule in ("constant", "cosine"):
+        weight = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(weight.weight, 2.0)
+        fit(
+            weight,
+            lambda rows, weight=weight: weight.weight.sum(),
+            torch.arange(16),
+            iter(range(100, 0, -1)).__next__,
+            parameters(epochs=5, schedule=schedule, learning_rate=0.01, averaging=0.0),
+            0,
+            "test/schedule",
+        )
+        ends.append(2.0 - weight.weight.item())
+    expected = sum(rate_factor("cosine", taken, 10) for taken in range(10))
+    assert ends[0] == pytest.approx(10 * 0.01, rel=1e-4)
+    assert ends[1] == pytest.approx(expected * 0.01, rel=1e-4)
+
+
 # Checkpoints
 
 
@@ -399,14 +444,15 @@ def store(workspace, monkeypatch):
     return workspace.folder / "items/checkpoints"
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("kill_at", [1, 6, 27, 48])  # of 48 steps
-def test_a_killed_training_ends_with_the_same_weights(store, kill_at):
-    weights, curve, _ = trained(key="undisturbed")
+def test_a_killed_training_ends_with_the_same_weights(store, kill_at, schedule):
+    weights, curve, _ = trained(key="undisturbed", schedule=schedule)
     assert list(store.iterdir()) == []
     with pytest.raises(Killed):
-        trained(kill_at)
+        trained(kill_at, schedule=schedule)
     torch.rand(17)  # whatever else the process drew
-    resumed, again, steps = trained()
+    resumed, again, steps = trained(schedule=schedule)
     assert same(weights, resumed) and curve == again
     assert steps == 48 - (kill_at - 1) // 4 * 4
     assert list(store.iterdir()) == []
