@@ -11,18 +11,29 @@ Where clips.root names other clips, nothing is rendered but the contact sheet: d
 holds a line of text.
 
 Clips last 3 s (h264 and AAC, mixed frame rates).  Sources, each a place, palette, look and camera
-of its own, give one to four clips and never cross a split.  The audio of a clip is drawn
-independently of its source; its kinds are
+of its own, give one or more clips (`clips_per_source`) and never cross a split.  Labelled clips
+show some of the looks of each action (`labelled_looks`), all others show all of them.  The kind of
+a clip's audio is drawn independently of its source:
 
     own           synchronous with the motion           mixed    own plus another sound at 0 dB
     other_action  another action's sound                music    music or speech-like
     silent / no_track                                   shifted  own, 0.5 s late
 
+With probability 1 - `cue` the object that a clip hears is not the one in sight, but one drawn from
+all actions and looks, with a motion of its own: what would be own, mixed or shifted is then
+
+    unrelated     the sound of an object that is not in sight
+
+Each clip's picture follows from its source and second, and its sound is drawn after it.  So clips
+keep their bytes when shares, cue or the number of clips change, as far as they show and sound the
+same; a larger number of clips holds those of a smaller one.
+
 truth.parquet, a row per clip (schema: audio_from_video/clipset/truth.py)
     clip_id        string         <action>/<stem>, or unlabelled/<stem>
     split          string         training, validation, unlabelled
     action         string         the true one, for unlabelled clips too
-    variant        string         the material, tool or content shown (audio_from_video/world)
+    variant        string         the look: the material, tool or content shown
+                                  (audio_from_video/world)
     sound_kind     string         see above
     audible        bool           some sound is heard
     sound_belongs  bool           what is heard contains the action's own sound, in time
@@ -51,7 +62,7 @@ from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.worker import require_result
 from audio_from_video.storage import layout
 from audio_from_video.world.actions import ACTIONS, MOSTLY_SILENT
-from audio_from_video.world.looks import Look, draw_look
+from audio_from_video.world.looks import Look, draw_labelled_looks, draw_look
 from audio_from_video.world.mp4 import write_mp4
 from audio_from_video.world.scenes import noise_bank, render, rng_of
 from audio_from_video.world.settings import MIX_KINDS, SampleParams
@@ -105,7 +116,10 @@ class ClipPlan:
 
 
 def plan_clips(p: SampleParams) -> Iterator[ClipPlan]:
-    """Yield all clips: per split and action, sources of one to four clips, until they suffice."""
+    """Yield all clips: per split and action, sources of a few clips, until they suffice.
+
+    A larger number of clips starts with those of a smaller one.
+    """
     counts = (p.training_per_action, p.test_per_action, p.unlabelled_per_action)
     for split, count in zip(FOLDERS, counts, strict=True):
         for action in ACTIONS:
@@ -113,11 +127,32 @@ def plan_clips(p: SampleParams) -> Iterator[ClipPlan]:
             left = count
             while left:
                 source = "yt-" + "".join(rng.choice(ID_CHARACTERS, 11))
-                clips = min(left, int(rng.integers(1, 5)))
-                seconds = rng.choice(LONGEST_SOURCE_S, clips, replace=False)
+                clips = int(rng.integers(1, p.clips_per_source + 1))
+                seconds = rng.choice(LONGEST_SOURCE_S, clips, replace=False)[:left]
                 for second in np.sort(seconds):
                     yield ClipPlan(split, action, source, int(second))
-                left -= clips
+                left -= len(seconds)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """An object that a clip hears and does not show."""
+
+    action: str
+    sound: np.ndarray  # float32 [SAMPLES], see `own_sound`
+
+
+def draw_unseen(clip: ClipPlan, p: SampleParams) -> Unseen | None:
+    """Draw whether a clip hears an object that is not in sight, and which one.
+
+    Its motion is its own, too: the tempo of what is in sight would tell the action.
+    """
+    rng = rng_of(p.seed, clip.source, clip.second, "unseen")
+    if rng.random() < p.cue:
+        return None
+    look = draw_look(rng, str(rng.choice(list(ACTIONS))))
+    take = draw_take(rng, look.action, look.tempo)
+    return Unseen(look.action, own_sound(rng, look, take))
 
 
 @dataclass(frozen=True)
@@ -130,18 +165,25 @@ class Sound:
     clean: np.ndarray  # float32 [SAMPLES], own sound in time with the events
 
 
-def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take) -> Sound:
+def draw_sound(
+    rng: np.random.Generator, p: SampleParams, look: Look, take: Take, unseen: Unseen | None = None
+) -> Sound:
     """Draw the kind of a clip's sound and make it.
 
+    unseen: the object that is heard in place of the one in sight; only `clean` is of the latter.
     The own sound of a mostly silent action is usually not to be heard.
     """
     own = own_sound(rng, look, take)
-    own_labels = ACTIONS[look.action].labels
     level_db = rng.uniform(*LEVEL_DB)
     clean = at_level(own, level_db)
+    heard = look.action
+    if unseen:
+        own = unseen.sound
+        heard = unseen.action
+    own_labels = ACTIONS[heard].labels
 
     kind = str(rng.choice(MIX_KINDS, p=[p.audio_mix[kind] for kind in MIX_KINDS]))
-    may_be_silent = kind in ("own", "shifted") and look.action in MOSTLY_SILENT
+    may_be_silent = kind in ("own", "shifted") and heard in MOSTLY_SILENT
     if may_be_silent and rng.random() < p.silent_action_silence:
         kind = "silent"
     if kind == "silent" and rng.random() < NO_TRACK_FRACTION:
@@ -157,13 +199,15 @@ def draw_sound(rng: np.random.Generator, p: SampleParams, look: Look, take: Take
         audible = np.roll(own, int(SHIFT_S * RATE_HZ))
         labels = own_labels
     elif kind == "mixed":
-        other, other_labels = _other_sound(rng, look.action)
+        other, other_labels = _other_sound(rng, heard)
         audible = (own + other) / np.sqrt(2)  # as loud as one of them
         labels = (*own_labels, *other_labels)
     elif kind == "other_action":
-        audible, labels = _other_sound(rng, look.action)
+        audible, labels = _other_sound(rng, heard)
     elif kind == "music":
         audible, labels = _music_or_speech(rng)
+    if unseen and kind in ("own", "mixed", "shifted"):
+        kind = "unrelated"
     room = at_level(band_noise(rng, 60, 4000).astype(np.float32), ROOM_DB)
     return Sound(kind, at_level(audible, level_db) + room, tuple(dict.fromkeys(labels)), clean)
 
@@ -194,16 +238,28 @@ class Scene:
     rate: Fraction  # frames per second
 
 
+@lru_cache(maxsize=1)
+def labelled_looks(seed: int, share: float) -> dict[str, tuple[str, ...]]:
+    """Return by action the looks that labelled clips show."""
+    return draw_labelled_looks(rng_of(seed, "labelled looks"), share)
+
+
 def draw_scene(clip: ClipPlan, p: SampleParams) -> Scene:
     """Draw a clip's scene; clips of one source share the look, and what hides it."""
     look = draw_look(rng_of(p.seed, clip.source), clip.action)
+    if clip.split == "training":
+        labelled = labelled_looks(p.seed, p.labelled_looks)[clip.action]
+        if look.variant not in labelled:
+            instead = rng_of(p.seed, clip.source, "labelled look").choice(labelled)
+            look = replace(look, variant=str(instead))
     hiding = _hiding_rng(clip, p)
     if hiding.random() < p.hidden_share:
         look = replace(look, occluder=(hiding.uniform(-4, 20), hiding.uniform(70, 90)))
     rng = rng_of(p.seed, clip.source, clip.second)
     take = draw_take(rng, look.action, look.tempo)
     rate = FRAME_RATES[rng.integers(len(FRAME_RATES))]
-    return Scene(look, take, draw_sound(rng, p, look, take), rate)
+    sound = draw_sound(rng, p, look, take, draw_unseen(clip, p))
+    return Scene(look, take, sound, rate)
 
 
 def _hiding_rng(clip: ClipPlan, p: SampleParams) -> np.random.Generator:
@@ -310,7 +366,10 @@ def main(stage: stage_run.StageRun) -> None:
         rows.append(require_result(row, "rendering a clip"))
     stage.log["computed"] = len(rows)
     pq.write_table(pa.Table.from_pylist(rows, TRUTH_SCHEMA), layout.SAMPLE / "truth.parquet")
-    stage.write_metrics(sample_figures(rows))
+    figures = sample_figures(rows)
+    looks = labelled_looks(p.seed, p.labelled_looks)
+    figures["training"]["looks"] = {action: list(names) for action, names in looks.items()}
+    stage.write_metrics(figures)
 
 
 if __name__ == "__main__":

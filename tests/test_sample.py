@@ -36,6 +36,9 @@ def parameters(**changes) -> SampleParams:
         "training_per_action": 50,
         "test_per_action": 40,
         "unlabelled_per_action": 106,
+        "clips_per_source": 4,
+        "labelled_looks": 1.0,
+        "cue": 1.0,
         "audio_mix": MIX,
         "silent_action_silence": 0.7,
         "hidden_share": 0.0,
@@ -91,6 +94,92 @@ def test_plan_has_the_wanted_clips_and_sources_that_never_cross():
         places.setdefault(clip.source, set()).add((clip.split, clip.action))
     assert all(len(place) == 1 for place in places.values())
     assert Counter(Counter(c.source for c in clips).values()).keys() == {1, 2, 3, 4}
+
+
+def test_more_clips_start_with_those_of_fewer():
+    few = parameters(unlabelled_per_action=7, clips_per_source=3)
+    many = parameters(unlabelled_per_action=28, clips_per_source=3)
+    by_action: dict[str, list] = {action: [] for action in ACTIONS}
+    for clip in plan_clips(many):
+        if clip.split == "unlabelled":
+            by_action[clip.action].append(clip)
+    for action, clips in by_action.items():
+        fewer = {c for c in plan_clips(few) if c.split == "unlabelled" and c.action == action}
+        assert len(fewer) == 7
+        # Of the last source the smaller pool may hold other seconds first.
+        assert fewer <= set(clips[:9])
+
+
+@pytest.mark.parametrize("share, looks", [(0.01, 12), (0.6, 17), (0.8, 22), (1.0, 28)])
+def test_labelled_looks_are_that_share_of_all_and_one_of_each_action_at_least(share, looks):
+    labelled = sample.labelled_looks(5, share)
+    assert sum(len(names) for names in labelled.values()) == looks
+    for action, names in labelled.items():
+        assert names and set(names) <= set(ACTIONS[action].variants)
+        assert set(names) <= set(sample.labelled_looks(5, 1.0)[action])
+    assert sample.labelled_looks(6, 0.6) != sample.labelled_looks(5, 0.6)
+
+
+def test_a_larger_share_of_labelled_looks_holds_those_of_a_smaller_one():
+    few = sample.labelled_looks(5, 0.5)
+    many = sample.labelled_looks(5, 0.7)
+    assert all(set(few[action]) <= set(many[action]) for action in ACTIONS)
+
+
+def test_only_labelled_clips_are_confined_to_labelled_looks():
+    everything = parameters()
+    confined = parameters(labelled_looks=0.4)
+    labelled = sample.labelled_looks(5, 0.4)
+    shown: dict[str, set] = {"training": set(), "validation": set(), "unlabelled": set()}
+    for clip in list(plan_clips(confined))[::7]:
+        look = draw_scene(clip, confined).look
+        shown[clip.split].add((clip.action, look.variant))
+        before = draw_scene(clip, everything).look
+        if clip.split != "training" or before.variant in labelled[clip.action]:
+            assert look.variant == before.variant
+        else:
+            # Nothing else of the source changes.
+            assert (look.wall, look.seed) == (before.wall, before.seed)
+    pairs = {(action, name) for action, names in labelled.items() for name in names}
+    assert shown["training"] == pairs
+    assert pairs < shown["validation"] and pairs < shown["unlabelled"]
+
+
+def test_a_cue_of_0_makes_sound_independent_of_what_is_seen():
+    p = parameters(audio_mix=OWN_ONLY, silent_action_silence=0.0, cue=0.0)
+    certain = parameters(audio_mix=OWN_ONLY, silent_action_silence=0.0)
+    clips = [c for c in plan_clips(p) if c.split == "training" and c.action == "frying"]
+    heard = Counter()
+    for clip in clips:
+        scene = draw_scene(clip, p)
+        before = draw_scene(clip, certain)
+        assert scene.sound.kind == "unrelated"
+        heard[scene.sound.labels] += 1
+        # The picture and the clean sound are those of what is in sight.
+        assert np.array_equal(scene.take.events_s, before.take.events_s)
+        assert np.array_equal(scene.sound.clean, before.sound.clean)
+        assert not np.array_equal(scene.sound.samples, before.sound.samples)
+    # 50 draws of 12 actions: all but a few of them occur.
+    assert len(heard) >= 9
+
+
+def test_some_cue_leaves_some_clips_as_they_are_and_less_leaves_fewer():
+    clips = [c for c in plan_clips(parameters()) if c.action == "pouring"][::4]
+    kept = {}
+    for cue in (0.2, 0.6):
+        unseen = [sample.draw_unseen(clip, parameters(cue=cue)) for clip in clips]
+        kept[cue] = {clip for clip, other in zip(clips, unseen, strict=True) if other is None}
+    assert kept[0.2] < kept[0.6] < set(clips)
+
+
+def test_truth_of_a_clip_that_hears_what_is_not_in_sight(tmp_path):
+    clip = ClipPlan("training", "pouring", "yt-unseen", 3)
+    p = parameters(audio_mix=OWN_ONLY, silent_action_silence=0.0, cue=0.0)
+    row = render_clip((clip, p, tmp_path))
+    unseen = sample.draw_unseen(clip, p)
+    assert row["sound_kind"] == "unrelated" and row["audible"] and not row["sound_belongs"]
+    assert row["audio_labels"] == list(ACTIONS[unseen.action].labels)
+    assert len(row["clean_sound"]) > 1000
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ Everything follows from the random generator that is passed in, in the order in 
 
 import colorsys
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -49,6 +50,30 @@ class Look:
     def pitch(self) -> float:
         """Factor on the frequencies of the sound: what is large sounds low."""
         return self.detune / self.size
+
+    @cached_property
+    def turn(self) -> np.ndarray:
+        """The camera's rotation and zoom: [2, 2]."""
+        angle = np.deg2rad(self.turn_deg)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return rotation * self.zoom
+
+
+def draw_labelled_looks(rng: np.random.Generator, share: float) -> dict[str, tuple[str, ...]]:
+    """Draw the looks (variants) of each action that labelled clips show.
+
+    share: of the looks of all actions, rounded; every action keeps one.  With the same generator a
+    larger share holds all looks of a smaller one.
+    """
+    first = [(name, str(rng.choice(action.variants))) for name, action in ACTIONS.items()]
+    looks = [(name, look) for name, action in ACTIONS.items() for look in action.variants]
+    others = [pair for pair in looks if pair not in first]
+    order = [*first, *(others[i] for i in rng.permutation(len(others)))]
+    chosen = order[: max(len(first), round(share * len(looks)))]
+    labelled = {}
+    for name, action in ACTIONS.items():
+        labelled[name] = tuple(look for look in action.variants if (name, look) in chosen)
+    return labelled
 
 
 def draw_look(rng: np.random.Generator, action: str, odd_hues: bool = True) -> Look:

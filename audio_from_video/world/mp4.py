@@ -24,15 +24,17 @@ def write_mp4(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    # One thread, as more of them divide the work by the machine's cores.
-    video_options = {"preset": "superfast", "crf": "23", "threads": "1"}
+    # One thread, as more of them divide the work by the machine's cores.  The fastest preset and
+    # coder take half the time of the next ones, at the same error and in files a fifth larger.
+    video_options = {"preset": "ultrafast", "crf": "23", "threads": "1"}
+    audio_options = {"aac_coder": "fast"}
     with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate, options=video_options)
         video.width = size_px
         video.height = size_px
         video.pix_fmt = "yuv420p"
         if sound is not None:
-            audio = container.add_stream("aac", sound_rate_hz, layout="mono")
+            audio = container.add_stream("aac", sound_rate_hz, audio_options, layout="mono")
             audio.bit_rate = 48_000
             block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
             block.sample_rate = sound_rate_hz

@@ -141,8 +141,10 @@ class Canvas:
 
     def _pixels(self, points: Points) -> np.ndarray:
         """Return points [..., 2] as cv2's fixed-point pixel coordinates, int32 [..., 2]."""
-        mapped = np.asarray(points, np.float64) @ self.view[:, :2].T + self.view[:, 2]
-        return np.round(mapped * (1 << SHIFT)).astype(np.int32)
+        mapped = np.asarray(points, np.float64) @ self.view[:, :2].T
+        mapped += self.view[:, 2]
+        mapped *= 1 << SHIFT
+        return np.rint(mapped, out=mapped).astype(np.int32)
 
     def polygon(self, points: Points, colour: Colour, name: str | None = None) -> None:
         """Fill a polygon; name: the class that its pixels show."""

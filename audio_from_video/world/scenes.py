@@ -27,6 +27,15 @@ PATTERNS = {
     "street": np.array([((-10, i), (106, i)) for i in range(-8, 112, 9)]),
 }
 OCCLUDER_COLOUR = (72, 78, 66)
+CENTRE = np.full(2, UNITS / 2)
+# Of what stands about unused: all events lie after the clip's end.
+STILL = Take(
+    events_s=np.array([5.0, 6.0]),
+    ends_s=np.array([5.5, 6.5]),
+    places=np.zeros((2, 2)),
+    distractor=np.zeros(5),
+    shake_phase=np.zeros((4, 2)),
+)
 
 
 def rng_of(*names: object) -> np.random.Generator:
@@ -39,12 +48,10 @@ def _view(look: Look, take: Take, t: float, size_px: int) -> np.ndarray:
     """Return the affine map [2, 3] from scene units to pixels: the camera's place and its shake."""
     sway = np.sin(SHAKE_RATES[:, None] * t + take.shake_phase).sum(0)
     shake = look.shake * sway * 0.7
-    angle = np.deg2rad(look.turn_deg)
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    turn = rotation * look.zoom
-    centre = np.full(2, UNITS / 2)
-    move = centre - turn @ centre + look.offset + shake
-    return np.column_stack([turn, move]) * (size_px / UNITS)
+    view = np.empty((2, 3))
+    view[:, :2] = look.turn
+    view[:, 2] = CENTRE - look.turn @ CENTRE + look.offset + shake
+    return view * (size_px / UNITS)
 
 
 def _draw_background(canvas: Canvas, look: Look) -> None:
@@ -54,20 +61,18 @@ def _draw_background(canvas: Canvas, look: Look) -> None:
     canvas.rectangle(-20, 84, 136, 40, look.floor)
 
 
-def _draw_clutter(canvas: Canvas, look: Look, take: Take) -> None:
+def _draw_clutter(canvas: Canvas, look: Look) -> None:
     """Draw the unused thing, where there is one: smaller, and motionless."""
     if look.clutter is None:
         return
     action, variant, left = look.clutter
-    # All its events lie after the clip's end.
-    still = replace(take, events_s=np.array([5.0, 6.0]), ends_s=np.array([5.5, 6.5]))
     unused = replace(look, action=action, variant=variant, size=1.0)
 
     view = canvas.view
     move = view[:, :2] @ (left, 2.0) + view[:, 2]
     canvas.view = np.column_stack([view[:, :2] * CLUTTER_SCALE, move])
     canvas.scale *= CLUTTER_SCALE
-    DRAW[ACTIONS[action].staging](canvas, unused, still, 0.0)
+    DRAW[ACTIONS[action].staging](canvas, unused, STILL, 0.0)
     canvas.view = view
     canvas.scale /= CLUTTER_SCALE
 
@@ -88,11 +93,13 @@ def render(
 
     grain: float32 [size_px, size_px, 3] of deviation 1, the sensor's noise.
     """
+    wall = np.clip(np.asarray(look.wall) * look.light, 0, 255).astype(np.uint8)
+    # Row by row, as filling pixel by pixel takes longer than all that is drawn.
     image = np.empty((size_px, size_px, 3), np.uint8)
-    image[:] = np.clip(np.asarray(look.wall) * look.light, 0, 255).astype(np.uint8)
+    image.reshape(size_px, -1)[:] = np.tile(wall, size_px)
     canvas = Canvas(image, _view(look, take, t, size_px), look.light, with_classes)
     _draw_background(canvas, look)
-    _draw_clutter(canvas, look, take)
+    _draw_clutter(canvas, look)
     _draw_distractor(canvas, take, t)
     DRAW[ACTIONS[look.action].staging](canvas, look, take, t)
     if look.occluder is not None:
@@ -101,7 +108,10 @@ def render(
 
     if look.blur > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), look.blur * size_px / UNITS)
-    canvas.image = np.clip(image + look.noise * grain, 0, 255).astype(np.uint8)
+    noisy = look.noise * grain
+    noisy += image
+    np.clip(noisy, 0, 255, out=noisy)
+    canvas.image = noisy.astype(np.uint8)
     return canvas
 
 

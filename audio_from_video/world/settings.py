@@ -22,6 +22,9 @@ class SampleParams(params.Section):
     training_per_action: int = Field(ge=1, le=50)
     test_per_action: int = Field(ge=1, le=10_000)
     unlabelled_per_action: int = Field(ge=0, le=100_000)
+    clips_per_source: int = Field(ge=1, le=60)
+    labelled_looks: float = Field(gt=0, le=1)
+    cue: Share
     audio_mix: dict[str, Share]
     silent_action_silence: Share
     hidden_share: Share

@@ -1,6 +1,7 @@
 """The motion of a rendered clip: its events in time, and where things are between them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,13 +22,17 @@ class Take:
     distractor: np.ndarray  # [5], 0..1: its hue, size, start, course and height
     shake_phase: np.ndarray  # [4, 2], radians
 
-    def turns(self, t: float) -> float:
-        """Return the number of events passed until `t`, growing linearly between two events."""
+    @cached_property
+    def _extended_s(self) -> np.ndarray:
+        """The events with one more on either side, at the distance of the next two: [n + 2]."""
         first, second = self.events_s[:2]
         before_last, last = self.events_s[-2:]
-        # One more event on either side, at the distance of the next two.
-        events = np.concatenate([[2 * first - second], self.events_s, [2 * last - before_last]])
-        i = int(np.clip(np.searchsorted(events, t, "right") - 1, 0, len(events) - 2))
+        return np.concatenate([[2 * first - second], self.events_s, [2 * last - before_last]])
+
+    def turns(self, t: float) -> float:
+        """Return the number of events passed until `t`, growing linearly between two events."""
+        events = self._extended_s
+        i = min(max(int(events.searchsorted(t, "right")) - 1, 0), len(events) - 2)
         return i + (t - events[i]) / (events[i + 1] - events[i])
 
     def swing(self, t: float) -> float:
@@ -40,21 +45,20 @@ class Take:
         hand: 0 or 1 for the hand that strikes at every second event; None where all events are its.
         """
         events = self.events_s if hand is None else self.events_s[hand::2]
-        before = events[events <= t]
-        after = events[events > t]
-        since_s = t - before[-1] if len(before) else np.inf
-        until_s = after[0] - t if len(after) else np.inf
+        passed = int(events.searchsorted(t, "right"))
+        since_s = t - events[passed - 1] if passed else np.inf
+        until_s = events[passed] - t if passed < len(events) else np.inf
         gap_s = since_s + until_s
         if not np.isfinite(gap_s):
-            return float(np.clip(min(since_s, until_s) / 0.3, 0, 1))
+            return float(min(max(min(since_s, until_s) / 0.3, 0), 1))
         progress = since_s / gap_s
         return float(4 * progress * (1 - progress) * min(1.0, gap_s / 0.45))
 
     def level(self, t: float) -> float:
         """Return the strength of a stream, 0..1: on from an event to its end, with soft edges."""
-        rise = np.clip((t - self.events_s) / EDGE_S, 0, 1)
-        fall = np.clip((self.ends_s - t) / EDGE_S, 0, 1)
-        return float(np.max(np.minimum(rise, fall)))
+        rise = (t - self.events_s) / EDGE_S
+        fall = (self.ends_s - t) / EDGE_S
+        return float(min(max(np.minimum(rise, fall).max(), 0), 1))
 
     def bubbles(self, t: float) -> list[tuple[np.ndarray, float]]:
         """Return the bubbles in sight: places [2], -1..1, and sizes, 0..1."""
