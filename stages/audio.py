@@ -98,6 +98,7 @@ def main(stage: stage_run.StageRun) -> None:
             layout.AUDIO,
             clips,
             finish=lambda row: drop_silent(row, p.silence_db),
+            packed_by=(p.silence_db,),
             check=lambda index: accounting.check_failed_fraction(
                 index, FAILED, max_failed_fraction, "audio"
             ),

@@ -38,11 +38,13 @@ from audio_from_video.evaluation.told_apart import told_apart
 from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import accounting, fit_on, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
+from audio_from_video.storage.item_store import ItemStore
 
 # Of `encode_sound` and the backbones; raise it when the output for the same input changes.
 # 2: an AST hears windows without the padding behind them.
@@ -51,6 +53,7 @@ LIBRARIES = ("numpy", "soundfile", "torch", "transformers")
 SOURCE = layout.AUDIO
 EXPLAINED_BY = (8, 32, 64)  # numbers of components whose explained variance the metrics name
 MOST_CLIPS = 10_000  # whose labels are compared
+PROJECTION = pa.schema([(name, pa.list_(pa.float64())) for name in Projection._fields])
 ALL_VARIANCE = 0.9999  # the share from which on further components hold next to nothing
 
 
@@ -139,10 +142,10 @@ def main(stage: stage_run.StageRun) -> None:
         )
 
     with ClipItems("audio_features", item_version(p, count), stored) as items:
-        rows = shards.iter_rows(SOURCE, ["flac"])
+        rows = shards.iter_rows(SOURCE, ["flac"], clip_ids=items.missing(clips))
         sounds = ((row["clip_id"], (row["flac"], count, p)) for row in rows)
         items.fill(stage, clips, sounds, compute)
-        pca = fit_projection(training_patches(items, clips), width, p.components)
+        pca = stored_projection(items, clips, width, p.components)
 
         def with_features(row: dict) -> dict:
             # A clip whose worker failed has no patches.
@@ -152,7 +155,9 @@ def main(stage: stage_run.StageRun) -> None:
 
         features = shards.tensor(pa.float16(), count, len(pca.components))
         columns = pa.schema([("features", features), *stored])
-        index = items.pack(layout.AUDIO_FEATURES, clips, columns, finish=with_features)
+        index = items.pack(
+            layout.AUDIO_FEATURES, clips, columns, finish=with_features, packed_by=(digest_of(pca),)
+        )
     save_projection(pca)
     by_labels = labels_tell_actions_apart(index)
     for sentence in [*component_warnings(p, pca, width), *label_warnings(by_labels)]:
@@ -269,14 +274,44 @@ def label_warnings(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def training_patches(items: ClipItems, clips: list[dict]) -> Iterator[np.ndarray]:
-    """Yield the patches [count, D] of training clips to fit on, one clip after the other."""
+def stored_projection(
+    items: ClipItems, clips: list[dict], width: int, components: int | float
+) -> Projection:
+    """Return the PCA of the training clips to fit on; it is an item of what they are.
+
+    Later clips (`clips.fit_on`) then cost no pass over those that were fitted on.
+    """
     fitted = fit_on.fitted(clip["clip_id"] for clip in clips)
-    for clip, is_fitted in zip(clips, fitted, strict=True):
-        if clip["split"] == "training" and is_fitted:
-            row = items.row(clip)
-            if row["status"] == "ok":
-                yield row["patches"]
+    failed = items.missing(clips)
+    training = [
+        clip
+        for clip, is_fitted in zip(clips, fitted, strict=True)
+        if clip["split"] == "training" and is_fitted and clip["clip_id"] not in failed
+    ]
+    key = digest([clip["input_key"] for clip in training], width, components)
+    with ItemStore("audio_projection", items.version, PROJECTION) as store:
+        if key not in store:
+            pca = fit_projection(training_patches(items, training), width, components)
+            arrays = pca._asdict()
+            store.put([(key, {name: array.ravel().tolist() for name, array in arrays.items()})])
+        row = store[key]
+    mean = np.array(row["mean"])
+    explained = np.array(row["explained"])
+    axes = np.array(row["components"]).reshape(len(explained), len(mean))
+    return Projection(mean, axes, explained)
+
+
+def training_patches(items: ClipItems, clips: list[dict]) -> Iterator[np.ndarray]:
+    """Yield the patches [count, D] of clips, one after the other."""
+    for clip in clips:
+        row = items.row(clip)
+        if row["status"] == "ok":
+            yield row["patches"]
+
+
+def digest_of(pca: Projection) -> str:
+    """Return the digest of a PCA's numbers."""
+    return digest(*(array.tolist() for array in pca))
 
 
 def save_projection(pca: Projection) -> None:

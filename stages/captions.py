@@ -228,7 +228,9 @@ def listen(
             yield row
 
     with ClipItems("captions_heard", version, HEARD) as items:
-        items.fill(stage, audible, listening_tasks(audible, hearing.window_s), compute)
+        to_hear = items.missing(audible)
+        missing = [clip for clip in audible if clip["clip_id"] in to_hear]
+        items.fill(stage, audible, listening_tasks(missing, hearing.window_s), compute)
         rows = [(clip, items.row(clip)) for clip in audible]
     return [
         TuningClip(
@@ -247,8 +249,8 @@ def listen(
 def listening_tasks(clips: list[dict], window_s: float) -> Iterator[tuple[str, Task]]:
     """Yield (clip_id, task): the frames of a clip's `steps`, and its sound around them."""
     steps_of = {clip["clip_id"]: clip["steps"] for clip in clips}
-    sound_rows = shards.iter_rows(layout.AUDIO, ["flac"])
-    flacs = ((row["clip_id"], row["flac"]) for row in sound_rows if row["clip_id"] in steps_of)
+    sound_rows = shards.iter_rows(layout.AUDIO, ["flac"], clip_ids=set(steps_of))
+    flacs = ((row["clip_id"], row["flac"]) for row in sound_rows)
     names = (str(layout.REPRESENTATIVE_FRAMES), str(layout.FRAMES), str(layout.AUDIO))
     streams = (steps_of.items(), iter_frames(steps_of), flacs)
     for clip_id, (steps, (jpegs, times_s), flac) in aligned(names, streams):
@@ -277,19 +279,22 @@ def write_captions(
         clip | {"input_key": digest(clip["input_key"], Path(weights_of[clip["clip_id"]]).name)}
         for clip in clips
     ]
-    steps_of = {clip["clip_id"]: clip["steps"] for clip in clips}
-    names = (str(layout.REPRESENTATIVE_FRAMES), str(layout.FRAMES))
-    streams = (steps_of.items(), iter_frames(steps_of))
-    tasks = (
-        (clip_id, Task(steps, jpegs, weights_of[clip_id]))
-        for clip_id, (steps, (jpegs, _)) in aligned(names, streams)
-    )
     setup = Setup(p.captioner, p.frames_per_batch, stage.workers)
 
     def compute(missing: Iterator[Task]) -> Iterator[dict | Failure]:
         return caption_workers.results(caption_workers.describe, missing, setup)
 
     with ClipItems("captions", version, CAPTIONS) as items:
+        to_caption = items.missing(keyed)
+        steps_of = {
+            clip["clip_id"]: clip["steps"] for clip in clips if clip["clip_id"] in to_caption
+        }
+        names = (str(layout.REPRESENTATIVE_FRAMES), str(layout.FRAMES))
+        streams = (steps_of.items(), iter_frames(steps_of))
+        tasks = (
+            (clip_id, Task(steps, jpegs, weights_of[clip_id]))
+            for clip_id, (steps, (jpegs, _)) in aligned(names, streams)
+        )
         items.fill(stage, keyed, tasks, compute)
         return items.pack(layout.CAPTIONS, keyed)
 

@@ -42,6 +42,7 @@ from audio_from_video.media.settings import (
 from audio_from_video.prediction.settings import BundleParams
 from audio_from_video.reporting.settings import ReportParams
 from audio_from_video.runtime import params
+from audio_from_video.runtime.atomic import write_text
 from audio_from_video.runtime.digests import file_digest
 from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.storage import layout
@@ -137,13 +138,12 @@ def main() -> None:
     except UserError as error:
         mistakes = [printable(line) for line in str(error).splitlines()]
         sys.exit("\n".join(f"code: error: {mistake}" for mistake in mistakes) + f"\ncode: {UNDO}")
-    OUTPUT.mkdir(parents=True, exist_ok=True)
     for script in sorted(STAGES.glob("*.py")):
         if script.stem in ("__init__", "code"):
             continue
         files = imported_files(script, Path()) | {STAGES / "__init__.py"}
         digests = {str(path): file_digest(path) for path in sorted(files)}
-        (OUTPUT / f"{script.stem}.json").write_text(json.dumps(digests, indent=1) + "\n")
+        write_text(OUTPUT / f"{script.stem}.json", json.dumps(digests, indent=1) + "\n")
 
 
 if __name__ == "__main__":

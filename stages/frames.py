@@ -93,6 +93,7 @@ def main(stage: stage_run.StageRun) -> None:
             layout.FRAMES,
             clips,
             finish=lambda row: drop_long(row, max_duration_s),
+            packed_by=(max_duration_s,),
             check=lambda index: accounting.check_failed_fraction(
                 index, FAILED, max_failed_fraction, "frames"
             ),

@@ -89,7 +89,7 @@ def main(stage: stage_run.StageRun) -> None:
         return parallel.map_items(draw_clip, tasks, stage.workers, time_limit_s())
 
     with ClipItems("optical_flow", version, COLUMNS) as items:
-        rows = shards.iter_rows(layout.FRAMES, ["jpegs"])
+        rows = shards.iter_rows(layout.FRAMES, ["jpegs"], clip_ids=items.missing(clips))
         tasks = ((row["clip_id"], (row["jpegs"], p)) for row in rows)
         items.fill(stage, clips, tasks, compute)
         index = items.pack(layout.OPTICAL_FLOW, clips)

@@ -53,7 +53,7 @@ from audio_from_video.reporting.provenance import Provenance
 from audio_from_video.reporting.results import ConditionSettings, LookAlikePairs, Results
 from audio_from_video.reporting.settings import ReportParams
 from audio_from_video.reporting.tables import Content, Table
-from audio_from_video.runtime import params, stage_run
+from audio_from_video.runtime import atomic, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SEMANTIC_VALIDATION
 from audio_from_video.storage import layout, predictions, shards
@@ -251,6 +251,7 @@ def draw_figures(
     )
     captions = {"main_comparison": figure_captions.main_comparison(results)}
     captions |= draw_curves(folder, report_params.curves, results)
+    captions |= draw_dose(folder)
     captions |= draw_threshold(folder)
 
     similarities = {name: curves.similarity_over_time(path) for name, path in generated.items()}
@@ -306,6 +307,20 @@ def draw_curves(folder: Path, shown: list[str], results: Results) -> dict[str, s
         caption = figure_captions.label_budget(budgets, budget_curves)
         captions["label_budget"] = f"{banner} {caption}".strip()
     return captions
+
+
+def draw_dose(folder: Path) -> dict[str, str]:
+    """Write the figure of gains over the sample's knobs and return its caption by name."""
+    if not layout.DOSE.is_file():
+        return {}
+    panels = curves.dose(layout.DOSE)
+    if not panels:
+        return {}
+    banner = experiment_tables.experiment_banner(layout.DOSE)
+    title = stamps.OTHER_RUN if banner else ""
+    size_in = (figures.TWO_COLUMNS, 2.8)
+    figures.save_figure(folder, "dose", size_in, figures.draw_dose, panels, title)
+    return {"dose": f"{banner} {figure_captions.dose(panels)}".strip()}
 
 
 def draw_threshold(folder: Path) -> dict[str, str]:
@@ -434,7 +449,7 @@ def main(stage: stage_run.StageRun) -> None:
         run.facts(),
         report_params.clips,
     )
-    layout.REPORT_PAGE.write_text(html)
+    atomic.write_text(layout.REPORT_PAGE, html)
     table = condition_evaluation.subset_table(results.figures)
     table.to_csv(layout.SUBSETS, index=False, float_format="%.6f")
     stage.write_metrics(report_metrics(results))

@@ -123,7 +123,7 @@ def main(stage: stage_run.StageRun) -> None:
         return parallel.map_items(mean_magnitudes, tasks, stage.workers, time_limit_s())
 
     with ClipItems("representative_frames", version, stored) as items:
-        rows = shards.iter_rows(layout.FRAMES, ["jpegs"])
+        rows = shards.iter_rows(layout.FRAMES, ["jpegs"], clip_ids=items.missing(clips))
         tasks = ((row["clip_id"], (row["jpegs"], p.camera)) for row in rows)
         items.fill(stage, clips, tasks, compute)
         index = items.pack(

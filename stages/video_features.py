@@ -134,7 +134,7 @@ def main(stage: stage_run.StageRun) -> None:
     in_workers = hub.device() == "cpu" or parallel.workers_have_gpus()
     encode_all = encode_in_workers if in_workers else encode_on_gpu
     with ClipItems(f"video_features_{stage.item}", version, columns) as items:
-        rows = shards.iter_rows(source, ["jpegs"])
+        rows = shards.iter_rows(source, ["jpegs"], clip_ids=items.missing(clips))
         images = ((row["clip_id"], row["jpegs"]) for row in rows)
         items.fill(stage, clips, images, lambda missing: encode_all(missing, p, stage.workers))
         index = items.pack(OUTPUTS[stage.item], clips)

@@ -1,6 +1,7 @@
 """List and prune the item store.
 
-python -m tools.stored_items                       list what is stored, and bytes by stage
+python -m tools.stored_items                       list what is stored, and bytes by stage: its own,
+                                                   and those of shards that it shares with outputs
 python -m tools.stored_items --prune               delete the versions that the current outputs do
                                                    not use, and what killed runs left a day ago or
                                                    earlier: checkpoints, files of training rows,
@@ -32,13 +33,15 @@ MIB = 2**20
 class Version:
     """The stored items of a stage under one version.
 
-    last_use_s: when an item was last stored, in seconds since 1970.
+    size_bytes: what deleting it frees.  last_use_s: when an item was last stored, in seconds since
+    1970.  shared_bytes: of shards that are also files of an output or of DVC's cache, by hard link.
     """
 
     path: Path
     in_use: bool
     size_bytes: int
     last_use_s: float
+    shared_bytes: int = 0
 
     @property
     def stage(self) -> str:
@@ -59,9 +62,10 @@ def stored_versions() -> list[Version]:
         if path.parent.name in ("checkpoints", "scratch"):
             continue
         files = [file.stat() for file in path.iterdir()]
-        size_bytes = sum(file.st_size for file in files)
+        size_bytes = sum(file.st_size for file in files if file.st_nlink == 1)
+        shared_bytes = sum(file.st_size for file in files if file.st_nlink > 1)
         last_use_s = max((file.st_mtime for file in files), default=path.stat().st_mtime)
-        versions.append(Version(path, path.name in used, size_bytes, last_use_s))
+        versions.append(Version(path, path.name in used, size_bytes, last_use_s, shared_bytes))
     return versions
 
 
@@ -109,12 +113,21 @@ def list_versions(versions: list[Version], deleted: list[Version]) -> None:
         if version in deleted:
             state = "deleted"
         name = f"{version.stage}/{version.path.name}"
-        print(f"{version.size_bytes / MIB:10.1f} MiB  {state:8s}  {name}")
+        print(line(version.size_bytes, version.shared_bytes, state, name))
     for stage, group in groupby(versions, key=lambda version: version.stage):
-        size_bytes = sum(version.size_bytes for version in group)
-        print(f"{size_bytes / MIB:10.1f} MiB  {'stage':8s}  {stage}")
-    total_bytes = sum(version.size_bytes for version in versions)
-    print(f"{total_bytes / MIB:10.1f} MiB  total")
+        of_stage = list(group)
+        size_bytes = sum(version.size_bytes for version in of_stage)
+        shared_bytes = sum(version.shared_bytes for version in of_stage)
+        print(line(size_bytes, shared_bytes, "stage", stage))
+    size_bytes = sum(version.size_bytes for version in versions)
+    shared_bytes = sum(version.shared_bytes for version in versions)
+    print(line(size_bytes, shared_bytes, "total", ""))
+
+
+def line(size_bytes: int, shared_bytes: int, state: str, name: str) -> str:
+    """Return a line of the list."""
+    sizes = f"{size_bytes / MIB:10.1f} MiB  {shared_bytes / MIB:10.1f} MiB shared"
+    return f"{sizes}  {state:8s}  {name}".rstrip()
 
 
 def list_leftovers(prune: bool) -> None:

@@ -72,11 +72,10 @@ def iter_frames(
     wanted: dict[str, list[int]],
 ) -> Iterator[tuple[str, tuple[list[bytes], np.ndarray]]]:
     """Yield (clip_id, (JPEGs, times in s)) of the wanted steps of each clip, in shard order."""
-    for row in shards.iter_rows(layout.FRAMES, ["jpegs", "times_s"]):
-        steps = wanted.get(row["clip_id"])
-        if steps is not None:
-            jpegs = [row["jpegs"][step] for step in steps]
-            yield row["clip_id"], (jpegs, row["times_s"][steps])
+    for row in shards.iter_rows(layout.FRAMES, ["jpegs", "times_s"], clip_ids=set(wanted)):
+        steps = wanted[row["clip_id"]]
+        jpegs = [row["jpegs"][step] for step in steps]
+        yield row["clip_id"], (jpegs, row["times_s"][steps])
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""Files and directories that are written whole or not at all."""
+"""Files and directories that are written whole or not at all.
+
+A file that is replaced becomes another file: other names of the old one, such as hard links in
+DVC's cache, keep its content.
+"""
 
 import json
 import os
@@ -17,9 +21,14 @@ def write_json(path: Path, content: dict) -> None:
     Raises ValueError where a number is not finite.
     """
     text = json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 

@@ -4,7 +4,8 @@ DVC runs a whole stage again when its input grows; the stage then finds all unch
 There is a folder per stage and version (`version`): an old version is dropped by deleting a folder
 (tools/stored_items.py).  The key of an item is the key of what it was computed from.  Values are
 Arrow tables of one row, BATCH of them in a file that is written once (chunk_files.py): the store
-works on network file systems, and several machines may fill it at the same time.
+works on network file systems, and several machines may fill it at the same time.  Once an output
+holds items, hard links to its shards take the place of these files (packed_shards.py).
 """
 
 import errno
@@ -24,8 +25,9 @@ from audio_from_video.runtime import kernels
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import DamagedStore, UserError
 from audio_from_video.runtime.worker import Failure
-from audio_from_video.storage import chunk_files, shards
+from audio_from_video.storage import chunk_files, packed_shards, shards
 from audio_from_video.storage.chunk_files import Chunk, DamagedChunk
+from audio_from_video.storage.packed_shards import DamagedShard, PackedShard
 
 BATCH = 64  # items per file
 DAMAGED = ".damaged"  # suffix of files that were set aside
@@ -98,13 +100,28 @@ class ItemStore:
         self.path = folder() / stage / version
         self.schema = schema
         self._file_of: dict[str, Path] = {}  # by key
+        self._shards: dict[str, PackedShard] = {}  # by the shard's key
+        self._packed: dict[str, tuple[PackedShard, int]] = {}  # shard and row of its facts, by key
         self._chunk: Chunk | None = (
             None  # the file that was read last: the next item is likely in it
         )
 
     def __enter__(self) -> "ItemStore":
         make_folder(self.path)
+        self._scan()
+        return self
+
+    def _scan(self) -> None:
+        """Read which keys there are; set damaged files aside."""
+        self._file_of.clear()
+        self._shards.clear()
+        self._packed.clear()
         damaged = []
+        for path in sorted(self.path.glob(f"*{packed_shards.FACTS_SUFFIX}")):
+            try:
+                self._add(PackedShard(path))
+            except DamagedShard:
+                damaged.append(path)
         for path in sorted(self.path.glob(f"*{chunk_files.SUFFIX}")):
             try:
                 chunk = Chunk(path)
@@ -115,7 +132,11 @@ class ItemStore:
             chunk.close()
         if damaged:
             print(self._set_aside(damaged), file=sys.stderr)
-        return self
+
+    def _add(self, shard: PackedShard) -> None:
+        self._shards[shard.key] = shard
+        for key, row in shard.whole_items().items():
+            self._packed[key] = (shard, row)
 
     def __exit__(self, *_: object) -> None:
         if self._chunk is not None:
@@ -133,7 +154,7 @@ class ItemStore:
         )
 
     def __contains__(self, key: str) -> bool:
-        return key in self._file_of
+        return key in self._file_of or key in self._packed
 
     def __getitem__(self, key: str) -> dict:
         """Return the stored row of a key that is there.
@@ -141,10 +162,25 @@ class ItemStore:
         Raises DamagedStore where a value's digest is wrong; all damaged files are set aside then.
         """
         try:
-            value = self._value(key)
-        except DamagedChunk:
-            raise DamagedStore(self._set_aside(self._damaged_files())) from None
-        return shards.to_rows(pa.ipc.open_stream(value).read_all())[0]
+            try:
+                return self._row(key)
+            except FileNotFoundError:
+                # Another run has packed the item meanwhile.
+                self._scan()
+                return self._row(key)
+        except (DamagedChunk, DamagedShard):
+            raise DamagedStore(self.set_damaged_aside()) from None
+
+    def set_damaged_aside(self) -> str:
+        """Read all files, rename the damaged ones, and return a sentence on them."""
+        return self._set_aside(self._damaged_files())
+
+    def _row(self, key: str) -> dict:
+        if key not in self._file_of:
+            shard, facts_row = self._packed[key]
+            row = shard.item(facts_row)
+            return {name: row[name] for name in self.schema.names if name in row}
+        return shards.to_rows(pa.ipc.open_stream(self._value(key)).read_all())[0]
 
     def _value(self, key: str) -> bytes:
         path = self._file_of[key]
@@ -165,6 +201,11 @@ class ItemStore:
                 chunk.close()
             except DamagedChunk:
                 damaged.append(path)
+        for shard in self._shards.values():
+            try:
+                shard.require_sound()
+            except (DamagedShard, FileNotFoundError):
+                damaged += [shard.facts_path, shard.path]
         return damaged
 
     def put(self, rows: list[tuple[str, dict]]) -> None:
@@ -172,6 +213,68 @@ class ItemStore:
         values = {key: self._encode(row) for key, row in rows}
         path = chunk_files.write(self.path, values)
         self._file_of |= dict.fromkeys(values, path)
+
+    def packed(self, shard_key: str) -> PackedShard | None:
+        """Return a shard that was packed before; None where it is not there."""
+        return self._shards.get(shard_key)
+
+    def keep(
+        self, shard_key: str, path: Path, digest: str, facts: list[dict], fields: list[pa.Field]
+    ) -> None:
+        """Hold a shard of an output by link, where that can be (see packed_shards.keep)."""
+        shard = packed_shards.keep(self.path, shard_key, path, digest, facts, fields)
+        if shard:
+            self._add(shard)
+
+    def tidy(self, shard_keys: list[str]) -> None:
+        """Delete what packed shards hold, once the output of these shards is there.
+
+        That is files of items, and earlier shards whose items stand in these.
+        """
+        current = {key: self._shards[key] for key in shard_keys if key in self._shards}
+        items = {item for shard in current.values() for item in shard.whole_items()}
+        for key, shard in list(self._shards.items()):
+            shard.forget_rows()
+            if key not in current and items.issuperset(shard.whole_items()):
+                shard.remove()
+                del self._shards[key]
+        self._packed.clear()
+        for shard in self._shards.values():
+            self._add(shard)
+        self._drop_packed_items()
+
+    def _drop_packed_items(self) -> None:
+        """Delete the files of items that are packed; what else is in them moves to new files."""
+        keys_of: dict[Path, list[str]] = {}
+        for key, path in self._file_of.items():
+            keys_of.setdefault(path, []).append(key)
+        with_packed = [
+            path for path, keys in keys_of.items() if any(key in self._packed for key in keys)
+        ]
+        values: dict[str, bytes] = {}
+        emptied: list[Path] = []
+        for path in with_packed:
+            for key in keys_of[path]:
+                if key in self._packed:
+                    del self._file_of[key]
+                else:
+                    values[key] = self._value(key)
+            emptied.append(path)
+            if len(values) >= BATCH:
+                self._move(values, emptied)
+                values = {}
+                emptied = []
+        self._move(values, emptied)
+
+    def _move(self, values: dict[str, bytes], emptied: list[Path]) -> None:
+        """Write values to a new file, and delete the files that they stood in."""
+        if values:
+            path = chunk_files.write(self.path, values)
+            self._file_of |= dict.fromkeys(values, path)
+            # The same values may make the same file.
+            emptied = [old for old in emptied if old != path]
+        for old in emptied:
+            old.unlink(missing_ok=True)
 
     def fill(
         self,

@@ -17,13 +17,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audio_from_video.runtime.atomic import replace_directory
@@ -36,7 +36,8 @@ SCHEMA_VERSION = "1"
 INDEX = "_index.parquet"
 NO_ACTION = "__HIVE_DEFAULT_PARTITION__"  # pyarrow's name of the folder of a null
 ROWS_PER_GROUP = 64  # bounds what a reader holds: 64 clips of [18, 768] float16 are 1.7 MB
-ROWS_PER_SHARD = 2048
+MEAN_ROWS_PER_SHARD = 256
+MOST_ROWS_PER_SHARD = 1024
 CLIP_SET = b"clip_set"  # the key in the metadata
 INDEX_FIELDS = [
     pa.field("clip_id", pa.string()),
@@ -169,24 +170,37 @@ def write(
 ) -> None:
     """Write a stage's output directory.
 
-    rows: the `ok` clips in the order of `index`, which is sorted by split, action and clip_id; with
-    split, action, clip_id and the columns of `schema`.  index: a dict per clip with INDEX_FIELDS
-    and the stage's own `index_fields`; it is read after `rows` have passed.  version: of the items
-    that the rows come from.  extras: writes what else belongs into the directory, under names that
-    begin with `_`.
+    rows: the `ok` clips in the order of `index`, which is that of data/clips.parquet; with split,
+    action, clip_id and the columns of `schema`.  index: a dict per clip with INDEX_FIELDS and the
+    stage's own `index_fields`; it is read after `rows` have passed.  version: of the items that the
+    rows come from.  extras: writes what else belongs into the directory, under names that begin
+    with `_`.
     """
-    stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
-    with replace_directory(directory) as folder:
-        for (split, action), group in groupby(rows, key=itemgetter("split", "action")):
-            part = folder / partition(split, action)
-            part.mkdir(parents=True)
-            for number, shard in enumerate(_chunks(group, ROWS_PER_SHARD)):
-                _write_shard(part / f"part-{number:05d}.parquet", stored, shard)
-        extras(folder)
 
+    def fill(folder: Path) -> dict[str, str]:
         digests = {}
-        for path in sorted(folder.rglob("part-*.parquet")):
-            digests[str(path.relative_to(folder))] = file_digest(path)
+        for name, group in by_shard(rows):
+            digests[name] = write_shard(folder / name, schema, group)
+        extras(folder)
+        return digests
+
+    write_directory(directory, fill, index, version, index_fields)
+
+
+def write_directory(
+    directory: Path,
+    fill: Callable[[Path], dict[str, str]],
+    index: list[dict],
+    version: str,
+    index_fields: Iterable[pa.Field] = (),
+) -> None:
+    """Write a stage's output directory, whose shards `fill` writes into a folder.
+
+    fill: returns the digests of the shards by name, in the order of the index.  The rest: see
+    `write`.
+    """
+    with replace_directory(directory) as folder:
+        digests = fill(folder)
         metadata = {
             "schema_version": SCHEMA_VERSION,
             "item_version": version,
@@ -205,10 +219,53 @@ def partition(split: str, action: str | None) -> str:
     return f"split={split}/action={value}"
 
 
-def _write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> None:
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+def by_shard(rows: Iterable[dict]) -> Iterator[tuple[str, Iterator[dict]]]:
+    """Yield (name, rows) of each shard; its rows are used up before the next one is begun.
+
+    rows: dicts with split, action and clip_id, in the order of the index.  A shard ends behind a
+    clip whose id says so, MEAN_ROWS_PER_SHARD clips on average: a clip that is added or removed
+    changes its own shard, and the others keep their bytes.
+    """
+    return groupby(rows, key=_ShardNames().of)
+
+
+class _ShardNames:
+    """The names of shards, found row by row."""
+
+    def __init__(self) -> None:
+        self._partition = ""
+        self._number = 0
+        self._rows = 0
+        self._ended = False
+
+    def of(self, row: dict) -> str:
+        """Return the name of the shard of the next row."""
+        own = partition(row["split"], row["action"])
+        if own != self._partition:
+            self._partition = own
+            self._number = 0
+            self._rows = 0
+        elif self._ended or self._rows == MOST_ROWS_PER_SHARD:
+            self._number += 1
+            self._rows = 0
+        self._rows += 1
+        self._ended = int(digest("shard", row["clip_id"])[:8], 16) % MEAN_ROWS_PER_SHARD == 0
+        return f"{own}/part-{self._number:05d}.parquet"
+
+
+def write_shard(path: Path, schema: pa.Schema, rows: Iterable[dict]) -> str:
+    """Write rows with clip_id and the columns of `schema` to a shard; return the file's digest.
+
+    Raises ValueError where it is there already: the rows were not in the order of the index.
+    """
+    if path.exists():
+        raise ValueError(f"{path} is there already: rows must be sorted by split and action")
+    stored = pa.schema([pa.field("clip_id", pa.string()), *schema])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, stored, compression="zstd") as writer:
         for group in _chunks(rows, ROWS_PER_GROUP):
-            writer.write_table(to_table(list(group), schema))
+            writer.write_table(to_table(list(group), stored))
+    return file_digest(path)
 
 
 def _chunks(rows: Iterable[dict], size: int) -> Iterator[Iterator[dict]]:
@@ -298,16 +355,48 @@ def inputs(directory: Path) -> list[dict]:
 
 
 def iter_rows(
-    directory: Path, columns: list[str], splits: Iterable[str] | None = None
+    directory: Path,
+    columns: list[str],
+    splits: Iterable[str] | None = None,
+    clip_ids: set[str] | None = None,
 ) -> Iterator[dict]:
     """Stream the rows of a stage's shards in the index's order: clip_id and `columns`.
 
-    A row group is in memory at a time.  splits: all of them by default.
+    A row group is in memory at a time.  splits, clip_ids: all of them by default; where clips are
+    named, shards and row groups without them are not read.
     """
+    if clip_ids is not None:
+        yield from _iter_named_rows(directory, ["clip_id", *columns], splits, clip_ids)
+        return
     for path in sound_paths(directory, splits):
         batches = pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP, columns=["clip_id", *columns])
         for batch in batches:
             yield from to_rows(pa.Table.from_batches([batch]))
+
+
+def _iter_named_rows(
+    directory: Path, columns: list[str], splits: Iterable[str] | None, clip_ids: set[str]
+) -> Iterator[dict]:
+    """Stream the rows of some clips (see `iter_rows`)."""
+    if not clip_ids:
+        return
+    wanted = pa.array(clip_ids, pa.string())
+    for path, written in shard_digests(directory, splits).items():
+        with undamaged(path):
+            names = pq.read_table(path, columns=["clip_id"], partitioning=None)["clip_id"]
+        is_wanted = pc.is_in(names, wanted).to_numpy()
+        if not is_wanted.any():
+            continue
+        _require_digest(path, written)
+        with pq.ParquetFile(path) as file:
+            start = 0
+            for number in range(file.num_row_groups):
+                end = start + file.metadata.row_group(number).num_rows
+                mask = is_wanted[start:end]
+                if mask.any():
+                    group = file.read_row_group(number, columns=columns)
+                    yield from to_rows(group.filter(pa.array(mask)))
+                start = end
 
 
 def iter_joined(
@@ -331,14 +420,18 @@ def iter_joined(
 
 def shard_paths(directory: Path, splits: Iterable[str] | None = None) -> list[Path]:
     """Return the shard files in the order in which `write` filled them."""
-    wanted = None if splits is None else set(splits)
-    # A dict keeps the order of the index, a set would not.
-    folders = dict.fromkeys((row["split"], row["action"]) for row in ok_rows(directory))
-    paths: list[Path] = []
-    for split, action in folders:
-        if wanted is None or split in wanted:
-            paths += sorted((Path(directory) / partition(split, action)).glob("part-*.parquet"))
-    return paths
+    return list(shard_digests(directory, splits))
+
+
+def shard_digests(directory: Path, splits: Iterable[str] | None = None) -> dict[Path, str]:
+    """Return the digests of the shard files, in the order in which `write` filled them."""
+    digests = json.loads(read_index(directory).schema.metadata[b"digests"])
+    folders = None if splits is None else {f"split={split}" for split in splits}
+    return {
+        Path(directory) / name: written
+        for name, written in digests.items()
+        if folders is None or name.split("/")[0] in folders
+    }
 
 
 def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterator[Path]:
@@ -346,15 +439,16 @@ def sound_paths(directory: Path, splits: Iterable[str] | None = None) -> Iterato
 
     Parquet's own checksums leave its headers out.
     """
-    paths = shard_paths(directory, splits)
-    if not paths:
-        return
-    digests = json.loads(read_index(directory).schema.metadata[b"digests"])
-    for path in paths:
-        with undamaged(path):
-            if digests.get(str(path.relative_to(directory))) != file_digest(path):
-                raise OSError("its bytes are not those that were written")
+    for path, written in shard_digests(directory, splits).items():
+        _require_digest(path, written)
         yield path
+
+
+def _require_digest(path: Path, written: str) -> None:
+    """Raise UserError where a file's bytes are not those that were written."""
+    with undamaged(path):
+        if file_digest(path) != written:
+            raise OSError("its bytes are not those that were written")
 
 
 def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """From clips to an output: growth equals a fresh run, keys chain, no clip gets another's item."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,10 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 def output_bytes() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in OUTPUT.rglob("*.parquet")}
+
+
+def refuse_links(*_: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def counts(run: StageRun) -> tuple[int, int]:
@@ -93,7 +99,9 @@ def test_payloads_of_other_clips_are_refused_and_nothing_is_stored_under_their_k
     assert counts(run) == (3, 0)
 
 
-def test_a_damaged_item_is_told_when_it_is_packed_and_computed_anew():
+def test_a_damaged_item_is_told_when_it_is_packed_and_computed_anew(monkeypatch):
+    # Without links the items stay where they were stored.
+    monkeypatch.setattr(os, "link", refuse_links)
     pack_clips(clips(5))
     before = output_bytes()
     damage_value("content 3", item_store.folder() / "stage/v1")

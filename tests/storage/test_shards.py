@@ -216,7 +216,8 @@ def test_same_rows_same_bytes(tmp_path):
 
 def test_groups_and_shards_are_bounded_and_rows_are_consumed_as_a_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "ROWS_PER_GROUP", 4)
-    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(shards, "MOST_ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(shards, "MEAN_ROWS_PER_SHARD", 10**9)
     rows = [full_row(f"a/s_{i:02d}", "training") for i in range(23)]
     largest = 0
     real = shards.to_table
@@ -235,6 +236,47 @@ def test_groups_and_shards_are_bounded_and_rows_are_consumed_as_a_stream(tmp_pat
     assert [row["clip_id"] for row in shards.iter_rows(tmp_path / "out", ["note"])] == [
         row["clip_id"] for row in rows
     ]
+
+
+def test_a_clip_that_is_added_changes_its_own_shard_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MEAN_ROWS_PER_SHARD", 8)
+    names = [f"a/s_{i:03d}" for i in range(200)]
+    for output, members in (("all", names), ("without", names[:77] + names[78:])):
+        rows = [full_row(name, "training") for name in members]
+        shards.write(tmp_path / output, SCHEMA, rows, rows, "v")
+    contents = {}
+    for output in ("all", "without"):
+        paths = shards.shard_paths(tmp_path / output)
+        contents[output] = [path.read_bytes() for path in paths]
+    assert 10 < len(contents["all"]) < 60
+    changed = [content for content in contents["all"] if content not in contents["without"]]
+    # The clip's own shard, or the two that it parts.
+    assert 1 <= len(changed) <= 2
+
+
+def test_rows_of_named_clips_are_read_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(shards, "MEAN_ROWS_PER_SHARD", 16)
+    rows = [full_row(f"a/s_{i:03d}", "training") for i in range(90)]
+    shards.write(tmp_path / "out", SCHEMA, rows, rows, "v")
+    wanted = {row["clip_id"] for row in rows[5::17]}
+    read = []
+    real = shards.to_rows
+
+    def watched(table):
+        read.append(table.num_rows)
+        return real(table)
+
+    monkeypatch.setattr(shards, "to_rows", watched)
+    found = list(shards.iter_rows(tmp_path / "out", ["features"], clip_ids=wanted))
+    assert [row["clip_id"] for row in found] == [
+        r["clip_id"] for r in rows if r["clip_id"] in wanted
+    ]
+    by_name = {row["clip_id"]: row for row in rows}
+    for row in found:
+        assert np.array_equal(row["features"], by_name[row["clip_id"]]["features"])
+    assert sum(read) == len(wanted)
+    assert list(shards.iter_rows(tmp_path / "out", ["features"], clip_ids=set())) == []
 
 
 def test_joined_streams_keep_what_all_have(tmp_path):

@@ -52,7 +52,8 @@ def test_prune_deletes_what_killed_runs_left_long_ago(monkeypatch, capsys):
     assert capsys.readouterr().out.count("left  ") == 5
     run(monkeypatch, "--prune")
     assert capsys.readouterr().out.count("deleted") == 5
-    left = sorted(path.name for path in store.rglob("*") if path.suffix != ".items")
+    items = {".items", ".facts", ".parquet"}
+    left = sorted(path.name for path in store.rglob("*") if path.suffix not in items)
     assert left == [".y.tmp", "checkpoints", "new", "new.safetensors", "scratch", "stage"]
     again, _ = pack_clips(clips(3), "new")
     assert again.log["computed"] == 0
@@ -61,13 +62,17 @@ def test_prune_deletes_what_killed_runs_left_long_ago(monkeypatch, capsys):
 def test_bytes_are_listed_by_stage(monkeypatch, capsys):
     for version in ("old", "new"):
         pack_clips(clips(3), version)
-    (large,) = (item_store.folder() / "stage/old").iterdir()
-    os.truncate(large, 3 * stored_items.MIB)
+    # The output is the new version's, so that the old one's shard is the store's alone.
+    (own,) = (item_store.folder() / "stage/old").glob("*.parquet")
+    os.truncate(own, 3 * stored_items.MIB)
+    (shared,) = (item_store.folder() / "stage/new").glob("*.parquet")
+    os.truncate(shared, 2 * stored_items.MIB)
     run(monkeypatch)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["3.0", "MiB", "unused", "stage/old"] in lines
-    assert ["3.0", "MiB", "stage", "stage"] in lines
-    assert ["3.0", "MiB", "total"] in lines
+    assert ["3.0", "MiB", "0.0", "MiB", "shared", "unused", "stage/old"] in lines
+    assert ["0.0", "MiB", "2.0", "MiB", "shared", "in", "use", "stage/new"] in lines
+    assert ["3.0", "MiB", "2.0", "MiB", "shared", "stage", "stage"] in lines
+    assert ["3.0", "MiB", "2.0", "MiB", "shared", "total"] in lines
 
 
 def test_prune_by_age_and_size():
