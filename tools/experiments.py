@@ -15,8 +15,10 @@ files      runs everything once with the experiment's setting, and keeps these f
            metrics/experiments/<name>/.
 
 Columns of the first kind: setting, condition; for each figure X its mean and 95 % interval (X,
-X_low, X_high); clips, sources, seeds, machine. Where `video_only` is among the conditions, the
-paired difference to it at the same setting is one of the figures.
+X_low, X_high); clips, sources, seeds, machine. Paired differences at the same setting are among the
+figures: to `video_only` where it is among the conditions, and to what the experiment names
+(`baselines`, `controls`, `upper_bounds`). With `together` last rows hold the paired differences on
+the test clips of all settings.
 metrics/experiments/<name>.json holds the stamps of the figures: data, code, parameters, commit and
 machine (audio_from_video/reporting/stamps.py).
 `report` puts the files, which are kept in git, into metrics/tables.md; those whose stamps are not
@@ -29,9 +31,11 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
@@ -117,11 +121,12 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
 
     stamped = stamps.read(name)
     order = {setting: position for position, setting in enumerate(experiment.settings)}
-    for number, (setting, changes) in enumerate(experiment.settings.items()):
+    for number, (setting, own_changes) in enumerate(experiment.settings.items()):
         finished = {row["condition"] for row in rows if row["setting"] == setting}
         if finished >= set(experiment.conditions):
             continue
-        revision = f"{name.replace('_', '-')}-{number}"
+        revision = revision_of(name, number)
+        changes = experiment.always | own_changes
         targets = [f"classifier@{condition}" for condition in experiment.conditions]
         stamp = begin_stamp(changes)
         run_pipeline(revision, changes, targets)
@@ -137,6 +142,33 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
         # Rows of earlier runs keep their own stamps.
         stamped[setting] = finish_stamp(stamp, revision, targets)
         stamps.write(name, stamped)
+    if experiment.together:
+        rows = [row for row in rows if row["setting"] != experiment.together]
+        rows += rows_together(name, experiment)
+        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
+        stamped[experiment.together] = stamped[list(experiment.settings)[-1]]
+        stamps.write(name, stamped)
+
+
+def revision_of(name: str, number: int) -> str:
+    """Return the name of the DVC experiment of a setting, by its number."""
+    return f"{name.replace('_', '-')}-{number}"
+
+
+def rows_together(name: str, experiment: Experiment) -> list[dict]:
+    """Return a row per condition on the test clips of all settings together."""
+    revisions = [revision_of(name, number) for number in range(len(experiment.settings))]
+    answers = {}
+    for condition in experiment.conditions:
+        answers[condition] = pooled([read_answers(revision, condition) for revision in revisions])
+    rows = []
+    for condition, own in answers.items():
+        accuracy = intervals.interval(own.hits, own.sources)
+        figures = {"accuracy": accuracy} | comparisons(condition, answers, experiment)
+        row = {"setting": experiment.together, "condition": condition, **spread_out(figures)}
+        sizes = {"clips": accuracy["n"], "sources": accuracy["sources"]}
+        rows.append(row | sizes | {"seeds": own.hits.shape[1], "machine": machine()})
+    return rows
 
 
 def begin_stamp(changes: dict[str, Value]) -> Stamp:
@@ -189,16 +221,17 @@ def figure_columns(revision: str, condition: str, experiment: Experiment) -> dic
         for split in ("validation", "test"):
             figure = of_generator[split]["generated"]["centred_cosine"]
             figures[f"centred_cosine_{split}"] = figure
-    if BASELINE in experiment.conditions and condition != BASELINE:
-        figures["accuracy_minus_video_only"] = difference_to_baseline(revision, condition)
+    compared = {condition, BASELINE} if BASELINE in experiment.conditions else {condition}
+    for others in (experiment.baselines, experiment.controls, experiment.upper_bounds):
+        compared |= {others[condition]} if condition in others else set()
+    if len(compared) > 1:
+        answers = {name: read_answers(revision, name) for name in sorted(compared)}
+        figures |= comparisons(condition, answers, experiment)
     if experiment.filter:
         of_filter = read_metrics("metrics/filter.json", revision)
         figures["kept_fraction"] = of_filter[SEMANTIC_VALIDATION]["kept_fraction"]
 
-    columns = {}
-    for name, figure in figures.items():
-        for suffix, part in INTERVAL_COLUMNS.items():
-            columns[f"{name}{suffix}"] = figure[part]
+    columns = spread_out(figures)
     accuracy = metrics["accuracy"]
     columns["clips"] = accuracy["n"]
     columns["sources"] = accuracy["sources"]
@@ -206,12 +239,66 @@ def figure_columns(revision: str, condition: str, experiment: Experiment) -> dic
     return columns
 
 
-def difference_to_baseline(revision: str, condition: str) -> Figure:
-    """Return the paired difference of test accuracy to `video_only` at the same setting."""
+def spread_out(figures: dict[str, Figure]) -> dict[str, float]:
+    """Return the columns of figures, three each."""
+    columns = {}
+    for name, figure in figures.items():
+        for suffix, part in INTERVAL_COLUMNS.items():
+            columns[f"{name}{suffix}"] = figure[part]
+    return columns
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a condition answers on test clips.
+
+    hits [N, trainings] bool: whether it is right.  sources [N]: of the clips.
+    """
+
+    hits: np.ndarray
+    sources: np.ndarray
+
+
+def read_answers(revision: str, condition: str) -> Answers:
+    """Return the answers of a condition in an experiment's run."""
     test = read_predictions(revision, condition).of("test")
-    baseline = read_predictions(revision, BASELINE).of("test")
-    sources = test.clips.source_id.to_numpy()
-    return intervals.paired_difference(test.hits(), baseline.hits(), sources)
+    return Answers(test.hits_by_seed().T, test.clips.source_id.to_numpy())
+
+
+def pooled(parts: list[Answers]) -> Answers:
+    """Return the answers on the clips of several runs, which have as many trainings each."""
+    hits = np.concatenate([part.hits for part in parts])
+    return Answers(hits, np.concatenate([part.sources for part in parts]))
+
+
+def comparisons(
+    condition: str, answers: dict[str, Answers], experiment: Experiment
+) -> dict[str, Figure]:
+    """Return a condition's paired differences in test accuracy to other conditions, by name."""
+    own = answers[condition]
+
+    def minus(other: str) -> Figure:
+        return intervals.paired_difference(own.hits, answers[other].hits, own.sources)
+
+    figures = {}
+    if BASELINE in answers and condition != BASELINE:
+        figures["accuracy_minus_video_only"] = minus(BASELINE)
+    baseline = experiment.baselines.get(condition)
+    if baseline:
+        figures["gain"] = minus(baseline)
+    if condition in experiment.controls:
+        figures["gain_over_control"] = minus(experiment.controls[condition])
+    upper = experiment.upper_bounds.get(condition)
+    if baseline and upper:
+        share = intervals.gap_share(
+            own.hits.mean(1),
+            answers[baseline].hits.mean(1),
+            answers[upper].hits.mean(1),
+            own.sources,
+        )
+        if share:
+            figures["gap_share"] = share
+    return figures
 
 
 def read_metrics(path: str, revision: str) -> dict:

@@ -5,6 +5,7 @@ clip with columns
     seed int32; missing_rate float32; clip_id, source_id string; hit bool
 """
 
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -115,6 +116,49 @@ def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, lis
             )
         curves[name] = rows.loc[settings, list(columns.values())].to_dict("records")
     return settings, curves
+
+
+@dataclass(frozen=True)
+class DosePanel:
+    """Gains over the levels of one knob of the rendered sample.
+
+    levels: as the settings name them, ascending.  curves: estimates at the levels by condition.
+    """
+
+    knob: str
+    levels: list[str]
+    curves: dict[str, list[dict]]
+
+
+def dose(path: Path) -> list[DosePanel]:
+    """Return a panel for each knob of the experiment `dose`.
+
+    path: its CSV file, whose settings are named after the knobs that they turn, such as `cue 0`;
+    the setting of the defaults names all of them, with commas.  Gains are those over each
+    condition's baseline.  A knob with one level is left out, and so are levels that are not
+    measured yet.
+    """
+    columns = {"gain": "mean", "gain_low": "ci95_low", "gain_high": "ci95_high"}
+    table = pd.read_csv(path, dtype={"setting": str}).rename(columns=columns)
+    table = table[table["mean"].notna()]
+    settings_by_knob: dict[str, dict[str, str]] = {}
+    for setting in table.setting.unique():
+        for turned in setting.split(", "):
+            knob, level = turned.rsplit(" ", 1)
+            settings_by_knob.setdefault(knob, {})[level] = setting
+    table = table.set_index(["condition", "setting"])
+    panels = []
+    for knob, settings in settings_by_knob.items():
+        if len(settings) < 2:
+            continue
+        levels = sorted(settings, key=float)
+        places = [settings[level] for level in levels]
+        curves = {}
+        for condition in table.index.unique("condition"):
+            rows = table.loc[condition].reindex(places)
+            curves[condition] = rows[list(columns.values())].to_dict("records")
+        panels.append(DosePanel(knob, levels, curves))
+    return panels
 
 
 def similarity_over_time(generated: Path) -> dict[str, list[dict]]:

@@ -106,6 +106,30 @@ def paired_difference(
     return estimate | {"p": p_value(difference, sources, variance)}
 
 
+def gap_share(
+    first: np.ndarray, baseline: np.ndarray, upper: np.ndarray, sources: np.ndarray
+) -> dict | None:
+    """Return the estimate of (first - baseline) / (upper - baseline) on the same clips [N].
+
+    None where the interval of the denominator contains 0: its shares may then be anything.
+    """
+    gains_by_clip = np.stack([first - baseline, upper - baseline], axis=1)
+    gains = by_source(gains_by_clip, sources)  # [sources, 2]
+    draws = [counts @ gains for counts in resample_counts(len(gains), 0)]
+    resampled = np.concatenate(draws)  # [resamples, 2]
+    gap_low, gap_high = np.percentile(resampled[:, 1], [2.5, 97.5])
+    if gap_low <= 0 <= gap_high:
+        return None
+    # A resample without a gap has no share of it.
+    resampled = resampled[resampled[:, 1] != 0]
+    low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
+    return {
+        "mean": float(gains[:, 0].sum() / gains[:, 1].sum()),
+        "ci95_low": float(low),
+        "ci95_high": float(high),
+    }
+
+
 def _by_training(values: np.ndarray) -> np.ndarray:
     """Values as [N, trainings]."""
     values = np.asarray(values, float)

@@ -239,23 +239,9 @@ def gap_share(name: str, answers: dict[str, ConditionAnswers]) -> dict | None:
         return None
     base_hit = answers[BASELINE].clips.hit[clips.index]
     upper_hit = answers[UPPER_BOUND].clips.hit[clips.index]
-    gains_by_clip = np.stack([clips.hit - base_hit, upper_hit - base_hit], axis=1)
-    gains = intervals.by_source(gains_by_clip, clips.source_id.to_numpy())  # [sources, 2]
-
-    draws = [counts @ gains for counts in intervals.resample_counts(len(gains), 0)]
-    resampled = np.concatenate(draws)  # [resamples, 2]
-    # Where the gap may be 0 its shares may be anything.
-    gap_low, gap_high = np.percentile(resampled[:, 1], [2.5, 97.5])
-    if gap_low <= 0 <= gap_high:
-        return None
-    # A resample without a gap has no share of it.
-    resampled = resampled[resampled[:, 1] != 0]
-    low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
-    return {
-        "mean": float(gains[:, 0].sum() / gains[:, 1].sum()),
-        "ci95_low": float(low),
-        "ci95_high": float(high),
-    }
+    return intervals.gap_share(
+        clips.hit.to_numpy(), base_hit.to_numpy(), upper_hit.to_numpy(), clips.source_id.to_numpy()
+    )
 
 
 # ---- look-alike actions ----

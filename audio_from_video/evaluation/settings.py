@@ -1,8 +1,8 @@
 """Settings of the named experiments, as they stand in params.yaml."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from audio_from_video.runtime import params
 
@@ -14,13 +14,34 @@ class Experiment(params.Section):
 
     conditions: those whose accuracies are read. generator: the one whose measures are read.
     missing_rates, filter: whether accuracies at missing rates and the filter's share are read.
+    always: parameters that change in every setting, where the setting does not name them itself.
+    baselines, controls, upper_bounds: by condition another one. They give its `gain` over the
+    baseline, its `gain_over_control`, and its `gap_share`: gain / (upper bound - baseline).
+    together: the name of a last setting that is not run, in which the test clips of all others
+    count together. '' = none.
     """
 
     conditions: list[str] = Field(min_length=1)
+    always: dict[str, Value] = {}
+    baselines: dict[str, str] = {}
+    controls: dict[str, str] = {}
+    upper_bounds: dict[str, str] = {}
+    together: str = ""
     generator: str = ""
     missing_rates: bool = False
     filter: bool = False
     settings: dict[str, dict[str, Value]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _knows_what_it_compares(self) -> Self:
+        for others in (self.baselines, self.controls, self.upper_bounds):
+            unknown = {*others, *others.values()} - set(self.conditions)
+            if unknown:
+                raise ValueError(f"{', '.join(sorted(unknown))}: not among its conditions")
+        without = (set(self.controls) | set(self.upper_bounds)) - set(self.baselines)
+        if without:
+            raise ValueError(f"{', '.join(sorted(without))}: no baseline")
+        return self
 
 
 class Timing(params.Section):

@@ -22,6 +22,7 @@ UNITS = {
     "accuracy": SHARE,
     "accuracy_minus_video_only": POINTS,
     "gain": POINTS,
+    "gap_share": SHARE,
     "kept_fraction": SHARE,
     "centred_cosine": NUMBER,
 }

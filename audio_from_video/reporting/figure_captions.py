@@ -2,8 +2,10 @@
 
 import pandas as pd
 
+from audio_from_video.evaluation.curves import DosePanel
 from audio_from_video.evaluation.filter_gains import FilterGains
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
+from audio_from_video.reporting import figures
 from audio_from_video.reporting.results import Results
 from audio_from_video.reporting.tables import number, points
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, SEMANTIC_VALIDATION
@@ -62,6 +64,25 @@ def label_budget(budgets: list[str], curves: dict[str, list[dict]]) -> str:
         f"Accuracy minus {BASELINE} by labelled training clips per action (points; bands: 95 % "
         "intervals); generators learn from all audible clips throughout. Intervals without 0: "
         f"{'; '.join(seen)}."
+    )
+
+
+def dose(panels: list[DosePanel]) -> str:
+    """Return the caption of draw_dose."""
+    seen = []
+    for panel in panels:
+        for i, level in enumerate(panel.levels):
+            at_level = {
+                figures.DOSE_LINES[name][0]: curve[i]
+                for name, curve in panel.curves.items()
+                if name in figures.DOSE_LINES
+            }
+            above = [name for name, gain in at_level.items() if gain["ci95_low"] > 0]
+            seen.append(f"{panel.knob} {level}: {listed(above)}")
+    return (
+        "Gain of a linear head over the same head on video alone, by what the rendered sample is "
+        "like (points; lines: 95 % intervals). At cue 0 sound tells nothing about the action, so "
+        f"that nothing may gain. Surely above 0 are, at {'; '.join(seen)}."
     )
 
 

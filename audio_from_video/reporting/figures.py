@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from audio_from_video.evaluation.curves import DosePanel
 from audio_from_video.evaluation.filter_gains import FilterGains
 from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
 from audio_from_video.reporting.condition_groups import Groups
@@ -49,6 +50,22 @@ CONDITION_COLOURS = {
     ARCHITECTURES[SEMANTIC_VALIDATION].filtered: VERMILION,
     ARCHITECTURES[CAPTION_MAPPING].generated: SKY,
     ARCHITECTURES[CAPTION_MAPPING].filtered: BLUE,
+}
+
+# Lines of `draw_dose`: a condition's title, colour and style.  Linear heads have the colours of
+# their LSTMs; controls are grey.
+DOSE_LINES = {
+    "logistic_real": ("real sound", GREEN, "-"),
+    "logistic_generated": ("generated, architecture 1", ORANGE, "-"),
+    "logistic_mapped": ("generated, architecture 2", SKY, "-"),
+    "logistic_distillation": ("teacher that hears", PURPLE, "-"),
+    "logistic_shuffled": ("control: sound of other clips", GREY, "-"),
+    "logistic_self_training": ("control: teacher that does not hear", GREY, ":"),
+}
+KNOBS = {
+    "labelled_looks": "share of looks that are labelled",
+    "cue": "clips that hear what they show (share)",
+    "unlabelled_per_action": "unlabelled clips per action",
 }
 
 STYLE = {
@@ -191,6 +208,32 @@ def draw_curves(
         axis.set_visible(False)
     figure.supxlabel(x_label, fontsize=STYLE["font.size"])
     figure.supylabel(f"minus {BASELINE} (points)", fontsize=STYLE["font.size"])
+
+
+def draw_dose(figure: Figure, panels: list[DosePanel], title: str = "") -> None:
+    """Draw gains over the levels of each knob of the sample, a panel per knob.
+
+    title: says that they are of another run.
+    """
+    if title:
+        figure.suptitle(title)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        places = np.arange(len(panel.levels))
+        shown = [name for name in DOSE_LINES if name in panel.curves]
+        axis.axhline(0, color=BLACK, linewidth=0.6, linestyle=DASHES)
+        for number, name in enumerate(shown):
+            label, colour, style = DOSE_LINES[name]
+            mean, low, high = bounds(panel.curves[name], 100)
+            # Beside each other, so that no interval hides another one.
+            beside = places + 0.09 * (number - (len(shown) - 1) / 2)
+            axis.vlines(beside, low, high, color=colour, linewidth=0.8)
+            axis.plot(beside, mean, "o", linestyle=style, color=colour, label=label)
+        axis.set_xticks(places, panel.levels)
+        axis.set_xlabel(KNOBS.get(panel.knob, panel.knob))
+    axes[0].set_ylabel("minus the same head without sound (points)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=3, loc="outside upper center")
 
 
 def label_ends(

@@ -55,6 +55,7 @@ SUBSETS = METRICS / "subsets.csv"
 EXPERIMENTS = METRICS / "experiments"
 CONFIRMATION = EXPERIMENTS / "confirmation"
 LABEL_BUDGET = EXPERIMENTS / "label_budget.csv"
+DOSE = EXPERIMENTS / "dose.csv"
 
 
 def generated(architecture: str) -> Path:

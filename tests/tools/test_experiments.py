@@ -4,6 +4,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,6 +105,91 @@ def test_settings_with_rows_are_not_run_again_unless_asked(ran):
     assert table().setting.tolist() == ["5", "5", "all", "all"]  # in the order of params.yaml
     experiments.run("budget", True)
     assert len(ran) == 5
+
+
+def answers_of(monkeypatch, hits: dict[tuple[str, str], list]) -> None:
+    """Let runs answer: hits [trainings, clips] by (revision, condition); two clips a source."""
+    monkeypatch.setattr(
+        experiments,
+        "read_answers",
+        lambda revision, condition: experiments.Answers(
+            np.array(hits[revision, condition], bool).T,
+            np.repeat([f"{revision}-{i}" for i in range(4)], 2),
+        ),
+    )
+
+
+def compared(**changes) -> experiments.Experiment:
+    entry = {
+        "conditions": ["head", "control", "heard", "real"],
+        "baselines": {"heard": "head", "real": "head", "control": "head"},
+        "controls": {"heard": "control"},
+        "upper_bounds": {"heard": "real"},
+        "settings": {"one": {"a.b": 1}, "two": {"a.b": 2}},
+    }
+    return experiments.Experiment(**{**entry, **changes})
+
+
+HITS = {
+    "head": [[1, 0, 0, 0, 1, 0, 0, 0]],
+    "control": [[1, 0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]],
+    "heard": [[1, 0, 1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1, 0]],
+    "real": [[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]],
+}
+
+
+def test_gains_are_over_the_named_baseline_and_control_and_a_share_of_the_gap(monkeypatch):
+    answers = {
+        name: experiments.Answers(np.array(hits, bool).T, np.repeat(range(4), 2))
+        for name, hits in HITS.items()
+    }
+    figures = experiments.comparisons("heard", answers, compared())
+    assert set(figures) == {"gain", "gain_over_control", "gap_share"}
+    assert figures["gain"]["mean"] == pytest.approx(2 / 8)
+    assert figures["gain_over_control"]["mean"] == pytest.approx(4 / 8 - 3 / 16)
+    assert figures["gap_share"]["mean"] == pytest.approx(2 / 6)
+    assert set(experiments.comparisons("real", answers, compared())) == {"gain"}
+    assert experiments.comparisons("head", answers, compared()) == {}
+
+
+def test_the_last_rows_count_the_clips_of_all_settings_together(ran, monkeypatch):
+    hits = {("pair-0", name): values for name, values in HITS.items()}
+    # In the second run nothing is right but what hears.
+    hits |= {("pair-1", name): np.zeros_like(values) for name, values in HITS.items()}
+    hits["pair-1", "heard"] = np.ones_like(HITS["heard"])
+    answers_of(monkeypatch, hits)
+    path = Path("metrics/experiments/pair.csv")
+    path.parent.mkdir(parents=True)
+    experiments.run_settings("pair", compared(together="both"), path, False)
+    rows = pd.read_csv(path)
+    assert rows.setting.tolist() == ["one"] * 4 + ["two"] * 4 + ["both"] * 4
+    both = rows[rows.setting == "both"].set_index("condition")
+    assert (both.clips == 16).all() and (both.sources == 8).all()
+    assert both.seeds.tolist() == [1, 2, 2, 2]
+    assert both.accuracy["heard"] == pytest.approx(12 / 16)
+    assert both.gain["heard"] == pytest.approx((2 + 8) / 16)
+    assert stamps.read("pair").keys() == {"one", "two", "both"}
+    experiments.run_settings("pair", compared(together="both"), path, False)
+    assert len(ran) == 2 and pd.read_csv(path).equals(rows)
+
+
+def test_what_always_changes_gives_way_to_the_setting(ran):
+    path = Path("metrics/experiments/pair.csv")
+    path.parent.mkdir(parents=True)
+    experiments.run_settings("pair", compared(always={"a.b": 0, "c": 3}), path, False)
+    assert [changes for _, changes, _ in ran] == [{"a.b": 1, "c": 3}, {"a.b": 2, "c": 3}]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"controls": {"heard": "hert"}}, "hert: not among its conditions"),
+        ({"baselines": {}, "upper_bounds": {}}, "heard: no baseline"),
+    ],
+)
+def test_an_experiment_compares_conditions_that_it_has(changes, message):
+    with pytest.raises(ValueError, match=message):
+        compared(**changes)
 
 
 def test_an_unknown_name_is_a_sentence(ran):
