@@ -3,6 +3,7 @@
 They turn stored frames and sound into captions, picture outputs and label scores.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,12 @@ from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSett
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.parallel import one_thread
+from audio_from_video.runtime.worker import Failure
+
+# On CPU: clips that a worker takes together, and frames that pass through the captioner together.
+# A search for 48 captions by the published BLIP holds 2 GB.
+CLIPS_PER_JOB = 24
+FRAMES_AT_ONCE = 48
 
 
 class SoundWindows(NamedTuple):
@@ -146,7 +153,7 @@ def describe(tasks: list[DecodedTask]) -> list[dict]:
     for key in dict.fromkeys(keys):
         group = [i for i, other in enumerate(keys) if other == key]
         pictures = joined([tasks[i].pictures for i in group])
-        texts = iter(_models.captioner.captions(pictures, tasks[group[0]].weights))
+        texts = iter(captions(pictures, tasks[group[0]].weights))
         for i in group:
             rows[i]["captions"] = list(islice(texts, len(tasks[i].steps)))
 
@@ -157,24 +164,44 @@ def describe(tasks: list[DecodedTask]) -> list[dict]:
     return rows
 
 
-def decode_and_compute(job: tuple[Callable[[list[DecodedTask]], list[Any]], Task]) -> Any:
-    """Return the result of one task alone (runs in a worker)."""
-    compute, task = job
-    return compute([decode(task)])[0]
+def captions(pictures: Pictures, weights: str) -> list[str]:
+    """Return the captions of pictures; on CPU FRAMES_AT_ONCE of them at a time."""
+    captioner = _models.captioner
+    if captioner.device != "cpu":
+        return captioner.captions(pictures, weights)
+    count = len(next(iter(pictures.values())))
+    texts: list[str] = []
+    for start in range(0, count, FRAMES_AT_ONCE):
+        part = {name: array[start : start + FRAMES_AT_ONCE] for name, array in pictures.items()}
+        texts += captioner.captions(part, weights)
+    return texts
 
 
-def results(
-    compute: Callable[[list[DecodedTask]], list[Any]], tasks: Iterable[Task], setup: Setup
-) -> Iterator[Any]:
-    """Yield the result of each task, or its Failure, in the tasks' order.
+Compute = Callable[[list[DecodedTask]], list[Any]]
 
-    compute: `describe` or `encode_to_store`.  On CPU each worker takes a clip at a time: a batch
-    would be composed of other clips, and every bit would depend on them.  On GPU workers decode
-    while the device computes batches of at least `frames_per_batch` frames.
+
+def decode_and_compute(job: tuple[Compute, list[Task]]) -> list[Any]:
+    """Return the results of some tasks (runs in a worker)."""
+    compute, tasks = job
+    return compute([decode(task) for task in tasks])
+
+
+def results_on_cpu(compute: Compute, tasks: Iterable[Task], setup: Setup) -> Iterator[Any]:
+    """Yield the result of each task, CLIPS_PER_JOB of them at a time, in the tasks' order.
+
+    The jobs are the same for any number of workers.  Where a worker fails over one, each of its
+    clips is tried alone.
     """
-    if hub.device() == "cpu" or parallel.workers_have_gpus():
-        jobs = ((compute, task) for task in tasks)
-        yield from parallel.map_items(
+    remaining = iter(tasks)
+    in_work: deque[list[Task]] = deque()
+
+    def jobs() -> Iterator[tuple[Compute, list[Task]]]:
+        while some := list(islice(remaining, CLIPS_PER_JOB)):
+            in_work.append(some)
+            yield compute, some
+
+    def mapped(jobs: Iterable[tuple[Compute, list[Task]]]) -> Iterator[Any]:
+        return parallel.map_items(
             decode_and_compute,
             jobs,
             setup.workers,
@@ -182,6 +209,24 @@ def results(
             initargs=(setup,),
             gpu=True,
         )
+
+    for rows in mapped(jobs()):
+        some = in_work.popleft()
+        if not isinstance(rows, Failure):
+            yield from rows
+            continue
+        for row in mapped((compute, [task]) for task in some):
+            yield row if isinstance(row, Failure) else row[0]
+
+
+def results(compute: Compute, tasks: Iterable[Task], setup: Setup) -> Iterator[Any]:
+    """Yield the result of each task, or its Failure, in the tasks' order.
+
+    compute: `describe` or `encode_to_store`.  On CPU each worker takes some clips at a time.  On
+    GPU workers decode while the device computes batches of at least `frames_per_batch` frames.
+    """
+    if hub.device() == "cpu" or parallel.workers_have_gpus():
+        yield from results_on_cpu(compute, tasks, setup)
         return
 
     load_models(setup)

@@ -76,6 +76,34 @@ def test_batches_of_a_device_give_the_clips_in_order(setup, tasks, in_process, m
             assert row["captions"] == alone[i]["captions"]
 
 
+def test_jobs_of_some_clips_on_cpu_give_what_each_clip_alone_gives(
+    setup, tasks, in_process, monkeypatch
+):
+    """A job that fails is done again clip by clip: only the clip at fault is lost."""
+    monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.setattr(workers, "CLIPS_PER_JOB", 1)
+    alone = list(workers.results(workers.describe, tasks, setup))
+    monkeypatch.setattr(workers, "CLIPS_PER_JOB", 4)
+    monkeypatch.setattr(workers, "FRAMES_AT_ONCE", 3)
+    together = list(workers.results(workers.describe, tasks, setup))
+    for row, expected in zip(together, alone, strict=True):
+        assert row["steps"] == expected["steps"] and row["captions"] == expected["captions"]
+        assert np.array_equal(row["scores"], expected["scores"])
+    assert len({text for row in alone for text in row["captions"]}) > 3
+
+    def failing(function, jobs, *arguments, **options):
+        for job in jobs:
+            _, some = job
+            at_fault = any(task is tasks[5] for task in some)
+            yield FAILED if at_fault else workers.decode_and_compute(job)
+
+    monkeypatch.setattr(parallel, "map_items", failing)
+    with_failure = list(workers.results(workers.describe, tasks, setup))
+    assert with_failure[5] == FAILED
+    for i in (*range(5), *range(6, 9)):
+        assert with_failure[i]["captions"] == alone[i]["captions"]
+
+
 def test_stored_outputs_are_a_row_per_frame(setup, tasks, in_process, monkeypatch):
     monkeypatch.setenv("DEVICE", "cpu")
     outputs = list(workers.results(workers.encode_to_store, tasks, setup))
