@@ -17,8 +17,8 @@ Writes   data/filter/<architecture>.parquet, a row per labelled clip:
                                               dictionary entry, 0.72, and only clips with exactly
                                               `frames.count` frames and audible sound
          metrics/filter.json (by architecture) and, as DVC plots,
-         metrics/plots/filter/<architecture>.csv (evaluation/filter.py); `auto` chooses a threshold
-         for each architecture
+         metrics/plots/filter/<architecture>.csv (evaluation/filter.py); `auto` and `cross_fitted`
+         choose a threshold for each architecture
 Score (research description): the embeddings of the clip's predicted labels, weighted by their
 scores, give one vector v; score = cos(v, r), where r is the action's embedding
 (`reference: action`) or the mean of its dictionary labels weighted by similarity (`entry`).
@@ -176,6 +176,8 @@ def filter_architecture(architecture: str, filter_params: FilterParams) -> dict:
     threshold = filter_params.threshold
     if threshold == "auto":
         threshold = filter_evaluation.best_threshold(sweep)
+    elif threshold == "cross_fitted":
+        threshold = filter_evaluation.cross_fitted_threshold(clips, label_scores, found)
     decide(clips, threshold)
 
     schema = decision_schema()

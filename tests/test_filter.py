@@ -289,6 +289,27 @@ def test_a_number_is_the_threshold(data, threshold):
     ].any()
 
 
+def test_cross_fitted_has_training_clips_choose_too(data):
+    table, metrics, sweep = decide(data, threshold="cross_fitted")
+    rows = {row["clip_id"]: row for row in data.rows}
+    judged = [rows[name] for name in table.clip_id if rows[name]["split"] != "test"]
+    judged = [row for row in judged if row["audible"]]
+    assert {row["split"] for row in judged} == {"training", "validation"}
+    strongest = [row["generated_scores"].argmax() for row in judged]
+    right = [
+        row["label_scores"][label] >= 0.3 for row, label in zip(judged, strongest, strict=True)
+    ]
+    scores = table.score[[row["clip_id"] for row in judged]].to_numpy()
+    values = [
+        recall_score(right, scores >= threshold)
+        + recall_score(right, scores >= threshold, pos_label=False)
+        for threshold in sweep.threshold
+    ]
+    best = sweep.threshold[np.array(values) >= max(values) - 1e-9].min()
+    assert metrics["threshold"] == best
+    assert metrics["threshold"] != decide(data)[1]["threshold"]
+
+
 def test_auto_is_best_on_validation_and_keeps_more_of_equals(data):
     table, metrics, sweep = decide(data)
     best = sweep.validation_informedness.max()

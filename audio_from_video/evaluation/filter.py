@@ -5,7 +5,7 @@ kept, `generated` (or `mapped`) answers, else `video_only`.  `validated` itself 
 (stages/classifier.py).  Generated audio "fits", on any data set, where the label that it sounds
 like most is among those that AST finds in the real waveform (audible clips only).  `auto` takes the
 threshold that tells best on validation what fits; accuracy on validation hardly depends on it, so
-that its best threshold would be drawn by chance.
+that its best threshold would be drawn by chance.  `cross_fitted` has training clips choose, too.
 
 Tables of clips have a row per labelled clip: clip_id, split, action, source_id, predicted_action,
 audible (bool), and the scores and decisions that stages/filter.py describes.
@@ -133,6 +133,22 @@ def best_threshold(sweep: pd.DataFrame) -> float:
     return float(sweep.threshold[sweep.validation_informedness.round(9).idxmax()])
 
 
+def cross_fitted_threshold(
+    clips: pd.DataFrame, label_scores: dict[str, np.ndarray], found: float
+) -> float:
+    """Return the threshold with the highest informedness on validation and training clips.
+
+    Audio of training clips is generated, and their actions predicted, out of fold, so that they may
+    choose where validation has few clips.  Of equal thresholds it is the one that keeps most.
+    label_scores, found: see `fits`.
+    """
+    judged = (clips.audible & clips.split.isin(["training", "validation"])).to_numpy()
+    right = fits(label_scores, found)[judged]
+    scores = clips.score.to_numpy()[judged]
+    values = [informedness(scores >= threshold, right) for threshold in THRESHOLDS]
+    return float(THRESHOLDS[np.argmax(np.round(values, 9))])
+
+
 def hit_shares(clips: pd.DataFrame, condition: str) -> np.ndarray:
     """Return the share of a condition's seeds that are right about each clip [N].
 
@@ -185,7 +201,8 @@ def filter_figures(
         "auroc_found_in_real": auroc(right[audible], test.score[audible]),
     }
     sound_belongs = truth.sound_belongs()
-    if sound_belongs:
+    # With `sample.cue: 0` no clip hears what it shows.
+    if any(sound_belongs.values()):
         figures |= truth_figures(clips, sound_belongs, generated)
     return figures
 

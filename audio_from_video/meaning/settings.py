@@ -46,7 +46,7 @@ class LabelPredictorParams(params.Section):
 class FilterParams(params.Section):
     """The section `filter` of params.yaml."""
 
-    threshold: Threshold | Literal["auto"]
+    threshold: Threshold | Literal["auto", "cross_fitted"]
     action: Literal["predicted", "label"]
     reference: Literal["action", "entry"]
     centre: bool
