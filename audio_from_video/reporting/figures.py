@@ -56,8 +56,8 @@ CONDITION_COLOURS = {
 # their LSTMs; controls are grey.
 DOSE_LINES = {
     "logistic_real": ("real sound", GREEN, "-"),
-    "logistic_generated": ("generated, architecture 1", ORANGE, "-"),
-    "logistic_mapped": ("generated, architecture 2", SKY, "-"),
+    "logistic_generated": ("sound of architecture 1", ORANGE, "-"),
+    "logistic_mapped": ("sound of architecture 2", SKY, "-"),
     "logistic_distillation": ("teacher that hears", PURPLE, "-"),
     "logistic_shuffled": ("control: sound of other clips", GREY, "-"),
     "logistic_self_training": ("control: teacher that does not hear", GREY, ":"),
@@ -230,10 +230,11 @@ def draw_dose(figure: Figure, panels: list[DosePanel], title: str = "") -> None:
             axis.vlines(beside, low, high, color=colour, linewidth=0.8)
             axis.plot(beside, mean, "o", linestyle=style, color=colour, label=label)
         axis.set_xticks(places, panel.levels)
+        axis.set_xlim(-0.5, len(places) - 0.5)
         axis.set_xlabel(KNOBS.get(panel.knob, panel.knob))
-    axes[0].set_ylabel("minus the same head without sound (points)")
+    axes[0].set_ylabel("minus the head without sound (points)")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=3, loc="outside upper center")
+    figure.legend(handles, labels, ncols=3, loc="outside lower center")
 
 
 def label_ends(

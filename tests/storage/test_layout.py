@@ -13,7 +13,7 @@ from tests.support.closure import ROOT
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 # Written by tools/experiments.py, not by a stage.
-EXPERIMENTS = {layout.EXPERIMENTS, layout.CONFIRMATION, layout.LABEL_BUDGET}
+EXPERIMENTS = {layout.EXPERIMENTS, layout.CONFIRMATION, layout.DOSE, layout.LABEL_BUDGET}
 # A page of the documentation, which the report writes and git holds.
 PAGES = {layout.RESULTS_PAGE}
 
