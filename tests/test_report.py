@@ -762,21 +762,35 @@ def test_experiments_with_bounds_show_intervals():
     )
 
 
+def test_the_figures_of_a_run_that_is_kept_stand_behind_its_banner():
+    write_confirmation({"video_only": (0, 0, 0), "svm_real": (0.095, 0.059, 0.133)}, "real")
+    _, text = make()
+    kept = table_after(text, "Experiment: real")
+    assert kept[2:] == [
+        ["`video_only`", "50.0 [0.0, 0.0]", "+0.0 [+0.0, +0.0]", "10 / 5"],
+        ["`svm_real`", "50.0 [5.9, 13.3]", "+9.5 [+5.9, +13.3]", "10 / 5"],
+    ]
+    assert "> Of another run (commit unknown, " in text.split("## Experiment: real")[1]
+    assert "`python -m tools.experiments real`" in text
+
+
 # The results in words
 
 
-def write_confirmation(differences: dict[str, tuple[float, float, float]]) -> None:
-    """The confirmatory run's figures; differences in fractions: mean and bounds by condition."""
+def write_confirmation(
+    differences: dict[str, tuple[float, float, float]], name: str = "confirmation"
+) -> None:
+    """The figures of a run that is kept; differences in fractions: mean and bounds by condition."""
     rows = []
     for condition, (mean, low, high) in differences.items():
         interval = {"mean": mean, "ci95_low": low, "ci95_high": high, "n": 10, "sources": 5}
         key = {"condition": condition, "subset": ""}
         rows.append(key | {"measure": "accuracy"} | interval | {"mean": 0.5})
         rows.append(key | {"measure": "difference"} | interval)
-    folder = Path("metrics/experiments/confirmation")
+    folder = Path("metrics/experiments") / name
     folder.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(folder / "subsets.csv", index=False)
-    stamps.write("confirmation", {"confirmation": stamps.begin("2 cores", ["sample.seed 3"])})
+    stamps.write(name, {name: stamps.begin("2 cores", ["sample.seed 3"])})
 
 
 def results_section(heading: str) -> str:

@@ -27,10 +27,19 @@ UNITS = {
     "centred_cosine": NUMBER,
 }
 
+INTERVAL = ["mean", "ci95_low", "ci95_high"]  # columns of metrics/subsets.csv
+
 
 def experiment_tables() -> list[Table]:
-    """Return the results of experiments, which are runs outside the default pipeline."""
-    return [experiment_table(path) for path in sorted(layout.EXPERIMENTS.glob("*.csv"))]
+    """Return the results of experiments, which are runs outside the default pipeline.
+
+    The confirmatory run has a table of its own (row_tables.py).
+    """
+    tables = [experiment_table(path) for path in sorted(layout.EXPERIMENTS.glob("*.csv"))]
+    for path in sorted(layout.EXPERIMENTS.glob("*/subsets.csv")):
+        if path.parent != layout.CONFIRMATION:
+            tables.append(kept_run_table(path))
+    return tables
 
 
 def experiment_table(path: Path) -> Table:
@@ -57,6 +66,31 @@ def experiment_table(path: Path) -> Table:
     note = f"Written by `python -m {script}`."
     banner = experiment_banner(path)
     return Table(f"experiment_{path.stem}", title, header, rows, note, banner=banner)
+
+
+def kept_run_table(path: Path) -> Table:
+    """Return accuracies and differences of a run whose files an experiment keeps.
+
+    path: its subsets.csv, in the folder that has the experiment's name.
+    """
+    name = path.parent.name
+    estimates = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"subset": str})
+    estimates = estimates[estimates.subset.isna()]
+    rows: list[list[Content]] = []
+    for condition, own in estimates.groupby("condition", sort=False):
+        by_measure = own.set_index("measure")
+        accuracy = by_measure.loc["accuracy"]
+        difference: Content = ""
+        if "difference" in by_measure.index:
+            difference = Cell(tuple(by_measure.loc["difference", INTERVAL].tolist()), POINTS)
+        size = f"{accuracy.n:.0f} / {accuracy.sources:.0f}"
+        cells = [Cell(tuple(accuracy[INTERVAL].tolist()), SHARE), difference, size]
+        rows.append([f"`{condition}`", *cells])
+    note = f"Written by `python -m tools.experiments {name}`."
+    header = ["condition", "accuracy (%)", "minus `video_only` (points)", "clips / sources"]
+    title = f"Experiment: {name}"
+    banner = stamps.banner(name, [name])
+    return Table(f"experiment_{name}", title, header, rows, note, banner=banner)
 
 
 def experiment_banner(path: Path) -> str:
