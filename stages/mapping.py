@@ -41,8 +41,12 @@ from audio_from_video.meaning.key_captions import KeyCaptions
 from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.meaning.label_ranking import LOWEST_ATTENDED, Ranking, rank
 from audio_from_video.meaning.settings import LABEL_CUT, MappingParams
+from audio_from_video.meaning.stored_scores import StoredScores
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.storage import accounting, fit_on, layout, shards
+from audio_from_video.storage.row_file import scratch
+
+TEXTS_PER_BLOCK = 4096  # whose cosines with all labels are held at a time
 
 
 class Captioned:
@@ -68,6 +72,18 @@ class Captioned:
         self.texts = list(text_number)
 
 
+class Mapped(NamedTuple):
+    """What one way maps captions to.
+
+    rows [n]: the captions.  ranking: of their labels [n, top_k + 1].  labels [n, top_k]: those that
+    count; -1 where there is none.
+    """
+
+    rows: np.ndarray
+    ranking: Ranking
+    labels: np.ndarray
+
+
 class Labels(NamedTuple):
     """The AudioSet labels that captions are mapped to."""
 
@@ -83,22 +99,20 @@ def main(stage: stage_run.StageRun) -> None:
     vectors = stored_embeddings.embed(p.model, captioned.texts + names, stage.workers)
     embeddings = vectors[: len(captioned.texts)]
     labels = Labels(names, vectors[len(captioned.texts) :], read_label_audio())
-    ast_scores = {
-        row["clip_id"]: row["label_scores"].astype(np.float32)
-        for row in shards.iter_rows(layout.AUDIO_FEATURES, ["label_scores"])
-    }
-
-    # Both ways are measured, whichever `via` names; one of them is written.
-    rankings = {"labels": rank_by_names(captioned, embeddings, labels, p)}
-    width = rankings["labels"].labels.shape[1]
-    key_captions = KeyCaptions(captioned.captions, ast_scores)
-    rankings["key_captions"] = rank_by_key_captions(key_captions, captioned, embeddings, width, p)
-    mapped = {
-        "labels": rankings["labels"].best(p.top_k, p.min_similarity),
-        "key_captions": rankings["key_captions"].best(p.top_k, LOWEST_ATTENDED),
-    }
-    write_mapping(captioned, embeddings, labels, mapped[p.via], rankings[p.via].scores, p)
-    figures = mapping_figures(captioned, embeddings, labels, mapped, rankings, ast_scores, p)
+    with scratch() as folder:
+        ast_scores = StoredScores(folder / "label_scores", layout.AUDIO_FEATURES)
+        measured = mapping_evaluation.measured_rows(captioned.captions, set(ast_scores))
+        # Both ways are measured, whichever `via` names; one of them is written.  What is not
+        # written is computed for what is measured alone.
+        everything = np.arange(len(captioned.captions))
+        asked = everything if p.via == "key_captions" else measured
+        key_captions = KeyCaptions(captioned.captions, ast_scores)
+        mapped = {
+            "labels": map_by_names(captioned, embeddings, labels, p),
+            "key_captions": map_by_key_captions(key_captions, captioned, embeddings, asked, p),
+        }
+        write_mapping(captioned, embeddings, labels, mapped[p.via], p)
+        figures = mapping_figures(captioned, embeddings, labels, mapped, measured, ast_scores, p)
     for sentence in mapping_evaluation.hit_warnings(figures[p.via]):
         print(f"mapping: warning: {sentence}", file=sys.stderr)
     stage.write_metrics(
@@ -118,59 +132,86 @@ def read_label_audio() -> np.ndarray:
     return np.concatenate([audio["folds"], audio["whole"][None]])
 
 
-def rank_by_names(
+def ranked_labels(labels: Labels, p: MappingParams) -> int:
+    """Return how many labels of a caption are ranked: one more than count, to tell the margin."""
+    return min(p.top_k + 1, len(labels.names))
+
+
+def map_by_names(
     captioned: Captioned, embeddings: np.ndarray, labels: Labels, p: MappingParams
-) -> Ranking:
-    """Rank the labels by the cosine of their names with the caption; embeddings [U, D]."""
-    cosines = similarity.cosines(embeddings, labels.text)
-    ranking = rank(cosines, min(p.top_k + 1, len(labels.names)))  # [U, top_k + 1]
+) -> Mapped:
+    """Map captions to the labels of the closest names, by cosine; embeddings [U, D]."""
+    width = ranked_labels(labels, p)
+    numbers = np.zeros((len(embeddings), width), int)
+    scores = np.zeros((len(embeddings), width), np.float32)
+    for start in range(0, len(embeddings), TEXTS_PER_BLOCK):
+        block = slice(start, start + TEXTS_PER_BLOCK)
+        ranking = rank(similarity.cosines(embeddings[block], labels.text), width)
+        numbers[block] = ranking.labels
+        scores[block] = ranking.scores
     text = captioned.captions.text.to_numpy()
-    return Ranking(ranking.labels[text], ranking.scores[text])
+    ranking = Ranking(numbers[text], scores[text])
+    return Mapped(np.arange(len(text)), ranking, ranking.best(p.top_k, p.min_similarity))
 
 
-def rank_by_key_captions(
+def map_by_key_captions(
     key_captions: KeyCaptions,
     captioned: Captioned,
     embeddings: np.ndarray,
-    width: int,
+    rows: np.ndarray,
     p: MappingParams,
-) -> Ranking:
-    """Rank the labels by what the caption attends to; `width` labels a caption."""
-    attended = key_captions.attend(
-        embeddings, captioned.captions, p.key_captions, p.temperature
-    )  # [N, L]
-    return rank(attended, width)
+) -> Mapped:
+    """Map captions in some rows [n] to the labels that they attend to."""
+    width = min(p.top_k + 1, key_captions.label_count)
+    captions = captioned.captions.iloc[rows].reset_index(drop=True)
+    numbers = np.zeros((len(rows), width), int)
+    scores = np.zeros((len(rows), width))
+    answers = key_captions.attend(embeddings, captions, p.key_captions, p.temperature)
+    for places, attended in answers:
+        ranking = rank(attended, width)
+        numbers[places] = ranking.labels
+        scores[places] = ranking.scores
+    ranking = Ranking(numbers, scores)
+    return Mapped(rows, ranking, ranking.best(p.top_k, LOWEST_ATTENDED))
 
 
 def mapping_figures(
     captioned: Captioned,
     embeddings: np.ndarray,
     labels: Labels,
-    mapped: dict[str, np.ndarray],
-    rankings: dict[str, Ranking],
-    ast_scores: dict[str, np.ndarray],
+    mapped: dict[str, Mapped],
+    measured: np.ndarray,
+    ast_scores: StoredScores,
     p: MappingParams,
 ) -> dict[str, dict[str, Any]]:
-    """Return the measures of each way, by split; ast_scores: AST's label scores [L] by clip."""
+    """Return the measures of each way, by split.
+
+    measured: the rows of captions that count.  ast_scores: AST's label scores [L] by clip.
+    """
     fold_count = params.read("generator", "folds", int)
     fitted = fit_on.fitted(captioned.table.clip_id)
     clip_folds = folds.of_clips(captioned.table, fold_count, fitted)
+    captions = captioned.captions.iloc[measured].reset_index(drop=True)
     # Fold -1, of validation and test clips, is the last row of the labels' audio: the whole one.
-    caption_folds = clip_folds[captioned.captions.clip_index]
-    vectors = embeddings[captioned.captions.text.to_numpy()]  # [N, D]
+    caption_folds = clip_folds[captions.clip_index]
+    vectors = embeddings[captions.text.to_numpy()]  # [n, D]
     cut = label_cut(params.read("label_predictor", "threshold", LABEL_CUT))
+    clip_ids = captions.clip_id.unique().tolist()
     references = mapping_evaluation.References(
-        heard=mapping_evaluation.heard_labels(ast_scores, cut),
+        heard=mapping_evaluation.heard_labels({name: ast_scores[name] for name in clip_ids}, cut),
         true=mapping_evaluation.true_labels(labels.names),
-        real=mapping_evaluation.centred_features(),
+        real=mapping_evaluation.centred_features(set(clip_ids)),
     )
     figures: dict[str, dict[str, Any]] = {}
-    for way, numbers in mapped.items():
+    for way, found in mapped.items():
+        places = np.searchsorted(found.rows, measured)
+        numbers = found.labels[places]
         weights = label_weights(vectors, numbers, labels, p.temperature)
         audio = attended_audio(weights, numbers, labels, caption_folds)
+        scores = found.ranking.scores[places]
         figures[way] = mapping_evaluation.figures_by_split(
-            captioned.captions,
-            mapping_evaluation.MappedCaptions(numbers, rankings[way].scores, weights, audio),
+            captions,
+            mapping_evaluation.MappedCaptions(numbers, scores, weights, audio),
             references,
         )
     return figures
@@ -220,13 +261,12 @@ def write_mapping(
     captioned: Captioned,
     embeddings: np.ndarray,
     labels: Labels,
-    mapped: np.ndarray,
-    scores: np.ndarray,
+    mapped: Mapped,
     p: MappingParams,
 ) -> None:
     """Write the output directory (see the module's docstring).
 
-    embeddings [U, D] of the distinct captions; mapped [N, top_k] and scores [N, top_k + 1].
+    embeddings [U, D] of the distinct captions; mapped: all captions.
     """
 
     def write_extras(folder: Path) -> None:
@@ -244,7 +284,7 @@ def write_mapping(
         save_file(tensors, folder / "_labels.safetensors", about)
 
     steps = params.read("frames", "count", int)
-    top_k = mapped.shape[1]
+    top_k = mapped.labels.shape[1]
     schema = pa.schema(
         [
             ("caption", shards.tensor(pa.int32(), steps)),
@@ -252,7 +292,7 @@ def write_mapping(
             ("similarity", shards.tensor(pa.float32(), steps, top_k)),
         ]
     )
-    rows = mapping_rows(captioned, mapped, scores)
+    rows = mapping_rows(captioned, mapped.labels, mapped.ranking.scores)
     index = [{**clip, "item_key": None} for clip in captioned.clips]
     version = stored_embeddings.version(p.model)
     shards.write(layout.MAPPING, schema, rows, index, version, extras=write_extras)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.backbones.text import embed
 from audio_from_video.clipset import folds
+from audio_from_video.evaluation import mapping as mapping_evaluation
 from audio_from_video.meaning import stored_embeddings
 from audio_from_video.storage import shards
 from stages import mapping
@@ -379,3 +380,16 @@ def test_metrics_name_both_ways_and_count_the_clips(data):
     assert other["via"] == "key_captions" and all(
         other[way] == metrics[way] for way in ("labels", "key_captions")
     )
+
+
+def test_of_many_clips_some_are_measured_and_all_are_mapped(data, monkeypatch):
+    synthetic.map_captions()
+    before = output()
+    monkeypatch.setattr(mapping_evaluation, "MEASURED_CLIPS", 2)
+    metrics = synthetic.map_captions()
+    assert output() == before
+    for split, name in mapping_evaluation.MEASURED_SPLITS.items():
+        audible = [row for row in data.rows if row["split"] == name and row["audible"]]
+        captions = sorted(len(row["captions"]) for row in audible)
+        for way in ("labels", "key_captions"):
+            assert 0 < metrics[way][split]["captions"] <= sum(captions[-2:])

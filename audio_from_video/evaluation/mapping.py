@@ -9,10 +9,13 @@ import pandas as pd
 
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
+from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import layout, shards
 
 # Names of what is measured, and their splits.  Captions of training clips are out of fold.
 MEASURED_SPLITS = {"validation": "validation", "test": "test", "out_of_fold": "training"}
+
+MEASURED_CLIPS = 4000  # at most of a split
 
 LabelSets = dict[str, set[int]]  # numbers of labels by clip_id
 
@@ -59,6 +62,22 @@ def figures_by_split(
         if len(rows):
             figures[name] = split_figures(captions, mapped, references, rows)
     return figures
+
+
+def measured_rows(captions: pd.DataFrame, audible: set[str]) -> np.ndarray:
+    """Return the rows [n], ascending, of captions that are measured: those of audible clips.
+
+    Of a split with more than MEASURED_CLIPS audible clips so many are drawn by hash.  captions: a
+    row per caption with clip_id and split.
+    """
+    drawn: set[str] = set()
+    for split in MEASURED_SPLITS.values():
+        names = captions.clip_id[captions.split == split].unique().tolist()
+        names = [name for name in names if name in audible]
+        if len(names) > MEASURED_CLIPS:
+            names.sort(key=lambda name: digest("measured", name))
+        drawn.update(names[:MEASURED_CLIPS])
+    return np.flatnonzero(captions.clip_id.isin(list(drawn)))
 
 
 def hit_warnings(figures: dict[str, dict[str, Any]]) -> list[str]:
@@ -185,14 +204,15 @@ def true_labels(names: list[str]) -> LabelSets:
     return sets
 
 
-def centred_features() -> dict[str, np.ndarray]:
-    """Return the audio features [T, A] float32 of audible clips, minus the training clips' mean."""
-    columns = shards.read_columns(layout.AUDIO_FEATURES, ["features"])
-    clip_ids = columns["clip_id"]
-    split_of = {row["clip_id"]: row["split"] for row in shards.ok_rows(layout.AUDIO_FEATURES)}
-    is_training = np.array([split_of[name] in ("training", "unlabelled") for name in clip_ids])
-    mean = columns["features"][is_training].astype(np.float32).mean((0, 1))
-    centred = {}
-    for clip_id, features in zip(clip_ids, columns["features"], strict=True):
-        centred[clip_id] = features.astype(np.float32) - mean
-    return centred
+def centred_features(clip_ids: set[str]) -> dict[str, np.ndarray]:
+    """Return the audio features [T, A] float32 of clips, minus the mean of all training clips."""
+    clips = 0
+    total = np.zeros(shards.tensor_shape(layout.AUDIO_FEATURES, "features")[1])
+    for row in shards.iter_rows(layout.AUDIO_FEATURES, ["features"], ("training", "unlabelled")):
+        clips += 1
+        total += row["features"].mean(0, dtype=float)
+    mean = (total / max(1, clips)).astype(np.float32)
+    return {
+        row["clip_id"]: row["features"].astype(np.float32) - mean
+        for row in shards.iter_rows(layout.AUDIO_FEATURES, ["features"], clip_ids=clip_ids)
+    }

@@ -18,6 +18,7 @@ from audio_from_video.storage import fit_on, layout, shards
 from audio_from_video.storage.row_file import RowFile
 
 CLIPS_PER_READ = 256  # bounds memory where all clips are read
+MOST_CANDIDATES = 100_000  # among which the nearest clip is sought
 
 
 @dataclass
@@ -145,8 +146,13 @@ def nearest(
 
     Nearest-neighbour retrieval: the highest cosine between the means over time of standardised
     video features.  candidates, clip_indices: clip indices.  mean, std [2D]: what standardises.
-    other_sources: no clip gets one of its own source.
+    other_sources: no clip gets one of its own source.  Of more than MOST_CANDIDATES candidates so
+    many are drawn by hash: time and memory would grow with the square of the clips.
     """
+    if len(candidates) > MOST_CANDIDATES:
+        names = data.clips.clip_id[candidates.numpy()].map(lambda name: digest("candidate", name))
+        drawn = np.sort(names.to_numpy().argsort()[:MOST_CANDIDATES])
+        candidates = candidates[torch.from_numpy(drawn)]
 
     def directions(indices: torch.Tensor) -> torch.Tensor:
         """Unit vectors [n, 2D]."""
