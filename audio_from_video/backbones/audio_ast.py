@@ -179,10 +179,13 @@ class AstBackbone:
         transformer = self.model.audio_spectrogram_transformer
         high, _ = transformer.embeddings.get_shape(self.config)
         wide = self.valid_patches(log_mel.shape[1])
-        positions = {"embeddings.position_embeddings": self._positions(high, wide)}
         with torch.inference_mode(), hub.autocast(self.device):
             values = torch.from_numpy(log_mel).to(self.device)
-            output = torch.func.functional_call(transformer, positions, (values,))
+            if log_mel.shape[1] == self.config.max_length:
+                output = transformer(values)
+            else:
+                positions = {"embeddings.position_embeddings": self._positions(high, wide)}
+                output = torch.func.functional_call(transformer, positions, (values,))
             scores = self._label_scores(output.pooler_output)
 
             # Two special tokens come first, then the patches, frequency by frequency.

@@ -75,15 +75,12 @@ class MelAst:
         self.padding = silence[0, -1]
 
     def scores(self, log_mels: np.ndarray) -> np.ndarray:
-        """Return AST's label scores [n, L] of log-mels [n, frames, mel bins].
-
-        Each passes through AST alone, so that its scores do not depend on the others.
-        """
+        """Return AST's label scores [n, L] of log-mels [n, frames, mel bins], in one pass."""
         length = self.ast.config.max_length
         padded = np.tile(self.padding, (len(log_mels), length, 1))
         padded[:, : log_mels.shape[1]] = log_mels
-        scores = [self.ast.encode(one[None])[2] for one in padded]
-        return np.concatenate(scores)
+        _, _, scores = self.ast.encode(padded)
+        return scores
 
 
 def front_end_of(model: str) -> AstFrontEnd:
