@@ -221,6 +221,23 @@ def test_the_setting_is_the_best_on_held_out_training_sources(rows, data, model)
     ] == pytest.approx(max(accuracies), abs=0.03)
 
 
+def test_the_span_of_the_learned_clips_is_enough_for_logistic_regression():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    learned = rng.normal(size=(40, 200)) + 0.5 * rng.normal(size=(3, 200))[labels]
+    others = rng.normal(size=(25, 200))
+    basis = heads.basis_of("logistic", learned)
+    assert basis.shape == (200, 40)
+    answers = []
+    for clips, questions in ((learned, others), (learned @ basis, others @ basis)):
+        model = LogisticRegression(C=0.1, tol=1e-8, max_iter=2000).fit(clips, labels)
+        answers.append(model.decision_function(questions))
+    np.testing.assert_allclose(*answers, atol=1e-5)
+    # A kernel needs all coordinates, and so does a regression with fewer of them than clips.
+    for model, clips in (("svm", learned), ("logistic", learned[:, :7])):
+        np.testing.assert_array_equal(heads.basis_of(model, clips), np.eye(clips.shape[1]))
+
+
 def test_probabilities_of_two_and_of_unseen_actions():
     x = np.array([[0.0], [0.2], [2.0], [2.2]])
     y = np.array([1, 1, 3, 3])
