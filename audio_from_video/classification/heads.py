@@ -65,10 +65,10 @@ def fit_heads(data: ActionData, p: ClassifierParams) -> HeadResult:
     each fold whose clips are predicted: what a clip gets out of fold has not seen its label.
     """
     seeds = 1 if data.condition.draws_nothing else p.seeds
-    parts = data.parts()
+    parts = parts_of_heads(data, p)
     settings = []
     for training, _ in parts:
-        labelled = training[data.uses_label[training]]
+        labelled = with_label(data, training)
         settings.append(choose_setting(Summaries(data, p, labelled, 0), labelled, p))
 
     probabilities = np.zeros((seeds, len(data.clips), len(data.actions)), np.float32)
@@ -90,6 +90,29 @@ def fit_heads(data: ActionData, p: ClassifierParams) -> HeadResult:
     return HeadResult(predictions_of(data, everything, probabilities), hits, settings[0])
 
 
+def parts_of_heads(
+    data: ActionData, p: ClassifierParams
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the pairs of `ActionData.parts`, as heads learn and predict them.
+
+    Where they learn from all labelled clips, validation clips are learned from to answer all others
+    but training clips. They are answered by what training clips teach.
+    """
+    parts = data.parts()
+    if p.heads.learn_from == "training":
+        return parts
+    training, predicted = parts[0]
+    validation = data.participants("validation")
+    others = predicted[~torch.isin(predicted, validation)]
+    return [(torch.cat([training, validation]), others), (training, validation), *parts[1:]]
+
+
+def with_label(data: ActionData, clip_indices: torch.Tensor) -> torch.Tensor:
+    """Return those of the clips [n] whose label is used; validation has no label budget."""
+    in_validation = torch.isin(clip_indices, data.clip_indices("validation"))
+    return clip_indices[data.uses_label[clip_indices] | in_validation]
+
+
 class Head:
     """A head that is fitted to the clips of a training, with a setting.
 
@@ -105,7 +128,7 @@ class Head:
         setting: HeadSetting,
         seed: int,
     ):
-        labelled = training[data.uses_label[training]]
+        labelled = with_label(data, training)
         self.setting = setting
         self.actions = len(data.actions)
         clip_indices, targets = training_targets(data, labelled, 0.0, p.teaching, seed)
@@ -201,9 +224,10 @@ def choose_setting(
 ) -> HeadSetting:
     """Return the setting with the highest accuracy on held-out training clips; the first of equals.
 
-    labelled: indices of the training clips with a label. Folds are those of the generators: the
-    held-out clips' generated audio comes from a generator of which no learned clip has any, as it
-    is at test. A fold without which fewer than two actions remain is not held out.
+    labelled: indices of the clips with a label. Folds are those of the generators: the held-out
+    clips' generated audio comes from a generator of which no learned clip has any, as it is at
+    test. Validation clips are one more fold. A fold without which fewer than two actions remain is
+    not held out.
     """
     data = summaries.data
     labels = data.labels[labelled].numpy()

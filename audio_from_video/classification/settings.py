@@ -261,6 +261,7 @@ class HeadParams(params.Section):
 class HeadsParams(params.Section):
     """How the settings of these heads are chosen: by cross-validation over training sources."""
 
+    learn_from: Literal["training", "labelled"]
     folds: int = Field(ge=2, le=20)
     audio_gains: list[Positive] = Field(min_length=1)
 

@@ -289,3 +289,32 @@ def test_labels_of_test_clips_choose_nothing(rows, workspace, model):
     assert after["accuracy"]["mean"] != before["accuracy"]["mean"]
     for i, name in enumerate(answers.clips.clip_id):
         assert np.allclose(answers.probabilities[:, i], table[name], atol=1e-6)
+
+
+def test_heads_may_learn_from_validation_clips_which_they_answer_without(rows, data, workspace):
+    made = data(model="logistic")
+    results = {}
+    for learn_from in ("training", "labelled"):
+        workspace.set(classifier={"heads": {"learn_from": learn_from}})
+        p = params.load("classifier", ClassifierParams)
+        results[learn_from] = heads.fit_heads(made, p)
+    answers = {name: result.predictions for name, result in results.items()}
+    validation = {name: found.of("validation").probabilities for name, found in answers.items()}
+    assert np.array_equal(validation["training"], validation["labelled"])
+
+    learned = made.participants("training", "validation")
+    test = made.participants("test")
+    video = made.video.read([*learned.tolist(), *test.tolist()]).numpy()
+    x = np.concatenate([video.mean(1), video.std(1, ddof=1)], 1)
+    mean = x[: len(learned)].mean(0)
+    std = x[: len(learned)].std(0)
+    x = (x - mean) / std
+    strength = results["labelled"].setting.inverse_regularisation
+    reference = LogisticRegression(C=strength, max_iter=2000, tol=1e-8)
+    reference.fit(x[: len(learned)], made.labels[learned].numpy())
+    expected = reference.predict_proba(x[len(learned) :])
+    found = answers["labelled"].of("test")
+    names = made.clips.clip_id.to_numpy()[test]
+    assert found.clips.clip_id.tolist() == names.tolist()
+    assert np.allclose(found.probabilities[0], expected, atol=0.01)
+    assert not np.allclose(answers["training"].of("test").probabilities[0], expected, atol=0.01)
