@@ -83,13 +83,21 @@ def write(condition: str, predictions: Predictions) -> None:
 
     # pandas holds the missing action of unlabelled clips as NaN, Arrow as null.
     clips = predictions.clips[CLIP_COLUMNS].astype(object).replace({float("nan"): None})
-    clip_rows = clips.to_dict("records")
-    rows = []
-    for seed, probabilities in enumerate(predictions.probabilities):
-        for clip, vector in zip(clip_rows, probabilities, strict=True):
-            predicted = predictions.actions[int(vector.argmax())]
-            rows.append({"seed": seed, **clip, "predicted": predicted, "probabilities": vector})
-    shards.write_table(shards.to_table(rows, schema), layout.predictions(condition))
+    # Column by column: a million clips are too many for a dict each, and the seeds share theirs.
+    of_clips = [pa.array(clips[name], pa.string()) for name in CLIP_COLUMNS]
+    actions = np.array(predictions.actions, dtype=object)
+    parts = [schema.empty_table()]
+    if len(clips):
+        for seed, probabilities in enumerate(predictions.probabilities):
+            vectors = np.ascontiguousarray(probabilities, np.float32)
+            columns = [
+                pa.array(np.full(len(clips), seed, np.int32)),
+                *of_clips,
+                pa.array(actions[vectors.argmax(1)], pa.string()),
+                pa.FixedShapeTensorArray.from_numpy_ndarray(vectors),
+            ]
+            parts.append(pa.table(columns, schema=schema))
+    shards.write_table(pa.concat_tables(parts), layout.predictions(condition))
 
 
 def read(condition: str) -> Predictions:
@@ -105,8 +113,8 @@ def read(condition: str) -> Predictions:
 
 def from_table(table: pa.Table) -> Predictions:
     """Return the predictions in a table as `write` writes it."""
-    seeds = max(1, len(set(table["seed"].to_pylist())))
-    clips = table.select(CLIP_COLUMNS).to_pandas().iloc[: len(table) // seeds]
+    seeds = max(1, len(table["seed"].unique()))
+    clips = table.select(CLIP_COLUMNS).slice(0, len(table) // seeds).to_pandas()
     actions = json.loads(table.schema.metadata[b"actions"])
     probabilities = shards.as_array(table["probabilities"])
     return Predictions(clips, actions, probabilities.reshape(seeds, len(clips), len(actions)))
