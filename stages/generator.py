@@ -19,12 +19,14 @@ Writes   data/generated/<architecture>, a row per clip, audible or not:
 Cross-fitting: features of a training or unlabelled clip come from a model that has not seen its
 source (`folds`).
 Validation and test clips get those of the model fitted on all audible training clips, labelled or
-not (`pool`): it needs no action labels. What `caption_mapping` is conditioned on is cross-fitted
+not (`pool`): it needs no action labels. A training that learned nothing is repeated with other
+random numbers, and counted. What `caption_mapping` is conditioned on is cross-fitted
 over the same folds: a clip's own sound reaches its own features only by way of other clips'
 captions. After "Audio feature generation for the missing modality problem in video action
 recognition" (ICASSP 2019).
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +98,15 @@ def main(stage: stage_run.StageRun) -> None:
         figures = generation_evaluation.generator_figures(
             inputs.data, inputs.fold, generated.of_clip, generated.comparisons, p.pool
         )
-        stage.write_metrics(figures | network_figures(results))
+        counts = training_counts(results)
+        if counts["repeated"]:
+            print(
+                f"{stage.name}: {counts['repeated']} of {counts['all']} trainings learned nothing "
+                "beyond the mean sound and were repeated with other random numbers; "
+                f"{counts['at_mean']} stayed there",
+                file=sys.stderr,
+            )
+        stage.write_metrics(figures | network_figures(results) | {"trainings": counts})
 
 
 def read_inputs(folder: Path, name: str, p: GeneratorParams) -> Inputs:
@@ -212,6 +222,19 @@ def write_models(
     config["video_width"] = inputs.data.video.shape[-1]
     config["audio_width"] = inputs.data.audio.shape[-1]
     atomic.write_json(folder / "config.json", config)
+
+
+def training_counts(results: list[GeneratorResult]) -> dict[str, int]:
+    """Return how many trainings there were, were repeated, and learned nothing in the end.
+
+    Controls do not count.
+    """
+    counted = [result for result in results if result.job.control == "none"]
+    return {
+        "all": len(counted),
+        "repeated": sum(result.repeats > 0 for result in counted),
+        "at_mean": sum(result.at_mean for result in counted),
+    }
 
 
 def network_figures(results: list[GeneratorResult]) -> dict[str, float]:

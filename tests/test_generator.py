@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,16 @@ from audio_from_video.evaluation import baselines as generation_baselines
 from audio_from_video.evaluation import generation as generation_evaluation
 from audio_from_video.evaluation.baselines import Baselines
 from audio_from_video.generation import training as generator_training
-from audio_from_video.generation.networks import AudioGenerator, GeneratorSizes, generation_loss
-from audio_from_video.generation.settings import MappingNetwork
+from audio_from_video.generation.generator import Inputs
+from audio_from_video.generation.networks import (
+    AudioGenerator,
+    GeneratorSizes,
+    clip_losses,
+    generation_loss,
+)
+from audio_from_video.generation.settings import GeneratorParams, MappingNetwork
 from audio_from_video.learning.features import Features
-from audio_from_video.runtime import parallel
+from audio_from_video.runtime import parallel, params
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SPLITS
 from audio_from_video.storage import shards
@@ -94,7 +100,7 @@ def data(workspace, in_process):
     workspace.rows = synthetic.make_clips()
     synthetic.write_data(workspace.rows)
     synthetic.write_predictions("video_only", workspace.rows)
-    workspace.set(generator={"seeds": 2, "folds": 3, "lstm": NETWORK})
+    workspace.set(generator={"seeds": 2, "folds": 3, "repeats": 0, "lstm": NETWORK})
     return workspace
 
 
@@ -544,6 +550,7 @@ from audio_from_video.classification.targets import training_targets
 from audio_from_video.clipset import folds
 from audio_from_video.generation import training as generator_training
 from audio_from_video.generation.generator import Inputs
+from audio_from_video.generation.generator import Inputs
 from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.learning.features import Features
 from audio_from_video.runtime import params
@@ -669,3 +676,89 @@ def test_the_shuffled_control_learns_from_other_clips_and_knows_no_more_than_the
         < shuffled["training_mean"]["centred_cosine"]["mean"] + 0.2
     )
     assert shuffled["ridge"] == paired["ridge"]  # baselines see true pairs
+
+
+# Trainings that learned nothing
+
+
+@pytest.fixture
+def task(data, features, tmp_path):
+    p = params.load("generator", GeneratorParams)
+    inputs = Inputs(features, folds.of_clips(features.clips, p.folds))
+    job = generator_training.Job(0, folds.WHOLE)
+    return generator_training.GeneratorTask(inputs, job, p, tmp_path / "features", "key")
+
+
+class Answers:
+    """A generator that gives features that are known."""
+
+    device = "cpu"
+
+    def __init__(self, model: torch.nn.Module, features: torch.Tensor):
+        self.model = model
+        self.features = features
+
+    def refresh(self) -> None:
+        pass
+
+    def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        return self.features[clip_indices]
+
+
+@pytest.mark.parametrize(("share", "at_mean"), [(0.0, True), (1.0, False), (-1.0, True)])
+def test_what_is_not_better_than_the_mean_learned_nothing(task, share, at_mean):
+    """share: of the true sound in the answers; 0 says the mean of the training clips."""
+    training = generator_training.GeneratorTraining(task)
+    model = training.generator.model
+    sound, _ = task.inputs.data.sound(torch.arange(len(task.inputs.data.clips)))
+    training.generator = Answers(model, share * model.scale(sound))
+    assert training.is_at_mean() == at_mean
+
+
+def test_the_loss_is_the_mean_over_clips():
+    predicted, target = torch.randn(2, 5, 4, 3)
+    by_clip = [
+        generation_loss(one[None], other[None], 0.7, 0.3)
+        for one, other in zip(predicted, target, strict=True)
+    ]
+    found = clip_losses(predicted, target, 0.7, 0.3)
+    torch.testing.assert_close(found, torch.stack(by_clip))
+    torch.testing.assert_close(found.mean(), generation_loss(predicted, target, 0.7, 0.3))
+
+
+def test_the_first_draw_that_learns_counts(data, task, monkeypatch):
+    data.set(generator={"repeats": 2, "lstm": {"epochs": 1}})
+    task = replace(task, p=params.load("generator", GeneratorParams))
+    training = generator_training.GeneratorTraining
+    verdicts = iter([True, False])
+    monkeypatch.setattr(training, "is_at_mean", lambda _: next(verdicts))
+    second, at_mean, repeats = generator_training.learned_training(task)
+    assert (at_mean, repeats, second.task.job.draw) == (False, 1, 1)
+    monkeypatch.setattr(training, "is_at_mean", lambda _: False)
+    first, at_mean, repeats = generator_training.learned_training(task)
+    assert (at_mean, repeats, first.task.job.draw) == (False, 0, 0)
+    assert not torch.equal(
+        first.generator.model.head[1].weight, second.generator.model.head[1].weight
+    )
+
+
+def test_where_no_draw_learns_the_lowest_validation_loss_counts(data, task, monkeypatch):
+    data.set(generator={"repeats": 2, "lstm": {"epochs": 1}})
+    task = replace(task, p=params.load("generator", GeneratorParams))
+    training = generator_training.GeneratorTraining
+    monkeypatch.setattr(training, "is_at_mean", lambda _: True)
+    monkeypatch.setattr(training, "lowest_loss", property(lambda one: (2, 0, 1)[one.task.job.draw]))
+    best, at_mean, repeats = generator_training.learned_training(task)
+    assert (at_mean, repeats, best.task.job.draw) == (True, 2, 1)
+
+
+@pytest.mark.parametrize("architecture", ["semantic_validation", "shuffled"])
+def test_trainings_that_learn_nothing_are_told_and_counted(data, capsys, architecture):
+    """The control is to learn nothing: it is counted, and not repeated."""
+    network = {"epochs": 1, "min_steps": 0, "learning_rate": 1e-9}
+    data.set(generator={"seeds": 1, "folds": 2, "repeats": 1, "lstm": network})
+    metrics = synthetic.generate(architecture=architecture)
+    repeated = 3 if architecture == "semantic_validation" else 0
+    assert metrics["trainings"] == {"all": 3, "repeated": repeated, "at_mean": 3}
+    told = "3 of 3 trainings learned nothing beyond the mean sound" in capsys.readouterr().err
+    assert told == bool(repeated)

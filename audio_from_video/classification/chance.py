@@ -2,7 +2,8 @@
 
 import numpy as np
 
-NOISE = 2.0  # standard errors that a gain must exceed
+from audio_from_video.learning.chance import exceeds_noise
+
 SMALLEST_PROBABILITY = 1e-9
 
 
@@ -12,7 +13,7 @@ def is_at_chance(
     """Return whether answers are within noise of chance.
 
     They are where neither their log loss nor their accuracy is better than that of `prior` by more
-    than NOISE standard errors over sources.
+    than noise (learning/chance.py).
     probabilities [n, actions] of clips with labels [n] and sources [n]; prior [actions]: the
     shares of the actions in training.  A test clip has no part in it: these are validation clips.
     """
@@ -24,11 +25,3 @@ def is_at_chance(
     loss_gain = of_answers - of_prior
     accuracy_gain = right - most_frequent
     return not exceeds_noise(loss_gain, sources) and not exceeds_noise(accuracy_gain, sources)
-
-
-def exceeds_noise(gains: np.ndarray, sources: np.ndarray) -> bool:
-    """Return whether the mean gain [n] is above NOISE standard errors over sources."""
-    _, source = np.unique(sources, return_inverse=True)
-    residuals = np.bincount(source, gains - gains.mean())
-    error = np.sqrt(np.square(residuals).sum()) / len(gains)
-    return bool(gains.mean() > NOISE * error)

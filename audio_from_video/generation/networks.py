@@ -99,12 +99,19 @@ class AudioGenerator(nn.Module):
 def generation_loss(
     predicted: torch.Tensor, target: torch.Tensor, mse_weight: float, cosine_weight: float
 ) -> torch.Tensor:
-    """mse_weight x MSE + cosine_weight x (1 - cosine per time step), a scalar.
+    """Return the mean of `clip_losses`, a scalar."""
+    return clip_losses(predicted, target, mse_weight, cosine_weight).mean()
+
+
+def clip_losses(
+    predicted: torch.Tensor, target: torch.Tensor, mse_weight: float, cosine_weight: float
+) -> torch.Tensor:
+    """mse_weight x MSE + cosine_weight x (1 - mean cosine over time steps) of each clip, [B].
 
     predicted, target: standardised audio features [B, T, A].
     """
-    cosine = nn.functional.cosine_similarity(predicted, target, dim=-1).mean()
-    mse = nn.functional.mse_loss(predicted, target)
+    cosine = nn.functional.cosine_similarity(predicted, target, dim=-1).mean(1)
+    mse = (predicted - target).square().mean((1, 2))
     return mse_weight * mse + cosine_weight * (1 - cosine)
 
 

@@ -53,6 +53,7 @@ class GeneratorParams(params.Section):
     seeds: int = Field(ge=1, le=100)
     folds: int = Field(ge=2, le=20)
     pool: Literal["all", "labelled"]
+    repeats: int = Field(ge=0, le=20)
     lstm: GeneratorNetwork
     semantic_validation: NoSettings
     caption_mapping: MappingNetwork

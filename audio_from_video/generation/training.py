@@ -1,7 +1,7 @@
 """One training of a generator, and the audio features that it generates afterwards."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +10,9 @@ import torch
 
 from audio_from_video.clipset.folds import NO_FOLD, WHOLE
 from audio_from_video.generation.generator import Inputs, MappedGenerator, make_generator
-from audio_from_video.generation.networks import generation_loss
+from audio_from_video.generation.networks import clip_losses, generation_loss
 from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.learning.chance import exceeds_noise
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.features import Features
 from audio_from_video.learning.loop import fit
@@ -29,11 +30,20 @@ class Job:
     fold: left out of training; WHOLE: none.
     control: `untrained` keeps random weights; `time_shuffled` learns from sound whose time steps
     are shuffled.
+    draw: how often the training was repeated with other random numbers.
     """
 
     seed: int
     fold: int
     control: Literal["none", "untrained", "time_shuffled"] = "none"
+    draw: int = 0
+
+    @property
+    def random_seed(self) -> int:
+        """Return the seed of weights, batches and dropout; `seed` unless it is a repetition."""
+        if not self.draw:
+            return self.seed
+        return int(digest("repeat", self.seed, self.draw)[:8], 16)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class GeneratorResult:
     parameters: how many numbers the network learns.
     attention: figures of the attention (architecture 2, trained on all clips).
     weights: the network's state_dict, where it was trained on all clips and is no control.
+    at_mean: whether it learned nothing (`GeneratorTraining.is_at_mean`), after all its repetitions.
+    repeats: how often it was repeated.
     """
 
     job: Job
@@ -69,6 +81,8 @@ class GeneratorResult:
     parameters: int
     attention: dict[str, float]
     weights: dict[str, torch.Tensor] | None
+    at_mean: bool
+    repeats: int
 
 
 def run_job(task: GeneratorTask) -> GeneratorResult:
@@ -78,11 +92,7 @@ def run_job(task: GeneratorTask) -> GeneratorResult:
     """
     one_thread()
     job = task.job
-    torch.manual_seed(job.seed)
-    training = GeneratorTraining(task)
-    curve = []
-    if job.control != "untrained":
-        curve = training.train()
+    training, at_mean, repeats = learned_training(task)
     generator = training.generator
     model = generator.model
     model.eval()
@@ -100,12 +110,46 @@ def run_job(task: GeneratorTask) -> GeneratorResult:
         weights = {key: value.cpu() for key, value in state.items()}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return GeneratorResult(
-        job, clip_indices.numpy(), features, curve, parameters, attention, weights
+        job,
+        clip_indices.numpy(),
+        features,
+        training.curve,
+        parameters,
+        attention,
+        weights,
+        at_mean,
+        repeats,
     )
 
 
+def learned_training(task: GeneratorTask) -> tuple["GeneratorTraining", bool, int]:
+    """Train; return the training, whether it learned nothing, and how often it was repeated.
+
+    One that learned nothing is repeated with other random numbers, `generator.repeats` times at
+    most; where all do, the one with the lowest validation loss counts. Controls are not repeated:
+    they are to learn little.
+    """
+    is_control = task.job.control != "none" or task.inputs.shuffled
+    repeats = 0 if is_control else task.p.repeats
+    trainings = []
+    for draw in range(1 + repeats):
+        job = replace(task.job, draw=draw)
+        torch.manual_seed(job.random_seed)
+        training = GeneratorTraining(replace(task, job=job))
+        if job.control != "untrained":
+            training.train()
+        if not training.is_at_mean():
+            return training, False, draw
+        trainings.append(training)
+    best = min(trainings, key=lambda training: training.lowest_loss)
+    return best, True, repeats
+
+
 class GeneratorTraining:
-    """The generator of a task, and the sound that it learns from."""
+    """The generator of a task, and the sound that it learns from.
+
+    curve: losses by epoch, once it is trained.
+    """
 
     def __init__(self, task: GeneratorTask):
         self.task = task
@@ -116,9 +160,11 @@ class GeneratorTraining:
             self.data, task.inputs.fold, task.job.fold, task.p.pool
         )
         self._set_scales()
+        self.curve: list[dict] = []
 
         # Draws whose sound a clip of the control learns from, and the order of shuffled steps.
-        self.shuffle = torch.Generator().manual_seed(task.job.seed)
+        self.shuffle = torch.Generator().manual_seed(task.job.random_seed)
+        self.generator.noise_generator.manual_seed(task.job.random_seed)
         self.sound_of = torch.arange(len(self.data.clips))
         if task.inputs.shuffled:
             order = torch.randperm(len(self.training_indices), generator=self.shuffle)
@@ -136,18 +182,23 @@ class GeneratorTraining:
             std = std.square().mean().sqrt().expand_as(std)
         model.set_scale("audio", mean, std)
 
-    def train(self) -> list[dict]:
-        """Train the network; return its losses by epoch."""
+    @property
+    def lowest_loss(self) -> float:
+        """Return the validation loss of the epoch whose weights were kept."""
+        return min((epoch["validation_loss"] for epoch in self.curve), default=float("inf"))
+
+    def train(self) -> None:
+        """Train the network."""
         task = self.task
         settings = task.p.model_dump(exclude={"seeds"})
         key = digest(task.inputs_key, asdict(task.job), settings)
-        return fit(
+        self.curve = fit(
             self.generator.model,
             self.loss,
             self.training_indices,
             self.validation_loss,
             task.p.lstm,
-            task.job.seed,
+            task.job.random_seed,
             "generator",
             self.generator.slower_parts,
             Checkpoint(key, (self.shuffle, self.generator.noise_generator)),
@@ -169,6 +220,29 @@ class GeneratorTraining:
         """Return the mean loss of the audible validation clips."""
         self.generator.refresh()
         return mean_loss(self.loss, self.validation_indices)
+
+    @torch.inference_mode()
+    def is_at_mean(self) -> bool:
+        """Return whether validation shows no more than the training clips' mean.
+
+        It does where the losses of validation clips are not below those of that mean by more than
+        noise over sources.
+        """
+        model = self.generator.model
+        model.eval()
+        self.generator.refresh()
+        net = self.task.p.lstm
+        gains = []
+        for part in self.validation_indices.split(CLIPS_PER_PART):
+            sound, _ = self.data.sound(part)
+            target = model.scale(sound.to(self.generator.device))
+            mean = torch.zeros_like(target)  # in the units of the targets
+            of_mean = clip_losses(mean, target, net.mse_weight, net.cosine_weight)
+            predicted = self.generator(part)
+            of_answers = clip_losses(predicted, target, net.mse_weight, net.cosine_weight)
+            gains.append((of_mean - of_answers).cpu().numpy())
+        sources = self.data.clips.source_id.to_numpy()[self.validation_indices]
+        return not exceeds_noise(np.concatenate(gains), sources)
 
     def write_features(self, clip_indices: torch.Tensor) -> RowFile:
         """Write the features [T, A] generated for clips to the task's file."""

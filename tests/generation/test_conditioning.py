@@ -34,7 +34,7 @@ def data(workspace, bert, in_process):
     workspace.set(
         frames={"count": STEPS},
         mapping={"model": bert, "min_similarity": LOWEST},
-        generator={"seeds": 1, "folds": 2, "lstm": NETWORK, "caption_mapping": own},
+        generator={"seeds": 1, "folds": 2, "repeats": 0, "lstm": NETWORK, "caption_mapping": own},
     )
     sizes = {"training": 6, "validation": 4, "test": 4}
     workspace.rows = synthetic.make_clips(sizes=sizes, unlabelled=6)

@@ -333,7 +333,7 @@ def data(workspace, bert, in_process):
     workspace.set(
         frames={"count": STEPS},
         mapping={"model": bert, "min_similarity": 0.9},
-        generator={"seeds": 1, "folds": 3, "lstm": NETWORK | {"epochs": 2}},
+        generator={"seeds": 1, "folds": 3, "repeats": 0, "lstm": NETWORK | {"epochs": 2}},
     )
     workspace.rows = synthetic.make_clips()
     synthetic.write_data(workspace.rows)
