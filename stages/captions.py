@@ -34,7 +34,7 @@ import pandas as pd
 import pyarrow as pa
 
 from audio_from_video.backbones import captioners, hub
-from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS
+from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
     TuningClip,
@@ -51,9 +51,9 @@ from audio_from_video.evaluation import captions as caption_evaluation
 from audio_from_video.evaluation.captions import StepCaptions
 from audio_from_video.meaning.attention import CaptionReader
 from audio_from_video.meaning.label_cut import label_cut
-from audio_from_video.runtime import atomic, params, stage_run
+from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.worker import Failure
+from audio_from_video.runtime.worker import Failure, require_result
 from audio_from_video.storage import accounting, fit_on, item_store, layout, shards
 from audio_from_video.storage.alignment import aligned
 from audio_from_video.storage.clip_items import ClipItems
@@ -75,6 +75,12 @@ LIBRARIES = (
 # captions.
 TOP_K = 3
 TEMPERATURE = 0.05
+# Workers find them imported (3 s); this process does without.
+PRELOADED = (
+    "stages.captions",
+    "transformers.models.blip.modeling_blip",
+    "transformers.models.blip.processing_blip",
+)
 
 CAPTIONS = pa.schema(
     [
@@ -100,6 +106,7 @@ class Hearing:
 
 
 def main(stage: stage_run.StageRun) -> None:
+    parallel.preload(*PRELOADED)
     p = params.load("captions", CaptionsParams)
     captioners.require_tunable(p.captioner, p.finetune)
     model = params.read("audio_features", "model", str)
@@ -353,9 +360,21 @@ def store_weights(weights: bytes, folder: Path) -> str:
 
 
 def save_model(p: CaptionsParams, weights: str) -> None:
-    """Write models/captions, which appears at once."""
+    """Write models/captions, which appears at once.
+
+    A worker does so, as this process has not imported transformers.  Raises UserError when it
+    fails.
+    """
     with atomic.replace_directory(layout.CAPTION_MODEL) as temporary:
-        captioners.load(p.captioner).save(temporary, weights)
+        task = (p.captioner, temporary.absolute(), weights)
+        for result in parallel.map_items(save_captioner, [task], 1):
+            require_result(result, "saving the captioner")
+
+
+def save_captioner(task: tuple[CaptionerSettings, Path, str]) -> None:
+    """Write the directory of a captioner with these weights (runs in a worker)."""
+    settings, folder, weights = task
+    captioners.load(settings, "cpu").save(folder, weights)
 
 
 if __name__ == "__main__":

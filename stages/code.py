@@ -17,6 +17,7 @@ import ast
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from audio_from_video.backbones.settings import AudioFeaturesParams, VideoFeaturesParams
@@ -78,25 +79,39 @@ SECTIONS: dict[str, type[params.Section]] = {  # of params.yaml, in its order
 UNDO = "`git checkout HEAD params.yaml` undoes a `dvc exp run -S` that brought this about"
 
 
-def imported_files(script: Path, root: Path) -> set[Path]:
-    """Return the files below `root` that a script runs, found without running it.
+class ImportGraph:
+    """Which files below `root` follow from which.  Paths are relative to `root`."""
 
-    script: path relative to `root`, as the results are.  Imports are followed within PACKAGES,
-    also those inside functions.  A module comes with the `__init__.py` of the packages that hold
-    it, and with each data file of its own folder whose name stands in its text.
-    """
-    files: set[Path] = set()
-    waiting = [script]
-    while waiting:
-        path = waiting.pop()
-        if path in files:
-            continue
-        files.add(path)
-        text = (root / path).read_text()
-        files |= _data_files(path, text, root)
-        for name in _imported_names(ast.parse(text)):
-            waiting += _module_files(name, root)
-    return files
+    def __init__(self, root: Path):
+        self.root = root
+        self._next: dict[Path, set[Path]] = {}  # stages share most of their files
+
+    def imported_files(self, script: Path) -> set[Path]:
+        """Return the files that a script runs, found without running it.
+
+        Imports are followed within PACKAGES, also those inside functions.  A module comes with the
+        `__init__.py` of the packages that hold it, and with each data file of its own folder whose
+        name stands in its text.
+        """
+        files: set[Path] = set()
+        waiting = {script}
+        while waiting:
+            path = waiting.pop()
+            files.add(path)
+            waiting |= self._files_after(path) - files
+        return files
+
+    def _files_after(self, path: Path) -> set[Path]:
+        """Return the data files and modules that a file names."""
+        if path.suffix != ".py":
+            return set()
+        if path not in self._next:
+            text = (self.root / path).read_text()
+            found = _data_files(path, text, self.root)
+            for name in set(_imported_names(ast.parse(text))):
+                found |= set(_module_files(name, self.root))
+            self._next[path] = found
+        return self._next[path]
 
 
 def _imported_names(tree: ast.AST) -> Iterator[str]:
@@ -138,11 +153,13 @@ def main() -> None:
     except UserError as error:
         mistakes = [printable(line) for line in str(error).splitlines()]
         sys.exit("\n".join(f"code: error: {mistake}" for mistake in mistakes) + f"\ncode: {UNDO}")
+    graph = ImportGraph(Path())
+    digest_of = cache(file_digest)
     for script in sorted(STAGES.glob("*.py")):
         if script.stem in ("__init__", "code"):
             continue
-        files = imported_files(script, Path()) | {STAGES / "__init__.py"}
-        digests = {str(path): file_digest(path) for path in sorted(files)}
+        files = graph.imported_files(script) | {STAGES / "__init__.py"}
+        digests = {str(path): digest_of(path) for path in sorted(files)}
         write_text(OUTPUT / f"{script.stem}.json", json.dumps(digests, indent=1) + "\n")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stages import code
-from stages.code import imported_files
+from stages.code import ImportGraph
 from tests.support.closure import ROOT
 
 
@@ -57,7 +57,7 @@ def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(
 
 
 def test_imports_inside_functions_and_through_others_count():
-    files = {str(path) for path in imported_files(Path("stages/classifier.py"), ROOT)}
+    files = {str(path) for path in ImportGraph(ROOT).imported_files(Path("stages/classifier.py"))}
     assert {
         "stages/classifier.py",
         "audio_from_video/__init__.py",

@@ -3,19 +3,16 @@
 Li et al. 2022; transformers.BlipForConditionalGeneration.  A fine-tuned decoder
 (captioning/fine_tuning.py) is a file of weights beside the model.  It is asked with TAGS_PROMPT,
 the published model with the prompt of its settings, or without one.
-
-transformers is imported at the top: the fork server imports this module with the stage
-captions, so its workers have the 3.4 s of this import behind them when they start.
 """
 
 import copy
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
 import torch
-from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from audio_from_video.backbones import hub, pixels
 from audio_from_video.backbones.settings import (
@@ -24,6 +21,9 @@ from audio_from_video.backbones.settings import (
     CaptionerSettings,
 )
 from audio_from_video.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import BlipForConditionalGeneration
 
 IGNORED = -100  # a label that cross-entropy leaves out
 
@@ -39,14 +39,18 @@ class BlipCaptioner:
 
         Raises UserError when the model cannot be found.
         """
+        from transformers import BlipProcessor
+
         self.settings = settings
         self.device = device or hub.device()
         self.processor = hub.load_pretrained(BlipProcessor, settings.model, "a BLIP processor")
         self._decoders: dict[str, torch.nn.Module] = {}
 
     @cached_property
-    def model(self) -> BlipForConditionalGeneration:
+    def model(self) -> "BlipForConditionalGeneration":
         """The model on its device; UserError when its weights are pickled, missing or damaged."""
+        from transformers import BlipForConditionalGeneration
+
         name = self.settings.model
         hub.require_safetensors(name, BlipForConditionalGeneration)
         return hub.load_frozen_model(

@@ -105,8 +105,11 @@ def label_count_of(name: str) -> int:
 
 def labels_of(name: str) -> list[str]:
     """Return the names of a classification model's labels, by index."""
-    names = transformers_config(name).id2label
-    return [names[i] for i in range(len(names))]
+    named = read_config(name).get("id2label")
+    if not named:
+        named = transformers_config(name).id2label
+    names = {int(index): label for index, label in named.items()}
+    return [names[index] for index in range(len(names))]
 
 
 def model_type_of(name: str) -> str:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
@@ -235,6 +233,8 @@ def truth_figures(clips: pd.DataFrame, sound_belongs: dict[str, bool], generated
 
 def auroc(positive: np.ndarray, score: pd.Series) -> float | None:
     """Return the area under the ROC curve; None where only one class occurs."""
+    from sklearn.metrics import roc_auc_score
+
     if not 0 < np.mean(positive) < 1:
         return None
     return float(roc_auc_score(positive, score))
@@ -280,6 +280,8 @@ def generated_sounds_right(
     keep their scale: generated features hardly vary in the small ones, which a standardised probe
     would take for the most telling.
     """
+    from sklearn.linear_model import LogisticRegression
+
     real = shards.read_columns(layout.AUDIO_FEATURES, ["features"], ["training"])
     action = clips.set_index("clip_id").action
     names = real["clip_id"]

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import stdtr
 
 RESAMPLES = 4000
 CHUNK = 200  # resamples at a time, so that memory stays at CHUNK x sources
@@ -182,6 +181,8 @@ def p_value(difference: np.ndarray, sources: np.ndarray, variance: float = 0.0) 
     variance: of the mean over trainings (`training_variance`).  What seeds change from source to
     source counts twice, which outweighs how badly a few seeds tell their deviation.
     """
+    from scipy.special import stdtr
+
     sums = by_source(difference, sources)
     sizes = by_source(np.ones(len(difference)), sources)
     count = len(sums)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 
 from audio_from_video.learning.features import Features
 from audio_from_video.meaning import similarity
@@ -14,6 +13,8 @@ def score_figures(predicted: np.ndarray, real: np.ndarray, threshold: float) -> 
     Precision, recall and F1 are over all pairs of clip and label at `threshold`, mAP is over the
     labels that occur, `cosine` is the mean of the label vectors'.
     """
+    from sklearn.metrics import average_precision_score
+
     is_real = real >= threshold
     is_predicted = predicted >= threshold
     hits = (is_real & is_predicted).sum()

@@ -5,12 +5,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from audio_from_video.runtime import digests
 from audio_from_video.storage import item_store
+
+if TYPE_CHECKING:
+    import torch
 
 SMALLEST_STD = 1e-6  # what does not vary is divided by 1
 
@@ -43,8 +46,10 @@ class RowFile:
     def __len__(self) -> int:
         return self.path.stat().st_size // self._row_bytes
 
-    def read(self, indices: Iterable[int]) -> torch.Tensor:
+    def read(self, indices: Iterable[int]) -> "torch.Tensor":
         """Return rows [n, *shape] as float32, or as int64 where the file holds whole numbers."""
+        import torch
+
         offsets = [int(index) * self._row_bytes for index in indices]
         values = np.empty((len(offsets), *self.shape), self.dtype)
         with open(self.path, "rb", buffering=0) as file:
@@ -63,12 +68,14 @@ class RowFile:
 
     def moments(
         self, indices: Iterable[int], batch: int = 256
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple["torch.Tensor", "torch.Tensor"]:
         """Return mean and standard deviation of some rows, each [last dimension], float32.
 
         They are taken over the rows and all dimensions but the last.  The standard deviation is 1
         where nothing varies; without rows the two are 0 and 1.
         """
+        import torch
+
         indices = list(indices)
         width = self.shape[-1]
         if not indices:
