@@ -12,6 +12,7 @@ first stage of a run, which looks at all sections.
 import difflib
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -90,10 +91,16 @@ def _document() -> dict:
             f"{path} was not found in {Path.cwd()}: run stages from the repository root"
         )
     try:
-        document = YAML(typ="safe").load(path)
+        document = _parsed(path.read_bytes())
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     return document if isinstance(document, dict) else {}
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: bytes) -> Any:
+    """What a YAML text holds; a stage asks for several values of the same text."""
+    return YAML(typ="safe").load(text)
 
 
 def _section(document: dict, section: str) -> dict:
