@@ -34,6 +34,7 @@ import pandas as pd
 import pyarrow as pa
 
 from audio_from_video.backbones import captioners, hub
+from audio_from_video.backbones.audio import label_names_of
 from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.jobs import (
@@ -153,7 +154,7 @@ def caption_reader(hearing: Hearing) -> CaptionReader:
     """Return how rewards and metrics map captions to the labels of the audio model."""
     return CaptionReader(
         text_model=params.read("label_audio", "model", str),
-        names=hub.labels_of(hearing.model),
+        names=label_names_of(hearing.model),
         top_k=TOP_K,
         temperature=TEMPERATURE,
     )

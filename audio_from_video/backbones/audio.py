@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from audio_from_video.audioset.labels import load_labels
 from audio_from_video.backbones import hub
-from audio_from_video.backbones.audio_ast import AstBackbone
+from audio_from_video.backbones.audio_ast import AstBackbone, label_places
 from audio_from_video.backbones.audio_clap import ClapBackbone
 from audio_from_video.backbones.audio_interface import AudioBackbone
 from audio_from_video.backbones.audio_pe import PeAudioBackbone
@@ -48,6 +49,18 @@ def widths_of(name: str) -> tuple[int, int]:
 def label_count_of(name: str) -> int:
     """Return how many labels a model scores: AudioSet's, or an AST's own."""
     return hub.label_count_of(name) if is_ast(name) else LABELS
+
+
+def label_names_of(name: str) -> list[str]:
+    """Return the names of the labels that scores are of: AudioSet's in its order, or an AST's own.
+
+    Models have them in an order of their own, and some have only a part of them.
+    """
+    if is_ast(name):
+        own = hub.labels_of(name)
+        if label_places(own) is None:
+            return own
+    return [label.display_name for label in load_labels()]
 
 
 def is_ast(name: str) -> bool:

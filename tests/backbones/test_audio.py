@@ -8,8 +8,11 @@ import pytest
 import torch
 from transformers import ASTModel
 
+from audio_from_video.audioset.labels import load_labels
+from audio_from_video.backbones.audio import label_names_of
 from audio_from_video.backbones.audio_ast import AstBackbone
 from audio_from_video.runtime.errors import UserError
+from tests.support.tiny_audio import write_audioset_ast, write_clap, write_yamnet
 from tests.support.tiny_backbones import LABELS, write_ast
 
 RATE_HZ = 16_000
@@ -124,3 +127,13 @@ def test_another_kind_of_model_is_a_sentence(models):
     with pytest.raises(UserError, match=sentence) as caught:
         AstBackbone(str(models["vit"]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", [write_yamnet, write_clap, write_audioset_ast])
+def test_scores_have_audiosets_labels_whatever_a_model_calls_them(write, tmp_path):
+    names = label_names_of(str(write(tmp_path / "model")))
+    assert names == [label.display_name for label in load_labels()]
+
+
+def test_an_ast_of_other_labels_keeps_them(base):
+    assert label_names_of(str(base)) == [f"LABEL_{index}" for index in range(LABELS)]
