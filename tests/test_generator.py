@@ -31,6 +31,7 @@ from audio_from_video.generation.networks import (
     AudioGenerator,
     GeneratorSizes,
     clip_losses,
+    contrastive_loss,
     generation_loss,
 )
 from audio_from_video.generation.settings import GeneratorParams, MappingNetwork
@@ -65,6 +66,39 @@ def test_loss_is_mse_plus_one_minus_cosine():
     assert generation_loss(
         torch.tensor(real), torch.tensor(real), 1.0, 1.0
     ).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_contrastive_loss_is_the_cross_entropy_of_the_own_clip():
+    rng = np.random.default_rng(1)
+    predicted = rng.normal(size=(6, 4, 3))
+    target = predicted + 2 * rng.normal(size=(6, 4, 3))
+    cosines = cosine_similarity(predicted.reshape(6, 12), target.reshape(6, 12))
+    expected = []
+    for clip, row in enumerate(cosines / 0.3):
+        expected.append(np.log(np.exp(row).sum()) - row[clip])
+    tensors = torch.from_numpy(predicted), torch.from_numpy(target)
+    assert contrastive_loss(*tensors, 0.3).item() == pytest.approx(np.mean(expected))
+    # Where all sounds are alike nothing tells the own one: one of six by chance.
+    alike = torch.ones(6, 4, 3, dtype=torch.float64)
+    assert contrastive_loss(tensors[0], alike, 0.3).item() == pytest.approx(np.log(6))
+
+
+def test_the_contrastive_term_counts_in_training_alone(data, task):
+    losses = {}
+    for weight in (0.0, 0.5):
+        data.set(generator={"lstm": {"contrastive_weight": weight}})
+        changed = replace(task, p=params.load("generator", GeneratorParams))
+        torch.manual_seed(0)
+        training = generator_training.GeneratorTraining(changed)
+        clips = training.training_indices
+        losses[weight] = training.loss(clips).item()
+        training.generator.model.eval()
+        losses["eval", weight] = training.loss(clips).item()
+        sound, _ = task.inputs.data.sound(clips)
+        target = training.generator.model.scale(sound)
+        term = contrastive_loss(training.generator(clips), target, 0.1).item()
+    assert losses[0.5] - losses[0.0] == pytest.approx(0.5 * term, rel=1e-4)
+    assert losses["eval", 0.5] == losses["eval", 0.0]
 
 
 def test_unscale_is_the_inverse_of_scale():

@@ -115,6 +115,22 @@ def clip_losses(
     return mse_weight * mse + cosine_weight * (1 - cosine)
 
 
+def contrastive_loss(
+    predicted: torch.Tensor, target: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return how well each clip's prediction tells its own target from the others, a scalar.
+
+    InfoNCE (van den Oord et al. 2018): the cross-entropy of the own clip among those of the batch,
+    of cosines over all time steps divided by `temperature`.
+    predicted, target: standardised audio features [B, T, A].
+    """
+    directions = nn.functional.normalize(predicted.flatten(1), dim=1)
+    target_directions = nn.functional.normalize(target.flatten(1), dim=1)
+    logits = directions @ target_directions.T / temperature  # [B, B]
+    own = torch.arange(len(logits), device=logits.device)
+    return nn.functional.cross_entropy(logits, own)
+
+
 @dataclass(frozen=True)
 class Anchors:
     """What a batch is conditioned on; anchors are the steps of representative frames.

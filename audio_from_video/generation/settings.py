@@ -27,6 +27,8 @@ class GeneratorNetwork(TrainingParams):
     bidirectional: bool
     mse_weight: float = Field(ge=0)
     cosine_weight: float = Field(ge=0)
+    contrastive_weight: float = Field(ge=0)
+    contrastive_temperature: float = Field(gt=0, le=100)
     target_scale: Literal["dimension", "global"]
 
 

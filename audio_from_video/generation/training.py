@@ -10,7 +10,11 @@ import torch
 
 from audio_from_video.clipset.folds import NO_FOLD, WHOLE
 from audio_from_video.generation.generator import Inputs, MappedGenerator, make_generator
-from audio_from_video.generation.networks import clip_losses, generation_loss
+from audio_from_video.generation.networks import (
+    clip_losses,
+    contrastive_loss,
+    generation_loss,
+)
 from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.learning.chance import exceeds_noise
 from audio_from_video.learning.checkpoints import Checkpoint
@@ -214,7 +218,12 @@ class GeneratorTraining:
             order = torch.randperm(target.shape[1], generator=self.shuffle)
             target = target[:, order]
         predicted = self.generator(clip_indices)
-        return generation_loss(predicted, target, net.mse_weight, net.cosine_weight)
+        loss = generation_loss(predicted, target, net.mse_weight, net.cosine_weight)
+        if not model.training or not net.contrastive_weight:
+            return loss
+        # In training alone: it depends on the other clips of a batch.
+        contrastive = contrastive_loss(predicted, target, net.contrastive_temperature)
+        return loss + net.contrastive_weight * contrastive
 
     def validation_loss(self) -> float:
         """Return the mean loss of the audible validation clips."""
