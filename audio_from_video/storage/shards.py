@@ -293,7 +293,8 @@ def undamaged(path: Path | str) -> Iterator[None]:
         cause = str(error).splitlines()[0]
         raise UserError(
             f"{path} is damaged ({cause}): delete {output}; "
-            "`dvc repro` then brings it back or makes it anew"
+            "`dvc repro` then brings it back or makes it anew (where DVC's cache has the damage, "
+            "too, `dvc repro --force` of the stage does)"
         ) from None
 
 

@@ -84,9 +84,8 @@ class Repository:
     def _initialise_dvc(self) -> None:
         """Write what `dvc init` writes, which takes a second."""
         (self.folder / ".dvc").mkdir()
-        shutil.copy(ROOT / ".dvc/.gitignore", self.folder / ".dvc")
-        settings = "[core]\n    analytics = false\n    check_update = false\n"
-        (self.folder / ".dvc/config").write_text(settings)
+        for name in (".gitignore", "config"):
+            shutil.copy(ROOT / ".dvc" / name, self.folder / ".dvc")
 
     def clone(self, folder: Path) -> "Repository":
         """Return a clone in a folder, with a cache and an item store of its own."""

@@ -276,11 +276,11 @@ def test_earlier_results_come_back_after_a_failure(tmp_path, clip_set, undisturb
 
 
 def flip(path: Path, place: float, keep_times: bool) -> None:
-    """Change one byte of a file, at a part of its length."""
+    """Change one byte of a file, at a part of its length; its other names keep their content."""
     stat = path.stat()
     data = bytearray(path.read_bytes())
     data[int(len(data) * place)] ^= 0x55
-    path.chmod(0o644)
+    path.unlink()
     path.write_bytes(data)
     if keep_times:
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -312,18 +312,36 @@ def test_a_damaged_shard_is_made_anew_or_told(tmp_path, clip_set, undisturbed):
 def test_a_damaged_item_store_is_told_and_computed_anew(tmp_path, clip_set, undisturbed):
     repository = small(tmp_path, clip_set)
     repository.run("dvc", "repro")
-    (store,) = (tmp_path / ".items/frames").glob("*/*.items")
-    shutil.rmtree(tmp_path / "data/frames")
-    store.write_bytes(b"no items" * 1000)
+    facts, *_, other = sorted((tmp_path / ".items/frames").glob("*/*.facts"))
+    facts.write_bytes(b"no facts" * 1000)
     text = repository.run(*stage_command("frames"))
     assert "1 files of the item store" in text
     assert "their items are computed anew" in text
-    assert repository.log("frames")["computed"] == 32
-    # A value is hit, which is noticed while it is packed.
-    flip(store, 0.5, keep_times=False)
+    assert 0 < repository.log("frames")["computed"] < 32
+    # A shard is hit, which is noticed while it is linked.
+    flip(other.with_suffix(".parquet"), 0.5, keep_times=False)
     text = repository.run(*stage_command("frames"))
-    assert "1 files of the item store" in text
-    assert repository.log("frames")["computed"] == 32
+    assert "of the item store" in text
+    assert 0 < repository.log("frames")["computed"] < 32
+    assert outputs(repository) == outputs(undisturbed)
+
+
+@pytest.mark.slow
+def test_damage_that_an_output_shares_with_its_other_names_is_made_good(
+    tmp_path, clip_set, undisturbed
+):
+    """With hard links, who writes into an output writes into DVC's cache and the item store."""
+    repository = small(tmp_path, clip_set)
+    repository.run("dvc", "repro")
+    shard = next((tmp_path / "data/frames").rglob("part-*.parquet"))
+    assert shard.stat().st_nlink == 3
+    assert shard.stat().st_mode & 0o222 == 0
+    shard.chmod(0o644)
+    with open(shard, "r+b") as file:
+        file.seek(shard.stat().st_size // 2)
+        file.write(b"damage")
+    text = repository.run("dvc", "repro")
+    assert "are set aside" in text
     assert outputs(repository) == outputs(undisturbed)
 
 
