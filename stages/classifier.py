@@ -66,9 +66,6 @@ Hits = list[list[np.ndarray]]  # by seed and missing rate: which test clips are 
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("classifier", ClassifierParams)
     condition = p.conditions[stage.item]
-    if condition.model == "lstm":
-        # Workers start while this process reads the features.
-        parallel.start_server("stages.classifier")
     with scratch() as folder:
         data = ActionData(folder, condition, p.labels_per_action)
         if condition.model == "lstm":

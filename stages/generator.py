@@ -84,8 +84,6 @@ class GeneratedFeatures:
 
 
 def main(stage: stage_run.StageRun) -> None:
-    # Workers start while this process reads the features.
-    parallel.start_server("stages.generator")
     p = params.load("generator", GeneratorParams)
     name = stage.item
     with scratch() as folder:

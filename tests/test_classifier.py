@@ -4,6 +4,8 @@ The features are synthetic, so that the truth is known.
 """
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
 from audio_from_video.storage.row_file import scratch
 from stages import classifier
+from tests.support.closure import ROOT
 from tests.support.conditions import condition_keys
 from tests.support.map_items import without_processes
 from tests.support.separable_features import (
@@ -570,3 +573,21 @@ def test_names_in_the_plots_are_no_formulas(workspace):
         predictions.Predictions(clips, ["=1+1", "b"], np.array([[[0.2, 0.8]]], np.float32)),
     )
     assert Path("metrics/plots/confusion/row.csv").read_text() == "actual,predicted\n'=1+1,b\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "module", "started"),
+    [
+        ("-m", "stages.classifier", ["stages.classifier"]),
+        ("-m", "stages.clips", []),
+        ("/repository/stages/classifier.py", "stages.classifier", []),
+    ],
+)
+def test_the_workers_server_starts_with_the_script_alone(monkeypatch, first, module, started):
+    """While Python imports the package of a script, its first argument is -m."""
+    found = []
+    monkeypatch.setattr(parallel, "start_server", found.append)
+    monkeypatch.setattr(sys, "argv", [first, "video_only"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", module, "video_only"])
+    runpy.run_path(str(ROOT / "stages" / "__init__.py"))
+    assert found == started
