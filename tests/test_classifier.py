@@ -4,7 +4,6 @@ The features are synthetic, so that the truth is known.
 """
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -589,5 +588,5 @@ def test_the_workers_server_starts_with_the_script_alone(monkeypatch, first, mod
     monkeypatch.setattr(parallel, "start_server", found.append)
     monkeypatch.setattr(sys, "argv", [first, "video_only"])
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", module, "video_only"])
-    runpy.run_path(str(ROOT / "stages" / "__init__.py"))
+    exec((ROOT / "stages" / "__init__.py").read_text(), {})
     assert found == started
