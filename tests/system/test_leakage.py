@@ -74,7 +74,8 @@ def pipeline(workspace, ast_model, in_process):
         generator={
             "seeds": 2,
             "folds": 2,
-            "lstm": NETWORK,
+            "repeats": 1,
+            "lstm": NETWORK | {"schedule": "cosine", "contrastive_weight": 0.1},
             "architectures": {"caption_mapping": None},
         },
         classifier={"seeds": 2, "lstm": NETWORK, "conditions": CONDITIONS},
@@ -123,8 +124,11 @@ def threshold() -> float:
 
 
 def chosen() -> dict:
-    """Return what conditions chose: settings of heads, repetitions, shares of late fusions."""
-    found = {}
+    """Return what was chosen: settings of heads, repetitions, shares of late fusions, epochs."""
+    found = {
+        "generator": metrics("generator/semantic_validation")["trainings"],
+        "epochs": Path("metrics/plots/generator/semantic_validation.csv").read_text(),
+    }
     for name in CONDITIONS:
         of_condition = metrics(f"classifier/{name}")
         found[name] = [of_condition.get("setting"), of_condition.get("trainings")]
@@ -193,6 +197,29 @@ def test_a_training_clips_own_sound_does_not_come_back_to_it(pipeline):
     test = [other["clip_id"] for other in pipeline.rows if other["split"] == "test"]
     assert all(after[name] != before[name] for name in test)
     assert (decisions().predicted_action == table.predicted_action).all()
+
+
+def test_the_sound_of_test_clips_chooses_nothing(pipeline):
+    """No generator or setting, no threshold; what hears them at test answers otherwise."""
+    run_all()
+    chosen_before = chosen()
+    threshold_before = threshold()
+    generated_before = synthetic.generated_bytes()
+    without_sound = [name for name, keys in CONDITIONS.items() if keys["test_audio"] != "real"]
+    answers_before = {name: answers(name) for name in CONDITIONS}
+
+    for row in pipeline.rows:
+        if row["split"] == "test":
+            row["audio"] = -row["audio"]
+    synthetic.write_data(pipeline.rows)
+    run_all()
+
+    assert chosen() == chosen_before
+    assert threshold() == threshold_before
+    assert synthetic.generated_bytes() == generated_before
+    for name in without_sound:
+        pd.testing.assert_frame_equal(answers(name), answers_before[name])
+    assert not answers("real_audio").equals(answers_before["real_audio"])
 
 
 def test_the_truth_of_rendered_clips_changes_metrics_alone(pipeline):
