@@ -167,6 +167,11 @@ class ItemStore:
             except FileNotFoundError:
                 # Another run has packed the item meanwhile.
                 self._scan()
+                if key not in self:
+                    raise DamagedStore(
+                        f"files of the item store {self.path} were deleted while it was read: "
+                        "their items are computed anew"
+                    ) from None
                 return self._row(key)
         except (DamagedChunk, DamagedShard):
             raise DamagedStore(self.set_damaged_aside()) from None

@@ -180,6 +180,19 @@ def test_a_store_that_another_run_packs_meanwhile_still_reads_its_items(monkeypa
         assert [row["status"] for row in index] == ["ok"] * 20
 
 
+def test_items_that_somebody_deletes_meanwhile_are_computed_anew():
+    pack_clips(clips(20))
+    with ClipItems("stage", "v1", COLUMNS, [LEVEL]) as items:
+        items.missing(clips(20))
+        for suffix in (".facts", ".parquet"):
+            for path in store_files(suffix):
+                path.unlink()
+        with pytest.raises(DamagedStore, match="were deleted while it was read"):
+            items.row(clips(20)[0])
+    run, _ = pack_clips(clips(20))
+    assert run.log["computed"] == 20
+
+
 def test_items_of_failed_workers_are_not_kept_as_whole():
     from audio_from_video.runtime.worker import Failure
 
