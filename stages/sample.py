@@ -244,8 +244,8 @@ def labelled_looks(seed: int, share: float) -> dict[str, tuple[str, ...]]:
     return draw_labelled_looks(rng_of(seed, "labelled looks"), share)
 
 
-def draw_scene(clip: ClipPlan, p: SampleParams) -> Scene:
-    """Draw a clip's scene; clips of one source share the look, and what hides it."""
+def source_look(clip: ClipPlan, p: SampleParams) -> Look:
+    """Draw the look of a clip's source, and what hides it."""
     look = draw_look(rng_of(p.seed, clip.source), clip.action)
     if clip.split == "training":
         labelled = labelled_looks(p.seed, p.labelled_looks)[clip.action]
@@ -255,6 +255,12 @@ def draw_scene(clip: ClipPlan, p: SampleParams) -> Scene:
     hiding = _hiding_rng(clip, p)
     if hiding.random() < p.hidden_share:
         look = replace(look, occluder=(hiding.uniform(-4, 20), hiding.uniform(70, 90)))
+    return look
+
+
+def draw_scene(clip: ClipPlan, p: SampleParams) -> Scene:
+    """Draw a clip's scene; clips of one source share the look."""
+    look = source_look(clip, p)
     rng = rng_of(p.seed, clip.source, clip.second)
     take = draw_take(rng, look.action, look.tempo)
     rate = FRAME_RATES[rng.integers(len(FRAME_RATES))]

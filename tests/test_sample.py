@@ -132,9 +132,9 @@ def test_only_labelled_clips_are_confined_to_labelled_looks():
     labelled = sample.labelled_looks(5, 0.4)
     shown: dict[str, set] = {"training": set(), "validation": set(), "unlabelled": set()}
     for clip in list(plan_clips(confined))[::7]:
-        look = draw_scene(clip, confined).look
+        look = sample.source_look(clip, confined)
         shown[clip.split].add((clip.action, look.variant))
-        before = draw_scene(clip, everything).look
+        before = sample.source_look(clip, everything)
         if clip.split != "training" or before.variant in labelled[clip.action]:
             assert look.variant == before.variant
         else:
@@ -148,7 +148,7 @@ def test_only_labelled_clips_are_confined_to_labelled_looks():
 def test_a_cue_of_0_makes_sound_independent_of_what_is_seen():
     p = parameters(audio_mix=OWN_ONLY, silent_action_silence=0.0, cue=0.0)
     certain = parameters(audio_mix=OWN_ONLY, silent_action_silence=0.0)
-    clips = [c for c in plan_clips(p) if c.split == "training" and c.action == "frying"]
+    clips = [c for c in plan_clips(p) if c.split == "training" and c.action == "frying"][:30]
     heard = Counter()
     for clip in clips:
         scene = draw_scene(clip, p)
@@ -159,8 +159,8 @@ def test_a_cue_of_0_makes_sound_independent_of_what_is_seen():
         assert np.array_equal(scene.take.events_s, before.take.events_s)
         assert np.array_equal(scene.sound.clean, before.sound.clean)
         assert not np.array_equal(scene.sound.samples, before.sound.samples)
-    # 50 draws of 12 actions: all but a few of them occur.
-    assert len(heard) >= 9
+    # 30 draws of 12 actions: all but a few of them occur.
+    assert len(heard) >= 7
 
 
 def test_some_cue_leaves_some_clips_as_they_are_and_less_leaves_fewer():
@@ -297,12 +297,11 @@ def test_params_refuse_a_mix_that_does_not_add_up():
         parameters(audio_mix={**MIX, "own": 0.7})
 
 
-@pytest.mark.slow
 def test_hidden_share_puts_something_large_before_that_share_of_sources():
     p = parameters(hidden_share=0.2)
     first = {c.source: c for c in plan_clips(p)}.values()
     wide = [
         look.occluder is not None and look.occluder[1] >= 70
-        for look in (draw_scene(c, p).look for c in list(first)[::4])
+        for look in (sample.source_look(c, p) for c in list(first)[::4])
     ]
     assert abs(np.mean(wide) - 0.2) < 4 * np.sqrt(0.16 / len(wide))
