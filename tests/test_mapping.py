@@ -254,6 +254,7 @@ def test_clips_stand_in_the_order_of_the_captions(data):
     )
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_number_of_workers_and_what_is_stored(data, monkeypatch):
     def run_once(workers: int) -> dict:
         mapping.main(mapping.stage_run.StageRun("mapping", "", workers))

@@ -1,11 +1,16 @@
 """A folder like a checkout, and a folder of clips, for tests that run stages."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
+from audio_from_video.runtime import parallel
 from tests.support.closure import ROOT
+from tests.support.map_items import without_processes
 from tests.support.media_files import sine, write_video
 
 
@@ -25,6 +30,20 @@ class Workspace:
         document = yaml.safe_load(path.read_text())
         _merge(document, sections)
         path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+@contextmanager
+def prepared(folder: Path) -> Iterator[Workspace]:
+    """Make a folder the current directory, as a workspace whose stages start no processes.
+
+    A module's tests that begin alike copy such a folder, which was filled once.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITEM_STORE", str(folder / "items"))
+        patch.setenv("DEVICE", "cpu")
+        patch.setattr(parallel, "map_items", without_processes)
+        patch.chdir(folder)
+        yield Workspace(folder)
 
 
 def _merge(document: dict, changes: dict) -> None:

@@ -20,38 +20,48 @@ from audio_from_video.storage import layout, predictions, shards
 from stages import audio, clips, frames
 from tests.support.closure import ROOT
 from tests.support.media_files import sine, write_video
+from tests.support.workspace import prepared
 from tools import explain
 
 
-@pytest.fixture
-def clip_files(workspace, any_clip_set):
-    """Clips that end in different stages, through the stages that open files."""
-    place = workspace.folder / "media/training/ringing"
-    place.mkdir(parents=True)
-    write_video(place / "loud_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -6))
-    write_video(place / "faint_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -80))
-    write_video(place / "mute\x1b[31m_1.mp4", 60)
-    (place / "text_1.mp4").write_text("no video")
-    cut = write_video(
-        workspace.folder / "whole.mp4", 72, "24", "-movflags", "faststart"
-    ).read_bytes()
-    (place / "cut_1.mp4").write_bytes(cut[: len(cut) * 2 // 3])
-    workspace.set(clips={"root": "media", "max_failed_fraction": 1.0})
-    for stage in (clips, frames, audio):
-        stage.main(stage_run.StageRun(stage.__name__.split(".")[1], "", 1))
-    answers = [
-        {
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory) -> Path:
+    """A folder with clips that end in different stages, through the stages that open files."""
+    folder = tmp_path_factory.mktemp("explained")
+    with prepared(folder) as workspace, pytest.MonkeyPatch.context() as patch:
+        # They could make no experiment.
+        patch.setattr("stages.clips.require_splits", lambda clips, p: None)
+        write_media(folder)
+        workspace.set(clips={"root": "media", "max_failed_fraction": 1.0})
+        for stage in (clips, frames, audio):
+            stage.main(stage_run.StageRun(stage.__name__.split(".")[1], "", 1))
+        answer = {
             "clip_id": "ringing/loud_1",
             "split": "training",
             "kept": True,
             "score": 0.51234,
             "scores": [1.0],
         }
-    ]
-    shards.write_table(
-        pa.Table.from_pylist(answers), Path("data/filter/semantic_validation.parquet")
-    )
-    shutil.copy(ROOT / "dvc.yaml", workspace.folder)
+        kept = pa.Table.from_pylist([answer])
+        shards.write_table(kept, Path("data/filter/semantic_validation.parquet"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    return folder
+
+
+def write_media(folder: Path) -> None:
+    place = folder / "media/training/ringing"
+    place.mkdir(parents=True)
+    write_video(place / "loud_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -6))
+    write_video(place / "faint_1.mp4", 72, "24", "-c:a", "aac", sound=sine(440, 3, -80))
+    write_video(place / "mute\x1b[31m_1.mp4", 60)
+    (place / "text_1.mp4").write_text("no video")
+    cut = write_video(folder / "whole.mp4", 72, "24", "-movflags", "faststart").read_bytes()
+    (place / "cut_1.mp4").write_bytes(cut[: len(cut) * 2 // 3])
+
+
+@pytest.fixture
+def clip_files(explained, workspace):
+    shutil.copytree(explained, workspace.folder, dirs_exist_ok=True)
     return workspace
 
 

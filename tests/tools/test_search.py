@@ -1,5 +1,8 @@
 """The search of hyper-parameters: the same budget for every row; held-out clips decide."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -8,6 +11,7 @@ from audio_from_video.runtime import params, stage_run
 from audio_from_video.storage import predictions
 from stages import classifier
 from tests.support.separable_features import CONDITIONS, write_features
+from tests.support.workspace import prepared
 from tools import search
 
 NETWORK = {
@@ -27,19 +31,27 @@ ROWS = ["video_only", "real_audio"]
 ALL = ["logistic", *ROWS]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with the rows trained as params.yaml says."""
+    folder = tmp_path_factory.mktemp("trained")
+    with prepared(folder) as workspace:
+        workspace.set(
+            classifier={
+                "seeds": 2,
+                "lstm": NETWORK,
+                "conditions": {name: CONDITIONS[name] for name in ALL},
+            }
+        )
+        write_features()
+        for name in ALL:
+            classifier.main(stage_run.StageRun("classifier", name, 1))
+    return folder
+
+
 @pytest.fixture
-def searched(workspace, in_process) -> ClassifierParams:
-    """The rows trained as params.yaml says."""
-    workspace.set(
-        classifier={
-            "seeds": 2,
-            "lstm": NETWORK,
-            "conditions": {name: CONDITIONS[name] for name in ALL},
-        }
-    )
-    write_features()
-    for name in ALL:
-        classifier.main(stage_run.StageRun("classifier", name, 1))
+def searched(trained, workspace, in_process) -> ClassifierParams:
+    shutil.copytree(trained, workspace.folder, dirs_exist_ok=True)
     return params.load("classifier", ClassifierParams)
 
 
