@@ -104,7 +104,7 @@ def gpu_costs() -> list[Cost]:
 
 
 def training_costs() -> list[Cost]:
-    """Return the costs of the trainings, each as long as it may last at most.
+    """Return the costs of the LSTMs' trainings, each as long as it may last at most.
 
     So many trainings run at the same time as there are cores.
     """
@@ -115,13 +115,18 @@ def training_costs() -> list[Cost]:
     epochs = p["generator"]["lstm"]["epochs"]
     speed = rate("generator, the training loop, one seed, batches of 32")
     generator_passes = 2 * seeds * (1 + folds) * epochs
-    conditions = len(p["classifier"]["conditions"])
+    conditions = [c for c in p["classifier"]["conditions"].values() if c["model"] == "lstm"]
+    trainings = sum(1 + condition.get("out_of_fold", 0) for condition in conditions)
     classifier_speed = rate("classifier, the training loop, one seed, batches of 48")
     classifier_epochs = p["classifier"]["lstm"]["epochs"]
-    classifier_passes = conditions * overlay["classifier"]["seeds"] * classifier_epochs
+    classifier_passes = trainings * overlay["classifier"]["seeds"] * classifier_epochs
     return [
         training_cost("generator, both architectures", generator_passes, speed),
-        training_cost(f"classifier, {conditions} conditions", classifier_passes, classifier_speed),
+        training_cost(
+            f"classifier, {len(conditions)} conditions with an LSTM",
+            classifier_passes,
+            classifier_speed,
+        ),
     ]
 
 
