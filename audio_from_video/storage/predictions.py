@@ -89,7 +89,8 @@ def write(condition: str, predictions: Predictions) -> None:
     parts = [schema.empty_table()]
     if len(clips):
         for seed, probabilities in enumerate(predictions.probabilities):
-            vectors = np.ascontiguousarray(probabilities, np.float32)
+            # A copy: Arrow refuses the strides that a view of a single clip may have.
+            vectors = np.array(probabilities, np.float32, order="C")
             columns = [
                 pa.array(np.full(len(clips), seed, np.int32)),
                 *of_clips,
