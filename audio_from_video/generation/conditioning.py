@@ -98,8 +98,8 @@ class Conditioning:
         """Return the anchors of clips [B]."""
         mapped = self.mapped_captions(clip_indices)
         caption = self.caption_text[mapped.captions.clamp(min=0)]
-        text = self.label_text[mapped.labels.clamp(min=0)]
-        return self.anchors(clip_indices, mapped, caption, text)
+        labels, places = mapped.labels.clamp(min=0).unique(return_inverse=True)
+        return self.anchors(clip_indices, mapped, caption, self.label_text[labels], places)
 
     def anchors(
         self,
@@ -107,13 +107,17 @@ class Conditioning:
         mapped: MappedCaptions,
         caption: torch.Tensor,
         text: torch.Tensor,
+        places: torch.Tensor,
     ) -> Anchors:
-        """Anchors with text embeddings of captions [B, T, D] and of labels [B, T, k, D]."""
+        """Anchors with text embeddings of captions [B, T, D] and of the labels that occur [L, D].
+
+        places [B, T, k]: of each step's labels in `text`.
+        """
         present = mapped.captions >= 0
         fold = self._fold[clip_indices][:, None, None]
         audio = self.label_audio[fold, mapped.labels.clamp(min=0)]
         valid = (mapped.labels >= 0) & present[..., None]
-        return Anchors(present, caption, text, audio, valid)
+        return Anchors(present, caption, text, places, audio, valid)
 
 
 class TextEncoder(nn.Module):
@@ -195,17 +199,16 @@ class TunedConditioning:
         """
         mapped = self.mapped_captions(clip_indices)
         captions = mapped.captions.clamp(min=0)
-        labels = mapped.labels.clamp(min=0)
+        labels, places = mapped.labels.clamp(min=0).unique(return_inverse=True)
         if not self.encoder.training:
             caption = self.caption_text.cpu()[captions]
             text = self.label_text.cpu()[labels]
-            return self.conditioning.anchors(clip_indices, mapped, caption, text)
+            return self.conditioning.anchors(clip_indices, mapped, caption, text, places)
 
         # A text that stands at several steps is encoded once.
-        unique_captions, caption_place = captions.unique(return_inverse=True)
-        unique_labels, label_place = labels.unique(return_inverse=True)
-        label_texts = unique_labels + len(self.conditioning.captions)
+        unique_captions, caption_places = captions.unique(return_inverse=True)
+        label_texts = labels + len(self.conditioning.captions)
         embeddings = self.encoder(torch.cat([unique_captions, label_texts]))
-        caption = embeddings[: len(unique_captions)][caption_place]
-        text = embeddings[len(unique_captions) :][label_place]
-        return self.conditioning.anchors(clip_indices, mapped, caption, text)
+        caption = embeddings[: len(unique_captions)][caption_places]
+        text = embeddings[len(unique_captions) :]
+        return self.conditioning.anchors(clip_indices, mapped, caption, text, places)

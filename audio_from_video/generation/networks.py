@@ -137,14 +137,16 @@ class Anchors:
 
     present [B, T] bool: whether a step is an anchor.
     caption [B, T, D]: text embedding of an anchor's caption (anything at other steps).
-    text [B, T, k, D], audio [B, T, k, A]: the labels that each anchor's caption was mapped to. The
-    audio is centred: the training clips' mean is 0.
+    text [L, D]: text embeddings of the labels that occur.
+    label [B, T, k]: the places in `text` of the labels that each anchor's caption was mapped to.
+    audio [B, T, k, A]: of these labels, centred: the training clips' mean is 0.
     valid [B, T, k] bool: which of these labels exist; a caption that resembles none has none.
     """
 
     present: torch.Tensor
     caption: torch.Tensor
     text: torch.Tensor
+    label: torch.Tensor
     audio: torch.Tensor
     valid: torch.Tensor
 
@@ -172,15 +174,15 @@ class LabelAttention(nn.Module):
 
     def weights(self, anchors: Anchors, frame: torch.Tensor) -> torch.Tensor:
         """frame [B, T, V] -> weights [B, T, k], rows summing to 1 (0 where no label is valid)."""
-        # Computed at anchors alone: they are a quarter of the steps.
+        # Computed at anchors alone, a quarter of the steps, and once for each label that occurs.
         present = anchors.present
         caption = anchors.caption[present]  # [anchors, D]
-        text = anchors.text[present]  # [anchors, k, D]
+        label = anchors.label[present]  # [anchors, k]
         valid = anchors.valid[present]  # [anchors, k]
         caption_and_frame = torch.cat([caption, frame[present]], dim=-1)
-        query = caption + self.query(caption_and_frame)
-        key = text + self.key(text)
-        cosine = nn.functional.cosine_similarity(query[:, None, :], key, dim=-1)  # [anchors, k]
+        query = nn.functional.normalize(caption + self.query(caption_and_frame), dim=-1)
+        key = nn.functional.normalize(anchors.text + self.key(anchors.text), dim=-1)  # [L, D]
+        cosine = (query @ key.T).gather(1, label)  # [anchors, k]
         scores = cosine / self.log_temperature.exp()
         scores = scores.masked_fill(~valid, NO_LABEL_SCORE)
 

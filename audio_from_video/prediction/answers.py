@@ -182,10 +182,12 @@ class Answering:
             labels[present] = self.labels_of(caption[present])
         valid = labels >= 0
         some = labels.clip(0)
+        occurring, places = np.unique(some, return_inverse=True)
         return Anchors(
             torch.from_numpy(present),
             torch.from_numpy(caption),
-            torch.from_numpy(self.meaning.label_text[some]),
+            torch.from_numpy(self.meaning.label_text[occurring]),
+            torch.from_numpy(places.reshape(some.shape)),
             torch.from_numpy(self.meaning.label_audio[some]),
             torch.from_numpy(valid),
         )

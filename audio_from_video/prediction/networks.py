@@ -92,7 +92,8 @@ class Generators:
         doubled = Anchors(
             _doubled(anchors.present),
             _doubled(anchors.caption),
-            _doubled(anchors.text),
+            anchors.text,
+            _doubled(anchors.label),
             _doubled(anchors.audio),
             _doubled(anchors.valid),
         )

@@ -154,7 +154,7 @@ def test_what_is_read_in_training_carries_gradient_and_has_the_same_values(input
     )
     for mask, first, second in (
         (constant.present, constant.caption, learning.caption),
-        (constant.valid, constant.text, learning.text),
+        (constant.valid, constant.text[constant.label], learning.text[learning.label]),
     ):
         assert torch.allclose(first[mask], second[mask], atol=1e-5) and mask.any()
     assert torch.equal(constant.audio, learning.audio) and torch.equal(
@@ -287,7 +287,13 @@ def test_a_frozen_encoder_is_no_part_of_the_model(data, inputs, switch):
 
 @pytest.mark.parametrize("how", ["embeddings", "all"])
 def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
-    rates = {"learning_rate": 0.1, "averaging": 0.0, "epochs": 4, "patience": 4}
+    rates = {
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "averaging": 0.0,
+        "epochs": 4,
+        "patience": 4,
+    }
     data.set(
         generator={
             "caption_mapping": {"finetune_text": how, "text_learning_rate": 0.05},

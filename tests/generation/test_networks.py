@@ -102,6 +102,7 @@ def test_nearest_anchors():
 # Attention over the labels
 
 B, T, K, D, V, A = 3, 6, 4, 16, 5, 7
+LABELS_THAT_OCCUR = 30
 
 
 def anchors_of(valid: torch.Tensor | None = None) -> Anchors:
@@ -115,7 +116,8 @@ def anchors_of(valid: torch.Tensor | None = None) -> Anchors:
     return Anchors(
         valid.any(-1),
         unit(B, T, D),
-        unit(B, T, K, D),
+        unit(LABELS_THAT_OCCUR, D),
+        torch.randint(LABELS_THAT_OCCUR, (B, T, K), generator=made),
         torch.randn(B, T, K, A, generator=made),
         valid,
     )
@@ -128,7 +130,7 @@ def test_attention_begins_as_the_softmax_of_the_cosines():
     some = 0
     for b, t in np.ndindex(B, T):
         valid = anchors.valid[b, t].numpy()
-        cosine = (anchors.text[b, t] @ anchors.caption[b, t]).numpy()[valid]
+        cosine = (anchors.text[anchors.label[b, t]] @ anchors.caption[b, t]).numpy()[valid]
         expected = np.exp(cosine / 0.05) / np.exp(cosine / 0.05).sum() if len(cosine) else []
         np.testing.assert_allclose(weights[b, t][valid], expected, atol=1e-5)
         assert (weights[b, t][~valid] == 0).all()
@@ -146,7 +148,12 @@ def test_at_temperature_one_all_labels_weigh_nearly_the_same():
     text = torch.nn.functional.normalize(
         caption[..., None, :] + 0.5 * torch.randn(B, T, K, D), dim=-1
     )  # related, as chosen labels are
-    anchors = replace(anchors_of(torch.ones(B, T, K, dtype=torch.bool)), caption=caption, text=text)
+    anchors = replace(
+        anchors_of(torch.ones(B, T, K, dtype=torch.bool)),
+        caption=caption,
+        text=text.flatten(0, 2),
+        label=torch.arange(B * T * K).view(B, T, K),
+    )
     frame = torch.randn(B, T, V)
     spread = {
         t: LabelAttention(D, V, t).weights(anchors, frame).std(-1).mean().item()
@@ -402,7 +409,9 @@ def test_conditioning_lines_up_with_the_features(data, tmp_path):
             for k, label in enumerate(labels[i, t].tolist()):
                 if label >= 0:
                     assert np.array_equal(anchors.audio[i, t, k].numpy(), own[label])
-                    assert torch.equal(anchors.text[i, t, k], conditioning.label_text[label])
+                    assert torch.equal(
+                        anchors.text[anchors.label[i, t, k]], conditioning.label_text[label]
+                    )
                     learned += clip.split in ("training", "unlabelled")
     assert learned > 20 and (labels >= 0).any() and (labels[anchors.present] < 0).any()
 
