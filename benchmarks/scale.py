@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +115,15 @@ def increment_table(results: Results) -> str:
                 pair = [row["cpu_s"], more[row["clips"]]]
                 lines.append(increment_line(stage, row["clips"], *pair))
                 totals.setdefault(row["clips"], []).extend(pair)
-    for clips, values in totals.items():
-        lines.append(increment_line("all of these", clips, sum(values[::2]), sum(values[1::2])))
+    sums = {clips: (sum(values[::2]), sum(values[1::2])) for clips, values in totals.items()}
+    for clips, (first_s, more_s) in sums.items():
+        lines.append(increment_line("all of these", clips, first_s, more_s))
+    # What is left without the start of stages and workers.
+    for smaller, larger in pairwise(sums):
+        if len(totals[smaller]) == len(totals[larger]):
+            first_s, more_s = np.subtract(sums[larger], sums[smaller])
+            name = f"of which beyond {smaller:,} clips"
+            lines.append(increment_line(name, larger, first_s, more_s))
     return "\n".join(lines)
 
 

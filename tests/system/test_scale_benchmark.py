@@ -38,6 +38,10 @@ def test_increments_are_shares_of_the_first_run(results):
     lines = scale.increment_table(results).splitlines()
     assert cells(lines[2]) == ["frames", "10,000", "40.0", "1.0", "2.5%"]
     assert cells(lines[3])[-1] == "2.5%"
+    results.record(Measurement("files", "frames" + files.INCREMENT, 1000, 0.6, 100))
+    last = scale.increment_table(results).splitlines()[-1]
+    # 0.4 s more for 36 s more.
+    assert cells(last) == ["of which beyond 1,000 clips", "10,000", "36.0", "0.4", "1.1%"]
 
 
 def test_a_size_that_is_measured_again_takes_the_place_of_the_old_figure(results):
