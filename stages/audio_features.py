@@ -118,6 +118,7 @@ def fit_projection(
 
 
 def main(stage: stage_run.StageRun) -> None:
+    parallel.preload("stages.audio_features", hub.PRELOADED)
     p = params.load("audio_features", AudioFeaturesParams)
     count = params.read("frames", "count", int)
     require_labels(p)

@@ -76,12 +76,6 @@ LIBRARIES = (
 # captions.
 TOP_K = 3
 TEMPERATURE = 0.05
-# Workers find them imported (3 s); this process does without.
-PRELOADED = (
-    "stages.captions",
-    "transformers.models.blip.modeling_blip",
-    "transformers.models.blip.processing_blip",
-)
 
 CAPTIONS = pa.schema(
     [
@@ -107,7 +101,7 @@ class Hearing:
 
 
 def main(stage: stage_run.StageRun) -> None:
-    parallel.preload(*PRELOADED)
+    parallel.preload("stages.captions", hub.PRELOADED)
     p = params.load("captions", CaptionsParams)
     captioners.require_tunable(p.captioner, p.finetune)
     model = params.read("audio_features", "model", str)

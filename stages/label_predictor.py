@@ -30,6 +30,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
+from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio import is_ast
 from audio_from_video.evaluation import labels as label_evaluation
 from audio_from_video.learning.features import Features, iter_column
@@ -45,7 +46,7 @@ from audio_from_video.meaning.pooled_head import PooledHead, fit_map
 from audio_from_video.meaning.settings import LabelPredictorParams
 from audio_from_video.reporting import mel_picture
 from audio_from_video.reporting.mel_figure import MelColumn, draw_mels
-from audio_from_video.runtime import atomic, params, stage_run
+from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES, LABELLED, SPLITS
 from audio_from_video.storage import layout, shards
@@ -60,6 +61,7 @@ def main(stage: stage_run.StageRun) -> None:
     model = params.read("audio_features", "label_model", str) or model
     require_ast_for_mel(p.head, model)
     architectures = trained_architectures()
+    parallel.preload("stages.label_predictor", hub.PRELOADED)
     with scratch() as files:
         data = Features(files, SPLITS)
         # Neither head needs an action: unlabelled clips teach them, too.

@@ -121,6 +121,7 @@ def encode_on_gpu(
 
 
 def main(stage: stage_run.StageRun) -> None:
+    parallel.preload("stages.video_features", hub.PRELOADED)
     p = params.load("video_features", VideoFeaturesParams)
     source = INPUTS[stage.item]
     clips = shards.inputs(source)

@@ -19,6 +19,8 @@ from audio_from_video.runtime.errors import UserError
 
 HUB_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors", "*.model"]  # no pickles
 DIGESTED = ["*.json", "*.safetensors", "*.jinja"]  # chat templates are Jinja files
+# What loading any model imports, in 4 s: the server of workers has it behind it when it forks them.
+PRELOADED = "transformers.modeling_utils"
 LONGEST_CAUSE = 240  # characters of a library's message that an error sentence quotes
 
 
