@@ -1,5 +1,7 @@
 """Audio Spectrogram Transformer: Kaldi's log-mel in patches (Gong et al. 2021)."""
 
+import threading
+
 import numpy as np
 
 from audio_from_video.backbones import audio_labels, hub
@@ -137,6 +139,8 @@ class AstBackbone:
         self.max_s = self.config.max_length * self.HOP_S
         self.fill_s = self.max_s
         self._places = label_places(hub.labels_of(name))
+        # A short input replaces the model's positions meanwhile: threads take turns.
+        self._positions_in_use = threading.Lock()
 
     @staticmethod
     def widths(config) -> tuple[int, int]:
@@ -179,7 +183,7 @@ class AstBackbone:
         transformer = self.model.audio_spectrogram_transformer
         high, _ = transformer.embeddings.get_shape(self.config)
         wide = self.valid_patches(log_mel.shape[1])
-        with torch.inference_mode(), hub.autocast(self.device):
+        with self._positions_in_use, torch.inference_mode(), hub.autocast(self.device):
             values = torch.from_numpy(log_mel).to(self.device)
             if log_mel.shape[1] == self.config.max_length:
                 output = transformer(values)

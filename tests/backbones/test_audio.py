@@ -1,6 +1,7 @@
 """AST's geometry: patches, frames that hold sound, seconds that one pass takes."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,16 @@ def test_short_windows_are_heard_as_by_an_ast_of_their_length(models):
     expected = outputs.reshape(2, high, wide, -1).mean(1)
     assert heard.valid == [wide, wide] == [9, 9]
     np.testing.assert_allclose(heard.frames, expected, atol=1e-5)
+
+
+def test_threads_may_share_a_model_for_short_and_whole_inputs(models):
+    backbone = AstBackbone(str(models["ast"]))
+    wave = noise(3 * RATE_HZ)
+    inputs = [backbone.prepare([wave]), backbone.prepare_windows(wave, [0, 16_000], RATE_HZ)] * 8
+    expected = [backbone.hear(one).frames for one in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for heard, frames in zip(pool.map(backbone.hear, inputs), expected, strict=True):
+            np.testing.assert_allclose(heard.frames, frames, atol=1e-6)
 
 
 def test_patches_are_16_frames_of_25_ms_10_ms_apart(models):
