@@ -10,6 +10,10 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import spectrogram
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.params import Section
@@ -161,6 +165,31 @@ def test_a_cue_of_0_makes_sound_independent_of_what_is_seen():
         assert not np.array_equal(scene.sound.samples, before.sound.samples)
     # 30 draws of 12 actions: all but a few of them occur.
     assert len(heard) >= 7
+
+
+def band_levels(clip: ClipPlan, p: SampleParams) -> np.ndarray:
+    """Mean and deviation over time of the level in 16 bands of a clip's sound."""
+    samples = draw_scene(clip, p).sound.samples
+    if samples is None:
+        samples = np.zeros(3 * RATE_HZ, np.float32)
+    _, _, power = spectrogram(samples, RATE_HZ, nperseg=512)
+    bands = np.array_split(power[1:], 16)
+    levels = np.log(np.stack([band.mean(0) for band in bands]) + 1e-10)
+    return np.concatenate([levels.mean(1), levels.std(1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cue, low, high", [(1.0, 0.35, 1.0), (0.0, 0.0, 0.16)])
+def test_sound_tells_actions_apart_but_not_at_a_cue_of_0(cue, low, high):
+    p = parameters(cue=cue, training_per_action=20, test_per_action=15, clips_per_source=1)
+    clips = [clip for clip in plan_clips(p) if clip.split != "unlabelled"]
+    training = np.array([clip.split == "training" for clip in clips])
+    actions = np.array([clip.action for clip in clips])
+    levels = np.stack([band_levels(clip, p) for clip in clips])
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    head.fit(levels[training], actions[training])
+    # Chance is 1 of 12: the bound is nearly four standard deviations above it.
+    assert low <= head.score(levels[~training], actions[~training]) <= high
 
 
 def test_some_cue_leaves_some_clips_as_they_are_and_less_leaves_fewer():
