@@ -7,8 +7,8 @@ Writes   metrics/summary.json, all of test clips:
              threshold, kept        of the filter, by architecture
              generator_cosine       of generated and real features, relative to the mean sound
              labels_f1              of the labels that generated features sound like
-It is the only file under `metrics:` in dvc.yaml, so `dvc exp show` and `dvc metrics diff` show these
-figures alone.
+It is the only file under `metrics:` in dvc.yaml, so `dvc exp show` and `dvc metrics diff` show
+these figures alone.
 """
 
 import json

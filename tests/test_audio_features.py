@@ -104,6 +104,9 @@ class Listener:
     def prepare_windows(self, wave, starts, length):
         self.heard = [wave[start : start + length] for start in starts]
 
+    def prepare(self, waveforms):
+        self.heard = waveforms
+
     def hear(self, inputs):
         count = len(self.heard)
         return Heard(np.zeros((count, 39, 24)), [39] * count, np.zeros((count, 24)), None)
@@ -123,8 +126,9 @@ def test_eighteenths_are_consecutive():
     assert all(np.array_equal(piece, np.arange(piece[0], piece[0] + 2666)) for piece in heard)
 
 
-def test_windows_are_centred_on_their_step_and_stay_inside():
-    heard = pieces_of(3.0, segments="windows")
+@pytest.mark.parametrize("segments", ["windows", "padded_windows"])
+def test_windows_are_centred_on_their_step_and_stay_inside(segments):
+    heard = pieces_of(3.0, segments=segments)
     assert {len(piece) for piece in heard} == {16_000}
     assert heard[0][0] == 0 and heard[-1][-1] == 47_999
     centres = [piece.mean() for piece in heard[4:-4]]
@@ -174,7 +178,7 @@ def test_one_pass_is_the_stock_model_pooled_by_hand(models, backbone):
     assert row["patches"].shape == (18, 24) and row["pooled"].shape == (24,)
 
 
-@pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
+@pytest.mark.parametrize("segments", ["pooled", "windows", "padded_windows", "eighteenth"])
 def test_steps_follow_the_sound(backbone, segments):
     """A clip whose second half is another sound: steps are like those of their half."""
     wave = np.concatenate(
@@ -224,7 +228,7 @@ def test_long_clips_are_heard_in_pieces(backbone, monkeypatch):
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.1, 0.5, 4.0, 9.0])
-@pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
+@pytest.mark.parametrize("segments", ["pooled", "windows", "padded_windows", "eighteenth"])
 def test_any_length_gives_all_steps(backbone, seconds, segments):
     row = encode_clip((flac(chirp(seconds)), 18, parameters(segments=segments)))
     assert row["patches"].shape == (18, 24) and np.isfinite(row["patches"]).all()

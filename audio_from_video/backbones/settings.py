@@ -24,7 +24,7 @@ class AudioFeaturesParams(params.Section):
     """The section `audio_features` of params.yaml."""
 
     model: str = Field(min_length=1)
-    segments: Literal["pooled", "windows", "eighteenth"]
+    segments: Literal["pooled", "windows", "padded_windows", "eighteenth"]
     window_s: float = Field(gt=0, le=10)
     components: Annotated[int, Field(ge=1, le=4096)] | Annotated[float, Field(gt=0, lt=1)]
     label_model: str = ""

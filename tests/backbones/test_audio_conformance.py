@@ -96,7 +96,7 @@ def test_a_batch_of_four_is_four_batches_of_one(kind, backbones):
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
+@pytest.mark.parametrize("segments", ["pooled", "windows", "padded_windows", "eighteenth"])
 def test_padding_enters_no_mean(kind, segments, backbones, monkeypatch):
     """Frames behind a sound's end become NaN here: one in a mean would make it NaN."""
     backbone = backbones[kind]

@@ -140,7 +140,7 @@ def test_video_features(tmp_path, attention):
 
 
 # By CODE_VERSION and kind of segments: sketches of patches; by CODE_VERSION: of pooled and
-# label_scores, which come from the whole clip.  2: windows without padding.
+# label_scores, which come from the whole clip.  2: windows without padding.  Padded ones are as 1 was.
 PATCHES = {
     1: {
         "pooled": [0.5783, -1.1942, 0.6209, 0.4846, 1.4867, 0.8004, -0.1014, 0.9305],
@@ -149,6 +149,7 @@ PATCHES = {
     },
     2: {
         "pooled": [0.5783, -1.1942, 0.6209, 0.4846, 1.4867, 0.8004, -0.1014, 0.9305],
+        "padded_windows": [0.3611, -1.4923, 0.7421, 0.1826, 1.4412, 0.655, -0.0912, 0.8436],
         "windows": [0.306, -1.1859, 0.37, 1.1697, 1.5728, 1.225, -0.0932, 1.0478],
         "eighteenth": [0.2798, -1.0534, 0.3709, 0.8953, 1.6347, 1.255, -0.0948, 1.0371],
     },
@@ -159,7 +160,7 @@ LABEL_SCORES = dict.fromkeys(
 )
 
 
-@pytest.mark.parametrize("segments", ["pooled", "windows", "eighteenth"])
+@pytest.mark.parametrize("segments", ["pooled", "windows", "padded_windows", "eighteenth"])
 def test_audio_features(tmp_path, segments):
     model = draw_weights(write_ast(tmp_path / "ast"))
     p = audio_features.AudioFeaturesParams(
