@@ -140,7 +140,8 @@ def test_video_features(tmp_path, attention):
 
 
 # By CODE_VERSION and kind of segments: sketches of patches; by CODE_VERSION: of pooled and
-# label_scores, which come from the whole clip.  2: windows without padding.  Padded ones are as 1 was.
+# label_scores, which come from the whole clip.  2: windows without padding.
+# Padded ones are those of 1.
 PATCHES = {
     1: {
         "pooled": [0.5783, -1.1942, 0.6209, 0.4846, 1.4867, 0.8004, -0.1014, 0.9305],
