@@ -187,9 +187,24 @@ def evaluate(
         missing_rates=missing_rates,
         missing_rate_differences=missing_rate_differences,
         action_accuracy=condition_evaluation.group_accuracy(answers, by_action),
+        contrasts=contrasts(report_params, answers),
         audio_visual=audio_visual,
         pairs=look_alike_figures(report_params.look_alike_pairs, actions, answers),
     )
+
+
+def contrasts(
+    report_params: ReportParams, answers: dict[str, ConditionAnswers]
+) -> list[condition_evaluation.Contrast]:
+    """Return the comparisons that `report.contrasts` asks for, of conditions that there are."""
+    found = []
+    for asked in report_params.contrasts:
+        if {asked.condition, asked.minus} <= set(answers):
+            bound = asked.bound if asked.bound in answers else ""
+            found.append(
+                condition_evaluation.contrast(answers, asked.condition, asked.minus, bound)
+            )
+    return found
 
 
 def look_alike_figures(
@@ -401,6 +416,9 @@ def report_metrics(results: Results) -> dict:
         "checks": results.checks,
         "missing_rates": {name: curve for name, curve in results.missing_rates.items() if curve},
     }
+    for each in results.contrasts:
+        key = f"{each.condition} minus {each.reference}"
+        measured.setdefault("contrasts", {})[key] = each.difference
     if results.pairs:
         measured["look_alike_pairs"] = results.pairs.accuracy
         measured["read_out"] = results.pairs.read_out

@@ -262,6 +262,48 @@ def test_figures_are_those_counted_by_hand():
         assert float(row[f"{group}_low"]) <= float(row[group]) <= float(row[f"{group}_high"])
 
 
+def test_conditions_are_compared_with_others_than_the_baseline(workspace):
+    # Right answers of the new condition, of 10: 8.  Real audio has 7 and video_only 6.
+    for name in ("k1", "k2", "h1", "w1"):
+        CLIPS[name][4]["taught"] = 2
+    write("taught")
+    asked = [
+        {"condition": "taught", "minus": "real_audio", "bound": "absent"},
+        {"condition": "absent", "minus": "real_audio"},
+    ]
+    pairs = [["knocking", "hammering"]]
+    workspace.set(
+        classifier={"seeds": 2, "conditions": CONDITIONS | {"taught": condition_keys()}},
+        report={"look_alike_pairs": pairs, "contrasts": asked},
+    )
+    metrics, text = make()
+    assert metrics["contrasts"] == {"taught minus real_audio": pytest.approx(0.1, abs=1e-5)}
+    (row,) = table_after(text, "Compared with other conditions")[2:]
+    assert row[:2] == ["`taught`", "`real_audio`"]
+    assert row[2].startswith("+10.0 [")
+    assert row[4:] == ["", ""]
+    page = Path("docs/results.md").read_text()
+    assert "No difference between `taught` and `real_audio` can be shown: +10.0 [" in page
+
+
+def test_a_contrast_tells_its_share_of_the_gap():
+    index = pd.Index(["a", "b", "c", "d"], name="clip_id")
+    clips = pd.DataFrame({"source_id": ["s", "t", "u", "v"]}, index=index)
+
+    def answers(right: list[int]) -> condition_evaluation.ConditionAnswers:
+        hits = pd.DataFrame({0: right}, index=index, dtype=float)
+        return condition_evaluation.ConditionAnswers(
+            clips.assign(hit=hits[0]), hits, 1, 0.0, None, pd.DataFrame()
+        )
+
+    known = {"low": answers([0] * 4), "half": answers([1, 1, 0, 0]), "high": answers([1] * 4)}
+    found = condition_evaluation.contrast(known, "half", "low", "high")
+    assert found.difference["mean"] == 0.5
+    assert found.gap_share is not None
+    assert found.gap_share["mean"] == 0.5
+    assert condition_evaluation.contrast(known, "half", "low").gap_share is None
+
+
 def table_after(text: str, heading: str) -> list[list[str]]:
     lines = text.split(f"## {heading}")[1].split("\n## ")[0].splitlines()
     return [

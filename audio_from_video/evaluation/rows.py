@@ -244,6 +244,50 @@ def gap_share(name: str, answers: dict[str, ConditionAnswers]) -> dict | None:
     )
 
 
+# ---- other comparisons ----
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The paired difference of two conditions on the clips that both answer, in fractions.
+
+    gap_share: (condition - reference) / (bound - reference), an estimate over sources alone; None
+    without a bound, or where the interval of the denominator contains 0.
+    """
+
+    condition: str
+    reference: str
+    difference: dict
+    bound: str
+    gap_share: dict | None
+
+
+def contrast(
+    answers: dict[str, ConditionAnswers], condition: str, reference: str, bound: str = ""
+) -> Contrast:
+    """Compare a condition with another one than the baseline.
+
+    bound: the condition that hears what the first one could at best, '' for none.
+    """
+    clips = answers[condition].clips
+    shared = clips.index.intersection(answers[reference].clips.index)
+    sources = clips.source_id[shared]
+    difference = intervals.paired_difference(
+        answers[condition].hits.loc[shared].to_numpy(),
+        answers[reference].hits.loc[shared].to_numpy(),
+        sources,
+    )
+    share = None
+    if bound and len(shared):
+        share = intervals.gap_share(
+            clips.hit[shared].to_numpy(),
+            answers[reference].clips.hit[shared].to_numpy(),
+            answers[bound].clips.hit[shared].to_numpy(),
+            sources.to_numpy(),
+        )
+    return Contrast(condition, reference, difference, bound, share)
+
+
 # ---- look-alike actions ----
 
 

@@ -1,6 +1,6 @@
 """The figures of a report about the conditions: its tables, figures and texts come from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from audio_from_video.evaluation.rows import (
     BASELINE,
     ConditionAnswers,
     ConditionFigures,
+    Contrast,
 )
 
 
@@ -57,7 +58,8 @@ class Results:
     figures: accuracies and differences by subset.  checks: what the differences are worth.
     classifier_metrics: its metrics file.  missing_rates: accuracy by rate, per cent as text.
     missing_rate_differences: the same minus the baseline's, of the other conditions.
-    action_accuracy: estimates by action.  audio_visual: actions on the user's list of audible ones,
+    action_accuracy: estimates by action.  contrasts: differences to other conditions than the
+    baseline.  audio_visual: actions on the user's list of audible ones,
     None without a list.  pairs: None for data sets without look-alike actions.
     """
 
@@ -70,6 +72,7 @@ class Results:
     missing_rates: dict[str, dict[str, dict]]
     missing_rate_differences: dict[str, dict[str, dict]]
     action_accuracy: dict[str, dict[str, dict]]
+    contrasts: Sequence[Contrast] = ()
     audio_visual: set[str] | None = None
     pairs: LookAlikePairs | None = None
 

@@ -60,9 +60,10 @@ def results_markdown(
         real_audio_paragraph(results),
         "## Generated audio",
         generated_audio_paragraph(results),
-        "## Missing rates",
-        missing_rate_paragraph(results),
     ]
+    if results.contrasts:
+        parts += ["## Compared with other conditions", contrast_paragraph(results)]
+    parts += ["## Missing rates", missing_rate_paragraph(results)]
     leaky = leaky_paragraph(results)
     if leaky:
         parts += ["## Leaky conditions", leaky]
@@ -145,6 +146,17 @@ def generated_audio_paragraph(results: Results) -> str:
             "depending on the condition. Smaller ones cannot be excluded."
         )
     return text
+
+
+def contrast_paragraph(results: Results) -> str:
+    """Return the differences to other conditions than the baseline."""
+    sentences = []
+    for contrast in results.contrasts:
+        sentence = comparison(contrast.condition, contrast.difference, contrast.reference)
+        if contrast.gap_share:
+            sentence += f" That is {share(contrast.gap_share)} % of the gap to `{contrast.bound}`."
+        sentences.append(sentence)
+    return bullets(sentences)
 
 
 def missing_rate_paragraph(results: Results) -> str:

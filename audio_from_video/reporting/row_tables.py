@@ -60,7 +60,10 @@ def condition_tables(results: Results, architecture_lines: list[list[Content]]) 
     architecture_lines: rows of the comparison of both architectures that other stages measured;
     they are needed where there are conditions of both.
     """
-    tables = [main_table(results), check_table(results), missing_rate_table(results)]
+    tables = [main_table(results), check_table(results)]
+    if results.contrasts:
+        tables.append(contrast_table(results))
+    tables.append(missing_rate_table(results))
     if has_both_architectures(results):
         tables.append(architecture_table(results, architecture_lines))
     tables += [subset_table(results), action_table(results)]
@@ -191,6 +194,32 @@ def check_table(results: Results) -> Table:
         "expected calibration error of each seed's probabilities, 15 bins, averaged over seeds."
     )
     return Table("tests_and_calibration", "Main table: tests and calibration", header, lines, note)
+
+
+def contrast_table(results: Results) -> Table:
+    """Return the differences to other conditions than the baseline, as `report.contrasts` asks."""
+    lines: list[list[Content]] = []
+    for contrast in results.contrasts:
+        gap_share = share(contrast.gap_share) if contrast.gap_share else ""
+        bound = f"`{contrast.bound}`" if contrast.bound else ""
+        lines.append(
+            [
+                f"`{contrast.condition}`",
+                f"`{contrast.reference}`",
+                points(contrast.difference),
+                number(contrast.difference["p"], P_VALUE),
+                gap_share,
+                bound,
+            ]
+        )
+    header = ["condition", "minus", "difference", "p", "gap share", "of the gap to"]
+    note = (
+        "Paired differences of accuracies on the same test clips, by resampling sources and "
+        "trainings. p: two-sided, not corrected. Gap share: what part of the way to the last "
+        "column the condition goes, per cent, by resampling sources; left out where the interval "
+        "of the whole way contains 0."
+    )
+    return Table("contrasts", "Compared with other conditions", header, lines, note)
 
 
 def missing_rate_table(results: Results) -> Table:

@@ -9,6 +9,14 @@ from audio_from_video.runtime import params
 Pair = Annotated[list[str], Field(min_length=2)]
 
 
+class ContrastParams(params.Section):
+    """Two conditions that are compared; the bound is what `condition` could reach, '' for none."""
+
+    condition: str
+    minus: str
+    bound: str = ""
+
+
 class ReportParams(params.Section):
     """The section `report` of params.yaml."""
 
@@ -17,6 +25,7 @@ class ReportParams(params.Section):
     audio_visual_actions: str
     curves: list[str]
     groups: dict[str, dict[str, str]]
+    contrasts: list[ContrastParams] = []
 
     @field_validator("groups")
     @classmethod
