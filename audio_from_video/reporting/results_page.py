@@ -17,13 +17,17 @@ from audio_from_video.runtime.vocabulary import ARCHITECTURES
 # Conditions of the table in the README, in its order.
 README_CONDITIONS = (
     "video_only",
-    "logistic",
     "real_audio",
-    "missing_token",
     "generated",
     "validated",
     "mapped",
     "mapped_validated",
+    "logistic",
+    "logistic_real",
+    "logistic_generated",
+    "logistic_shuffled",
+    "logistic_mapped",
+    "logistic_distillation",
 )
 # Conditions whose fall over missing rates is told: one without generated audio beside the bound.
 MISSING_RATE_CONDITIONS = ("real_audio", "missing_token")
