@@ -18,16 +18,13 @@ from audio_from_video.runtime.vocabulary import ARCHITECTURES
 README_CONDITIONS = (
     "video_only",
     "real_audio",
-    "generated",
     "validated",
-    "mapped",
     "mapped_validated",
     "logistic",
     "logistic_real",
     "logistic_generated",
-    "logistic_shuffled",
     "logistic_mapped",
-    "logistic_distillation",
+    "logistic_shuffled",
 )
 # Conditions whose fall over missing rates is told: one without generated audio beside the bound.
 MISSING_RATE_CONDITIONS = ("real_audio", "missing_token")
