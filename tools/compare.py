@@ -1,4 +1,4 @@
-"""Compare the main conditions of the last run with those of a commit, in ten lines.
+"""Compare the main conditions of the last run with those of a commit, a line each.
 
     python -m tools.compare            with the last commit
     python -m tools.compare main~3     with another commit, a branch or an experiment of DVC

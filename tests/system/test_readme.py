@@ -21,13 +21,14 @@ CONFIRMATION_TABLES = "metrics/experiments/confirmation/tables.md"
 README_TABLE = "metrics/tables/readme.md"
 README_CONDITIONS = (
     "video_only",
-    "logistic",
     "real_audio",
-    "missing_token",
-    "generated",
     "validated",
-    "mapped",
     "mapped_validated",
+    "logistic",
+    "logistic_real",
+    "logistic_generated",
+    "logistic_mapped",
+    "logistic_shuffled",
 )
 
 # 62.6 [56.4, 68.6] or +14.7 [+10.3, +19.4]
