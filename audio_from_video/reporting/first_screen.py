@@ -5,7 +5,7 @@ All words follow the intervals of the run, so that they hold for any outcome.
 
 import numpy as np
 
-from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND
+from audio_from_video.evaluation.rows import BASELINE, UPPER_BOUND, Contrast
 from audio_from_video.reporting import figures, tables
 from audio_from_video.reporting.condition_groups import Groups
 from audio_from_video.reporting.results import Results
@@ -62,6 +62,8 @@ def sentences(results: Results) -> list[str]:
     parts = [real_sound_sentence(results)]
     if any(name in results.figures for name in STANDS_FOR.values()):
         parts.append(generated_sound_sentence(results))
+    if generated_contrasts(results):
+        parts.append(same_head_sentence(results))
     return [*parts, best_sentence(results)]
 
 
@@ -92,6 +94,25 @@ def generated_sound_sentence(results: Results) -> str:
             done = effect(results.difference(condition))
             parts.append(f"architecture {number} (`{condition}`) {done}")
     return f"*Generated sound*: {', '.join(parts)}."
+
+
+def generated_contrasts(results: Results) -> list[Contrast]:
+    """Return the comparisons of conditions with an architecture's sound (`report.contrasts`)."""
+    kinds = {architecture.generated for architecture in ARCHITECTURES.values()}
+    return [
+        contrast
+        for contrast in results.contrasts
+        if results.settings[contrast.condition].test_audio in kinds
+    ]
+
+
+def same_head_sentence(results: Results) -> str:
+    """Return what generated sound adds to the same classifier without it, and to a control."""
+    parts = []
+    for contrast in generated_contrasts(results):
+        done = effect(contrast.difference)
+        parts.append(f"`{contrast.condition}` against `{contrast.reference}` {done}")
+    return f"*Compared with its like*: {'; '.join(parts)}."
 
 
 def best_sentence(results: Results) -> str:

@@ -353,6 +353,19 @@ def test_a_table_is_saved_as_its_csv(folder):
         assert base64.b64decode(link["href"].partition(",")[2]).decode() == csv_text(table)
 
 
+def test_generated_sound_is_also_compared_with_its_like(folder):
+    found = measure(CONDITIONS)
+    assert first_screen.generated_contrasts(found) == []
+    asked = [("mapped", "generated"), ("real_audio", "video_only")]
+    contrasts = [condition_evaluation.contrast(found.answers, *names) for names in asked]
+    settings = found.settings | {"mapped": Settings("generated", test_audio="mapped")}
+    found = replace(found, contrasts=contrasts, settings=settings)
+    assert first_screen.same_head_sentence(found) == (
+        "*Compared with its like*: `mapped` against `generated` "
+        f"{first_screen.effect(contrasts[0].difference)}."
+    )
+
+
 def test_the_first_screen_has_the_figures_of_the_run(folder):
     text = Path("report.html").read_text()
     found = measure(CONDITIONS)
