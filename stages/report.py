@@ -172,11 +172,11 @@ def evaluate(
         if name == recommended.NAME:  # it has no trainings, which these curves are of
             continue
         hits = curves.rate_hits(name, condition.clips, condition.seeds, rates, name in partial)
-        missing_rates[name] = curves.rate_estimates(hits, condition.clips.source_id)
-        if name != BASELINE and not hits.empty:
-            difference = hits - baseline_hits.loc[hits.index]
-            sources = condition.clips.source_id
-            missing_rate_differences[name] = curves.rate_estimates(difference, sources)
+        sources = condition.clips.source_id
+        missing_rates[name] = curves.rate_accuracies(hits, sources)
+        if name != BASELINE and hits:
+            differences = curves.rate_differences(hits, baseline_hits, sources)
+            missing_rate_differences[name] = differences
     return Results(
         root=params.read("clips", "root", str),
         settings=conditions,

@@ -610,7 +610,8 @@ def test_missing_rates_are_those_of_the_files():
     ]
     assert metrics["missing_rates"]["video_only"]["100"] == pytest.approx(0.1)
     sources = np.array([source for _, source, *_ in CLIPS.values()])
-    hits = np.array([right["real_audio"] / 2 for *_, right in CLIPS.values()])
+    # Of two seeds so many are right, the first ones first.
+    hits = np.array([np.arange(2) < right["real_audio"] for *_, right in CLIPS.values()])
     expected = intervals.interval(hits, sources)
     assert (
         rates[3][1] == f"70.0 [{100 * expected['ci95_low']:.1f}, {100 * expected['ci95_high']:.1f}]"
@@ -909,7 +910,7 @@ def test_the_readmes_table_has_its_conditions_alone(results):
     _, text = make()
     lines = Path("metrics/tables/readme.md").read_text().splitlines()
     assert lines[0] == "| condition | training / at test | accuracy | minus `video_only` |"
-    assert [line.split("`")[1] for line in lines[2:]] == ["video_only", "logistic", "real_audio"]
+    assert [line.split("`")[1] for line in lines[2:]] == ["video_only", "real_audio", "logistic"]
     main = {line[0]: line[:4] for line in table_after(text, "Main table")}
     for line in lines[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]

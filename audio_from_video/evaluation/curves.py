@@ -1,4 +1,4 @@
-"""Figures along an axis, with intervals over sources: missing rates, label budgets, time steps.
+"""Figures along an axis, with intervals: missing rates, label budgets, time steps.
 
 data/missing_rates/<condition>.parquet, written by the classifier, has a row per seed, rate and test
 clip with columns
@@ -46,11 +46,11 @@ def column_intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
 
 def rate_hits(
     condition: str, clips: pd.DataFrame, seeds: int, rates: list[float], partial: bool = False
-) -> pd.DataFrame:
-    """Return the share of seeds that are right about each clip (rows) at each of `rates` (columns).
+) -> dict[str, pd.DataFrame]:
+    """Return, by rate in per cent as text, which clips (rows) each training (columns) has right.
 
     clips: what the condition answers on test, indexed by clip_id.  partial: whether it answers some
-    clips only; an empty table where such a condition was not measured.
+    clips only; {} where such a condition was not measured.
 
     Raises:
         UserError: the file is missing or holds other clips, rates or seeds.
@@ -61,33 +61,47 @@ def rate_hits(
         raise UserError(f"{path} is missing: {advice}")
     table = shards.read_table(path).to_pandas()
     if partial and table.empty:
-        return pd.DataFrame()
+        return {}
     hits = table.pivot_table(
-        index="clip_id", columns="missing_rate", values="hit", aggfunc=["mean", "size"]
+        index="clip_id", columns=["missing_rate", "seed"], values="hit", aggfunc="mean"
     )
     expected = sorted(float(np.float32(rate)) for rate in rates)
     complete = (
         len(table) > 0
-        and list(hits["mean"].columns) == expected
+        and list(hits.columns.unique("missing_rate")) == expected
         and set(hits.index) == set(clips.index)
-        and not (hits["size"] != seeds).any(axis=None)
+        and hits.shape[1] == seeds * len(expected)
+        and hits.notna().all(axis=None)
     )
     if not complete:
         raise UserError(f"{path} lacks clips, rates or seeds that {condition} answers: {advice}")
-    return hits["mean"].loc[clips.index]
+    hits = hits.loc[clips.index].astype(float)
+    return {f"{100 * rate:.0f}": hits[rate] for rate in expected}
 
 
-def rate_estimates(by_rate: pd.DataFrame, sources: pd.Series) -> dict[str, dict]:
-    """Return the estimate of each column of per-clip values, by rate in per cent as text.
+def rate_accuracies(by_rate: dict[str, pd.DataFrame], sources: pd.Series) -> dict[str, dict]:
+    """Return the estimate of the accuracy at each rate.
 
-    by_rate: hits at each rate, or differences of hits; {} of an empty table.  sources: of the
-    clips, indexed alike.
+    by_rate: see `rate_hits`.  sources: of the clips, indexed alike.
     """
-    if by_rate.empty:
-        return {}
-    estimates = column_intervals(by_rate.to_numpy(), sources[by_rate.index].to_numpy())
-    names = [f"{100 * rate:.0f}" for rate in by_rate.columns]
-    return dict(zip(names, estimates, strict=True))
+    return {
+        rate: intervals.interval(hits.to_numpy(), sources[hits.index].to_numpy())
+        for rate, hits in by_rate.items()
+    }
+
+
+def rate_differences(
+    by_rate: dict[str, pd.DataFrame], baseline: dict[str, pd.DataFrame], sources: pd.Series
+) -> dict[str, dict]:
+    """Return the paired difference to the baseline at each rate; arguments as above."""
+    return {
+        rate: intervals.paired_difference(
+            hits.to_numpy(),
+            baseline[rate].loc[hits.index].to_numpy(),
+            sources[hits.index].to_numpy(),
+        )
+        for rate, hits in by_rate.items()
+    }
 
 
 def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, list[dict]]]:

@@ -434,8 +434,8 @@ def introduction(results: Results) -> str:
         f"Data set: `{results.root}`; {len(clips)} test clips of {clips.source_id.nunique()} "
         f"sources and {clips.action.nunique()} actions; {audible['n']} of them "
         f"({audible['sources']} sources) have audible sound. Accuracies in per cent with 95 % "
-        "intervals, differences in points; both by resampling sources and trainings (macro F1, gap "
-        "shares and missing rates: sources alone)."
+        "intervals, differences in points; both by resampling sources and trainings (macro F1 and "
+        "gap shares: sources alone)."
     )
     detectable = results.figures[UPPER_BOUND].smallest_detectable_difference
     if detectable is not None:
