@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from audio_from_video.generation.networks import AudioGenerator
+from audio_from_video.learning.dropout import Dropout
 
 
 class BatchedGenerators(nn.Module):
@@ -19,7 +20,7 @@ class BatchedGenerators(nn.Module):
             {name.replace(".", "/"): nn.Parameter(value) for name, value in parameters.items()}
         )
         self.scales = buffers
-        self.dropout = nn.Dropout(generators[0].project[0].p)
+        self.dropout = Dropout(generators[0].project[0].rate)
         self.directions = ["", "_reverse"] if generators[0].lstm.bidirectional else [""]
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:

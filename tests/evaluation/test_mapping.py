@@ -131,9 +131,11 @@ def test_what_is_heard_and_what_is_true(workspace):
 def test_real_features_are_centred_by_the_training_clips(workspace):
     rows = synthetic.make_clips()
     synthetic.write_data(rows)
-    found = mapping_evaluation.centred_features()
     audible = {row["clip_id"]: row for row in rows if row["audible"]}
+    found = mapping_evaluation.centred_features(set(audible))
     assert found.keys() == audible.keys()
+    one = next(iter(audible))
+    assert mapping_evaluation.centred_features({one}).keys() == {one}
     learned = [
         row["audio"] for row in audible.values() if row["split"] in ("training", "unlabelled")
     ]

@@ -1,10 +1,12 @@
 """`parallel.map_items` with processes, whatever a fixture has put in its place, and without.
 
 Worker processes take seconds to import PyTorch. `in_process` of tests/conftest.py does without.
+The limit of memory that decoding processes have would stay with the tests' own, and is not set.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
+from audio_from_video.media import untrusted
 from audio_from_video.runtime import parallel
 
 with_processes = parallel.map_items
@@ -20,6 +22,6 @@ def without_processes(
     gpu: bool = False,
 ) -> Iterator:
     """Yield `function` of each item, computed here; an exception ends it."""
-    if initializer:
+    if initializer and initializer is not untrusted.decoding_process:
         initializer(*initargs)
     return map(function, items)
