@@ -101,7 +101,8 @@ def test_dvc_keeps_runs_of_stages_whose_metrics_are_in_git(stage):
     kind = "metrics" if stage == "summary" else "plots"
     paths = [path for entry in BODIES[stage][kind] for path in entry]
     has_items = "foreach" in STAGES[stage]
-    assert paths[0] == f"metrics/{stage}/${{key}}.json" if has_items else f"metrics/{stage}.json"
+    expected = f"metrics/{stage}/${{key}}.json" if has_items else f"metrics/{stage}.json"
+    assert paths[0] == expected
 
 
 def test_only_the_summary_is_shown_by_dvc():
