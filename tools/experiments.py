@@ -140,7 +140,7 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
         rows.sort(key=lambda row: order.get(row["setting"], len(order)))
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
         # Rows of earlier runs keep their own stamps.
-        stamped[setting] = finish_stamp(stamp, revision, targets)
+        stamped[setting] = finish_stamp(stamp, revision, targets, changes)
         stamps.write(name, stamped)
     if experiment.together:
         rows = [row for row in rows if row["setting"] != experiment.together]
@@ -176,17 +176,24 @@ def begin_stamp(changes: dict[str, Value]) -> Stamp:
     return stamps.begin(machine(), [f"{key} {yaml_value(value)}" for key, value in changes.items()])
 
 
-def finish_stamp(stamp: Stamp, revision: str, targets: list[str]) -> Stamp:
+def finish_stamp(
+    stamp: Stamp, revision: str, targets: list[str], changes: dict[str, Value]
+) -> Stamp:
     """Return the stamp with data and code of an experiment's run.
 
-    targets: stages whose metrics were read.
+    targets: stages whose metrics were read.  changes: parameters that the experiment changed.
+    A sample that the experiment draws is never that of the main table. It follows from code and
+    parameters, so that the data play no part then.
     """
     import dvc.api
 
     lock = YAML(typ="safe").load(dvc.api.read("dvc.lock", rev=revision))
+    code = stamps.code_in_lock(lock, targets)
+    if any(key.startswith("sample.") for key in changes):
+        return stamps.finish(stamp, None, code)
     clips = dvc.api.read(str(layout.CLIPS), rev=revision, mode="rb")
     data = shards.clip_set(pq.read_schema(io.BytesIO(clips))) or stamps.UNKNOWN
-    return stamps.finish(stamp, data, stamps.code_in_lock(lock, targets))
+    return stamps.finish(stamp, data, code)
 
 
 def run_pipeline(revision: str, changes: dict[str, Value], targets: list[str]) -> None:
@@ -329,7 +336,7 @@ def confirm(name: str, experiment: Confirmation) -> None:
     for file in experiment.files:
         text = without_experiments(dvc.api.read(file, rev=revision))
         (folder / Path(file).name).write_text(text)
-    stamps.write(name, {name: finish_stamp(stamp, revision, ["report"])})
+    stamps.write(name, {name: finish_stamp(stamp, revision, ["report"], experiment.setting)})
 
 
 def without_experiments(text: str) -> str:

@@ -37,7 +37,7 @@ def ran(workspace, monkeypatch) -> list[tuple]:
     monkeypatch.setattr(
         experiments,
         "finish_stamp",
-        lambda stamp, revision, targets: stamps.finish(stamp, f"data of {len(found)}", {}),
+        lambda stamp, *_: stamps.finish(stamp, f"data of {len(found)}", {}),
     )
     return found
 
@@ -88,13 +88,18 @@ def test_the_stamp_is_of_the_runs_own_data_and_code(workspace, monkeypatch):
     files = {"dvc.lock": yaml.safe_dump(lock), "data/clips.parquet": content.getvalue()}
     monkeypatch.setattr(dvc.api, "read", lambda path, rev, mode="r": files[path])
 
-    stamp = experiments.begin_stamp({"a.b": True})
-    assert (stamp.data, stamp.code) == (stamps.UNKNOWN, stamps.UNKNOWN)
-    stamp = experiments.finish_stamp(stamp, "budget-0", ["classifier@mapped"])
+    begun = experiments.begin_stamp({"a.b": True})
+    assert (begun.data, begun.code) == (stamps.UNKNOWN, stamps.UNKNOWN)
+    stamp = experiments.finish_stamp(begun, "budget-0", ["classifier@mapped"], {"a.b": True})
     assert stamp.changes == ["a.b true"]
     assert stamp.data == shards.clip_set(clips.schema)
     assert stamp.code_files == ["data/code/classifier.json"]
     assert stamp.code != stamps.UNKNOWN
+
+    of_other_sample = experiments.finish_stamp(
+        begun, "budget-0", ["classifier@mapped"], {"sample.cue": 0.5}
+    )
+    assert (of_other_sample.data, of_other_sample.code) == (None, stamp.code)
 
 
 def test_settings_with_rows_are_not_run_again_unless_asked(ran):
