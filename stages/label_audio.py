@@ -24,6 +24,9 @@ targets; no action label is needed.  `source`:
     audioset   AudioSet's label means minus its mean, through a ridge map that is fitted to the
                former, part by part, on the labels with evidence in both: the published features
                live in another space (audio_from_video/audioset/published_features.py)
+`min_evidence: auto` is the evidence of EVIDENCE_CLIPS clips that score just the label cut of the
+audio model (audio_from_video/meaning/label_cut.py), with `audioset` this number of clips there:
+models differ in how high they score, and a sum of scores with them.
 A label without evidence borrows: the mean of its `neighbours` closest labels in text that have
 evidence, weighted by cosine, those with a cosine above 0; zeros, the mean sound, without any.  A
 folder outside the repository is no dependency for DVC: after a change there, `dvc repro --force
@@ -53,6 +56,15 @@ from audio_from_video.storage import fit_on, layout, shards
 SOURCE = layout.AUDIO_FEATURES
 LEARNED = ("training", "unlabelled")
 LABELS = load_labels()
+EVIDENCE_CLIPS = 3.0  # from which on, with `auto`, a label has a feature of its own
+
+
+class Thresholds(NamedTuple):
+    """From where on a score counts, and a label has evidence."""
+
+    score: float
+    evidence: float  # sum of scores over clips
+    audioset_clips: float  # clips of AudioSet
 
 
 class Moments(NamedTuple):
@@ -78,15 +90,19 @@ def main(stage: stage_run.StageRun) -> None:
     require_audioset_labels()
     fold_count = params.read("generator", "folds", int)
     clips = population()
-    min_score = label_cut(p.min_score)
-    moments = sum_clips(stage, clips, fold_count, min_score)
-    parts = [from_clips(moments, left_out, p) for left_out in (WHOLE, *range(fold_count))]
+    at_least = thresholds(p)
+    moments = sum_clips(stage, clips, fold_count, at_least.score)
+    parts = [from_clips(moments, left_out, at_least) for left_out in (WHOLE, *range(fold_count))]
     metrics: dict[str, Any] = {"source": p.source, "clips": int(moments.clips.sum())}
+    if "auto" in (p.min_score, p.min_evidence):
+        metrics["thresholds"] = at_least._asdict()
     if p.source == "audioset":
         published = published_features.read(
             p.audioset_root, len(LABELS), lambda paths: stage.progress(paths, len(paths), "file")
         )
-        parts, metrics["audioset"] = through_map(parts, published, p)
+        parts, metrics["audioset"] = through_map(
+            parts, published, at_least.audioset_clips, p.ridge_penalty
+        )
 
     names = embed(p.model, [label.display_name for label in LABELS])
     similarity = cosines(names, names)
@@ -105,6 +121,14 @@ def require_audioset_labels() -> None:
             f"audio_features.model gives {scores} label scores, not AudioSet's {len(LABELS)}: "
             "choose an AST trained on AudioSet"
         )
+
+
+def thresholds(p: LabelAudioParams) -> Thresholds:
+    """Return `min_score` and `min_evidence` as numbers; `auto`: see the module's docstring."""
+    score = label_cut(p.min_score)
+    if p.min_evidence == "auto":
+        return Thresholds(score, EVIDENCE_CLIPS * label_cut("auto"), EVIDENCE_CLIPS)
+    return Thresholds(score, p.min_evidence, p.min_evidence)
 
 
 def population() -> pd.DataFrame:
@@ -147,7 +171,7 @@ def sum_clips(
     return sums
 
 
-def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
+def from_clips(moments: Moments, left_out: int, at_least: Thresholds) -> Part:
     """Return the weighted means of the clips outside a fold, relative to their mean.
 
     The fold's own sums are not touched: taking them off a total would leave their rounding behind.
@@ -157,13 +181,13 @@ def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
     clips = moments.clips[used].sum(0)
     weights = moments.weights[used].sum(0)
     weighted = moments.weighted[used].sum(0)
-    known = weights >= p.min_evidence
+    known = (weights >= at_least.evidence) & (weights > 0)
     if not known.any():
         where = "" if left_out == WHOLE else f" outside fold {left_out}"
         raise UserError(
             f"no label has evidence in the {clips:.0f} audible training clips{where}: AST's scores "
-            f"of {label_cut(p.min_score):g} and more (label_audio.min_score) nowhere add up to "
-            f"{p.min_evidence:g} (label_audio.min_evidence); lower them or add clips"
+            f"of {at_least.score:g} and more (label_audio.min_score) nowhere add up to "
+            f"{at_least.evidence:g} (label_audio.min_evidence); lower them or add clips"
         )
     mean = moments.features[used].sum(0) / clips
     label_means = weighted / np.where(known, weights, 1)[:, None]
@@ -172,16 +196,17 @@ def from_clips(moments: Moments, left_out: int, p: LabelAudioParams) -> Part:
 
 
 def through_map(
-    parts: list[Part], published: published_features.Published, p: LabelAudioParams
+    parts: list[Part], published: published_features.Published, min_clips: float, penalty: float
 ) -> tuple[list[Part], dict[str, Any]]:
     """Return AudioSet's label means in the space of each part, and figures of the map.
 
-    parts: of the clips; the figures are those of the first one.
+    parts: of the clips; the figures are those of the first one.  min_clips: of AudioSet, from which
+    on a label has evidence there.
     """
-    mapped = [from_audioset(part, published, p) for part in parts]
+    mapped = [from_audioset(part, published, min_clips, penalty) for part in parts]
     _, fitted = mapped[0]
     learned = parts[0].features[fitted]
-    predicted = published_features.leave_one_out(published.means[fitted], learned, p.ridge_penalty)
+    predicted = published_features.leave_one_out(published.means[fitted], learned, penalty)
     figures = {
         "clips": published.total,
         "labels": int(fitted.sum()),
@@ -191,13 +216,13 @@ def through_map(
 
 
 def from_audioset(
-    clips: Part, published: published_features.Published, p: LabelAudioParams
+    clips: Part, published: published_features.Published, min_clips: float, penalty: float
 ) -> tuple[Part, np.ndarray]:
     """Return AudioSet's label means in the space of `clips`, and the labels [L] fitted on.
 
     Raises UserError when no label has evidence in both.
     """
-    known = published.clips >= p.min_evidence
+    known = published.clips >= min_clips
     both = known & clips.known
     if not both.any():
         raise UserError(
@@ -205,9 +230,7 @@ def from_audioset(
             f"files ({known.sum()}), so there is nothing to fit a map on: get more of the files, "
             "or set label_audio.source to clips"
         )
-    weights = published_features.fit_map(
-        published.means[both], clips.features[both], p.ridge_penalty
-    )
+    weights = published_features.fit_map(published.means[both], clips.features[both], penalty)
     features = np.where(known[:, None], published.means @ weights, 0)
     return Part(features, published.clips, known, clips.mean), both
 

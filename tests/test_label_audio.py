@@ -19,7 +19,14 @@ from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
 from stages import label_audio
-from stages.label_audio import Moments, Part, borrow, from_clips, mean_pairwise_cosine
+from stages.label_audio import (
+    Moments,
+    Part,
+    Thresholds,
+    borrow,
+    from_clips,
+    mean_pairwise_cosine,
+)
 from tests.support import synthetic
 from tests.support.published_records import write_records
 from tests.support.synthetic import COMPONENTS, LABELS
@@ -189,13 +196,13 @@ def test_a_part_never_touches_the_sums_of_its_fold():
         RNG.random((FOLDS, *shape))
         for shape in ((), (COMPONENTS,), (LABELS,), (LABELS, COMPONENTS))
     ]
-    p = label_audio.LabelAudioParams(**SECTION | {"model": "unused", "min_evidence": 0.1})
-    before = from_clips(Moments(*sums), 1, p)
+    at_least = Thresholds(score=MIN_SCORE, evidence=0.1, audioset_clips=0.1)
+    before = from_clips(Moments(*sums), 1, at_least)
     for values in sums:
         values[1] = np.nan
     assert all(
         np.array_equal(first, second)
-        for first, second in zip(before, from_clips(Moments(*sums), 1, p), strict=True)
+        for first, second in zip(before, from_clips(Moments(*sums), 1, at_least), strict=True)
     )
 
 
@@ -284,6 +291,62 @@ def test_a_second_run_gives_equal_bytes(data):
         and set(before) == {"features.safetensors", "labels.parquet"}
     )
     assert not list(Path("data").glob(".*"))
+
+
+# Thresholds from the audio model's scores
+
+
+def cut_by_loop(data) -> float:
+    """The score that as many scores of audible training clips reach as two labels a clip are."""
+    scores = [stored(row)[1] for row in data.rows if row["audible"] and row["split"] == "training"]
+    return sorted(np.concatenate(scores), reverse=True)[2 * len(scores) - 1]
+
+
+def test_auto_needs_what_three_clips_give_that_just_count(data):
+    data.set(label_audio={"min_score": "auto", "min_evidence": "auto"})
+    cut = cut_by_loop(data)
+    assert make()["thresholds"] == {
+        "score": pytest.approx(cut, abs=1e-6),
+        "evidence": pytest.approx(3 * cut, abs=1e-6),
+        "audioset_clips": 3.0,
+    }
+    learned = [row for row in data.rows if row["audible"] and row["split"] in label_audio.LEARNED]
+    scores = np.stack([stored(row)[1] for row in learned])
+    evidence = np.where(scores >= cut - 1e-6, scores, 0).sum(0)
+    table = pq.read_table("data/label_audio/labels.parquet").to_pydict()
+    assert table["evidence"] == pytest.approx(evidence, rel=1e-5)
+    assert table["borrowed"] == (evidence < 3 * cut).tolist()
+    assert 0 < sum(table["borrowed"]) < LABELS
+
+
+def test_auto_does_not_depend_on_the_scale_of_scores(data):
+    """Cosines of CLAP are a hundredth of what an AST gives: the same labels have evidence."""
+    data.set(label_audio={"min_score": "auto", "min_evidence": "auto"})
+    first = make()
+    labels = pq.read_table("data/label_audio/labels.parquet").to_pydict()
+    for row in data.rows:
+        row["label_scores"] = row["label_scores"] / 128
+    synthetic.write_data(data.rows)
+    second = make()
+    small = pq.read_table("data/label_audio/labels.parquet").to_pydict()
+    assert small["borrowed"] == labels["borrowed"]
+    assert second["thresholds"]["evidence"] == pytest.approx(
+        first["thresholds"]["evidence"] / 128, abs=1e-6
+    )
+
+
+def test_numbers_as_set_are_no_metric(data):
+    assert "thresholds" not in make()
+
+
+def test_labels_that_no_clip_scores_are_no_evidence(data):
+    """A model that scores nothing has a label cut of 0, which every label would reach."""
+    data.set(label_audio={"min_score": "auto", "min_evidence": "auto"})
+    for row in data.rows:
+        row["label_scores"][:] = 0
+    synthetic.write_data(data.rows)
+    with pytest.raises(UserError, match="no label has evidence"):
+        make()
 
 
 # The figures

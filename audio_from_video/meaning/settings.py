@@ -16,6 +16,7 @@ LABELS = 527  # of AudioSet
 Score = Annotated[float, Field(gt=0, lt=1)]
 LabelCut = Score | Literal["auto"]
 LABEL_CUT: Any = LabelCut  # for `params.read`, whose type knows no unions
+Evidence = Annotated[float, Field(gt=0)]
 Penalty = Annotated[float, Field(gt=0)]
 # A cosine, or the percentile in 0..1 that `calibration: action` gives.
 Threshold = Annotated[float, Field(ge=-1, le=1)]
@@ -60,7 +61,7 @@ class LabelAudioParams(params.Section):
 
     source: Literal["clips", "audioset"]
     min_score: LabelCut
-    min_evidence: float = Field(gt=0)
+    min_evidence: Evidence | Literal["auto"]
     neighbours: int = Field(ge=1, le=LABELS)
     model: str = Field(min_length=1)
     audioset_root: str
