@@ -6,11 +6,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
@@ -63,12 +64,13 @@ class Folder:
             "ITEM_STORE": str(self.path / "items"),
             "PYTHONPATH": str(ROOT),
         }
-        adopt_orphans()
+        others = children()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            command, cwd=self.path, env=environment, capture_output=True, text=True
-        )
-        wait_for_orphans()
+        with orphans_adopted():
+            done = subprocess.run(
+                command, cwd=self.path, env=environment, capture_output=True, text=True
+            )
+            wait_for_adopted(others)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise RuntimeError(f"{' '.join(arguments)}: {done.stderr[-2000:]}")
@@ -77,19 +79,31 @@ class Folder:
         return cpu_s, log["peak_memory_mib"]
 
 
-def adopt_orphans() -> None:
-    """Become the parent of processes whose own parent ends: their time would not be counted else.
+@contextmanager
+def orphans_adopted() -> Iterator[None]:
+    """Be the parent of processes whose own parent ends: their time would not be counted else.
 
     That is the server that a stage's workers are forked from.
     """
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def wait_for_orphans() -> None:
-    """Wait until all adopted processes have ended."""
-    with suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+def children() -> set[int]:
+    """Return the numbers of this process's children."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+def wait_for_adopted(others: set[int]) -> None:
+    """Wait until all adopted processes have ended, but for `others`, children of before."""
+    while adopted := children() - others:
+        for number in adopted:
+            with suppress(ChildProcessError):
+                os.waitpid(number, 0)
 
 
 def merge(values: dict, changes: dict) -> None:

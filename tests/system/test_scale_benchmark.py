@@ -1,6 +1,7 @@
 """benchmarks.scale: its tables follow from its measurements, and its copies are a data set."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,13 @@ def test_copies_are_clips_of_their_own(workspace):
 @pytest.mark.slow
 def test_files_are_measured_and_an_increment_computes_the_new_clips_alone(tmp_path):
     found = scale.Results(tmp_path / "scale.json")
-    files.measure(tmp_path, [40], found.record)
+    # Whoever measures may have other children, whose end is not waited for.
+    with subprocess.Popen(["sleep", "infinity"]) as other:
+        try:
+            files.measure(tmp_path, [40], found.record)
+            assert other.poll() is None
+        finally:
+            other.kill()
     measured = {row["stage"]: row for row in found.rows}
     stages = {stage + more for stage in files.STAGES for more in ("", files.INCREMENT)}
     assert set(measured) == stages
