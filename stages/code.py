@@ -22,6 +22,7 @@ from pathlib import Path
 
 from audio_from_video.backbones.settings import AudioFeaturesParams, VideoFeaturesParams
 from audio_from_video.captioning.settings import CaptionsParams
+from audio_from_video.classification.missingness_settings import MissingnessParams
 from audio_from_video.classification.search_settings import SearchParams
 from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.clipset.settings import ClipsParams
@@ -70,6 +71,7 @@ SECTIONS: dict[str, type[params.Section]] = {  # of params.yaml, in its order
     "captions": CaptionsParams,
     "mapping": MappingParams,
     "classifier": ClassifierParams,
+    "missingness": MissingnessParams,
     "bundle": BundleParams,
     "report": ReportParams,
     "summary": SummaryParams,

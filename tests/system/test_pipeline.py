@@ -34,7 +34,7 @@ def metrics(repository: Repository, stage: str) -> dict:
 
 def test_first_run_makes_tables_and_accounts_for_every_clip(repository):
     assert "pretrain" not in repository.first
-    assert {"bundle", "report", "summary"} <= set(repository.first)
+    assert {"missingness", "bundle", "report", "summary"} <= set(repository.first)
     folder = repository.folder / "metrics"
     tables = (folder / "tables.md").read_text()
     assert all(f"`{name}`" in tables for name in CONDITIONS)
@@ -79,7 +79,7 @@ def stages_run_with(repository: Repository, change: str, *targets: str) -> set[s
 
 def test_a_filter_threshold_reruns_the_filter_and_what_follows(repository):
     ran = stages_run_with(repository, "filter.threshold=0.1")
-    always = {"code", "clips", "filter", "report", "bundle", "summary"}
+    always = {"code", "clips", "filter", "missingness", "report", "bundle", "summary"}
     gated = {f"classifier@{name}" for name in ("validated", "mapped_validated", "published")}
     assert always | {"classifier@validated"} <= ran <= always | gated
     assert metrics(repository, "filter")["semantic_validation"]["threshold"] == 0.1

@@ -1,0 +1,123 @@
+"""Trained networks of a condition, and their answers where sound is missing at some steps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from audio_from_video.classification.audio_input import AudioInput, AudioReader, AudioScale
+from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.missing_patterns import Pattern
+from audio_from_video.classification.networks import ActionClassifier, ClassifierSizes
+from audio_from_video.classification.settings import Condition
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage import layout
+
+CLIPS_PER_PART = 512  # bounds the memory of predictions
+
+
+def why_not_by_step(condition: Condition) -> str:
+    """Return why a condition's networks cannot take sound by step, as a phrase; '' if they can."""
+    if condition.model != "lstm":
+        return f"it is a {condition.model} head, of which no weights are kept"
+    if not condition.audio_kinds or condition.learns == "audio":
+        return "it hears nothing"
+    if condition.kept_only:
+        return "it answers some clips only (kept_only)"
+    return ""
+
+
+class TrainedClassifier:
+    """The network of one training, and what it reads of each clip, on the CPU."""
+
+    def __init__(self, name: str, data: ActionData, seed: int):
+        """Read models/classifier/<name>/seed-<seed>.safetensors.
+
+        Raises UserError where the classifier has not written it, and where the network is none
+        that takes sound by step: a late fusion, a gate or a reconstruction.
+        """
+        path = layout.classifier_model(name) / f"seed-{seed}.safetensors"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run `dvc repro classifier@{name}`")
+        weights = load_file(path)
+        self.data = data
+        self.model = _network(weights, name)
+        scale = AudioScale(self.model.audio_mean, self.model.audio_std)
+        self.audio = AudioReader(data, seed, scale)
+
+    def video(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Return video features [n, T, V] of clips."""
+        return self.data.video.read(clip_indices.tolist())
+
+    def own_sound(self, clip_indices: torch.Tensor) -> AudioInput:
+        """Return the clips' own sound."""
+        nobody = torch.zeros(len(clip_indices), dtype=torch.bool)
+        return self.audio.read(clip_indices, "real", nobody)
+
+    def filler(self, clip_indices: torch.Tensor) -> AudioInput:
+        """Return what the condition has in place of the clips' own sound."""
+        everybody = torch.ones(len(clip_indices), dtype=torch.bool)
+        return self.audio.read(clip_indices, "real", everybody)
+
+    def probabilities(self, clip_indices: torch.Tensor, patterns: Sequence[Pattern]) -> np.ndarray:
+        """Return the probabilities [patterns, n, actions] of clips [n] under patterns of them."""
+        parts = []
+        with torch.inference_mode():
+            for places in torch.arange(len(clip_indices)).split(CLIPS_PER_PART):
+                clips = clip_indices[places]
+                video = self.video(clips)
+                own = self.own_sound(clips)
+                filler = self.filler(clips)
+                of_part = []
+                for pattern in patterns:
+                    heard = pattern.heard[places] & own.present[:, None]
+                    filled = pattern.filled[places] & filler.present
+                    logits = step_logits(
+                        self.model, video, own.features, heard, filler.features, filled
+                    )
+                    of_part.append(logits.softmax(1))
+                parts.append(torch.stack(of_part))
+        return torch.cat(parts, 1).numpy()
+
+
+def step_logits(
+    model: ActionClassifier,
+    video: torch.Tensor,
+    own: torch.Tensor,
+    heard: torch.Tensor,
+    other: torch.Tensor,
+    filled: torch.Tensor,
+) -> torch.Tensor:
+    """Return logits [n, actions] of clips that have their own sound at some steps.
+
+    video [n, T, V]; own, other [n, T, A]: their own sound, and what may stand in its place.
+    heard [n, T] bool: steps with their own sound.  filled [n] bool: clips whose remaining steps
+    get `other`; in the others the token stands there.
+    """
+    audio = torch.where(filled[:, None, None], model.scale("audio", other), model.token)
+    audio = torch.where(heard[..., None], model.scale("audio", own), audio)
+    features = torch.cat([model.scale("video", video), audio], dim=-1)  # [n, T, V + A]
+    return model.classify(model.encode(features))
+
+
+def _network(weights: dict[str, torch.Tensor], name: str) -> ActionClassifier:
+    """The network whose weights these are, without dropout."""
+    is_projected = "project.0.weight" in weights
+    sizes = ClassifierSizes(
+        video_width=len(weights["video_mean"]),
+        audio_width=len(weights["audio_mean"]),
+        actions=len(weights["head.2.bias"]),
+        hidden=weights["lstm.weight_hh_l0"].shape[1],
+        projection=len(weights["project.0.weight"]) if is_projected else 0,
+        dropout=0.0,
+    )
+    model = ActionClassifier(sizes)
+    others = sorted(set(weights) - set(model.state_dict()))
+    if others:
+        raise UserError(
+            f"the network of {name} has {others[0]} and cannot take sound by step: "
+            "leave it out of missingness.conditions"
+        )
+    model.load_state_dict(weights)
+    return model.eval()
