@@ -29,7 +29,7 @@ from audio_from_video.backbones.settings import (
     AudioFeaturesParams,
     VideoFeaturesParams,
 )
-from audio_from_video.classification.settings import GENERATOR_OF, Condition
+from audio_from_video.classification.settings import GENERATOR_OF, Condition, FusionParams
 from audio_from_video.generation.settings import GeneratorNetwork, MappingNetwork
 from audio_from_video.meaning.action_fit import ActionFit, background_scores, entry_means
 from audio_from_video.meaning.key_captions import KeyCaptions
@@ -73,7 +73,8 @@ def main(stage: stage_run.StageRun) -> None:
             name: copy_classifiers(folder, name, conditions[name]) for name in conditions
         }
         architectures = architectures_of(conditions)
-        generators = {name: copy_generators(folder, name) for name in architectures}
+        judged = filter_params.score == "meaning"
+        generators = {name: copy_generators(folder, name, judged) for name in architectures}
         copy_file(layout.AUDIO_PROJECTION, folder / bundle.PROJECTION)
         copy_file(layout.LABEL_PREDICTOR / "map.safetensors", folder / bundle.LABEL_MAP)
         copy_file(layout.LABEL_PREDICTOR / "decoder.safetensors", folder / bundle.DECODER)
@@ -107,9 +108,13 @@ def choose(names: list[str]) -> tuple[dict[str, Condition], dict[str, str]]:
             f"bundle.conditions names {', '.join(unknown)}, which is no condition; "
             f"classifier.conditions has {', '.join(known)}"
         )
+    fusion = params.read("classifier", "fusion", FusionParams)
+    filter_score = params.read("filter", "score", str)
     left_out = {}
     for name in names:
-        reason = obstacle(name, known[name])
+        reason = obstacle(name, known[name], fusion)
+        if known[name].gate == "keep" and filter_score == "confidence":
+            reason = reason or "its gate asks for predicted deviations"
         if reason:
             left_out[name] = reason
     if BASELINE in left_out:
@@ -117,12 +122,18 @@ def choose(names: list[str]) -> tuple[dict[str, Condition], dict[str, str]]:
     return {name: known[name] for name in names if name not in left_out}, left_out
 
 
-def obstacle(name: str, condition: Condition) -> str:
-    """Return why new clips cannot be answered under a condition; '' where they can."""
+def obstacle(name: str, condition: Condition, fusion: FusionParams) -> str:
+    """Return why new clips cannot be answered under a condition; '' where they can.
+
+    fusion: how it uses audio, unless it has a way of its own.
+    """
+    fusion = condition.fusion_over(fusion)
     if condition.model != "lstm":
         return "heads on pooled features are fitted anew in every run and not stored"
-    if condition.fusion.how == "late":
+    if fusion.how == "late" and condition.audio_kinds:
         return "its two experts are not stored for new clips"
+    if fusion.audio_scale == "confidence" and condition.test_audio in GENERATOR_OF:
+        return "predicted deviations are not made for new clips"
     if condition.test_audio == "retrieved":
         return "it borrows the audio of training clips"
     if condition.leaky:
@@ -134,6 +145,8 @@ def obstacle(name: str, condition: Condition) -> str:
         settings = read_json(layout.generator_model(architecture) / "config.json")
         if settings.get("finetune_text", "off") != "off" and settings["condition"] == "mapped":
             return "the text encoder of its generator was fine-tuned"
+        if settings["residual"] != "none":
+            return "its generator adds to the mean sound of predicted actions"
     return ""
 
 
@@ -164,8 +177,11 @@ def copy_classifiers(folder: Path, name: str, condition: Condition) -> Classifie
     )
 
 
-def copy_generators(folder: Path, name: str) -> Generator:
-    """Copy an architecture's generators; return what builds them again, and their threshold."""
+def copy_generators(folder: Path, name: str, judged: bool) -> Generator:
+    """Copy an architecture's generators; return what builds them again, and their threshold.
+
+    judged: whether the filter's scores can be had for new clips.
+    """
     source = layout.generator_model(name)
     seeds = len(list(source.glob("seed-*.safetensors")))
     for seed in range(seeds):
@@ -179,7 +195,7 @@ def copy_generators(folder: Path, name: str) -> Generator:
         keys = MappingNetwork.model_fields
         mapping = MappingNetwork.model_validate({key: stored[key] for key in keys})
     threshold: float | None = None  # the filter does not judge the control
-    if name in ARCHITECTURES:
+    if name in ARCHITECTURES and judged:
         threshold = read_json(layout.metrics("filter"))[name]["threshold"]
     return Generator(
         lstm=GeneratorNetwork.model_validate(lstm),

@@ -25,6 +25,8 @@ scores, give one vector v; score = cos(v, r), where r is the action's embedding
 `centre` subtracts the mean label embedding first; `calibration: action` replaces a score by its
 percentile among training clips of other actions, because one threshold for all selects actions
 instead of clips.
+With `score: confidence` a clip's score is the share of the variance of real sound that its
+generator expects to explain; real sound has 1. It knows no action: `score_oracle` is the same.
 """
 
 import json
@@ -48,7 +50,7 @@ from audio_from_video.meaning.settings import LABEL_CUT, FilterParams
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import ARCHITECTURES
-from audio_from_video.storage import layout, predictions, shards
+from audio_from_video.storage import fit_on, layout, predictions, shards
 
 # Endings of the columns `score` and `keep`.
 DECISIONS = ("", "_oracle", "_real", "_published")
@@ -121,6 +123,47 @@ def score_clips(
     clips["score_published"] = published.fit(vectors, true_actions)
 
 
+def score_by_confidence(clips: pd.DataFrame, architecture: str) -> None:
+    """Replace the scores by the share of variance that the generator expects to explain.
+
+    It is 1 - mean predicted variance / mean variance of real sound, over seeds, steps and
+    components. `score_published` stays.
+    Raises UserError where the generator predicts no deviations.
+    """
+    source = layout.generated(architecture)
+    if not shards.has_column(source, "deviation"):
+        raise UserError(
+            f"filter.score: confidence needs predicted deviations, and {source} has none: "
+            "set generator.lstm.variance to predicted"
+        )
+    variance = real_variance()
+    explained = {}
+    for row in shards.iter_rows(source, ["deviation"], clips.split.unique()):
+        expected = np.square(row["deviation"].astype(np.float32)).mean()
+        explained[row["clip_id"]] = 1 - expected / variance
+    clips["score"] = clips.clip_id.map(explained)
+    clips["score_oracle"] = clips.score
+    clips["score_real"] = np.where(clips.audible, 1.0, np.nan)
+
+
+def real_variance() -> float:
+    """Return the variance of the training clips' real sound, a mean over components.
+
+    It is that of clips that models are fitted on: later ones change no score.
+    """
+    count = 0
+    total = np.zeros(shards.tensor_shape(layout.AUDIO_FEATURES, "features")[-1])
+    squares = np.zeros_like(total)
+    names = sorted(shards.ok_clip_ids(layout.AUDIO_FEATURES))
+    known = {name for name, is_known in zip(names, fit_on.fitted(names), strict=True) if is_known}
+    for row in shards.iter_rows(layout.AUDIO_FEATURES, ["features"], ["training"], known):
+        features = row["features"].astype(float)  # [T, A]
+        count += len(features)
+        total += features.sum(0)
+        squares += np.square(features).sum(0)
+    return float((squares / count - np.square(total / count)).mean())
+
+
 # ---- clips and decisions ----
 
 
@@ -170,6 +213,8 @@ def filter_architecture(architecture: str, filter_params: FilterParams) -> dict:
     """Score and decide the clips of one architecture, write both outputs and return its metrics."""
     clips, label_scores = read_clips(architecture)
     score_clips(clips, label_scores, filter_params)
+    if filter_params.score == "confidence":
+        score_by_confidence(clips, architecture)
     condition = ARCHITECTURES[architecture].generated
     found = label_cut(params.read("label_predictor", "threshold", LABEL_CUT))
     sweep = filter_evaluation.threshold_sweep(clips, label_scores, condition, found)

@@ -7,10 +7,12 @@ that captions of representative frames were mapped to. `shuffled` is a control:
 no more than what sound is like in general.
 
 Reads    data/video_features/{rgb,flow}, data/audio_features
-         data/predictions/video_only.parquet, for a baseline
+         data/predictions/video_only.parquet, for a baseline and `residual: action_mean`
          data/mapping, for `caption_mapping`
 Writes   data/generated/<architecture>, a row per clip, audible or not:
              features   tensor float16 [seeds, T, A]   in the space of data/audio_features
+             deviation  the same shape: predicted deviation of the real features from these, with
+                        `variance: predicted` alone
          models/generator/<architecture>/seed-<n>.safetensors, fitted on all training clips, and
          config.json
          metrics/generator/<architecture>.json
@@ -39,8 +41,9 @@ from safetensors.torch import save_file
 from audio_from_video.clipset import folds
 from audio_from_video.clipset.folds import NO_FOLD, WHOLE
 from audio_from_video.evaluation import generation as generation_evaluation
+from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.generation.conditioning import Conditioning
-from audio_from_video.generation.generator import Inputs
+from audio_from_video.generation.generator import Inputs, predicted_actions
 from audio_from_video.generation.settings import GeneratorParams
 from audio_from_video.generation.training import (
     GeneratorResult,
@@ -55,7 +58,7 @@ from audio_from_video.runtime import atomic, parallel, params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import CAPTION_MAPPING, SHUFFLED, SPLITS
 from audio_from_video.runtime.worker import require_result
-from audio_from_video.storage import layout, shards
+from audio_from_video.storage import layout, predictions, shards
 from audio_from_video.storage.row_file import RowFile, scratch
 
 # Where a clip's generated features stand: a file and the position in it.
@@ -67,20 +70,32 @@ class GeneratedFeatures:
     """Where the features stand that the trainings generated.
 
     cross_fitted: for each clip's index a place per seed.
+    deviations: the same of predicted deviations; empty where none are predicted.
     comparisons: triples of clip index, file and position, by name. `own_training_clips` are those
     of the models fitted on all training clips; `untrained` and `time_shuffled` those of controls.
     """
 
     cross_fitted: dict[int, list[Place]]
+    deviations: dict[int, list[Place]]
     comparisons: dict[str, list[tuple[int, RowFile, int]]] = field(
         default_factory=lambda: {"own_training_clips": [], "untrained": [], "time_shuffled": []}
     )
 
     def of_clip(self, clip_index: int) -> np.ndarray:
         """Return the cross-fitted features of a clip, [seeds, T, A]."""
-        places = self.cross_fitted[clip_index]
-        features = [file.read([position])[0].numpy() for file, position in places]
-        return np.stack(features)
+        return read_places(self.cross_fitted[clip_index])
+
+    @property
+    def deviation_of_clip(self) -> Callable[[int], np.ndarray] | None:
+        """Return what gives a clip's predicted deviations [seeds, T, A]; None without any."""
+        if not self.deviations:
+            return None
+        return lambda clip_index: read_places(self.deviations[clip_index])
+
+
+def read_places(places: list[Place]) -> np.ndarray:
+    """Return the rows [places, T, A] that stand there."""
+    return np.stack([file.read([position])[0].numpy() for file, position in places])
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -90,11 +105,19 @@ def main(stage: stage_run.StageRun) -> None:
         inputs = read_inputs(folder, name, p)
         results = train_all(stage, inputs, p, folder)
         generated = collect(inputs.data, inputs.fold, results, p.seeds)
-        write_generated(layout.generated(name), inputs.data, generated.of_clip, p.seeds)
+        deviation_of_clip = generated.deviation_of_clip
+        write_generated(
+            layout.generated(name), inputs.data, generated.of_clip, p.seeds, deviation_of_clip
+        )
         write_curves(layout.generator_curves(name), results)
         write_models(layout.generator_model(name), inputs, results, p)
         figures = generation_evaluation.generator_figures(
-            inputs.data, inputs.fold, generated.of_clip, generated.comparisons, p.pool
+            inputs.data,
+            inputs.fold,
+            generated.of_clip,
+            generated.comparisons,
+            p.pool,
+            deviation_of_clip,
         )
         counts = training_counts(results)
         if counts["repeated"]:
@@ -125,7 +148,10 @@ def read_inputs(folder: Path, name: str, p: GeneratorParams) -> Inputs:
     if name == CAPTION_MAPPING:
         mapped = p.caption_mapping.condition == "mapped"
         conditioning = Conditioning(folder, data, fold, mapped)
-    return Inputs(data, fold, conditioning, shuffled=name == SHUFFLED)
+    predicted = None
+    if p.lstm.residual == "action_mean":
+        predicted = predicted_actions(data, predictions.read(BASELINE))
+    return Inputs(data, fold, conditioning, name == SHUFFLED, predicted)
 
 
 def train_all(
@@ -158,7 +184,8 @@ def collect(
     """Return which training's features count for which clip; fold [N]: of each clip."""
     everything = range(len(data.clips))
     by_seed: dict[int, dict[int, Place]] = {clip_index: {} for clip_index in everything}
-    generated = GeneratedFeatures({})
+    deviations: dict[int, dict[int, Place]] = {clip_index: {} for clip_index in everything}
+    generated = GeneratedFeatures({}, {})
     for result in results:
         job = result.job
         for position, clip_index in enumerate(result.clip_indices.tolist()):
@@ -169,17 +196,27 @@ def collect(
                 generated.comparisons["own_training_clips"].append(place)
             else:
                 by_seed[clip_index][job.seed] = (result.features, position)
+                if result.deviations:
+                    deviations[clip_index][job.seed] = (result.deviations, position)
     for clip_index, places in by_seed.items():
         generated.cross_fitted[clip_index] = [places[seed] for seed in range(seeds)]
+    for clip_index, places in deviations.items():
+        if places:
+            generated.deviations[clip_index] = [places[seed] for seed in range(seeds)]
     return generated
 
 
 def write_generated(
-    directory: Path, data: Features, features_of: Callable[[int], np.ndarray], seeds: int
+    directory: Path,
+    data: Features,
+    features_of: Callable[[int], np.ndarray],
+    seeds: int,
+    deviation_of: Callable[[int], np.ndarray] | None = None,
 ) -> None:
     """Write the output directory (see the module's docstring), ordered as data/video_features.
 
-    features_of: the features [seeds, T, A] of a clip's index.
+    features_of: the features [seeds, T, A] of a clip's index; deviation_of: its predicted
+    deviations, where there are any.
     """
     # pandas holds the missing action of unlabelled clips as NaN, Arrow as null.
     clips = data.clips.astype(object).replace({float("nan"): None}).to_dict("records")
@@ -187,11 +224,16 @@ def write_generated(
 
     def rows() -> Iterator[dict]:
         for clip_index, clip in enumerate(clips):
-            yield {**clip, "features": features_of(clip_index)}
+            row = {**clip, "features": features_of(clip_index)}
+            if deviation_of:
+                row["deviation"] = deviation_of(clip_index)
+            yield row
 
-    features_type = shards.tensor(pa.float16(), seeds, *data.audio.shape)
-    schema = pa.schema([("features", features_type)])
-    shards.write(directory, schema, rows(), index, "")
+    column_type = shards.tensor(pa.float16(), seeds, *data.audio.shape)
+    columns = [("features", column_type)]
+    if deviation_of:
+        columns.append(("deviation", column_type))
+    shards.write(directory, pa.schema(columns), rows(), index, "")
 
 
 def write_curves(path: Path, results: list[GeneratorResult]) -> None:

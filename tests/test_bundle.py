@@ -148,6 +148,35 @@ def test_a_fine_tuned_text_encoder_leaves_its_conditions_out(finished):
     assert set(settings.generators) == {"semantic_validation"}
 
 
+def test_a_generator_that_adds_to_the_sound_of_actions_leaves_its_conditions_out(finished):
+    path = layout.generator_model("caption_mapping") / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"residual": "action_mean"})
+    run()
+    settings = read_bundle(layout.BUNDLE).settings
+    assert set(settings.left_out) == {"mapped_validated"}
+
+
+def test_gates_that_ask_for_deviations_leave_their_conditions_out(finished, workspace):
+    workspace.set(filter={"score": "confidence"})
+    run()
+    assert set(read_bundle(layout.BUNDLE).settings.left_out) == {"validated", "mapped_validated"}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "left_out"),
+    [
+        ({"audio_scale": "confidence"}, {"validated", "mapped_validated"}),
+        ({"how": "late"}, set(AUDIO_AT_TEST) - {"video_only"}),
+    ],
+)
+def test_fusion_that_new_clips_cannot_have_leaves_conditions_out(
+    finished, workspace, fusion, left_out
+):
+    workspace.set(classifier={"fusion": fusion})
+    run()
+    assert set(read_bundle(layout.BUNDLE).settings.left_out) == left_out
+
+
 def test_the_scale_of_flow_is_the_one_that_was_found(workspace):
     workspace.set(optical_flow={"full_scale_px": "auto"})
     write_json(layout.metrics("optical_flow"), {"full_scale_px": 21.0})

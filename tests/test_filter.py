@@ -190,6 +190,31 @@ def test_scores_are_cosines_computed_label_by_label(data, reference, centre):
     assert len(table) == sum(row["action"] is not None for row in data.rows)
 
 
+def test_confidence_is_the_share_of_the_variance_that_the_generator_expects_to_explain(data):
+    rng = np.random.default_rng(3)
+    labelled = synthetic.in_order([row for row in data.rows if row["action"]])
+    for row in labelled:
+        row["features"] = row["made"]
+        row["deviation"] = rng.uniform(0.1, 2.0) * rng.uniform(0.5, 1.5, size=row["made"].shape)
+    shape = (2, STEPS, COMPONENTS)
+    path = Path("data/generated/semantic_validation")
+    synthetic.write_shards(path, {"features": shape, "deviation": shape}, labelled)
+    table, metrics, _ = decide(data, score="confidence")
+    heard = [row["audio"] for row in labelled if row["split"] == "training" and row["audible"]]
+    variance = np.concatenate(heard).var(0).mean()
+    expected = {row["clip_id"]: 1 - (row["deviation"] ** 2).mean() / variance for row in labelled}
+    assert table.score.to_dict() == pytest.approx(expected, abs=2e-3)
+    assert (table.score == table.score_oracle).all()
+    audible = {row["clip_id"] for row in labelled if row["audible"]}
+    assert set(table.index[table.score_real == 1]) == audible
+    assert (table.keep == (table.score >= metrics["threshold"])).all() and table.keep.any()
+
+
+def test_confidence_without_deviations_is_a_sentence(data):
+    with pytest.raises(UserError, match="filter.score: confidence needs predicted deviations"):
+        decide(data, score="confidence")
+
+
 def test_few_labels_count_and_by_their_scores(data):
     embeddings = read_embeddings("action", False, 2)
     scores = np.zeros((2, LABELS))

@@ -15,10 +15,10 @@ files      runs everything once with the experiment's setting, and keeps these f
            metrics/experiments/<name>/.
 
 Columns of the first kind: setting, condition; for each figure X its mean and 95 % interval (X,
-X_low, X_high); clips, sources, seeds, machine. Paired differences at the same setting are among the
-figures: to `video_only` where it is among the conditions, and to what the experiment names
-(`baselines`, `controls`, `upper_bounds`). With `together` last rows hold the paired differences on
-the test clips of all settings.
+X_low, X_high); with a generator its figures out of fold; clips, sources, seeds, machine. Paired
+differences at the same setting are among the figures: to `video_only` where it is among the
+conditions, and to what the experiment names (`baselines`, `controls`, `upper_bounds`). With
+`together` last rows hold the paired differences on the test clips of all settings.
 metrics/experiments/<name>.json holds the stamps of the figures: data, code, parameters, commit and
 machine (audio_from_video/reporting/stamps.py).
 `report` puts the files, which are kept in git, into metrics/tables.md; those whose stamps are not
@@ -57,6 +57,8 @@ from audio_from_video.storage import layout, predictions, shards
 
 Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metrics hold
 BASELINE = "video_only"
+# Figures of a generator by which its settings are chosen.
+OUT_OF_FOLD = ("r2", "r2_first_components", "own_minus_same_action")
 # Suffixes of the columns of a figure, and the figure's parts that stand there.
 INTERVAL_COLUMNS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
 # A section of metrics/tables.md with an experiment's table, up to the next section.
@@ -220,6 +222,7 @@ def figure_columns(revision: str, condition: str, experiment: Experiment) -> dic
     """Return the columns of a row that come from the metrics of an experiment's run."""
     metrics = read_metrics(f"metrics/classifier/{condition}.json", revision)
     figures = {name: metrics[name] for name in ("validation_accuracy", "accuracy")}
+    choosing: dict[str, float] = {}
     if experiment.missing_rates:
         for rate, figure in metrics["accuracy_at_missing_rate"].items():
             figures[f"accuracy_missing_{rate}"] = figure
@@ -228,6 +231,8 @@ def figure_columns(revision: str, condition: str, experiment: Experiment) -> dic
         for split in ("validation", "test"):
             figure = of_generator[split]["generated"]["centred_cosine"]
             figures[f"centred_cosine_{split}"] = figure
+        out_of_fold = of_generator["out_of_fold"]["generated"]
+        choosing = {f"{name}_out_of_fold": out_of_fold[name] for name in OUT_OF_FOLD}
     compared = {condition, BASELINE} if BASELINE in experiment.conditions else {condition}
     for others in (experiment.baselines, experiment.controls, experiment.upper_bounds):
         compared |= {others[condition]} if condition in others else set()
@@ -238,7 +243,7 @@ def figure_columns(revision: str, condition: str, experiment: Experiment) -> dic
         of_filter = read_metrics("metrics/filter.json", revision)
         figures["kept_fraction"] = of_filter[SEMANTIC_VALIDATION]["kept_fraction"]
 
-    columns = spread_out(figures)
+    columns = spread_out(figures) | choosing
     accuracy = metrics["accuracy"]
     columns["clips"] = accuracy["n"]
     columns["sources"] = accuracy["sources"]

@@ -6,6 +6,7 @@ import torch
 
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.settings import GENERATOR_OF, STORED_AUDIO, FusionParams
+from audio_from_video.runtime.errors import UserError
 
 CLIPS_PER_READ = 256  # bounds memory
 ESTIMATED_AUDIO = ("retrieved", *GENERATOR_OF)  # kinds that stand for a clip's own sound
@@ -39,14 +40,14 @@ def component_weights(
 
     dimension: all the same, so that a component that hardly varies counts as much as the first.
     global: their deviations, divided by the root of the mean variance, as if all components had
-    been divided by one deviation.
+    been divided by one deviation. confidence: the same; `AudioReader` weighs each clip's.
     reliability: their out-of-fold R2 on the training clips (`out_of_fold_r2`), divided by the root
     of its mean square; all the same where the audio is real.
     Those from `fusion.components` on get 0.
     """
     std = audio_scale(data, training_indices).std
     weights = torch.ones_like(std)
-    if fusion.audio_scale == "global":
+    if fusion.audio_scale in ("global", "confidence"):
         weights = std
     elif fusion.audio_scale == "reliability":
         weights = out_of_fold_r2(data, training_indices, seed)
@@ -92,6 +93,29 @@ def out_of_fold_r2(data: ActionData, training_indices: torch.Tensor, seed: int) 
     return share.clamp(0, 1).float()
 
 
+def audio_reader(
+    data: ActionData, fusion: FusionParams, training_indices: torch.Tensor, seed: int
+) -> "AudioReader":
+    """Return what reads a condition's audio for a training on the given clips [n].
+
+    Raises UserError where generated audio shall count by its generator's confidence, and this
+    predicts none.
+    """
+    scale = audio_scale(data, training_indices)
+    if fusion.audio_scale != "confidence":
+        return AudioReader(data, seed, scale)
+    generated = [kind for kind in data.sounds if kind in GENERATOR_OF]
+    if generated and data.deviations is None:
+        raise UserError(
+            f"fusion.audio_scale: confidence needs predicted deviations, and "
+            f"{data.condition.generated_audio} has none: set generator.lstm.variance to predicted"
+        )
+    real = data.sounds["real"]
+    places = real.row[training_indices]
+    _, std = real.file.moments(places[places >= 0].tolist())
+    return AudioReader(data, seed, scale, std.square())
+
+
 @dataclass(frozen=True)
 class AudioInput:
     """Audio of n clips.
@@ -108,11 +132,16 @@ class AudioInput:
 
 @dataclass
 class AudioReader:
-    """Reads audio as a condition has it, for the training of one seed."""
+    """Reads audio as a condition has it, for the training of one seed.
+
+    real_variance [A]: of real sound, with which generated audio counts for as much as its generator
+    trusts in it (`_own`); None: all of it counts in full.
+    """
 
     data: ActionData
     seed: int
     scale: AudioScale
+    real_variance: torch.Tensor | None = None
 
     def read(
         self,
@@ -127,7 +156,7 @@ class AudioReader:
         missing [n] bool: the clips that lack it.
         generator: noise is drawn from it; without one, noise depends on clip and seed alone.
         """
-        features, present = self.data.sounds[kind].read(clip_indices, self.seed)
+        features, present = self._own(kind, clip_indices)
         is_real = present & (kind == "real")
         gaps = torch.nonzero(missing)[:, 0]
         filler = self.data.condition.test_audio
@@ -146,11 +175,24 @@ class AudioReader:
             features[gaps] = self.scale.mean + self.scale.std * noise
             present[gaps] = True
         else:
-            other = self.data.sounds[filler]
-            other_features, other_present = other.read(clip_indices[gaps], self.seed)
+            other_features, other_present = self._own(filler, clip_indices[gaps])
             features[gaps] = other_features
             present[gaps] = other_present
         return AudioInput(features, present, is_real)
+
+    def _own(self, kind: str, clip_indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stored audio [n, T, A] of a kind, and which clips have it [n] bool.
+
+        Generated audio is shrunk towards the mean, to the share of the variance that its generator
+        expects to explain: 1 - predicted variance / variance of real sound, at least 0.
+        """
+        features, present = self.data.sounds[kind].read(clip_indices, self.seed)
+        if self.real_variance is None or kind not in GENERATOR_OF or self.data.deviations is None:
+            return features, present
+        deviation, _ = self.data.deviations.read(clip_indices, self.seed)
+        share = (1 - deviation.square() / self.real_variance).clamp(min=0)
+        shrunk = self.scale.mean + share * (features - self.scale.mean)
+        return torch.where(present[:, None, None], shrunk, features), present
 
     def _noise(
         self,

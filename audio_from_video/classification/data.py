@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from audio_from_video.audioset.labels import load_labels
-from audio_from_video.classification.settings import Condition
+from audio_from_video.classification.settings import GENERATOR_OF, Condition
 from audio_from_video.clipset import folds
 from audio_from_video.learning import features
 from audio_from_video.learning.features import Sound, VideoFeatures
@@ -30,6 +30,7 @@ class ActionData(VideoFeatures):
     labels [N]: the index of each clip's action, -1 where it is unlabelled.
     uses_label [N]: training clips whose labels are used.
     sounds: audio features by kind; audio that the filter's gate rejects counts as missing.
+    deviations: how far the generated ones may be from the real ones, where their generator says so.
     passes_gate [N]: clips that the filter's gate keeps; all of them without such a gate.
     audio_belongs [N]: clips whose real audio belongs to their action by gate `dictionary`.
 
@@ -46,9 +47,12 @@ class ActionData(VideoFeatures):
         self.condition = condition
 
         self.sounds = {}
+        self.deviations: Sound | None = None
         for kind in condition.audio_kinds:
             path = condition.audio_path(kind)
             self.sounds[kind] = self.load_sound(folder / kind, path)
+            if kind in GENERATOR_OF and shards.has_column(path, "deviation"):
+                self.deviations = self.load_sound(folder / "deviations", path, "deviation")
         # Retrieved audio is another clip's real audio: the same file, at another clip's place.
         if "retrieved" in self.sounds:
             self.sounds["retrieved"].row = self._most_alike_sound(self.sounds["real"])
@@ -110,6 +114,8 @@ class ActionData(VideoFeatures):
         sounds = {}
         for kind, sound in self.sounds.items():
             sounds[kind] = [sound.file.digest(), sound.row.tolist()]
+        if self.deviations:
+            sounds["deviations"] = [self.deviations.file.digest(), self.deviations.row.tolist()]
         return digest(
             self.video.digest(),
             sounds,

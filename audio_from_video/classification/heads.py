@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from audio_from_video.classification.audio_input import (
-    AudioReader,
-    audio_scale,
+    audio_reader,
     component_weights,
 )
 from audio_from_video.classification.data import ActionData
@@ -165,9 +164,8 @@ class Summaries:
     ):
         self.data = data
         if data.sounds:
-            scale = audio_scale(data, training_indices)
             fusion = p.fusion_of(data.condition)
-            self.audio = AudioReader(data, seed, scale)
+            self.audio = audio_reader(data, fusion, training_indices, seed)
             self.weights = component_weights(data, fusion, training_indices, seed)
         video = self._video(training_indices)
         self.video_mean = video.mean(0)

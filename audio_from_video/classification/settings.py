@@ -20,6 +20,7 @@ NOTHING = str(layout.RGB_FEATURES)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+AudioWeighting = Literal["dimension", "global", "reliability", "confidence"]
 GeneratedAudio = Literal["generated", "shuffled", "mapped"]
 GENERATOR_OF = {
     "generated": SEMANTIC_VALIDATION,
@@ -39,7 +40,7 @@ class FusionParams(params.Section):
     """
 
     how: Literal["concatenate", "late"]
-    audio_scale: Literal["dimension", "global", "reliability"]
+    audio_scale: AudioWeighting
     components: int = Field(ge=0, le=65536)
 
 
@@ -47,7 +48,7 @@ class FusionOverride(params.Section):
     """What a condition has instead of `classifier.fusion`; None: nothing of its own."""
 
     how: Literal["concatenate", "late"] | None = None
-    audio_scale: Literal["dimension", "global", "reliability"] | None = None
+    audio_scale: AudioWeighting | None = None
     components: int | None = Field(default=None, ge=0, le=65536)
 
 
@@ -158,6 +159,11 @@ class Condition(params.Section):
         if self.fusion.how == "late":
             raise ValueError(f"model: {self.model} concatenates; fusion.how: late is the LSTM's")
         return self
+
+    def fusion_over(self, default: FusionParams) -> FusionParams:
+        """Return how it uses audio: `default`, and what it has of its own instead."""
+        own = self.fusion.model_dump(exclude_none=True)
+        return default.model_copy(update=own)
 
     @property
     def draws_nothing(self) -> bool:
@@ -304,5 +310,4 @@ class ClassifierParams(params.Section):
 
     def fusion_of(self, condition: Condition) -> FusionParams:
         """Return how a condition uses audio: `fusion`, and what it has of its own instead."""
-        own = condition.fusion.model_dump(exclude_none=True)
-        return self.fusion.model_copy(update=own)
+        return condition.fusion_over(self.fusion)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from audio_from_video.backbones import hub
 from audio_from_video.classification.audio_input import (
-    AudioReader,
+    audio_reader,
     audio_scale,
     component_weights,
 )
@@ -167,8 +167,7 @@ class ConditionTraining:
         self.model = model.to(self.device)
         self.generator = torch.Generator().manual_seed(task.random_seed)
         if task.data.sounds:
-            scale = audio_scale(task.data, task.training_indices)
-            self.audio = AudioReader(task.data, task.seed, scale)
+            self.audio = audio_reader(task.data, fusion, task.training_indices, task.seed)
 
     def training_loss(self, clip_indices: torch.Tensor) -> torch.Tensor:
         """Return the loss of a batch of training clips [n], a scalar."""

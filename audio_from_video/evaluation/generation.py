@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from scipy.stats import spearmanr
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.baselines import Baselines, measured_clips
@@ -26,6 +27,7 @@ Place = tuple[int, RowFile, int]
 # Names of what is measured, and their splits.  Training clips are answered out of fold.
 MEASURED_SPLITS = {"test": "test", "validation": "validation", "out_of_fold": "training"}
 TEST_CONTROLS = ("untrained", "time_shuffled")
+FIRST_COMPONENTS = 16  # of the projection: those that vary most
 
 
 # ---- measures ----
@@ -42,17 +44,42 @@ def against_real(
     """Return measures of generated against real features [N, T, A].
 
     Both are centred by the training clips' mean.  offset [A]: what centring took away; `cosine` is
-    that of the features with it.  relative_mse: 1 is what the mean scores.
+    that of the features with it.  relative_mse: 1 is what the mean scores.  r2: the share of the
+    variance that is explained, of all components and of the first ones.
     """
+    first = slice(FIRST_COMPONENTS)
     flat_generated = generated.reshape(len(generated), -1)
     flat_real = real.reshape(len(real), -1)
     return {
         "centred_cosine": cosine(generated, real),
         "cosine": cosine(generated + offset, real + offset),
-        "relative_mse": float(((generated - real) ** 2).mean() / (real**2).mean()),
+        "relative_mse": relative_mse(generated, real),
+        "r2": 1 - relative_mse(generated, real),
+        "r2_first_components": 1 - relative_mse(generated[..., first], real[..., first]),
         "variance_ratio": float(flat_generated.var(0).sum() / flat_real.var(0).sum()),
         "own_minus_same_action": own_minus_others(flat_generated, flat_real, actions),
         "time_correlation": time_correlation(generated, real),
+    }
+
+
+def relative_mse(generated: np.ndarray, real: np.ndarray) -> float:
+    """Return the squared error of centred features [N, T, A], in that of their mean."""
+    return float(((generated - real) ** 2).mean() / (real**2).mean())
+
+
+def calibration(generated: np.ndarray, deviation: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Return how well predicted deviations fit the errors; all arrays are [N, T, A].
+
+    standardised_squared_error: the mean of (error / deviation)^2; 1 is right on average, more is
+    too sure.  error_rank_correlation: Spearman's, over clips, of the root mean squares of deviation
+    and error; 0 is what says nothing of where the generator errs.
+    """
+    error = generated - real
+    expected = (deviation**2).mean((1, 2))
+    correlation = spearmanr(expected, (error**2).mean((1, 2))).statistic
+    return {
+        "standardised_squared_error": float(((error / deviation) ** 2).mean()),
+        "error_rank_correlation": float(np.nan_to_num(correlation)),
     }
 
 
@@ -93,12 +120,14 @@ def generator_figures(
     generated_features: Callable[[int], np.ndarray],
     comparisons: dict[str, list[Place]],
     pool: str,
+    predicted_deviations: Callable[[int], np.ndarray] | None = None,
 ) -> dict:
     """Return the metrics of a generator by split, beside baselines and controls.
 
     fold [N]: of each clip.  generated_features: of a clip index, [seeds, T, A].
     comparisons: places of the answers of controls and of the models fitted on all training clips.
     pool: see `Baselines`.
+    predicted_deviations: of a clip index, [seeds, T, A], where the generator predicts them.
     """
     projection = load_file(layout.AUDIO_PROJECTION)
     offset = projection["mean"] @ projection["components"].T
@@ -120,6 +149,9 @@ def generator_figures(
         if len(generated) > 1:
             spread = float(generated.std(0).mean() / clips.real.std())
         figures[name]["generated"]["spread_over_seeds"] = spread
+        if predicted_deviations:
+            by_clip = [predicted_deviations(i) for i in clip_indices.tolist()]
+            figures[name]["generated"] |= clips.calibration(generated, np.stack(by_clip, axis=1))
 
     # How well a model fits what it learned from; out of fold stands above.
     clips = RealClips(data, "training", offset)
@@ -153,6 +185,13 @@ class RealClips:
             if key != "centred_cosine":
                 summary[key] = float(np.mean([np.mean(measures[key]) for measures in per_seed]))
         return summary
+
+    def calibration(self, generated: np.ndarray, deviation: np.ndarray) -> dict[str, float]:
+        """Return `calibration` of features and deviations [S, N, T, A], averaged over seeds."""
+        per_seed = []
+        for features, deviations in zip(generated, deviation, strict=True):
+            per_seed.append(calibration(features, deviations, self.real))
+        return {key: float(np.mean([each[key] for each in per_seed])) for key in per_seed[0]}
 
 
 def answers_at(places: list[Place], clip_indices: torch.Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The networks of the architectures with what they read: clip indices in, audio features out."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -12,11 +12,13 @@ from audio_from_video.generation.conditioning import (
     TunedConditioning,
 )
 from audio_from_video.generation.networks import (
+    ActionSound,
     Anchors,
     AudioGenerator,
     GeneratorSizes,
     MappedAudioGenerator,
     MappedGeneratorSizes,
+    Prediction,
 )
 from audio_from_video.generation.settings import (
     GeneratorNetwork,
@@ -24,10 +26,14 @@ from audio_from_video.generation.settings import (
     MappingNetwork,
 )
 from audio_from_video.learning.features import Features
-from audio_from_video.runtime.digests import digest
+from audio_from_video.runtime.digests import digest, new_hash
+from audio_from_video.runtime.errors import UserError
+from audio_from_video.storage.predictions import Predictions
 
 # The name of the text encoder within the network: its parameters are `text.<name>`.
 TEXT_ENCODER = "text"
+# The same for the mean sound of the actions.
+ACTION_SOUND = "action_sound"
 
 
 def generator_sizes(lstm: GeneratorNetwork, video_width: int, audio_width: int) -> GeneratorSizes:
@@ -39,6 +45,7 @@ def generator_sizes(lstm: GeneratorNetwork, video_width: int, audio_width: int) 
         projection=lstm.projection,
         dropout=lstm.dropout,
         bidirectional=lstm.bidirectional,
+        variance=lstm.variance,
     )
 
 
@@ -57,6 +64,33 @@ def mapped_sizes(
     )
 
 
+@dataclass(frozen=True)
+class PredictedActions:
+    """How probable a classifier thinks each action of each clip.
+
+    actions: their names; probabilities [N, actions]: means over its trainings.
+    """
+
+    actions: list[str]
+    probabilities: torch.Tensor
+
+
+def predicted_actions(data: Features, predictions: Predictions) -> PredictedActions:
+    """Return the predictions by the clips' indices.
+
+    Raises UserError where they do not hold all clips.
+    """
+    ensemble = predictions.ensemble()
+    position = {clip_id: row for row, clip_id in enumerate(ensemble.clips.clip_id)}
+    rows = [position.get(clip_id, -1) for clip_id in data.clips.clip_id]
+    if -1 in rows:
+        raise UserError(
+            f"{rows.count(-1)} clips have no predicted action: generator.lstm.residual: "
+            "action_mean needs answers_pool and out_of_fold of the condition video_only"
+        )
+    return PredictedActions(ensemble.actions, torch.from_numpy(ensemble.probabilities[0][rows]))
+
+
 @dataclass
 class Inputs:
     """What all trainings of an architecture share.
@@ -64,16 +98,22 @@ class Inputs:
     data: the clips' features; fold [N]: their folds.
     conditioning: captions and labels, which only architecture 2 reads.
     shuffled: whether clips learn from the sound of others (the control).
+    predicted: the actions whose mean sound generators add to; None: they add to nothing.
     """
 
     data: Features
     fold: np.ndarray
     conditioning: Conditioning | None = None
     shuffled: bool = False
+    predicted: PredictedActions | None = None
 
     def key(self) -> str:
         """Return a digest of what all trainings read: part of a checkpoint's key."""
         conditioning = self.conditioning.key() if self.conditioning else None
+        predicted = None
+        if self.predicted:
+            probabilities = self.predicted.probabilities.numpy().tobytes()
+            predicted = [self.predicted.actions, new_hash(probabilities).hexdigest()]
         clips = [
             self.data.audio_row.tolist(),
             self.fold.tolist(),
@@ -85,6 +125,7 @@ class Inputs:
             clips,
             conditioning,
             self.shuffled,
+            predicted,
         )
 
 
@@ -103,6 +144,12 @@ class Generator:
         self.noise_generator = torch.Generator().manual_seed(seed)
         self.slower_parts: dict[str, float] = {}
         self.model = self._build(p)
+        self.predicted = inputs.predicted
+        self.action_sound: ActionSound | None = None
+        if self.predicted:
+            width = self.data.audio.shape[-1]
+            self.action_sound = ActionSound(len(self.predicted.actions), width)
+            self.model.add_module(ACTION_SOUND, self.action_sound)
         self.model.to(self.device)
 
     def _build(self, p: GeneratorParams) -> AudioGenerator:
@@ -115,7 +162,19 @@ class Generator:
 
     def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
         """Standardised audio features [n, T, A] of clips [n]."""
-        return self.model(self.video(clip_indices))
+        return self.predict(clip_indices).mean
+
+    def predict(self, clip_indices: torch.Tensor) -> Prediction:
+        """Return what the network says of clips [n], added to the sound of their actions."""
+        prediction = self._answer(clip_indices)
+        if self.action_sound is None or self.predicted is None:
+            return prediction
+        probabilities = self.predicted.probabilities[clip_indices].to(self.device)
+        return replace(prediction, mean=prediction.mean + self.action_sound(probabilities))
+
+    def _answer(self, clip_indices: torch.Tensor) -> Prediction:
+        """What the network says of clips [n]."""
+        return self.model.predict(self.video(clip_indices))
 
     def refresh(self) -> None:
         """Bring constants up to date with the weights; needed before features are generated."""
@@ -161,8 +220,8 @@ class MappedGenerator(Generator):
         self.conditioning = TunedConditioning(self.stored, encoder)
         model.add_module(TEXT_ENCODER, encoder)
 
-    def __call__(self, clip_indices: torch.Tensor) -> torch.Tensor:
-        """Standardised audio features [n, T, A] of clips [n].
+    def _answer(self, clip_indices: torch.Tensor) -> Prediction:
+        """What the network says of clips [n].
 
         Noise is drawn anew in training; else it is the clip's and the seed's own.
         """
@@ -173,7 +232,7 @@ class MappedGenerator(Generator):
             noise = noise.to(self.device)
         else:
             noise = self.own_noise(clip_indices, 0)
-        return self.model(video, self.anchors(clip_indices), noise)
+        return self.model.predict(video, self.anchors(clip_indices), noise)
 
     def refresh(self) -> None:
         """Encode all texts by the text encoder as it is, where it learns."""

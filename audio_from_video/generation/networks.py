@@ -6,7 +6,7 @@ Shapes: B clips, T time steps, V and A dimensions of the video and audio feature
 embeddings, k labels per caption, N noise dimensions.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import nn
@@ -16,11 +16,16 @@ from audio_from_video.learning.dropout import Dropout
 # What stands for a label that does not exist, before the softmax; finite, as -inf would give NaN
 # where none exists.
 NO_LABEL_SCORE = -1e4
+# Logarithms of predicted variances, in standardised units: a float16 deviation stays above 0.
+LOG_VARIANCE_RANGE = (-12.0, 6.0)
 
 
 @dataclass(frozen=True)
 class GeneratorSizes:
-    """Sizes of architecture 1's network; hidden: of the LSTM's state in each direction."""
+    """Sizes of architecture 1's network; hidden: of the LSTM's state in each direction.
+
+    variance: `predicted` adds a second head.
+    """
 
     video_width: int
     audio_width: int
@@ -28,6 +33,7 @@ class GeneratorSizes:
     projection: int
     dropout: float
     bidirectional: bool
+    variance: str = field(default="none", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,18 @@ class MappedGeneratorSizes(GeneratorSizes):
     anchors: bool
     visual: str
     temperature: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a generator says of clips, in the units of the targets.
+
+    mean [B, T, A]: the audio features.
+    log_variance [B, T, A]: of the errors that it expects; None where it predicts none.
+    """
+
+    mean: torch.Tensor
+    log_variance: torch.Tensor | None = None
 
 
 class AudioGenerator(nn.Module):
@@ -68,10 +86,13 @@ class AudioGenerator(nn.Module):
         self.lstm = nn.LSTM(
             sizes.projection, sizes.hidden, batch_first=True, bidirectional=sizes.bidirectional
         )
-        directions = 2 if sizes.bidirectional else 1
-        self.head = nn.Sequential(
-            Dropout(sizes.dropout), nn.Linear(sizes.hidden * directions, sizes.audio_width)
-        )
+        width = sizes.hidden * (2 if sizes.bidirectional else 1)
+        self.head = nn.Sequential(Dropout(sizes.dropout), nn.Linear(width, sizes.audio_width))
+        self.variance_head: nn.Sequential | None = None
+        if sizes.variance == "predicted":
+            self.variance_head = nn.Sequential(
+                Dropout(sizes.dropout), nn.Linear(width, sizes.audio_width)
+            )
 
     def set_scale(self, modality: str, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Set mean and standard deviation [V] or [A] of a modality; saved with the weights."""
@@ -90,10 +111,55 @@ class AudioGenerator(nn.Module):
         """Standardise video features [B, T, V]."""
         return (video - self.video_mean) / self.video_std
 
+    def start_variances(self, std: torch.Tensor) -> None:
+        """Let predicted variances start at those of the training clips' features.
+
+        std [A]: their deviations, in the units of the audio. From there the network learns how much
+        of them it explains: a component that hardly varies would take long to come down from 1.
+        """
+        if self.variance_head is None:
+            return
+        linear = self.variance_head[1]
+        with torch.no_grad():
+            linear.bias.copy_(2 * (std.to(self.audio_std.device) / self.audio_std).log())
+
+    def deviation(self, log_variance: torch.Tensor) -> torch.Tensor:
+        """Return predicted deviations [B, T, A] in the units of the audio."""
+        return (log_variance / 2).exp() * self.audio_std
+
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """[B, T, V] -> standardised audio features [B, T, A]."""
-        hidden, _ = self.lstm(self.project(self.scale_video(video)))
-        return self.head(hidden)
+        return self.predict(video).mean
+
+    def predict(self, video: torch.Tensor) -> Prediction:
+        """Return features and, where they are predicted, variances of video features [B, T, V]."""
+        return self._of_states(self.project(self.scale_video(video)))
+
+    def _of_states(self, projected: torch.Tensor) -> Prediction:
+        """What the LSTM and its heads make of the first layer's outputs [B, T, projection]."""
+        hidden, _ = self.lstm(projected)
+        mean = self.head(hidden)
+        if self.variance_head is None:
+            return Prediction(mean)
+        return Prediction(mean, self.variance_head(hidden).clamp(*LOG_VARIANCE_RANGE))
+
+
+class ActionSound(nn.Module):
+    """The mean sound of each action, to which a generator may add what it makes of the video.
+
+    mean [actions, A]: over clips and steps, in the units of the targets; it is not learned.
+    """
+
+    def __init__(self, actions: int, audio_width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(actions, audio_width))
+
+    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Return the sound that clips of such probabilities [B, actions] have on average.
+
+        It is the same at every step: [B, 1, A].
+        """
+        return (probabilities @ self.mean)[:, None]
 
 
 def generation_loss(
@@ -113,6 +179,23 @@ def clip_losses(
     cosine = nn.functional.cosine_similarity(predicted, target, dim=-1).mean(1)
     mse = (predicted - target).square().mean((1, 2))
     return mse_weight * mse + cosine_weight * (1 - cosine)
+
+
+def beta_nll(prediction: Prediction, target: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return twice the Gaussian negative log-likelihood, each term weighted, a scalar.
+
+    The weight is the predicted variance to the power of `beta`, without gradient (beta-NLL, Seitzer
+    et al. 2022, arXiv 2203.09168). At 0 it is the likelihood, whose gradient for the mean vanishes
+    where a large variance excuses the error; at 1 this gradient is that of the squared error. The
+    constant log(2 pi) is left out.
+    target: standardised audio features [B, T, A].
+    """
+    log_variance = prediction.log_variance
+    if log_variance is None:
+        raise ValueError("the likelihood needs predicted variances")
+    weight = (beta * log_variance).exp().detach()
+    error = (prediction.mean - target).square()
+    return (weight * (log_variance + error / log_variance.exp())).mean()
 
 
 def contrastive_loss(
@@ -265,11 +348,17 @@ class MappedAudioGenerator(AudioGenerator):
         self, video: torch.Tensor, anchors: Anchors, noise: torch.Tensor
     ) -> torch.Tensor:
         """video [B, T, V], anchors, noise [B, T, N] -> standardised audio features [B, T, A]."""
+        return self.predict(video, anchors, noise).mean
+
+    def predict(  # type: ignore[override]
+        self, video: torch.Tensor, anchors: Anchors, noise: torch.Tensor
+    ) -> Prediction:
+        """Return features and, where they are predicted, variances."""
         frame = self.scale_video(video)
         label_audio = self.label_audio(frame, anchors)
         if self.visual == "representative":
             share, _ = nearest_anchor(anchors.present)
             frame = share @ frame
         inputs = torch.cat([frame, label_audio, noise], dim=-1)  # [B, T, V + A + N]
-        hidden, _ = self.lstm(self.project(inputs))
-        return self.head(hidden) + self.injection * label_audio
+        prediction = self._of_states(self.project(inputs))
+        return replace(prediction, mean=prediction.mean + self.injection * label_audio)

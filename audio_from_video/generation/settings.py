@@ -30,6 +30,9 @@ class GeneratorNetwork(TrainingParams):
     contrastive_weight: float = Field(ge=0)
     contrastive_temperature: float = Field(gt=0, le=100)
     target_scale: Literal["dimension", "global"]
+    variance: Literal["none", "predicted"]
+    variance_beta: float = Field(ge=0, le=1)
+    residual: Literal["none", "action_mean"]
 
 
 class MappingNetwork(params.Section):

@@ -11,6 +11,7 @@ import torch
 from audio_from_video.clipset.folds import NO_FOLD, WHOLE
 from audio_from_video.generation.generator import Inputs, MappedGenerator, make_generator
 from audio_from_video.generation.networks import (
+    beta_nll,
     clip_losses,
     contrastive_loss,
     generation_loss,
@@ -70,6 +71,7 @@ class GeneratorResult:
     """What a job gives.
 
     clip_indices [n]: clips for which features were generated; features: their rows [T, A].
+    deviations: rows [T, A] of the errors that it expects; None where it predicts none.
     curve: losses by epoch, as of `learning.loop.fit`.
     parameters: how many numbers the network learns.
     attention: figures of the attention (architecture 2, trained on all clips).
@@ -81,6 +83,7 @@ class GeneratorResult:
     job: Job
     clip_indices: np.ndarray
     features: RowFile
+    deviations: RowFile | None
     curve: list[dict]
     parameters: int
     attention: dict[str, float]
@@ -106,6 +109,9 @@ def run_job(task: GeneratorTask) -> GeneratorResult:
     attention = {}
     with torch.inference_mode():
         features = training.write_features(clip_indices)
+        deviations = None
+        if task.p.lstm.variance == "predicted":
+            deviations = training.write_deviations(clip_indices)
         if job.fold == WHOLE and isinstance(generator, MappedGenerator):
             attention = attention_figures(generator, training.validation_indices)
     weights = None
@@ -117,6 +123,7 @@ def run_job(task: GeneratorTask) -> GeneratorResult:
         job,
         clip_indices.numpy(),
         features,
+        deviations,
         training.curve,
         parameters,
         attention,
@@ -173,6 +180,7 @@ class GeneratorTraining:
         if task.inputs.shuffled:
             order = torch.randperm(len(self.training_indices), generator=self.shuffle)
             self.sound_of[self.training_indices] = self.training_indices[order]
+        self._set_action_sound()
 
     def _set_scales(self) -> None:
         """Give the network the scales of the training clips' features."""
@@ -180,11 +188,32 @@ class GeneratorTraining:
         video_mean, video_std = self.data.video.moments(self.training_indices.tolist())
         model.set_scale("video", video_mean, video_std)
         rows = self.data.audio_row[self.training_indices].tolist()
-        mean, std = self.data.audio.moments(rows)
+        mean, std_by_component = self.data.audio.moments(rows)
+        std = std_by_component
         if self.task.p.lstm.target_scale == "global":
             # One deviation for all dimensions: large ones keep their weight in the loss.
             std = std.square().mean().sqrt().expand_as(std)
         model.set_scale("audio", mean, std)
+        model.start_variances(std_by_component)
+
+    def _set_action_sound(self) -> None:
+        """Give the generator the mean sound of each action, where it adds to it.
+
+        It is that of the labelled clips that are learned from; an action without any has the mean
+        of all clips.
+        """
+        generator = self.generator
+        if generator.action_sound is None or generator.predicted is None:
+            return
+        clips = self.data.clips.iloc[self.training_indices.numpy()]
+        for number, action in enumerate(generator.predicted.actions):
+            is_own = (clips.split == "training") & (clips.action == action)
+            own = self.training_indices[torch.tensor(is_own.to_numpy(bool))]
+            if not len(own):
+                continue
+            rows = self.data.audio_row[self.sound_of[own]].tolist()
+            mean, _ = self.data.audio.moments(rows)
+            generator.action_sound.mean[number] = generator.model.scale(mean.to(generator.device))
 
     @property
     def lowest_loss(self) -> float:
@@ -217,12 +246,18 @@ class GeneratorTraining:
         if model.training and self.task.job.control == "time_shuffled":
             order = torch.randperm(target.shape[1], generator=self.shuffle)
             target = target[:, order]
-        predicted = self.generator(clip_indices)
-        loss = generation_loss(predicted, target, net.mse_weight, net.cosine_weight)
+        prediction = self.generator.predict(clip_indices)
+        if net.variance == "predicted":
+            # The plain likelihood decides on validation: only this is a proper score.
+            beta = net.variance_beta if model.training else 0.0
+            loss = net.mse_weight * beta_nll(prediction, target, beta)
+            loss = loss + generation_loss(prediction.mean, target, 0.0, net.cosine_weight)
+        else:
+            loss = generation_loss(prediction.mean, target, net.mse_weight, net.cosine_weight)
         if not model.training or not net.contrastive_weight:
             return loss
         # In training alone: it depends on the other clips of a batch.
-        contrastive = contrastive_loss(predicted, target, net.contrastive_temperature)
+        contrastive = contrastive_loss(prediction.mean, target, net.contrastive_temperature)
         return loss + net.contrastive_weight * contrastive
 
     def validation_loss(self) -> float:
@@ -263,6 +298,19 @@ class GeneratorTraining:
         for part in clip_indices.split(CLIPS_PER_PART):
             features = self.generator.model.unscale(self.generator(part))  # [n, T, A]
             yield from features.cpu().numpy()
+
+    def write_deviations(self, clip_indices: torch.Tensor) -> RowFile:
+        """Write the deviations [T, A] predicted for clips to a file beside the features."""
+        path = self.task.path.with_name(f"{self.task.path.name}-deviations")
+        return RowFile(path, self.data.audio.shape).write(self._deviations(clip_indices))
+
+    def _deviations(self, clip_indices: torch.Tensor) -> Iterator[np.ndarray]:
+        """Predict the deviations [T, A] of one clip after the other."""
+        for part in clip_indices.split(CLIPS_PER_PART):
+            log_variance = self.generator.predict(part).log_variance
+            if log_variance is None:
+                raise ValueError("the generator predicts no variances")
+            yield from self.generator.model.deviation(log_variance).cpu().numpy()
 
 
 def attention_figures(generator: MappedGenerator, clip_indices: torch.Tensor) -> dict[str, float]:

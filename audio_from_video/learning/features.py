@@ -72,19 +72,19 @@ class VideoFeatures:
         self.clips = index.loc[clip_ids, ["split", "action", "source_id"]].reset_index()
         self.fitted = torch.from_numpy(fit_on.fitted(clip_ids))
 
-    def load_sound(self, file: Path, source: Path) -> Sound:
-        """Return the audio features of a directory of shards (column `features`) for these clips.
+    def load_sound(self, file: Path, source: Path, column: str = "features") -> Sound:
+        """Return the audio features of a directory of shards for these clips.
 
-        file: where the rows lie from then on.
+        file: where the rows lie from then on.  column: of the shards.
         """
         clip_ids = self.clips.clip_id.tolist()
         wanted = set(clip_ids)
         splits = sorted(set(self.clips.split))
-        all_rows = shards.iter_rows(source, ["features"], splits)
+        all_rows = shards.iter_rows(source, [column], splits)
         rows = (row for row in all_rows if row["clip_id"] in wanted)
         stored_ids: list[str] = []
-        stored = RowFile(file, shards.tensor_shape(source, "features"))
-        stored.write(iter_column(rows, "features", stored_ids))
+        stored = RowFile(file, shards.tensor_shape(source, column))
+        stored.write(iter_column(rows, column, stored_ids))
 
         row_of = {clip_id: row for row, clip_id in enumerate(stored_ids)}
         row = torch.tensor([row_of.get(clip_id, -1) for clip_id in clip_ids], dtype=torch.long)

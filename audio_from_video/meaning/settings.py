@@ -48,6 +48,7 @@ class FilterParams(params.Section):
     """The section `filter` of params.yaml."""
 
     threshold: Threshold | Literal["auto", "cross_fitted"]
+    score: Literal["meaning", "confidence"]
     action: Literal["predicted", "label"]
     reference: Literal["action", "entry"]
     centre: bool

@@ -27,6 +27,8 @@ UNITS = {
     "centred_cosine": NUMBER,
 }
 
+PLAIN = "_out_of_fold"  # ends the names of figures without an interval
+
 INTERVAL = ["mean", "ci95_low", "ci95_high"]  # columns of metrics/subsets.csv
 
 
@@ -57,6 +59,9 @@ def experiment_table(path: Path) -> Table:
             unit = unit_of(name)
             header.append(name.replace("_", " ") + (" (%)" if unit in (SHARE, POINTS) else ""))
             columns.append(estimates(text, name, unit))
+        elif name.endswith(PLAIN):
+            header.append(name.replace("_", " "))
+            columns.append([plain_figure(value) for value in text[name]])
         else:
             header.append(name)
             columns.append(list(text[name]))
@@ -110,6 +115,11 @@ def unit_of(name: str) -> Unit:
     """Return the unit of a column with intervals; a figure that is not known is a number."""
     fitting = [figure for figure in UNITS if name == figure or name.startswith(f"{figure}_")]
     return UNITS[max(fitting, key=len)] if fitting else NUMBER
+
+
+def plain_figure(value: str) -> Cell:
+    """Return the cell of a figure without an interval; an empty one where there is none."""
+    return Cell((float(value) if value else None,), NUMBER)
 
 
 def estimates(text: pd.DataFrame, name: str, unit: Unit) -> list[Content]:

@@ -452,6 +452,15 @@ def _require_digest(path: Path, written: str) -> None:
             raise OSError("its bytes are not those that were written")
 
 
+def has_column(directory: Path, column: str) -> bool:
+    """Return whether the shards of a directory have a column."""
+    paths = shard_paths(directory)
+    if not paths:
+        return False
+    with undamaged(paths[0]):
+        return column in pq.read_schema(paths[0]).names
+
+
 def tensor_shape(directory: Path, column: str) -> tuple[int, ...]:
     """Return the shape of a tensor column, from the first shard's schema.
 
