@@ -48,7 +48,7 @@ from audio_from_video.classification.missingness_settings import (
     MissingnessParams,
     PropensityParams,
 )
-from audio_from_video.classification.settings import Condition
+from audio_from_video.classification.settings import Condition, FusionParams
 from audio_from_video.classification.trained import TrainedClassifier, why_not_by_step
 from audio_from_video.evaluation import curves, intervals, sound_value
 from audio_from_video.evaluation.rows import BASELINE
@@ -370,8 +370,9 @@ def adaptation_figures(
 def check_conditions(conditions: dict[str, Condition], p: MissingnessParams) -> list[str]:
     """Return the named conditions that there are; UserError where sound cannot be cut in one."""
     names = [name for name in p.conditions if name in conditions]
+    fusion = params.read("classifier", "fusion", FusionParams)
     for name in names:
-        reason = why_not_by_step(conditions[name])
+        reason = why_not_by_step(conditions[name], fusion)
         if reason:
             raise UserError(f"missingness.conditions names {name}: {reason}")
     return names

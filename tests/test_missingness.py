@@ -392,6 +392,10 @@ def test_the_sound_of_test_clips_fits_no_propensity(here):
         (condition_keys(), "it hears nothing"),
         (condition_keys(model="svm", **REAL), "it is a svm head"),
         (condition_keys(**GENERATED, gate="keep", kept_only=True), "it answers some clips only"),
+        (
+            condition_keys(**GENERATED, fusion={"audio_scale": "confidence"}),
+            "its generated sound counts by confidence",
+        ),
     ],
 )
 def test_conditions_whose_sound_cannot_be_cut_are_named(here, keys, sentence):

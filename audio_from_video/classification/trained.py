@@ -10,21 +10,27 @@ from audio_from_video.classification.audio_input import AudioInput, AudioReader,
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.missing_patterns import Pattern
 from audio_from_video.classification.networks import ActionClassifier, ClassifierSizes
-from audio_from_video.classification.settings import Condition
+from audio_from_video.classification.settings import GENERATOR_OF, Condition, FusionParams
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout
 
 CLIPS_PER_PART = 512  # bounds the memory of predictions
 
 
-def why_not_by_step(condition: Condition) -> str:
-    """Return why a condition's networks cannot take sound by step, as a phrase; '' if they can."""
+def why_not_by_step(condition: Condition, fusion: FusionParams) -> str:
+    """Return why a condition's networks cannot take sound by step, as a phrase; '' if they can.
+
+    fusion: how it uses audio, unless it has a way of its own.
+    """
     if condition.model != "lstm":
         return f"it is a {condition.model} head, of which no weights are kept"
     if not condition.audio_kinds or condition.learns == "audio":
         return "it hears nothing"
     if condition.kept_only:
         return "it answers some clips only (kept_only)"
+    by_confidence = condition.fusion_over(fusion).audio_scale == "confidence"
+    if by_confidence and any(kind in GENERATOR_OF for kind in condition.audio_kinds):
+        return "its generated sound counts by confidence, which is not stored with the network"
     return ""
 
 
