@@ -8,42 +8,43 @@ Writes   data/audio, a row per audible clip:
                                   long as the video
          and in its index rms_dbfs float32 for every clip that has a track.
 Statuses: ok, no_audio_track, silent (RMS below `audio.silence_db`), unreadable, timeout,
-worker_died.
+worker_died, unreachable.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from audio_from_video.clipset import roots
 from audio_from_video.media import codecs, sound, untrusted
 from audio_from_video.media.settings import AudioParams
-from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.media.untrusted import Place
+from audio_from_video.media.workers import map_files
+from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
 CODE_VERSION = 3  # of `extract`; raise it when the output for the same input changes
 LIBRARIES = ("av", "numpy", "soundfile")
-FAILED = {"unreadable", "timeout", "worker_died"}
+FAILED = {"unreadable", "timeout", "worker_died", "unreachable"}
+# Of a clip: the file, when its video begins and how long it lasts in seconds, whether the file has
+# an audio track, and whether the clip is a part of it.
+Task = tuple[Place, float, float, bool, bool]
 COLUMNS = pa.schema([("flac", pa.binary())])
 FACTS = [pa.field("rms_dbfs", pa.float32())]
 
 
-def extract(task: tuple[str, float, float, bool, bool]) -> dict:
-    """Return sound and level of one clip (runs in a worker).
-
-    task: the file, when the clip's video begins and how long it lasts in seconds, whether the file
-    has an audio track, and whether the clip is a part of it.
-    """
-    path, start_s, duration_s, has_audio, is_part = task
+def extract(task: Task) -> dict:
+    """Return sound and level of one clip (runs in a worker)."""
+    place, start_s, duration_s, has_audio, is_part = task
     row = {"flac": None, "rms_dbfs": None}
     if not has_audio:
         return row | {"status": "no_audio_track", "reason": "the file has no audio stream"}
     try:
-        samples = sound.decode_sound(Path(path), start_s, duration_s, seek=is_part)
+        file = untrusted.of_place(place)
+        samples = sound.decode_sound(file, start_s, duration_s, seek=is_part)
     except untrusted.MediaError as error:
         return row | {"status": error.status, "reason": error.reason}
     return {
@@ -78,18 +79,16 @@ def main(stage: stage_run.StageRun) -> None:
             named.append("part")  # it sounds otherwise than a file of that start and length
         clip["input_key"] = digest(*named)
 
-    def tasks() -> Iterator[tuple[str, tuple[str, float, float, bool, bool]]]:
+    def tasks() -> Iterator[tuple[str, Task]]:
         for clip in clips:
             facts = facts_of[clip["clip_id"]]
-            path = str(Path(root) / facts["path"])
+            place = roots.place(root, facts["path"])
             is_part = facts["start_s"] is not None
-            task = (path, clip["start_s"], clip["duration_s"], facts["has_audio"], is_part)
+            task = (place, clip["start_s"], clip["duration_s"], facts["has_audio"], is_part)
             yield clip["clip_id"], task
 
     def compute(missing: Iterator[Any]) -> Iterator[Any]:
-        return parallel.map_items(
-            extract, missing, stage.workers, time_limit_s(), untrusted.decoding_process
-        )
+        return map_files(extract, missing, stage.workers, root)
 
     version = item_store.version("audio", CODE_VERSION, libraries=LIBRARIES)
     with ClipItems("audio", version, COLUMNS, FACTS) as items:

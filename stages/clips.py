@@ -30,10 +30,10 @@ What ends no run but spoils its figures is told on stderr: actions short of clip
 are counted in metrics/clips.json), the rendered data set's models for other clips, frames smaller
 than the video model sees them, look-alike pairs of other actions.
 The root is no DVC dependency (DVC would hash all of it), so this stage always runs.  The hash and
-the probe of a file are remembered by path, size and modification time.
+the probe of a file are remembered by path, size and modification time; where the root is a URL, by
+what its listing tells.
 """
 
-import hashlib
 import os
 import sys
 from collections import defaultdict
@@ -55,16 +55,26 @@ from audio_from_video.clipset.splits import (
     missing_audio_table,
 )
 from audio_from_video.media import pictures, untrusted
-from audio_from_video.runtime import parallel, params, stage_run
-from audio_from_video.runtime.digests import digest, new_hash
+from audio_from_video.media.untrusted import Place
+from audio_from_video.media.workers import map_files
+from audio_from_video.runtime import params, remote, stage_run
+from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError, printable
-from audio_from_video.runtime.parallel import time_limit_s
+from audio_from_video.runtime.remote import RemoteFile
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.item_store import ItemStore
 
 CODE_VERSION = 3  # of `examine`
 LIBRARIES = ("av", "numpy")
-FAILED = {"unreadable", "no_video", "timeout", "worker_died", "missing", "outside_root"}
+FAILED = {
+    "unreadable",
+    "no_video",
+    "timeout",
+    "worker_died",
+    "missing",
+    "outside_root",
+    "unreachable",
+}
 # Published lists name files that are gone: a row without a file is told, and no failure.
 FAILED_OF_LIST = FAILED - {"missing"}
 MAX_SIDE_PX = 65_500  # of a JPEG picture, as libjpeg writes it
@@ -135,15 +145,14 @@ def _draw_key(clip: dict, seed: int) -> str:
     return digest(seed, clip["path"], clip["name"])
 
 
-def examine(path: str) -> dict:
+def examine(place: Place) -> dict:
     """Return content hash and facts of one file (runs in a worker)."""
     row = dict.fromkeys(FACTS.names) | {"status": "ok", "reason": ""}
     try:
-        with untrusted.open_file(Path(path)) as file:
-            content = hashlib.file_digest(file, new_hash)
+        file = untrusted.of_place(place)
         # Before the probe, so that a file that cannot be decoded has its hash, too.
-        row["content_hash"] = content.hexdigest()
-        row |= pictures.probe(Path(path))
+        row["content_hash"] = untrusted.content_hash(file)
+        row |= pictures.probe(file)
     except OSError as error:
         row["status"] = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         row["reason"] = error.strerror or str(error)
@@ -157,20 +166,23 @@ def add_facts(clips: list[dict], p: ClipsParams, stage: stage_run.StageRun) -> N
     version = item_store.version("clips", CODE_VERSION, libraries=LIBRARIES)
     for clip in clips:
         clip |= dict.fromkeys(FACTS.names)
-    inside = clips if p.links == "all" else _refuse_outside(clips, p.root)
-    # Keys hold the whole path: several roots may share an item store.
-    root = Path(p.root).absolute()
-    paths = dict.fromkeys(clip["path"] for clip in inside)
-    tasks = {path: _task(f"{root}/{path}") for path in paths}
+    tasks: dict[str, tuple[str, Place]]
+    if remote.is_url(p.root):
+        examined = _refuse_unlisted(clips)
+        tasks = {clip["path"]: _remote_task(p.root, clip) for clip in examined}
+    else:
+        examined = clips if p.links == "all" else _refuse_outside(clips, p.root)
+        # Keys hold the whole path: several roots may share an item store.
+        root = Path(p.root).absolute()
+        paths = dict.fromkeys(clip["path"] for clip in examined)
+        tasks = {path: _task(f"{root}/{path}") for path in paths}
 
-    def compute(paths: Iterator[str]) -> Iterator[Any]:
-        return parallel.map_items(
-            examine, paths, stage.workers, time_limit_s(), untrusted.decoding_process
-        )
+    def compute(places: Iterator[Any]) -> Iterator[Any]:
+        return map_files(examine, places, stage.workers, p.root)
 
     with ItemStore("clips", version, FACTS) as store:
         failures = stage.fill(store, tasks.values(), len(tasks), compute)
-        for clip in inside:
+        for clip in examined:
             key, _ = tasks[clip["path"]]
             failure = failures.get(key)
             if failure:
@@ -215,6 +227,33 @@ def _refuse_outside(clips: list[dict], root: str) -> list[dict]:
             clip["status"] = "outside_root"
             clip["reason"] = "a link leads out of clips.root; clips.links = all follows it"
     return inside
+
+
+def _refuse_unlisted(clips: list[dict]) -> list[dict]:
+    """Refuse clips of a URL that its listing lacks or that are too large to be fetched.
+
+    Returns the others.
+    """
+    listed = []
+    for clip in clips:
+        if clip["listed"] is None:
+            clip["status"] = "missing"
+            clip["reason"] = "the listing of clips.root has no such file"
+        elif clip["listed"].size_bytes > remote.MAX_BYTES:
+            clip["status"] = "too_large"
+            clip["reason"] = (
+                f"{clip['listed'].size_bytes / 2**20:.0f} MiB; of a URL, files of at most "
+                f"{remote.MAX_BYTES / 2**20:.0f} MiB are read"
+            )
+        else:
+            listed.append(clip)
+    return listed
+
+
+def _remote_task(root: str, clip: dict) -> tuple[str, RemoteFile]:
+    """Return item key and place of a URL's file; a new state in the listing gives another key."""
+    file = RemoteFile(root, clip["path"])
+    return digest(str(file), clip["listed"].size_bytes, clip["listed"].state), file
 
 
 def _task(path: str) -> tuple[str, str]:
@@ -374,7 +413,7 @@ def main(stage: stage_run.StageRun) -> None:
     shards.write_table(shards.with_clip_set(table), layout.CLIPS)
     shards.write_table(fit_on_table(clips, listed), layout.FIT_ON)
     shards.write_table(missing_audio_table(clips, p.seed), layout.MISSING_AUDIO)
-    truth.pass_on(Path(p.root))
+    truth.pass_on(p.root)
     figures = clip_figures(clips, actions)
     if listed:
         fit_list.check(clips, listed)

@@ -15,18 +15,18 @@ How frames are chosen: audio_from_video/media/frames.py.
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from audio_from_video.media import untrusted
+from audio_from_video.clipset import roots
 from audio_from_video.media.frames import extract
 from audio_from_video.media.pictures import Part
 from audio_from_video.media.settings import FramesParams
-from audio_from_video.runtime import parallel, params, stage_run
+from audio_from_video.media.untrusted import Place
+from audio_from_video.media.workers import map_files
+from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.digests import digest
-from audio_from_video.runtime.parallel import time_limit_s
 from audio_from_video.storage import accounting, item_store, layout, shards
 from audio_from_video.storage.clip_items import ClipItems
 
@@ -35,7 +35,7 @@ from audio_from_video.storage.clip_items import ClipItems
 CODE_VERSION = 5
 # PyAV decodes, OpenCV shrinks and encodes.
 LIBRARIES = ("av", "numpy", "opencv-contrib-python-headless")
-FAILED = {"unreadable", "no_video", "timeout", "worker_died"}
+FAILED = {"unreadable", "no_video", "timeout", "worker_died", "unreachable"}
 FACTS = [
     pa.field("frame_count", pa.int32()),
     pa.field("duration_s", pa.float32()),
@@ -60,12 +60,12 @@ def input_key(clip: dict) -> str:
     return digest(clip["content_hash"], clip["start_s"], clip["end_s"])
 
 
-def task(root: str, clip: dict, p: FramesParams) -> tuple[str, Part | None, FramesParams]:
+def task(root: str, clip: dict, p: FramesParams) -> tuple[Place, Part | None, FramesParams]:
     """Return what `extract` needs for a clip, a row of data/clips.parquet."""
     part = None
     if clip["start_s"] is not None:
         part = Part(clip["start_s"], clip["end_s"])
-    return str(Path(root) / clip["path"]), part, p
+    return roots.place(root, clip["path"]), part, p
 
 
 def main(stage: stage_run.StageRun) -> None:
@@ -82,9 +82,7 @@ def main(stage: stage_run.StageRun) -> None:
     version = item_store.version("frames", CODE_VERSION, p.model_dump(), libraries=LIBRARIES)
 
     def compute(tasks: Iterator[Any]) -> Iterator[Any]:
-        return parallel.map_items(
-            extract, tasks, stage.workers, time_limit_s(), untrusted.decoding_process
-        )
+        return map_files(extract, tasks, stage.workers, root)
 
     with ClipItems("frames", version, columns, FACTS) as items:
         tasks = ((clip["clip_id"], task(root, clip, p)) for clip in clips)

@@ -11,6 +11,7 @@ Only `path` and `action` must be there.  Other columns are left alone.
 """
 
 import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audio_from_video.runtime.errors import UserError, printable
+from audio_from_video.runtime.remote import RemoteFile
 
 SPLITS = ("training", "validation", "test", "unlabelled")
 REQUIRED = ("path", "action")
@@ -69,7 +71,7 @@ class Complaints:
         ]
 
 
-def read(path: Path) -> tuple[list[ListedClip], list[str]]:
+def read(path: Path | RemoteFile) -> tuple[list[ListedClip], list[str]]:
     """Return the clips of a list, in its order, and sentences on rows that were left out.
 
     A row that stands there twice counts once.  Raises UserError where the list is missing or no
@@ -111,23 +113,24 @@ def write(path: Path, clips: Iterable[ListedClip]) -> int:
     return count
 
 
-def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _read_csv(path: Path | RemoteFile) -> list[tuple[int, dict[str, Any]]]:
     """The rows of a CSV file, each with its line."""
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            rows = [(reader.line_num, row) for row in reader]
-            present = list(reader.fieldnames or [])
-        except csv.Error as error:
-            raise UserError(f"{path} is no CSV file: {error}") from None
+    content = io.BytesIO(path.read_bytes())
+    lines = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="")
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+        present = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV file: {error}") from None
     _require_columns(path, present)
     return rows
 
 
-def _read_parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _read_parquet(path: Path | RemoteFile) -> list[tuple[int, dict[str, Any]]]:
     """The rows of a Parquet file, each with its number."""
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(pa.BufferReader(path.read_bytes()), partitioning=None)
     except (pa.ArrowException, OSError) as error:
         cause = str(error).splitlines()[0]
         raise UserError(f"{path} is no Parquet file: {cause}") from None
@@ -135,7 +138,7 @@ def _read_parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return list(enumerate(table.to_pylist(), start=1))
 
 
-def _require_columns(path: Path, present: list[str]) -> None:
+def _require_columns(path: Path | RemoteFile, present: list[str]) -> None:
     missing = [name for name in REQUIRED if name not in present]
     if missing:
         raise UserError(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from audio_from_video.clipset import roots
 from audio_from_video.runtime import params
 
 Count = Annotated[int, Field(ge=1)]
@@ -19,6 +20,11 @@ class SplitParams(params.Section):
     source_pattern: str
     test_list: str
     clip_list: str
+
+    @field_validator("root")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        return roots.plain(value)
 
     @field_validator("source_pattern")
     @classmethod

@@ -4,11 +4,10 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pyarrow as pa
 
-from audio_from_video.clipset import discovery
+from audio_from_video.clipset import discovery, roots
 from audio_from_video.clipset.settings import SplitParams
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import printable
@@ -70,7 +69,7 @@ def _apply_listed_splits(clips: list[dict], p: SplitParams, kept: dict[str, str]
 
 def _apply_test_list(clips: list[dict], p: SplitParams) -> None:
     """Make what the list names the test split, and refuse other clips of the validation folder."""
-    listed = discovery.read_list(Path(p.root) / p.test_list)
+    listed = discovery.read_list(roots.place(p.root, p.test_list))
     names = {unicodedata.normalize("NFC", name) for name in listed}
     unmatched = set(names)
     for clip in clips:

@@ -6,15 +6,14 @@ module; tests/test_imports.py enforces it.  For data sets that were not rendered
 rows.
 """
 
-import shutil
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audio_from_video.clipset import roots
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, shards
 
@@ -34,19 +33,20 @@ TRUTH_SCHEMA = pa.schema(  # stages/sample.py, which renders the clips, describe
 )
 
 
-def pass_on(root: Path) -> None:
+def pass_on(root_name: str) -> None:
     """Copy the truth of a data set's root to where the other functions of this module read it.
 
     Without `truth.parquet` in the root, a table without rows is written.
     Raises UserError where the root's file is no Parquet file, or lacks a column.
     """
-    source = root / "truth.parquet"
+    source = roots.place(root_name, "truth.parquet")
     if not source.is_file():
         shards.write_table(TRUTH_SCHEMA.empty_table(), layout.TRUTH)
         return
     advice = "remove it, or restore what `sample` wrote"
+    content = source.read_bytes()
     try:
-        present = list(pq.read_schema(source))
+        present = list(pq.read_schema(pa.BufferReader(content)))
     except (pa.ArrowInvalid, OSError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{source} is no Parquet file ({message}): {advice}") from None
@@ -56,7 +56,7 @@ def pass_on(root: Path) -> None:
         raise UserError(f"{source} lacks {names}, or has other types there: {advice}")
     # The bytes are copied, as this keeps the metadata that `sample` wrote.
     temporary = layout.TRUTH.with_name(f".{layout.TRUTH.name}.tmp")
-    shutil.copyfile(source, temporary)
+    temporary.write_bytes(content)
     temporary.replace(layout.TRUTH)
 
 

@@ -5,7 +5,6 @@ and 60 fps, but 19 at 25 and 23 at 29.97: keeping "exactly 18" would then select
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 
 from audio_from_video.media import codecs, pictures, untrusted
 from audio_from_video.media.settings import FramesParams
+from audio_from_video.media.untrusted import Place
 
 MAX_COUNT = 2**31 - 1  # what frame_count can hold; a file may claim any duration
 # Absorbs the rounding of container time bases (Matroska's is a millisecond).  At exactly 1 ms, the
@@ -39,12 +39,12 @@ def on_screen(frame_times_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
     return np.searchsorted(frame_times_s, times_s + TOLERANCE_S, side="right").clip(1) - 1
 
 
-def extract(task: tuple[str, pictures.Part | None, FramesParams]) -> dict:
+def extract(task: tuple[Place, pictures.Part | None, FramesParams]) -> dict:
     """Return the frames of one clip as JPEG, and their times (runs in a worker).
 
     task: the file, the part of it that is the clip (None: all of it), and the parameters.
     """
-    path, part, p = task
+    place, part, p = task
     row: dict[str, Any] = {"jpegs": [], "frame_count": 0, "duration_s": 0.0, "start_s": 0.0}
     row |= {"times_s": np.zeros(p.count), "status": "ok", "reason": ""}
 
@@ -59,7 +59,8 @@ def extract(task: tuple[str, pictures.Part | None, FramesParams]) -> dict:
 
     try:
         shrink = partial(small_jpeg, p=p)
-        shown, row["jpegs"] = pictures.read_frames(Path(path), choose, shrink, part)
+        file = untrusted.of_place(place)
+        shown, row["jpegs"] = pictures.read_frames(file, choose, shrink, part)
         row["start_s"] = shown.start_s
     except untrusted.MediaError as error:
         row |= {"status": error.status, "reason": error.reason}

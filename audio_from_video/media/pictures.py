@@ -13,7 +13,6 @@ Pixels are taken as square, as in `ffmpeg`'s frames; a sample aspect ratio stret
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -21,7 +20,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from audio_from_video.media import untrusted
-from audio_from_video.media.untrusted import MediaError
+from audio_from_video.media.untrusted import File, MediaError
 
 # Containers that list where each frame's bytes lie: whether the file holds them can be told.
 INDEXED = ("mov", "mp4")
@@ -96,13 +95,13 @@ Choice = Callable[[ShownFrames], np.ndarray]
 Finish = Callable[[np.ndarray], Any]
 
 
-def probe(path: Path) -> dict:
+def probe(file: File) -> dict:
     """Return facts of a video file: duration_s, fps (average), width_px, height_px, has_audio.
 
     Where the header of the video stream tells no duration (Matroska, WebM, Flash), it is that of
     the packets.  Raises MediaError.
     """
-    with untrusted.open_container(path) as container:
+    with untrusted.open_container(file) as container:
         stream = _prepared_stream(container)
         with untrusted.sense():
             facts = {
@@ -113,30 +112,30 @@ def probe(path: Path) -> dict:
                 "has_audio": bool(container.streams.audio),
             }
     if not facts["duration_s"]:
-        facts["duration_s"] = packet_times(path).duration_s
+        facts["duration_s"] = packet_times(file).duration_s
     return facts
 
 
-def packet_times(path: Path) -> ShownFrames:
+def packet_times(file: File) -> ShownFrames:
     """Return the times at which a file's packets promise frames; nothing is decoded.
 
     Raises MediaError where the file breaks off, or where no packet has a time stamp.
     """
     stamps = []
     durations = []
-    with untrusted.open_container(path) as container:
+    with untrusted.open_container(file) as container:
         stream = untrusted.video_stream(container)
         for packet in untrusted.packets(container, stream):
             if packet.pts is not None and packet.size and not packet.is_discard:
                 stamps.append(packet.pts)
                 durations.append(packet.duration or 0)
-        _require_whole(path, container, stream)
+        _require_whole(container, stream)
         order = np.argsort(stamps, kind="stable")
         return _shown_frames(np.asarray(stamps)[order], np.asarray(durations)[order], stream)
 
 
 def read_frames(
-    path: Path, choose: Choice, finish: Finish, part: Part | None = None
+    file: File, choose: Choice, finish: Finish, part: Part | None = None
 ) -> tuple[ShownFrames, list]:
     """Decode a video, or a part of it, and return when its frames are shown, and the chosen ones.
 
@@ -145,26 +144,26 @@ def read_frames(
     uint8; no more than one image is held besides.  Raises MediaError, also where a part does not
     lie within the file.
     """
-    span = None if part is None else _span(path, part)
-    promised = packet_times(path) if span is None else _packet_times_of_part(path, span)
+    span = None if part is None else _span(file, part)
+    promised = packet_times(file) if span is None else _packet_times_of_part(file, span)
     indices = choose(promised)
-    shown, finished = _decode(path, indices, finish, span)
+    shown, finished = _decode(file, indices, finish, span)
     if not shown.agrees_with(promised):
         indices = choose(shown)
         if len(indices):
-            shown, finished = _decode(path, indices, finish, span)
+            shown, finished = _decode(file, indices, finish, span)
     return shown, [finished[index] for index in indices.tolist()]
 
 
 def _decode(
-    path: Path, indices: np.ndarray, finish: Finish, span: _Span | None
+    file: File, indices: np.ndarray, finish: Finish, span: _Span | None
 ) -> tuple[ShownFrames, dict[int, Any]]:
     """All shown frames' times, and by index what `finish` makes of the chosen ones."""
     convert = VideoReformatter()  # one for all frames: making it takes longer than its work
     chosen = set(indices.tolist())
     finished: dict[int, Any] = {}
     times = []
-    with untrusted.open_container(path) as container:
+    with untrusted.open_container(file) as container:
         stream = _prepared_stream(container)
         matrix = None
         frames = _frames(container, stream)
@@ -191,9 +190,9 @@ def beyond_end(start_s: float, end_s: float, duration_s: float) -> str:
     )
 
 
-def _span(path: Path, part: Part) -> _Span:
+def _span(file: File, part: Part) -> _Span:
     """Find where decoding must begin, so that the frame on screen at the part's start is there."""
-    with untrusted.open_container(path) as container:
+    with untrusted.open_container(file) as container:
         stream = _prepared_stream(container)
         first = next((frame.pts for frame in _frames(container, stream)), None)
         if first is None or not any(name in container.format.name for name in SEEKABLE):
@@ -210,14 +209,14 @@ def _span(path: Path, part: Part) -> _Span:
     return _Span(part, first, None, stamped=True)
 
 
-def _packet_times_of_part(path: Path, span: _Span) -> ShownFrames:
+def _packet_times_of_part(file: File, span: _Span) -> ShownFrames:
     """Return the times at which a file's packets promise the frames of a part.
 
     They are those from the sought key frame on, as in `_frames_of_part`.
     """
     stamps: list[int] = []
     durations = []
-    with untrusted.open_container(path) as container:
+    with untrusted.open_container(file) as container:
         stream = untrusted.video_stream(container)
         end = _end(stream, span)
         if span.seek is not None:
@@ -366,11 +365,11 @@ def _shown_frames(stamps: np.ndarray, durations: np.ndarray, stream: Any) -> Sho
     return ShownFrames(times_s, float(stamps[-1] - stamps[0] + last) * base, stamps[0] * base)
 
 
-def _require_whole(path: Path, container: Any, stream: Any) -> None:
+def _require_whole(container: Any, stream: Any) -> None:
     """Raise MediaError where the file ends before the frames that its index lists."""
     if not any(name in container.format.name for name in INDEXED):
         return
-    size = path.stat().st_size
+    size = container.size
     entries = list(stream.index_entries)
     there = sum(entry.pos + entry.size <= size for entry in entries)
     if there < len(entries):

@@ -8,7 +8,6 @@ sound carries a time stamp, and frames that follow each other without a gap form
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -16,7 +15,7 @@ import numpy as np
 
 from audio_from_video.media import pictures, untrusted
 from audio_from_video.media.codecs import SAMPLE_RATE_HZ, level_dbfs
-from audio_from_video.media.untrusted import MediaError
+from audio_from_video.media.untrusted import File, MediaError
 
 # A frame of sound that tells a start so far from the end of the one before begins a new stretch.
 # Time stamps jitter by less (Matroska's and Flash's are whole milliseconds), a lost packet is
@@ -98,7 +97,7 @@ class Stretch:
 SEEK_BACK_S = 1.0
 
 
-def decode_sound(path: Path, start_s: float, duration_s: float, seek: bool = False) -> np.ndarray:
+def decode_sound(file: File, start_s: float, duration_s: float, seek: bool = False) -> np.ndarray:
     """Decode a file's sound from its first shown picture on.
 
     start_s: that picture's time on the file's clock, or that of a part's start
@@ -108,10 +107,10 @@ def decode_sound(path: Path, start_s: float, duration_s: float, seek: bool = Fal
     Of several tracks it is the one flagged as default, else the first.  Packets that cannot be
     decoded leave silence, too.  Raises MediaError where none can be.
     """
-    stretches = _read_stretches(path, start_s, duration_s, seek) if seek else []
+    stretches = _read_stretches(file, start_s, duration_s, seek) if seek else []
     # Nothing at the start: the track is silent there, or seeking led behind it.
     if not stretches or stretches[0].start_s > 0:
-        stretches = _read_stretches(path, start_s, duration_s, seek=False)
+        stretches = _read_stretches(file, start_s, duration_s, seek=False)
     with untrusted.bounded_memory():
         line = np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
         for stretch in stretches:
@@ -125,12 +124,12 @@ def decode_sound(path: Path, start_s: float, duration_s: float, seek: bool = Fal
     return np.clip(np.rint(line.clip(-1, 1) * 32768), -32768, 32767).astype(np.int16)
 
 
-def _read_stretches(path: Path, origin_s: float, duration_s: float, seek: bool) -> list[Stretch]:
+def _read_stretches(file: File, origin_s: float, duration_s: float, seek: bool) -> list[Stretch]:
     """The sound between the first shown picture and `duration_s` later; none where all is later."""
     stretches: list[Stretch] = []
     decoded = False
     last_duration_s = 0.0
-    with untrusted.open_container(path) as container:
+    with untrusted.open_container(file) as container:
         stream = _audio_stream(container)
         if seek and any(name in container.format.name for name in pictures.SEEKABLE):
             from_s = max(0.0, origin_s - SEEK_BACK_S)

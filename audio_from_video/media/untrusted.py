@@ -8,19 +8,23 @@ message when it cannot.
 Importing this module sets nothing: `decoding_process` sets the limits of a worker.
 """
 
+import hashlib
+import io
 import os
 import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 
+from audio_from_video.runtime.digests import new_hash
 from audio_from_video.runtime.errors import printable
 from audio_from_video.runtime.parallel import one_thread
+from audio_from_video.runtime.remote import RemoteFile
 
 # Containers that hold their own pictures and sound.  Playlists (HLS, DASH, concat, SDP, IMF, image
 # sequences) are not among them: they name other files and addresses.
@@ -49,11 +53,44 @@ def decoding_process() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-def open_file(path: Path) -> BufferedReader:
+@dataclass(frozen=True)
+class FetchedFile:
+    """A file of another machine, whose content this process holds; name: without its folder."""
+
+    name: str
+    content: bytes
+
+
+class _NamedContent(io.BytesIO):
+    """An open file in memory; FFmpeg looks at its name's ending where the content is ambiguous."""
+
+    def __init__(self, file: FetchedFile):
+        super().__init__(file.content)
+        self.name = file.name
+
+
+Place = str | Path | RemoteFile  # where a file lies
+File = Path | FetchedFile  # a file of this machine
+
+
+def of_place(place: Place) -> File:
+    """Return the file at a place, fetched where it is on another machine.
+
+    The whole file: it is opened several times, and most clips are small.  Raises
+    remote.Unreachable.
+    """
+    if isinstance(place, RemoteFile):
+        return FetchedFile(place.name, place.read_bytes())
+    return Path(place)
+
+
+def open_file(file: File) -> io.BufferedReader | io.BytesIO:
     """Open a regular file for reading bytes.
 
     Raises OSError for anything else, at once: reading a pipe would wait for its writer.
     """
+    if isinstance(file, FetchedFile):
+        return _NamedContent(file)
 
     def opener(name: str, flags: int) -> int:
         descriptor = os.open(name, flags | os.O_NONBLOCK)
@@ -62,11 +99,17 @@ def open_file(path: Path) -> BufferedReader:
             raise OSError(0, "no regular file")
         return descriptor
 
-    return open(path, "rb", opener=opener)  # the caller's `with` closes it
+    return open(file, "rb", opener=opener)  # the caller's `with` closes it
+
+
+def content_hash(file: File) -> str:
+    """Return BLAKE2b-128 of a file's bytes, hex; raises OSError."""
+    with open_file(file) as opened:
+        return hashlib.file_digest(opened, new_hash).hexdigest()
 
 
 @contextmanager
-def open_container(path: Path) -> Iterator[Any]:
+def open_container(file: File) -> Iterator[Any]:
     """Open a file as a PyAV container.
 
     FFmpeg gets an open file and no protocol, so no playlist leads it to other files.  What FFmpeg
@@ -75,12 +118,13 @@ def open_container(path: Path) -> Iterator[Any]:
     av.logging.set_level(av.logging.PANIC)
     options = {"protocol_whitelist": "none", "format_whitelist": FORMATS}
     try:
-        with bounded_memory(), open_file(path) as file:
-            if not os.fstat(file.fileno()).st_size:
+        with bounded_memory(), open_file(file) as opened:
+            if not opened.seek(0, os.SEEK_END):
                 raise MediaError("unreadable", "the file is empty")
+            opened.seek(0)
             with sense():
                 container = av.open(
-                    file, mode="r", metadata_errors="replace", container_options=options
+                    opened, mode="r", metadata_errors="replace", container_options=options
                 )
             with container:
                 yield container
@@ -88,8 +132,10 @@ def open_container(path: Path) -> Iterator[Any]:
         reason = str(error.strerror)
         log = getattr(error, "log", None)
         if log:
-            # Without the folder, which is no fact of the clip.
-            detail = log[2].strip().replace(f"{path.parent}/", "")
+            detail = log[2].strip()
+            if isinstance(file, Path):
+                # Without the folder, which is no fact of the clip.
+                detail = detail.replace(f"{file.parent}/", "")
             reason = f"{reason} ({detail})"
         raise MediaError("unreadable", reason) from None
 

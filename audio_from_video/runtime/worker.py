@@ -35,7 +35,7 @@ DIED = (EOFError, OSError)
 class Failure:
     """What stands in an item's place when its worker gave no result."""
 
-    kind: str  # 'timeout' or 'worker_died'
+    kind: str  # 'timeout', 'worker_died' or, of a file on another machine, 'unreachable'
     reason: str
 
 

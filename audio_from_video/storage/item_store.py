@@ -24,6 +24,7 @@ import pyarrow as pa
 from audio_from_video.runtime import kernels
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import DamagedStore, UserError
+from audio_from_video.runtime.remote import Unreachable
 from audio_from_video.runtime.worker import Failure
 from audio_from_video.storage import chunk_files, packed_shards, shards
 from audio_from_video.storage.chunk_files import Chunk, DamagedChunk
@@ -303,15 +304,20 @@ class ItemStore:
                     waiting.append(key)
                     yield payload
 
-        for row in compute(missing()):
-            key = waiting.popleft()
-            if isinstance(row, Failure):
-                failures[key] = row
-                continue
-            batch.append((key, row))
-            if len(batch) == BATCH:
+        try:
+            for row in compute(missing()):
+                key = waiting.popleft()
+                if isinstance(row, Failure):
+                    failures[key] = row
+                    continue
+                batch.append((key, row))
+                if len(batch) == BATCH:
+                    self.put(batch)
+                    batch = []
+        except Unreachable:  # no fault of what was computed
+            if batch:
                 self.put(batch)
-                batch = []
+            raise
         if batch:
             self.put(batch)
         return failures

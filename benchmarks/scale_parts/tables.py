@@ -99,7 +99,7 @@ def prepare(run: Path, folder: Path, copies: int) -> tuple[Folder, int]:
     clips = shards.ok_rows(place.path / "data/video_features/rgb")
     shards.write_table(missing_audio_table(clips, 0), place.path / layout.MISSING_AUDIO)
     with chdir(place.path):
-        truth.pass_on(place.path)  # nothing is known of copies
+        truth.pass_on(str(place.path))  # nothing is known of copies
     (place.path / "models").mkdir()
     shutil.copy(run / layout.AUDIO_PROJECTION, place.path / layout.AUDIO_PROJECTION)
     return place, max(counts)

@@ -92,7 +92,7 @@ def test_rows_have_the_columns_that_are_asked_for(known):
 
 def test_of_clips_that_were_not_rendered_nothing_is_known(workspace):
     Path("data").mkdir(exist_ok=True)
-    truth.pass_on(Path("nowhere"))
+    truth.pass_on("nowhere")
     assert pq.read_table(layout.TRUTH).schema.names == TRUTH_SCHEMA.names
     assert truth.actions() == truth.sound_belongs() == truth.audible_labels() == {}
     assert truth.own_sound_labels() == []
@@ -102,7 +102,7 @@ def test_the_roots_file_is_passed_on_as_it_is(workspace):
     Path("data").mkdir(exist_ok=True)
     source = Path("root/truth.parquet")
     shards.write_table(pa.Table.from_pylist(ROWS, schema=TRUTH_SCHEMA), source)
-    truth.pass_on(source.parent)
+    truth.pass_on(str(source.parent))
     assert layout.TRUTH.read_bytes() == source.read_bytes()
 
 
@@ -112,7 +112,7 @@ def test_a_root_with_other_columns_is_refused(workspace):
     numbers = pa.array(np.arange(len(table)))
     shards.write_table(table.drop(["audible"]).set_column(1, "split", numbers), source)
     with pytest.raises(UserError, match="lacks split, audible, or has other types there"):
-        truth.pass_on(source.parent)
+        truth.pass_on(str(source.parent))
     source.write_text("no Parquet")
     with pytest.raises(UserError, match="is no Parquet file"):
-        truth.pass_on(source.parent)
+        truth.pass_on(str(source.parent))
