@@ -5,6 +5,7 @@ Reads    models/classifier/<condition>, data/predictions and data/missing_rates 
          data/audio_features, data/generated and data/filter
 Writes   metrics/missingness.json; estimates have `{mean, ci95_low, ci95_high, n, sources}`, rates
          and shares are keys in per cent:
+             trainings          networks of each condition, a figure averages them
              audible            by action: the share of test clips with audible sound, and the
                                 shares of inaudible training clips, by which actions lose sound
              as_found           by condition: accuracy with sound where the clip has any, on all,
@@ -27,6 +28,7 @@ propensity model nor the adaptation reads them.  The class-dependent pattern its
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -393,7 +395,7 @@ def main(stage: stage_run.StageRun) -> None:
     indexed = clips.test.set_index("clip_id")
     baseline = baseline_hits(clips)
 
-    metrics: dict[str, dict] = {"audible": audible_figures(clips)}
+    metrics: dict[str, Any] = {"trainings": seeds, "audible": audible_figures(clips)}
     kinds = ("as_found", "random", "class_dependent", "segments", "never_hurts")
     metrics |= {kind: {} for kind in kinds}
     heard_hits = {}

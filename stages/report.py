@@ -39,6 +39,7 @@ from audio_from_video.reporting import (
     experiment_tables,
     figure_captions,
     figures,
+    missingness_tables,
     page,
     provenance,
     results_page,
@@ -234,6 +235,7 @@ def all_tables(results: Results, generated: dict[str, Path]) -> list[Table]:
     if row_tables.has_both_architectures(results):
         architecture_lines = stage_tables.architecture_lines()
     report_tables = row_tables.condition_tables(results, architecture_lines)
+    report_tables += missingness_tables.missingness_tables()
     seeds = {name: shards.tensor_shape(path, "features")[0] for name, path in generated.items()}
     report_tables += stage_tables.stage_tables(seeds)
     if CONFIRMED.is_file():

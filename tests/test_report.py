@@ -13,7 +13,14 @@ from audio_from_video.clipset.truth import TRUTH_SCHEMA
 from audio_from_video.evaluation import curves, intervals, read_out
 from audio_from_video.evaluation import filter as filter_evaluation
 from audio_from_video.evaluation import rows as condition_evaluation
-from audio_from_video.reporting import figures, page, row_tables, stage_tables, stamps
+from audio_from_video.reporting import (
+    figures,
+    missingness_tables,
+    page,
+    row_tables,
+    stage_tables,
+    stamps,
+)
 from audio_from_video.runtime import atomic, stage_run, vocabulary
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import predictions, shards
@@ -156,6 +163,7 @@ def results(workspace, monkeypatch):
     Path("metrics/experiments").mkdir(parents=True)
     # What has tests of its own: other stages' metrics, figures, the page and read-outs.
     monkeypatch.setattr(stage_tables, "stage_tables", lambda seeds: [])
+    monkeypatch.setattr(missingness_tables, "missingness_tables", lambda: [])
     monkeypatch.setattr(figures, "save_figure", lambda *_: None)
     monkeypatch.setattr(page, "report_html", lambda *_: "")
     monkeypatch.setattr(read_out, "read_out_figures", lambda pairs: {})
