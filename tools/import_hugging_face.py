@@ -19,12 +19,22 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from audio_from_video.clipset import annotations
+from audio_from_video.clipset import annotations, roots
 from audio_from_video.clipset.lists import Complaints, ListedClip
+from audio_from_video.runtime import remote
 from audio_from_video.runtime.digests import new_hash
 from audio_from_video.runtime.errors import UserError
 
 MEDIA = "media"
+
+
+def folder(text: str) -> Path:
+    """Return the root as a folder of this machine, in which files can be written."""
+    if remote.is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL: name a folder, and copy it there with its list afterwards"
+        )
+    return Path(roots.plain(text))
 
 
 def clips(arguments: argparse.Namespace, left_out: Complaints) -> Iterator[ListedClip]:
@@ -130,7 +140,7 @@ def main() -> None:
     """Run the command."""
     command = annotations.parser(__doc__)
     command.add_argument("saved", type=Path, help="folder of the saved data set")
-    command.add_argument("--root", type=Path, required=True, help="clips.root")
+    command.add_argument("--root", type=folder, required=True, help="clips.root")
     command.add_argument("--video", default="video", help="column (default: %(default)s)")
     command.add_argument("--audio", default="", help="column, where sound is apart")
     command.add_argument("--label", default="label", help="column (default: %(default)s)")

@@ -234,6 +234,13 @@ def test_hugging_face(convert, tmp_path):
         convert("hugging_face", {}, "saved", "--root", str(root))
 
 
+def test_media_are_written_to_no_url(convert, capsys):
+    with pytest.raises(SystemExit):
+        convert("hugging_face", {}, "saved", "--root", "s3://bucket/clips")
+    assert "s3://bucket/clips is a URL: name a folder, and copy it there" in capsys.readouterr().err
+    assert not Path("s3:").exists()
+
+
 def test_times_are_seconds_or_clocks():
     assert annotations.seconds("12.5") == 12.5
     assert annotations.seconds("01:02:03.250") == 3723.25
