@@ -64,7 +64,8 @@ from audio_from_video.storage import layout, predictions, shards
 def main(stage: stage_run.StageRun) -> None:
     p = params.load("bundle", BundleParams)
     filter_params = params.load("filter", FilterParams)
-    conditions, left_out = choose(p.conditions)
+    judged = filter_params.score == "meaning"
+    conditions, left_out = choose(p.conditions, judged)
     for name, reason in left_out.items():
         print(f"bundle: {name} is left out: {reason}", file=sys.stderr)
 
@@ -73,7 +74,6 @@ def main(stage: stage_run.StageRun) -> None:
             name: copy_classifiers(folder, name, conditions[name]) for name in conditions
         }
         architectures = architectures_of(conditions)
-        judged = filter_params.score == "meaning"
         generators = {name: copy_generators(folder, name, judged) for name in architectures}
         copy_file(layout.AUDIO_PROJECTION, folder / bundle.PROJECTION)
         copy_file(layout.LABEL_PREDICTOR / "map.safetensors", folder / bundle.LABEL_MAP)
@@ -96,9 +96,10 @@ def main(stage: stage_run.StageRun) -> None:
 # ---- what is in it ----
 
 
-def choose(names: list[str]) -> tuple[dict[str, Condition], dict[str, str]]:
+def choose(names: list[str], judged: bool) -> tuple[dict[str, Condition], dict[str, str]]:
     """Return the conditions of a bundle, and why others among `names` are left out.
 
+    judged: whether the filter's scores can be had for new clips.
     Raises UserError where params.yaml does not have one of them, or the baseline is left out.
     """
     known = params.read("classifier", "conditions", dict[str, Condition])
@@ -109,11 +110,10 @@ def choose(names: list[str]) -> tuple[dict[str, Condition], dict[str, str]]:
             f"classifier.conditions has {', '.join(known)}"
         )
     fusion = params.read("classifier", "fusion", FusionParams)
-    filter_score = params.read("filter", "score", str)
     left_out = {}
     for name in names:
         reason = obstacle(name, known[name], fusion)
-        if known[name].gate == "keep" and filter_score == "confidence":
+        if known[name].gate == "keep" and not judged:
             reason = reason or "its gate asks for predicted deviations"
         if reason:
             left_out[name] = reason
