@@ -63,7 +63,7 @@ def pattern_table(metrics: dict) -> Table:
                 "random clips, adapting": {
                     amount: share(each["accuracy"]) for amount, each in adapted.items()
                 },
-                "the same, minus not adapting": {
+                "adapting, minus not adapting": {
                     amount: points(each["difference"]) for amount, each in adapted.items()
                 },
             }
