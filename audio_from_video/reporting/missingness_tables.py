@@ -54,7 +54,7 @@ def pattern_table(metrics: dict) -> Table:
         patterns: dict[str, dict[str, Cell]] = {
             "random clips": shares(metrics["random"][name]),
             "clips by action": accuracy,
-            "the same, minus random clips": minus,
+            "clips by action, minus random clips": minus,
             "a part of every clip": shares(metrics["segments"][name]),
         }
         adapted = metrics["adaptation"].get(name, {})

@@ -80,7 +80,12 @@ def test_patterns_stand_under_how_much_is_missing(made):
     assert by_pattern["random clips"] == [cell(0.6), "", cell(0.5), cell(0.4)]
     assert by_pattern["clips by action"] == [cell(0.61), "", cell(0.51), cell(0.41)]
     difference = cell(0.01, "+")
-    assert by_pattern["the same, minus random clips"] == [difference, "", difference, difference]
+    assert by_pattern["clips by action, minus random clips"] == [
+        difference,
+        "",
+        difference,
+        difference,
+    ]
     assert by_pattern["a part of every clip"] == [cell(0.6), cell(0.55), "", cell(0.4)]
     assert by_pattern["random clips, adapting"] == ["", "", cell(0.52), ""]
     assert by_pattern["adapting, minus not adapting"] == ["", "", cell(0.02, "+"), ""]
