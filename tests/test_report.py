@@ -799,16 +799,18 @@ def test_similarity_over_time_is_that_computed_by_hand():
 
 def test_experiments_with_bounds_show_intervals():
     bounds = "{0},{0}_low,{0}_high".format
-    header = f"setting,condition,{bounds('accuracy')},{bounds('centred_cosine_test')},clips\n"
+    figures = f"{bounds('accuracy')},{bounds('centred_cosine_test')},r2_out_of_fold"
+    header = f"setting,condition,{figures},clips\n"
     Path("metrics/experiments/rates.csv").write_text(
-        header + "5,mapped,0.41234,0.3,0.5,0.5,0.4,0.6,480\nall,mapped,0.5,0.4,0.6,,,,480\n"
+        header + "5,mapped,0.41234,0.3,0.5,0.5,0.4,0.6,0.31,480\nall,mapped,0.5,0.4,0.6,,,,,480\n"
     )
     shown = table_after(make()[1], "Experiment: rates")
-    assert shown[0] == ["setting", "condition", "accuracy (%)", "centred cosine test", "clips"]
-    assert shown[2] == ["5", "mapped", "41.2 [30.0, 50.0]", "0.500 [0.400, 0.600]", "480"]
-    assert shown[3] == ["all", "mapped", "50.0 [40.0, 60.0]", "", "480"]
+    names = ["accuracy (%)", "centred cosine test", "r2 out of fold", "clips"]
+    assert shown[0] == ["setting", "condition", *names]
+    assert shown[2] == ["5", "mapped", "41.2 [30.0, 50.0]", "0.500 [0.400, 0.600]", "0.310", "480"]
+    assert shown[3] == ["all", "mapped", "50.0 [40.0, 60.0]", "", "", "480"]
     assert (
-        "5,mapped,41.234,30,50,0.5,0.4,0.6,480"
+        "5,mapped,41.234,30,50,0.5,0.4,0.6,0.31,480"
         in Path("metrics/tables/experiment_rates.csv").read_text()
     )
 

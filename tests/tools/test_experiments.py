@@ -157,6 +157,27 @@ def test_gains_are_over_the_named_baseline_and_control_and_a_share_of_the_gap(mo
     assert experiments.comparisons("head", answers, compared()) == {}
 
 
+def test_a_generators_figures_out_of_fold_stand_in_a_row(monkeypatch):
+    accuracy = {"mean": 0.6, "ci95_low": 0.5, "ci95_high": 0.7, "n": 8, "sources": 4, "seeds": 2}
+    cosine = {"centred_cosine": {"mean": 0.4, "ci95_low": 0.3, "ci95_high": 0.5}}
+    chosen_by = {"r2": 0.31, "r2_first_components": 0.32, "own_minus_same_action": 0.02}
+    metrics = {
+        "metrics/classifier/head.json": {"validation_accuracy": accuracy, "accuracy": accuracy},
+        "metrics/generator/caption_mapping.json": {
+            "validation": {"generated": cosine},
+            "test": {"generated": cosine | {"r2": 0.9}},
+            "out_of_fold": {"generated": cosine | chosen_by},
+        },
+    }
+    monkeypatch.setattr(experiments, "read_metrics", lambda path, revision: metrics[path])
+    experiment = experiments.Experiment(
+        conditions=["head"], generator="caption_mapping", settings={"one": {"a.b": 1}}
+    )
+    columns = experiments.figure_columns("some-0", "head", experiment)
+    assert {name: columns[f"{name}_out_of_fold"] for name in chosen_by} == chosen_by
+    assert (columns["centred_cosine_test_low"], columns["seeds"]) == (0.3, 2)
+
+
 def test_the_last_rows_count_the_clips_of_all_settings_together(ran, monkeypatch):
     hits = {("pair-0", name): values for name, values in HITS.items()}
     # In the second run nothing is right but what hears.
