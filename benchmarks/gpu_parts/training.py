@@ -139,8 +139,11 @@ def flops_of_training(work: Work) -> float:
     return BACKWARD * 2.0 * STEPS * weights
 
 
-def train(task: tuple[Work, int]) -> None:
-    """Run one epoch of the loop that all trainings share, as a stage's worker does."""
+def train(task: tuple[Work, int]) -> int:
+    """Run one epoch of the loop that all trainings share, as a stage's worker does.
+
+    Returns how many clips passed.
+    """
     work, seed = task
     parallel.one_thread()
     model = work.model(seed)
@@ -151,8 +154,10 @@ def train(task: tuple[Work, int]) -> None:
         return work.loss(model, video, audio)
 
     indices = torch.arange(len(work.video))
-    p = work.p.model_copy(update={"epochs": 1})
-    fit(model, loss, indices, lambda: 0.0, p, seed, "benchmark")
+    # `min_steps` would ask for more epochs.
+    p = work.p.model_copy(update={"epochs": 1, "min_steps": 1})
+    curve = fit(model, loss, indices, lambda: 0.0, p, seed, "benchmark")
+    return len(curve) * len(indices)
 
 
 def alone(work: Work) -> str:

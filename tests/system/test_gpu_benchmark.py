@@ -7,11 +7,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from audio_from_video.classification.settings import ClassifierParams
 from audio_from_video.generation.networks import AudioGenerator, GeneratorSizes
+from audio_from_video.generation.settings import GeneratorParams
+from audio_from_video.runtime import params
+from audio_from_video.storage.row_file import RowFile
 from benchmarks import gpu
+from benchmarks.gpu_parts import training
 from benchmarks.gpu_parts.batched_lstm import BatchedGenerators
 from tests.support.closure import ROOT
 
@@ -73,6 +79,19 @@ def test_shares_are_of_the_largest_rate_of_products_and_failures_are_named():
     assert "| vision | computing | 500.0 images/s | 2 | 25.0 % | 1.2 GiB |" in text
     assert "| vision | the stage | failed: out of memory | | | |" in text
     assert "The part audio stopped after 75 s." in text
+
+
+@pytest.mark.parametrize("kind", ["generator", "classifier"])
+def test_the_training_loop_passes_once_over_its_clips(workspace, kind):
+    """The rate counts one pass, so that `min_steps` must ask for no more of them."""
+    workspace.set(**{kind: {"lstm": {"hidden": 4, "projection": 4}}})
+    video = RowFile(workspace.folder / "video", (18, 6)).write(np.zeros((5, 18, 6)))
+    audio = RowFile(workspace.folder / "audio", (18, 3)).write(np.zeros((5, 18, 3)))
+    networks = (
+        params.load("generator", GeneratorParams),
+        params.load("classifier", ClassifierParams),
+    )
+    assert training.train((training.Work(kind, "cpu", video, audio, *networks), 0)) == 5
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -71,6 +71,20 @@ def test_the_timetable_multiplies_measured_costs(results):
     assert float(rows["all of these"][0]) == pytest.approx(sum(parts), abs=0.05)
 
 
+def test_trainings_share_what_a_device_makes(monkeypatch):
+    rates = {
+        "classifier, the training loop, one seed, batches of 48": 10.0,
+        "classifier, a step as CUDA graph, batches of 48": 170.0,
+    }
+    monkeypatch.setattr(timetable, "rate", rates.get)
+    assert timetable.trainings_rate("classifier", 48) == 160
+    rates["classifier, a step as CUDA graph, batches of 48"] = 50.0
+    assert timetable.trainings_rate("classifier", 48) == 50
+    cost = timetable.training_cost("c", 6, 10, 50.0)
+    assert cost.seconds == pytest.approx(6 * 10 / 50)
+    assert "6 trainings of 10 epochs" in cost.source
+
+
 def test_marks_that_are_missing_are_told():
     page = "a\n<!-- x -->\nold\n<!-- end of x -->\nb\n"
     assert scale.write_between(page, "x", "new") == "a\n<!-- x -->\nnew\n<!-- end of x -->\nb\n"
