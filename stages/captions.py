@@ -1,6 +1,7 @@
 """Caption the representative frames with BLIP, fine-tuned so that captions also name sounds.
 
-Other captioning models (docs/backbones.md) are asked as they are: `finetune` must be `off` then.
+GIT can take BLIP's place.  Other captioning models (docs/backbones.md) are asked as they are:
+`finetune` must be `off` then.
 
 Reads    data/representative_frames, data/frames; to fine-tune and to measure data/audio,
          data/audio_features and, with `self_critical`, data/label_audio

@@ -28,7 +28,7 @@ from tests.support.shard_rows import index_row
 from tests.support.stock_blip import stock_blip, stock_caption
 from tests.support.text_models import MINILM
 from tests.support.tiny_backbones import LABELS, images, write_ast, write_blip
-from tests.support.tiny_captioners import write_git
+from tests.support.tiny_captioners import write_florence2, write_git
 
 STEPS = 6
 RATE_HZ = 16_000
@@ -233,6 +233,29 @@ def test_tags_tunes_the_decoder_alone_and_its_directory_gives_the_captions(stage
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("finetune", ["tags", "self_critical"])
+def test_git_is_tuned_as_blip_is(stage, tmp_path, finetune):
+    folder = write_git(tmp_path / "git")
+    stage.set(captions={"model": str(folder), "finetune": finetune})
+    run = caption()
+    assert run.log["computed"] == item_count(stage.rows)
+    original = load_file(folder / "model.safetensors")
+    saved = load_file("models/captions/model.safetensors")
+    assert set(saved) == set(original)
+    changed = {name for name, value in saved.items() if not np.array_equal(value, original[name])}
+    assert "output.weight" in changed
+    assert not [name for name in changed if name.startswith("git.image_encoder.")]
+
+    tuned = captioners.load(CaptionerSettings("models/captions", 1, 10, TAGS_PROMPT))
+    rows = written()
+    for row in [row for row in stage.rows if row["split"] in ("validation", "test")][::3]:
+        pictures = [codecs.decode_jpeg(row["jpegs"][step]) for step in row["steps"]]
+        expected = tuned.captions(tuned.prepare(pictures))
+        assert rows[row["clip_id"]]["captions"] == expected
+    assert ("reward" in metrics()) == (finetune == "self_critical")
+
+
+@pytest.mark.slow
 def test_nothing_is_computed_twice(stage, monkeypatch):
     caption()
     first = outputs()
@@ -337,9 +360,10 @@ def test_a_model_of_another_kind_captions_the_frames(stage, tmp_path):
 
 @pytest.mark.parametrize("finetune", ["tags", "self_critical"])
 def test_fine_tuning_of_another_kind_is_a_sentence_before_any_work(stage, tmp_path, finetune):
-    stage.set(captions={"model": str(write_git(tmp_path / "git")), "finetune": finetune})
+    folder = write_florence2(tmp_path / "florence2")
+    stage.set(captions={"model": str(folder), "finetune": finetune})
     layout.FRAMES.rename(tmp_path / "frames")  # any work would miss them
-    sentence = f"captions.finetune = '{finetune}': models of the kind 'git' are not fine-tuned"
+    sentence = f"captions.finetune = '{finetune}': models of the kind 'florence2' are not fine-tun"
     with pytest.raises(UserError, match=sentence):
         caption()
 
@@ -359,7 +383,9 @@ def test_a_failed_worker_is_a_refused_clip_or_a_sentence(stage, monkeypatch):
             yield Failure("worker_died", "no memory") if fails else result
 
     monkeypatch.setattr(parallel, "map_items", failing)
-    sentence = "fine-tuning BLIP failed: no memory; the machine may lack memory, try --workers 1"
+    sentence = (
+        "fine-tuning the captioner failed: no memory; the machine may lack memory, try --workers 1"
+    )
     with pytest.raises(UserError, match=sentence):
         caption()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from audio_from_video.backbones import hub, pixels
@@ -20,6 +19,7 @@ from audio_from_video.backbones.settings import (
     TAGS_PROMPT,
     CaptionerSettings,
 )
+from audio_from_video.backbones.tuned_weights import dump_weights, load_weights
 from audio_from_video.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class BlipCaptioner:
     @cached_property
     def _text_config(self):
         return self.model.config.text_config
+
+    @property
+    def pad_id(self) -> int:
+        """The id of padding behind captions."""
+        return self._text_config.pad_token_id
 
     @cached_property
     def _preprocessor(self) -> pixels.Preprocessor:
@@ -191,17 +196,3 @@ class BlipCaptioner:
         load_weights(self.model.text_decoder, dump_weights(self.decoder(weights)))
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-
-
-def dump_weights(decoder: torch.nn.Module) -> bytes:
-    """Return a decoder's weights as safetensors; those tied to the word embeddings stand once."""
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in decoder.named_parameters()
-    }
-    return safetensors.torch.save(weights)
-
-
-def load_weights(decoder: torch.nn.Module, weights: bytes) -> None:
-    """Set a decoder's weights to those that `dump_weights` returned."""
-    # Not strict: the names of tied weights are missing.
-    decoder.load_state_dict(safetensors.torch.load(weights), strict=False)

@@ -12,10 +12,10 @@ import numpy as np
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones.git import GitCaptioner
 from audio_from_video.backbones.prompted_captioners import (
     Blip2Captioner,
     Florence2Captioner,
-    GitCaptioner,
     QwenCaptioner,
     SmolVlmCaptioner,
 )
@@ -63,7 +63,9 @@ KINDS: dict[str, Callable[[CaptionerSettings, str | None], Captioner]] = {
     "qwen2_vl": QwenCaptioner,
     "qwen2_5_vl": QwenCaptioner,
 }
-TUNABLE = ("blip",)
+# Those that can be fine-tuned: their decoders learn from stored outputs of the picture encoder.
+Tunable = BlipCaptioner | GitCaptioner
+TUNABLE = ("blip", "git")
 
 
 def kind_of(name: str) -> str:
@@ -86,6 +88,18 @@ def load(settings: CaptionerSettings, device: str | None = None) -> Captioner:
     return new_captioner(settings, device)
 
 
+def load_tunable(settings: CaptionerSettings, device: str | None = None) -> Tunable:
+    """Return a captioner that `require_tunable` has let pass, on a device; see `load`."""
+    return as_tunable(load(settings, device))
+
+
+def as_tunable(captioner: Captioner) -> Tunable:
+    """Return a captioner of which `require_tunable` has made sure that it can be fine-tuned."""
+    if not isinstance(captioner, Tunable):
+        raise ValueError(f"only {' and '.join(TUNABLE)} have picture outputs to learn from")
+    return captioner
+
+
 def require_tunable(settings: CaptionerSettings, finetune: str) -> None:
     """Raise UserError where a model cannot be fine-tuned as `captions.finetune` asks."""
     kind = kind_of(settings.model)
@@ -94,7 +108,7 @@ def require_tunable(settings: CaptionerSettings, finetune: str) -> None:
     if kind not in TUNABLE:
         raise UserError(
             f"captions.finetune = '{finetune}': models of the kind '{kind}' are not fine-tuned "
-            f"here, {', '.join(TUNABLE)} is; set captions.finetune to off"
+            f"here, {' and '.join(TUNABLE)} are; set captions.finetune to off"
         )
     if settings.prompt == TAGS_PROMPT:
         raise UserError(

@@ -21,6 +21,7 @@ HUB_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors", "*.model"]  # no pic
 DIGESTED = ["*.json", "*.safetensors", "*.jinja"]  # chat templates are Jinja files
 # What loading any model imports, in 4 s: the server of workers has it behind it when it forks them.
 PRELOADED = "transformers.modeling_utils"
+TIMM = "timm_wrapper"  # the kind that transformers gives to repositories of timm
 LONGEST_CAUSE = 240  # characters of a library's message that an error sentence quotes
 
 
@@ -116,8 +117,14 @@ def labels_of(name: str) -> list[str]:
 
 def model_type_of(name: str) -> str:
     """Return the kind of a model, as its config names it."""
-    model_type = read_config(name).get("model_type")
-    return model_type if isinstance(model_type, str) else transformers_config(name).model_type
+    config = read_config(name)
+    model_type = config.get("model_type")
+    if isinstance(model_type, str):
+        return model_type
+    # timm's own configs name an architecture, and transformers reads them only beside timm.
+    if "architecture" in config:
+        return TIMM
+    return transformers_config(name).model_type
 
 
 def read_config(name: str) -> dict:
@@ -138,7 +145,7 @@ def transformers_config(name: str):
 
     try:
         return AutoConfig.from_pretrained(locate(name), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f"'{name}' has no config that transformers can read: {_first_line(error)}"
         ) from None

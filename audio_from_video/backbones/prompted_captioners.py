@@ -1,7 +1,6 @@
-"""Captioning models beside BLIP, frozen: BLIP-2, GIT, Florence-2, SmolVLM and Qwen-VL.
+"""Captioning models beside BLIP: BLIP-2, Florence-2, SmolVLM and Qwen-VL, frozen; GIT: git.py.
 
     BLIP-2      Li et al. 2023      the prompt begins the caption (OPT) or asks for it (T5)
-    GIT         Wang et al. 2022    the prompt begins the caption
     Florence-2  Xiao et al. 2023    the prompt names a task, such as <DETAILED_CAPTION>
     SmolVLM     Marafioti et al. 2025, and Qwen2-VL, Qwen2.5-VL (Wang et al. 2024, Bai et al. 2025):
                 the prompt is a user's message in the model's own chat template
@@ -29,7 +28,7 @@ CAPTION_TASK = "<CAPTION>"  # Florence-2's shortest
 
 
 class PromptedCaptioner(ABC):
-    """A frozen captioning model that is asked with one prompt for all images."""
+    """A captioning model that is asked with one prompt for all images."""
 
     published = ""  # a published model of this kind, for error sentences
 
@@ -68,7 +67,7 @@ class PromptedCaptioner(ABC):
     ) -> list[str]:
         """See `captioners.Captioner`."""
         if weights != PUBLISHED_WEIGHTS:
-            raise ValueError("only BLIP has other weights than the published ones")
+            raise ValueError("this model has no weights but the published ones")
         with torch.inference_mode(), hub.autocast(self.device):
             inputs = self.inputs(pictures)
             ids = self.model.generate(
@@ -91,7 +90,7 @@ class PromptedCaptioner(ABC):
     def save(self, folder: Path, weights: str = PUBLISHED_WEIGHTS) -> None:
         """Copy the model's directory: nothing in it has changed."""
         if weights != PUBLISHED_WEIGHTS:
-            raise ValueError("only BLIP has other weights than the published ones")
+            raise ValueError("this model has no weights but the published ones")
         directory = hub.locate(self.settings.model)
         for pattern in hub.HUB_FILES:
             for path in directory.glob(pattern):
@@ -125,17 +124,6 @@ class FixedSizeCaptioner(PromptedCaptioner):
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
         }
-
-
-class GitCaptioner(FixedSizeCaptioner):
-    """GIT: a caption follows the picture and a start token, with a prompt after both."""
-
-    published = "microsoft/git-base-coco"
-
-    @cached_property
-    def prompt_ids(self) -> list[int]:
-        prompt = self.tokenizer(self.settings.prompt, add_special_tokens=False)["input_ids"]
-        return [self.model.config.bos_token_id, *prompt]
 
 
 class ProcessedPromptCaptioner(FixedSizeCaptioner):

@@ -30,7 +30,7 @@ class AudioFeaturesParams(params.Section):
     label_model: str = ""
 
 
-TAGS_PROMPT = "the sound of"  # asks a fine-tuned BLIP; the published one is asked with none
+TAGS_PROMPT = "the sound of"  # asks a fine-tuned model; published ones have their own
 PUBLISHED_WEIGHTS = ""  # instead of a file of weights: those that a captioning model came with
 
 

@@ -30,9 +30,12 @@ def kind_of(name: str) -> str:
     """Return the model_type of a vision model; UserError where it is none of MODELS."""
     model_type = hub.model_type_of(name)
     if model_type not in MODELS:
+        way_out = ""
+        if model_type == hub.TIMM:
+            way_out = "; timm needs torchvision, so give the model in the form of transformers"
         raise UserError(
             f"'{name}' is of the kind '{model_type}', which is no supported vision model; "
-            f"supported are {', '.join(MODELS)}"
+            f"supported are {', '.join(MODELS)}{way_out}"
         )
     return model_type
 

@@ -1,8 +1,8 @@
-"""Fine-tune BLIP's text decoder towards captions that name sounds.
+"""Fine-tune the text decoder of BLIP or GIT towards captions that name sounds.
 
 It learns from stored outputs of the picture encoder, which stays frozen.  The decoder learns a
 second form of caption beside the original one.  A prompt asks for it (BLIP's own conditional
-captioning):
+captioning; GIT's start token is [CLS]):
 
     original   [DEC] a mallet above a brown wooden board in a room
     tagged     [DEC] the sound of | knock, tap with a mallet above a brown wooden board in a room
@@ -13,9 +13,9 @@ the tagged ones the two forms would contradict each other, and a search for the 
 would give the same one everywhere.
 
 The prompt is no part of a caption, and sounds come first, because the sentence embedding then
-stays closest to them.  Measured on 101 validation frames with the labels that AST hears there:
-one of these labels is among the caption's 3 closest in 100 % of the frames.  With the prompt as
-part of the caption it is 93 %, with "a mallet ... with the sound of knock, tap" 81 %, with the
+stays closest to them.  Measured with BLIP on 101 validation frames with the labels that AST hears
+there: one of these labels is among the caption's 3 closest in 100 % of the frames.  With the prompt
+as part of the caption it is 93 %, with "a mallet ... with the sound of knock, tap" 81 %, with the
 original caption 8 %.
 """
 
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones.captioners import Tunable
 from audio_from_video.backbones.settings import TAGS_PROMPT
 from audio_from_video.learning.checkpoints import Checkpoint
 from audio_from_video.learning.loop import fit
@@ -67,14 +67,14 @@ class Material(NamedTuple):
 
 
 def fine_tune(
-    captioner: BlipCaptioner, material: Material, p: TrainingParams
+    captioner: Tunable, material: Material, p: TrainingParams
 ) -> tuple[torch.nn.Module, list[dict]]:
     """Return a decoder that also names sounds, and its loss curve (see `learning.loop.fit`).
 
     The loss on held-out examples, in both forms, decides when to stop.  The captioner's own
     decoder stays as it is.
     """
-    decoder = copy.deepcopy(captioner.model.text_decoder).requires_grad_(True)
+    decoder = copy.deepcopy(captioner.decoder()).requires_grad_(True)
 
     def original_loss(examples: list[Example]) -> torch.Tensor:
         pictures = material.outputs.read(example.row for example in examples)
@@ -110,7 +110,7 @@ def fine_tune(
 
 
 def self_critical(
-    captioner: BlipCaptioner,
+    captioner: Tunable,
     decoder: torch.nn.Module,
     material: Material,
     reward: RewardFunction,
@@ -144,7 +144,7 @@ def self_critical(
 
 
 def _self_critical_loss(
-    captioner: BlipCaptioner,
+    captioner: Tunable,
     decoder: torch.nn.Module,
     outputs: RowFile,
     rows: list[int],
@@ -157,7 +157,7 @@ def _self_critical_loss(
     sampled_reward = reward(captioner.texts(sampled, TAGS_PROMPT), rows)
     gain = sampled_reward - reward(captioner.texts(greedy, TAGS_PROMPT), rows)
 
-    mask = (sampled != captioner.model.config.text_config.pad_token_id).long()
+    mask = (sampled != captioner.pad_id).long()
     surprise = captioner.loss_of_ids(
         decoder, pictures, sampled, mask, TAGS_PROMPT, "none"
     )  # -log p
@@ -165,7 +165,7 @@ def _self_critical_loss(
 
 
 def mean_reward(
-    captioner: BlipCaptioner,
+    captioner: Tunable,
     decoder: torch.nn.Module,
     outputs: RowFile,
     examples: list[Example],

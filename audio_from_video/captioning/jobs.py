@@ -1,4 +1,4 @@
-"""The fine-tunings of BLIP: one per fold that is left out, as stored items.
+"""The fine-tunings of a captioner: one per fold that is left out, as stored items.
 
 Cross-fitting needs a decoder for each fold that has not met the fold's sources, and one that
 learned from all training clips.  A fine-tuning's weights are an item whose key names all that it
@@ -17,8 +17,8 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load_file
 
-from audio_from_video.backbones import blip, hub
-from audio_from_video.backbones.blip import BlipCaptioner
+from audio_from_video.backbones import captioners, hub
+from audio_from_video.backbones.tuned_weights import dump_weights
 from audio_from_video.captioning import fine_tuning
 from audio_from_video.captioning import workers as caption_workers
 from audio_from_video.captioning.fine_tuning import Example, Material
@@ -116,7 +116,7 @@ def tune(task: tuple[FineTuning, RowFile]) -> dict:
     job, outputs = task
     p = job.p
     torch.manual_seed(0)  # of dropout, and of the captions that the reward samples
-    captioner = BlipCaptioner(p.captioner)
+    captioner = captioners.load_tunable(p.captioner)
     material = Material(outputs, job.learned, job.held_out)
     decoder, curve = fine_tuning.fine_tune(captioner, material, p.training)
     rewards: list[float] = []
@@ -126,7 +126,7 @@ def tune(task: tuple[FineTuning, RowFile]) -> dict:
             captioner, decoder, material, job.rewards, p.self_critical_steps, slower
         )
     return {
-        "weights": blip.dump_weights(decoder),
+        "weights": dump_weights(decoder),
         "epochs": len(curve),
         "reward": rewards,
         "status": "ok",
@@ -265,7 +265,7 @@ def fine_tuned(
         rows = {fold: items.row(key) for fold, key in zip(jobs, keys, strict=True)}
     for row in rows.values():
         if row["status"] != "ok":
-            raise work_failed("fine-tuning BLIP", row["reason"])
+            raise work_failed("fine-tuning the captioner", row["reason"])
     return rows
 
 
@@ -286,7 +286,7 @@ def store_outputs(
     def frames() -> Iterator[np.ndarray]:
         results = caption_workers.results(caption_workers.encode_to_store, tasks, setup)
         for outputs in stage.timed("encoding_s", results):
-            yield from require_result(outputs, "encoding frames for the fine-tuning of BLIP")
+            yield from require_result(outputs, "encoding frames for the fine-tuning of captions")
 
     # The file needs the shape of a row before the first one is written.
     rows = frames()

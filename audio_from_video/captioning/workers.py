@@ -15,7 +15,6 @@ from audio_from_video.backbones import captioners, hub
 from audio_from_video.backbones.audio import load_audio
 from audio_from_video.backbones.audio_interface import AudioInputs
 from audio_from_video.backbones.batches import results_in_batches
-from audio_from_video.backbones.blip import BlipCaptioner
 from audio_from_video.backbones.captioners import Pictures
 from audio_from_video.backbones.settings import PUBLISHED_WEIGHTS, CaptionerSettings
 from audio_from_video.media import codecs
@@ -120,10 +119,8 @@ def windows(
 
 
 def encode_to_store(tasks: list[DecodedTask]) -> list[np.ndarray]:
-    """Return BLIP's picture outputs [n, P, D] float16 of each task's n frames."""
-    captioner = _models.captioner
-    if not isinstance(captioner, BlipCaptioner):
-        raise ValueError("only BLIP has picture outputs to learn from")
+    """Return the captioner's picture outputs [n, P, D] float16 of each task's n frames."""
+    captioner = captioners.as_tunable(_models.captioner)
     outputs = captioner.encode(joined([task.pictures for task in tasks]))
     parts = outputs.split([len(task.steps) for task in tasks])
     return [part.cpu().numpy().astype(np.float16) for part in parts]

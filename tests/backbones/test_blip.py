@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 
-from audio_from_video.backbones import blip
 from audio_from_video.backbones import text as text_backbone
 from audio_from_video.backbones.blip import BlipCaptioner
 from audio_from_video.backbones.settings import TAGS_PROMPT, CaptionerSettings
+from audio_from_video.backbones.tuned_weights import dump_weights
 from audio_from_video.runtime.errors import UserError
 from tests.support.closure import ROOT
 from tests.support.stock_blip import rgb, stock_blip, stock_caption
@@ -50,7 +50,7 @@ def test_batched_captions_are_the_stock_models_one_by_one(models, beams):
 def test_tuned_captions_are_the_stock_models_after_the_prompt(models, captioner, tmp_path):
     other_model, _ = stock_blip(write_blip(tmp_path / "other", seed=8))
     file = tmp_path / "weights"
-    file.write_bytes(blip.dump_weights(other_model.text_decoder))
+    file.write_bytes(dump_weights(other_model.text_decoder))
     captioner.save(tmp_path / "saved", str(file))
     pictures = images(4, 32, 32)
     prepared = captioner.prepare(pictures)

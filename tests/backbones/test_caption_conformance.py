@@ -216,14 +216,16 @@ def test_other_kinds_are_a_sentence_that_names_the_supported_ones(tmp_path):
     assert all(kind in str(error.value) for kind in KINDS)
 
 
-def test_only_blip_is_fine_tuned(folders):
+def test_only_blip_and_git_are_fine_tuned(folders):
     for name, folder in folders.items():
         settings = CaptionerSettings(str(folder), 1, 10)
         captioners.require_tunable(settings, "off")
-        if name == "BLIP":
+        if name in ("BLIP", "GIT"):
             captioners.require_tunable(settings, "tags")
+            captioners.load_tunable(settings)
             continue
-        with pytest.raises(UserError, match="are not fine-tuned here, blip is; set captions.fine"):
+        sentence = "are not fine-tuned here, blip and git are; set captions.finetune to off"
+        with pytest.raises(UserError, match=sentence):
             captioners.require_tunable(settings, "tags")
     with pytest.raises(UserError, match="asks for captions that name sounds by this prompt"):
         captioners.require_tunable(

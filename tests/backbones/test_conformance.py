@@ -5,6 +5,7 @@ checkpoint.  References are written out here from the stock model's hidden state
 no patches, where the final norm comes, in which order space and time stand.
 """
 
+import json
 import re
 import shutil
 from operator import attrgetter
@@ -15,7 +16,7 @@ import pytest
 import torch
 import transformers
 
-from audio_from_video.backbones import clip_models, hub, image_models, vision
+from audio_from_video.backbones import captioners, clip_models, hub, image_models, vision
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.runtime.errors import UserError
 from tests.support import tiny_vision
@@ -255,6 +256,23 @@ def test_other_kinds_are_a_sentence_that_names_the_supported_ones(folders, tmp_p
     (folder / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     with pytest.raises(UserError, match=f"of the kind '{kind}'.*supported are vit, .*videomae"):
         VisionBackbone(str(folder))
+
+
+def test_a_repository_of_timm_is_a_sentence(folders, tmp_path):
+    """Its config.json has no model_type."""
+    folder = shutil.copytree(folders["vit"], tmp_path / "timm")
+    config = {
+        "architecture": "vit_small_patch16_224",
+        "num_classes": 1000,
+        "num_features": 384,
+        "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k", "input_size": [3, 224, 224]},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    sentence = "kind 'timm_wrapper', which is no supported.*timm needs torchvision, so give the"
+    with pytest.raises(UserError, match=sentence):
+        VisionBackbone(str(folder))
+    with pytest.raises(UserError, match="kind 'timm_wrapper', which is no captioning model"):
+        captioners.kind_of(str(folder))
 
 
 def test_a_clip_model_without_time_is_a_sentence(tmp_path):

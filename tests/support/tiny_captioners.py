@@ -5,7 +5,7 @@ Their images are 32 pixels wide, so that a test can write and run all of them.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ WORDS = [
     *("describe", "this", "image", "one", "short", "sentence", "what", "does"),
     *("user", "assistant", ":", ".", "?"),
 ]
+SOUND_WORDS = ["sound", "with", "knock", "tap", ","]  # of captions that name sounds
 SPECIAL_TOKENS = [
     *("<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>"),
     *("<end_of_utterance>", "<global-img>", "<|vision_start|>", "<|vision_end|>"),
@@ -51,10 +52,10 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer(
-    begins: bool = False, ends: bool = False, **settings
+    begins: bool = False, ends: bool = False, more_words: Sequence[str] = (), **settings
 ) -> transformers.PreTrainedTokenizerFast:
     """Return a tokeniser of whole words, which adds <s> and </s> where asked to."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS])}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *WORDS, *more_words])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     template = " ".join(["<s>"] * begins + ["$A"] + ["</s>"] * ends)
@@ -73,11 +74,14 @@ def tokenizer(
 
 
 def write_git(folder: Path) -> Path:
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     vision = {"hidden_size": 32, "image_size": 32, "patch_size": 8, **LAYERS}
-    text = TEXT_LAYERS | {"bos_token_id": BEGIN, "max_position_embeddings": 64}
-    save(transformers.GitForCausalLM(transformers.GitConfig(vision_config=vision, **text)), folder)
-    transformers.GitProcessor(clip_images(), tokenizer(True, True)).save_pretrained(folder)
+    words = tokenizer(True, True, SOUND_WORDS)
+    text = TEXT_LAYERS | {"max_position_embeddings": 64, "vocab_size": len(words)}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = transformers.GitConfig(vision_config=vision, **text, **dropout)
+    save(transformers.GitForCausalLM(config), folder)
+    transformers.GitProcessor(clip_images(), words).save_pretrained(folder)
     return folder
 
 
