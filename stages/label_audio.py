@@ -24,15 +24,18 @@ targets; no action label is needed.  `source`:
     audioset   AudioSet's label means minus its mean, through a ridge map that is fitted to the
                former, part by part, on the labels with evidence in both: the published features
                live in another space (audio_from_video/audioset/published_features.py)
-`min_evidence: auto` is the evidence of EVIDENCE_CLIPS clips that score just the label cut of the
-audio model (audio_from_video/meaning/label_cut.py), with `audioset` this number of clips there:
-models differ in how high they score, and a sum of scores with them.
+`min_score: auto` is the label cut of the audio model (audio_from_video/meaning/label_cut.py), and
+`min_evidence: auto` what EVIDENCE_CLIPS clips give that just reach it, with `audioset` this number
+of clips there: models differ in how high they score, and a sum of scores with them.  Where no label
+has evidence in all clips, or outside a fold, what `auto` found is halved until one has, HALVINGS
+times at most: with few clips the highest scores may all be those of one source.
 A label without evidence borrows: the mean of its `neighbours` closest labels in text that have
 evidence, weighted by cosine, those with a cosine above 0; zeros, the mean sound, without any.  A
 folder outside the repository is no dependency for DVC: after a change there, `dvc repro --force
 label_audio`.
 """
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +60,7 @@ SOURCE = layout.AUDIO_FEATURES
 LEARNED = ("training", "unlabelled")
 LABELS = load_labels()
 EVIDENCE_CLIPS = 3.0  # from which on, with `auto`, a label has a feature of its own
+HALVINGS = 6
 
 
 class Thresholds(NamedTuple):
@@ -90,8 +94,7 @@ def main(stage: stage_run.StageRun) -> None:
     require_audioset_labels()
     fold_count = params.read("generator", "folds", int)
     clips = population()
-    at_least = thresholds(p)
-    moments = sum_clips(stage, clips, fold_count, at_least.score)
+    at_least, moments = sum_with_evidence(stage, clips, fold_count, p)
     parts = [from_clips(moments, left_out, at_least) for left_out in (WHOLE, *range(fold_count))]
     metrics: dict[str, Any] = {"source": p.source, "clips": int(moments.clips.sum())}
     if "auto" in (p.min_score, p.min_evidence):
@@ -123,12 +126,27 @@ def require_audioset_labels() -> None:
         )
 
 
-def thresholds(p: LabelAudioParams) -> Thresholds:
-    """Return `min_score` and `min_evidence` as numbers; `auto`: see the module's docstring."""
+def thresholds(p: LabelAudioParams, halvings: int) -> Thresholds:
+    """Return `min_score` and `min_evidence` as numbers; what `auto` finds is halved so often.
+
+    Raises UserError where `auto` finds nothing, as with a CLAP whose cosines are all negative.
+    """
+    share = 0.5**halvings
     score = label_cut(p.min_score)
+    if p.min_score == "auto":
+        score *= share
     if p.min_evidence == "auto":
-        return Thresholds(score, EVIDENCE_CLIPS * label_cut("auto"), EVIDENCE_CLIPS)
-    return Thresholds(score, p.min_evidence, p.min_evidence)
+        evidence = EVIDENCE_CLIPS * label_cut("auto") * share
+        audioset_clips = EVIDENCE_CLIPS
+    else:
+        evidence = audioset_clips = p.min_evidence
+    if score == 0 or evidence == 0:
+        raise UserError(
+            "label_audio.min_score or min_evidence: auto looks for the score that leaves training "
+            "clips two labels on average, and the audio model scores fewer than two above 0: name "
+            "another one in audio_features.label_model"
+        )
+    return Thresholds(score, evidence, audioset_clips)
 
 
 def population() -> pd.DataFrame:
@@ -139,6 +157,40 @@ def population() -> pd.DataFrame:
     with_flow = {row["clip_id"] for row in shards.ok_rows(layout.FLOW_FEATURES)}
     rows = [row for row in shards.ok_rows(layout.RGB_FEATURES) if row["clip_id"] in with_flow]
     return pd.DataFrame(rows, columns=["clip_id", "split", "source_id"])
+
+
+def sum_with_evidence(
+    stage: stage_run.StageRun, clips: pd.DataFrame, fold_count: int, p: LabelAudioParams
+) -> tuple[Thresholds, Moments]:
+    """Return the thresholds and the moments of the clips to learn from.
+
+    Where `auto` is halved (see the module's docstring), a line on stderr says so.
+    """
+    most_halvings = HALVINGS if "auto" in (p.min_score, p.min_evidence) else 0
+    for halvings in range(most_halvings + 1):
+        at_least = thresholds(p, halvings)
+        moments = sum_clips(stage, clips, fold_count, at_least.score)
+        if has_evidence(moments, at_least.evidence):
+            break
+    if halvings:
+        print(
+            f"label_audio: what auto found was halved {halvings} times, to a score of "
+            f"{at_least.score:.3g} and an evidence of {at_least.evidence:.3g}: above these no "
+            "label has evidence in every part of the clips",
+            file=sys.stderr,
+        )
+    return at_least, moments
+
+
+def has_evidence(moments: Moments, evidence: float) -> bool:
+    """Return whether some label has so much in all clips, and outside each fold."""
+    parts = (WHOLE, *range(len(moments.clips)))
+    return all(moments.weights[outside(moments, part)].sum(0).max() >= evidence for part in parts)
+
+
+def outside(moments: Moments, left_out: int) -> list[int]:
+    """Return the folds but for one."""
+    return [fold for fold in range(len(moments.clips)) if fold != left_out]
 
 
 def sum_clips(
@@ -177,15 +229,15 @@ def from_clips(moments: Moments, left_out: int, at_least: Thresholds) -> Part:
     The fold's own sums are not touched: taking them off a total would leave their rounding behind.
     Raises UserError when no label has evidence.
     """
-    used = [fold for fold in range(len(moments.clips)) if fold != left_out]
+    used = outside(moments, left_out)
     clips = moments.clips[used].sum(0)
     weights = moments.weights[used].sum(0)
     weighted = moments.weighted[used].sum(0)
-    known = (weights >= at_least.evidence) & (weights > 0)
+    known = weights >= at_least.evidence
     if not known.any():
         where = "" if left_out == WHOLE else f" outside fold {left_out}"
         raise UserError(
-            f"no label has evidence in the {clips:.0f} audible training clips{where}: AST's scores "
+            f"no label has evidence in the {clips:.0f} audible training clips{where}: scores "
             f"of {at_least.score:g} and more (label_audio.min_score) nowhere add up to "
             f"{at_least.evidence:g} (label_audio.min_evidence); lower them or add clips"
         )

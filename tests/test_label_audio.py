@@ -335,17 +335,29 @@ def test_auto_does_not_depend_on_the_scale_of_scores(data):
     )
 
 
+def test_auto_is_halved_where_one_fold_has_the_highest_scores(data, capsys):
+    data.set(label_audio={"min_score": "auto", "min_evidence": "auto"})
+    for row in data.rows:
+        row["label_scores"] = np.full(LABELS, 0.75 if data.fold[row["clip_id"]] == 1 else 0.2)
+    synthetic.write_data(data.rows)
+    found = make()["thresholds"]
+    assert found["score"] == pytest.approx(0.75 / 4, abs=1e-3)
+    assert found["evidence"] == pytest.approx(3 * 0.75 / 4, abs=1e-3)
+    assert "what auto found was halved 2 times, to a score of 0.188" in capsys.readouterr().err
+    assert sum(pq.read_table("data/label_audio/labels.parquet")["borrowed"].to_pylist()) == 0
+
+
 def test_numbers_as_set_are_no_metric(data):
     assert "thresholds" not in make()
 
 
-def test_labels_that_no_clip_scores_are_no_evidence(data):
-    """A model that scores nothing has a label cut of 0, which every label would reach."""
+def test_a_model_that_scores_nothing_is_one_sentence(data):
+    """Its label cut is 0, which every label would reach."""
     data.set(label_audio={"min_score": "auto", "min_evidence": "auto"})
     for row in data.rows:
         row["label_scores"][:] = 0
     synthetic.write_data(data.rows)
-    with pytest.raises(UserError, match="no label has evidence"):
+    with pytest.raises(UserError, match="the audio model scores fewer than two above 0: name an"):
         make()
 
 
