@@ -70,7 +70,7 @@ def is_ast(name: str) -> bool:
 
 def has_labels(name: str) -> bool:
     """Return whether a model scores AudioSet's labels; raises UserError as `load_audio` does."""
-    return _kind_of(name).HAS_LABELS
+    return _kind_of(name).has_labels(name)
 
 
 def _kind_of(name: str):

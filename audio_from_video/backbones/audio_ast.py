@@ -116,7 +116,6 @@ class AstBackbone:
     """
 
     HEARS = "an Audio Spectrogram Transformer (AST)"
-    HAS_LABELS = True
     FRAME_S = AstFrontEnd.FRAME_S
     HOP_S = AstFrontEnd.HOP_S
 
@@ -141,6 +140,11 @@ class AstBackbone:
         self._places = label_places(hub.labels_of(name))
         # A short input replaces the model's positions meanwhile: threads take turns.
         self._positions_in_use = threading.Lock()
+
+    @staticmethod
+    def has_labels(name: str) -> bool:
+        """Return that it knows labels."""
+        return True
 
     @staticmethod
     def widths(config) -> tuple[int, int]:

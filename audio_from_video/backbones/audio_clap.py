@@ -28,7 +28,6 @@ class ClapBackbone:
     """
 
     HEARS = "CLAP"
-    HAS_LABELS = True
 
     def __init__(self, name: str, device: str | None = None):
         """Load a model by directory or hub name onto a device (default: `hub.device()`).
@@ -46,6 +45,11 @@ class ClapBackbone:
         self.max_s = float(self.extractor.max_length_s)
         self.fill_s = 0.0
         self._frame_count = _frames(self.model.config.audio_config)
+
+    @staticmethod
+    def has_labels(name: str) -> bool:
+        """Return that it knows labels."""
+        return True
 
     @staticmethod
     def widths(config) -> tuple[int, int]:

@@ -33,7 +33,6 @@ class PeAudioBackbone:
     """
 
     HEARS = "the audio tower of PE-AV (pe_audio)"
-    HAS_LABELS = True
 
     def __init__(self, name: str, device: str | None = None):
         """Load a model by directory or hub name onto a device (default: `hub.device()`).
@@ -51,6 +50,11 @@ class PeAudioBackbone:
         self.max_s = 30.0  # attention takes the square of it
         self.fill_s = 0.0
         self._hop_samples = self.extractor.hop_length
+
+    @staticmethod
+    def has_labels(name: str) -> bool:
+        """Return that it knows labels."""
+        return True
 
     @staticmethod
     def widths(config) -> tuple[int, int]:

@@ -24,7 +24,6 @@ class WhisperBackbone:
     """
 
     HEARS = "Whisper's encoder"
-    HAS_LABELS = False
 
     def __init__(self, name: str, device: str | None = None):
         """Load a model by directory or hub name onto a device (default: `hub.device()`).
@@ -45,6 +44,11 @@ class WhisperBackbone:
         self._samples = self.config.max_source_positions * self._hop_samples
         self.max_s = self._samples / self.extractor.sampling_rate
         self.fill_s = 0.0
+
+    @staticmethod
+    def has_labels(name: str) -> bool:
+        """Return that it knows no labels."""
+        return False
 
     @staticmethod
     def widths(config) -> tuple[int, int]:

@@ -59,7 +59,6 @@ class YamnetBackbone:
     """
 
     HEARS = "YAMNet"
-    HAS_LABELS = True
 
     def __init__(self, name: str, device: str | None = None):
         """Load a model by directory or hub name onto a device (default: `hub.device()`).
@@ -84,6 +83,11 @@ class YamnetBackbone:
         self.rate_hz = RATE_HZ
         self.max_s = 60.0  # patches are heard one by one: a bound of memory alone
         self.fill_s = 0.0
+
+    @staticmethod
+    def has_labels(name: str) -> bool:
+        """Return that it knows labels."""
+        return True
 
     @staticmethod
     def widths(config) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What every audio backbone must do, on tiny models of random weights of each kind."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from audio_from_video.runtime.errors import UserError
 from tests.support.tiny_audio import WRITERS, write_yamnet
 
 RATE_HZ = 16_000
-LABELLED = ("ast", "clap", "clap fused", "yamnet", "pe_audio")
+LABELLED = ("ast", "clap", "clap fused", "yamnet", "pe_audio", "wavlm with a head")
 UNLABELLED = ("whisper", "wav2vec2", "hubert", "wavlm")
 EVERY_KIND = pytest.mark.parametrize("kind", WRITERS)
 
@@ -214,6 +215,27 @@ def test_wave_models_give_the_stock_models_outputs(kind, folders, backbones):
     heard = hear(backbones[kind], [short, long])
     assert heard.valid[0] == len(stock)
     assert np.allclose(heard.frames[0, : len(stock)], stock, atol=1e-4)
+
+
+def test_a_wave_models_head_gives_the_stock_models_sigmoids(folders, backbones):
+    short, long = sounds(0.7, 1.5)
+    folder = folders["wavlm with a head"]
+    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    model = transformers.WavLMForSequenceClassification.from_pretrained(folder).eval()
+    values = extractor(short, sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
+    with torch.no_grad():
+        stock = model(values).logits.sigmoid()[0].numpy()
+    scores = hear(backbones["wavlm with a head"], [short, long]).label_scores[0]
+    assert (scores[:6] == 0).all()  # the labels that this model lacks
+    assert np.allclose(scores[6:], stock[::-1], atol=1e-5)
+
+
+def test_a_head_for_several_layers_is_a_sentence(folders, tmp_path):
+    folder = shutil.copytree(folders["wavlm with a head"], tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"use_weighted_layer_sum": True}))
+    with pytest.raises(UserError, match="head for the outputs of several layers"):
+        load_audio(str(folder), "cpu")
 
 
 def test_pe_gives_the_stock_models_probabilities(folders, backbones):

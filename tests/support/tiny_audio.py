@@ -116,6 +116,22 @@ def write_wavlm(folder: Path) -> Path:
     return folder
 
 
+def write_labelled_wavlm(folder: Path) -> Path:
+    """Write a WavLM with a head that names all but six of AudioSet's labels, in another order."""
+    torch.manual_seed(18)
+    names = [label.mid for label in load_labels()][:5:-1]
+    config = transformers.WavLMConfig(
+        **ENCODER,
+        **CONVOLUTIONS,
+        classifier_proj_size=20,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    _save(transformers.WavLMForSequenceClassification(config), folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    return folder
+
+
 def write_yamnet(folder: Path, channels: int = 1) -> Path:
     """Write a MobileNetV1 of log-mel patches that names all but six of AudioSet's labels."""
     torch.manual_seed(16)
@@ -171,6 +187,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "wav2vec2": write_wav2vec2,
     "hubert": write_hubert,
     "wavlm": write_wavlm,
+    "wavlm with a head": write_labelled_wavlm,
     "yamnet": write_yamnet,
     "pe_audio": write_pe_audio,
 }
