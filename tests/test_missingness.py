@@ -387,29 +387,36 @@ def test_the_sound_of_test_clips_fits_no_propensity(here):
 
 
 @pytest.mark.parametrize(
-    ("keys", "sentence"),
+    ("keys", "reason"),
     [
         (condition_keys(), "it hears nothing"),
         (condition_keys(model="svm", **REAL), "it is a svm head"),
         (condition_keys(**GENERATED, gate="keep", kept_only=True), "it answers some clips only"),
+        (condition_keys(**REAL, fusion={"how": "late"}), "its network, LateFusionClassifier"),
         (
             condition_keys(**GENERATED, fusion={"audio_scale": "confidence"}),
             "its generated sound counts by confidence",
         ),
     ],
 )
-def test_conditions_whose_sound_cannot_be_cut_are_named(here, keys, sentence):
-    here.set(classifier={"conditions": CONDITIONS | {"real_audio": keys}})
-    with pytest.raises(UserError, match=f"missingness.conditions names real_audio: {sentence}"):
-        run()
+def test_conditions_whose_sound_cannot_be_cut_are_left_out(here, capsys, keys, reason):
+    here.set(
+        classifier={"conditions": CONDITIONS | {"real_audio": keys}},
+        missingness={
+            "conditions": ["real_audio", "missing_token"],
+            "adaptation": {"condition": ""},
+        },
+    )
+    metrics = run()
+    assert list(metrics["left_out"]) == ["real_audio"]
+    assert metrics["left_out"]["real_audio"].startswith(reason)
+    assert list(metrics["segments"]) == ["missing_token"]
+    assert f"real_audio is left out: {reason}" in capsys.readouterr().err
 
 
-def test_a_network_of_another_kind_is_named(here):
-    late = CONDITIONS | {"real_audio": condition_keys(**REAL, fusion={"how": "late"})}
-    here.set(classifier={"conditions": late})
-    classifier.main(stage_run.StageRun("classifier", "real_audio", 1))
-    with pytest.raises(UserError, match="the network of real_audio has .* sound by step"):
-        run()
+def test_a_late_fusion_of_all_conditions_leaves_none(here):
+    here.set(classifier={"fusion": {"how": "late"}})
+    assert set(run()["left_out"]) == set(HEARING)
 
 
 def test_a_missing_network_and_missing_predictions_are_named(here):

@@ -9,7 +9,11 @@ from safetensors.torch import load_file
 from audio_from_video.classification.audio_input import AudioInput, AudioReader, AudioScale
 from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.missing_patterns import Pattern
-from audio_from_video.classification.networks import ActionClassifier, ClassifierSizes
+from audio_from_video.classification.networks import (
+    ActionClassifier,
+    ClassifierSizes,
+    network_class,
+)
 from audio_from_video.classification.settings import GENERATOR_OF, Condition, FusionParams
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout
@@ -28,9 +32,13 @@ def why_not_by_step(condition: Condition, fusion: FusionParams) -> str:
         return "it hears nothing"
     if condition.kept_only:
         return "it answers some clips only (kept_only)"
-    by_confidence = condition.fusion_over(fusion).audio_scale == "confidence"
+    own_fusion = condition.fusion_over(fusion)
+    by_confidence = own_fusion.audio_scale == "confidence"
     if by_confidence and any(kind in GENERATOR_OF for kind in condition.audio_kinds):
         return "its generated sound counts by confidence, which is not stored with the network"
+    network = network_class(condition.learns, condition.gate, condition.test_audio, own_fusion.how)
+    if network is not ActionClassifier:
+        return f"its network, {network.__name__}, takes sound by clip"
     return ""
 
 
@@ -40,15 +48,14 @@ class TrainedClassifier:
     def __init__(self, name: str, data: ActionData, seed: int):
         """Read models/classifier/<name>/seed-<seed>.safetensors.
 
-        Raises UserError where the classifier has not written it, and where the network is none
-        that takes sound by step: a late fusion, a gate or a reconstruction.
+        Raises UserError where the classifier has not written it.
         """
         path = layout.classifier_model(name) / f"seed-{seed}.safetensors"
         if not path.is_file():
             raise UserError(f"{path} is missing: run `dvc repro classifier@{name}`")
         weights = load_file(path)
         self.data = data
-        self.model = _network(weights, name)
+        self.model = _network(weights)
         scale = AudioScale(self.model.audio_mean, self.model.audio_std)
         self.audio = AudioReader(data, seed, scale)
 
@@ -107,7 +114,7 @@ def step_logits(
     return model.classify(model.encode(features))
 
 
-def _network(weights: dict[str, torch.Tensor], name: str) -> ActionClassifier:
+def _network(weights: dict[str, torch.Tensor]) -> ActionClassifier:
     """The network whose weights these are, without dropout."""
     is_projected = "project.0.weight" in weights
     sizes = ClassifierSizes(
@@ -119,11 +126,5 @@ def _network(weights: dict[str, torch.Tensor], name: str) -> ActionClassifier:
         dropout=0.0,
     )
     model = ActionClassifier(sizes)
-    others = sorted(set(weights) - set(model.state_dict()))
-    if others:
-        raise UserError(
-            f"the network of {name} has {others[0]} and cannot take sound by step: "
-            "leave it out of missingness.conditions"
-        )
     model.load_state_dict(weights)
     return model.eval()
