@@ -18,6 +18,7 @@ from audio_from_video.classification.missingness_settings import MissingnessPara
 from audio_from_video.classification.settings import Condition
 from audio_from_video.classification.trained import TrainedClassifier
 from audio_from_video.learning.features import VideoFeatures
+from audio_from_video.reporting.missingness_tables import missingness_tables
 from audio_from_video.runtime import params, stage_run
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import SPLITS
@@ -440,3 +441,18 @@ def test_without_conditions_there_are_no_figures_of_any(here):
     metrics = run()
     assert metrics["segments"] == metrics["adaptation"] == metrics["value"]["gains"] == {}
     assert set(metrics["audible"]) == set(ACTIONS)
+
+
+@pytest.mark.parametrize("audible", [True, False])
+def test_where_all_test_clips_are_audible_or_none_is_the_others_are_gaps(here, audible):
+    for row in here.rows:
+        if row["split"] == "test":
+            row["audible"] = audible
+    synthetic.write_data(here.rows)
+    here.set(missingness={"conditions": ["missing_token", "generated"]})
+    metrics = run()
+    empty = "inaudible" if audible else "audible"
+    assert metrics["as_found"]["generated"][empty]["accuracy"]["mean"] is None
+    gain = metrics["value"]["gains"]["missing_token"]["weighted"]
+    assert (gain["mean"] is None) == (not audible)
+    assert len(missingness_tables()) == 5
