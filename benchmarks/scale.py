@@ -1,14 +1,15 @@
 """Measure how time and memory grow with the number of clips; project what Moments in Time takes.
 
-    python -m benchmarks.scale [--parts files tables training real] [--files 500 2000 ...]
+    python -m benchmarks.scale [--parts files tables evaluation ...] [--files 500 2000 ...]
                                [--copies 1 10 ...] [--rows 1000 ...] [--clips CLIPS]
                                [--limit-s 240] [--run FOLDER]
 
-    files      the stages that work clip by clip, on so many small files, then with 1 % more of them
-    tables     stages after the features, on the outputs of a run (FOLDER, else this repository's)
-               with every clip so many times
-    training   the training loop on so many rows in a file
-    real       the stages that decode, on a folder of real clips (CLIPS), for the timetable
+    files        the stages that work clip by clip, on so many small files, then with 1 % more
+    tables       stages after the features, on the outputs of a run (FOLDER, else this repository's)
+                 with every clip so many times
+    evaluation   the stages that judge and tell, on the outputs of a run as before
+    training     the training loop on so many rows in a file
+    real         the stages that decode, on a folder of real clips (CLIPS), for the timetable
 
 It needs no network. Figures of a size that was measured before are replaced, the others stay, so
 that the parts may be run one by one. They stand in docs/scale.json, with date and machine of each,
@@ -28,12 +29,12 @@ from pathlib import Path
 import numpy as np
 
 from audio_from_video.runtime.atomic import write_json, write_text
-from benchmarks.scale_parts import files, real, tables, timetable, training
+from benchmarks.scale_parts import evaluation, files, real, tables, timetable, training
 from benchmarks.scale_parts.measuring import ROOT, Measurement
 
 MEASURED = ROOT / "docs/scale.json"
 PAGE = ROOT / "docs/scale.md"
-PARTS = ("files", "tables", "training", "real")
+PARTS = ("files", "tables", "evaluation", "training", "real")
 
 
 class Results:
@@ -171,6 +172,7 @@ def contents(results: Results) -> dict[str, str]:
         "files": scale_table(results, "files"),
         "increments": increment_table(results),
         "tables": scale_table(results, "tables"),
+        "evaluation": scale_table(results, "evaluation"),
         "training": scale_table(results, "training"),
         "real": real_table(results),
         "timetable": timetable.table(results.rows),
@@ -195,7 +197,9 @@ def main() -> None:
     parser.add_argument("--files", nargs="+", type=int, default=[500, 2000, 20_000])
     parser.add_argument("--copies", nargs="+", type=int, default=[1, 10, 85])
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 1_000_000])
-    parser.add_argument("--limit-s", type=float, default=240.0, help="per stage of `tables`")
+    parser.add_argument(
+        "--limit-s", type=float, default=240.0, help="per stage of `tables`, `evaluation`"
+    )
     parser.add_argument("--clips", type=Path, help="folder of real clips, for `real`")
     parser.add_argument("--run", type=Path, default=ROOT, help="folder of a complete run")
     arguments = parser.parse_args()
@@ -207,6 +211,9 @@ def main() -> None:
         if "tables" in arguments.parts:
             run, limit_s = arguments.run.absolute(), arguments.limit_s
             tables.measure(folder, run, arguments.copies, limit_s, results.record)
+        if "evaluation" in arguments.parts:
+            run, limit_s = arguments.run.absolute(), arguments.limit_s
+            evaluation.measure(folder, run, arguments.copies, limit_s, results.record)
         if "training" in arguments.parts:
             training.measure(folder, arguments.rows, results.record)
         if "real" in arguments.parts:

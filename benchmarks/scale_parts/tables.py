@@ -4,8 +4,9 @@ A copy of a clip has a name and a source of its own, and noise on its features.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,21 @@ STAGES = (
 )
 
 
-def copy_output(run: Path, folder: Path, name: str, copies: int) -> int:
-    """Write an output with every clip `copies` times; return the number of clips."""
-    columns, noisy = COPIED[name]
+def copy_output(
+    run: Path,
+    folder: Path,
+    name: str,
+    copies: int,
+    noisy: set[str],
+    columns: list[str] | None = None,
+) -> int:
+    """Write an output with every clip `copies` times; return the number of clips.
+
+    noisy: columns that get noise.  columns: that are copied; None: all.
+    """
     source = run / name
+    stored_schema = pq.read_schema(shards.shard_paths(source)[0])
+    columns = columns or [column for column in stored_schema.names if column != "clip_id"]
     stored = {row["clip_id"]: row for row in shards.iter_rows(source, columns)}
     index = []
     for row in shards.read_index(source).to_pylist():
@@ -80,10 +92,16 @@ def copy_output(run: Path, folder: Path, name: str, copies: int) -> int:
                 with_noise = {key: add_noise(values[key], rng) for key in noisy}
                 yield {**values, **with_noise, **{key: row[key] for key in row}}
 
-    stored_schema = pq.read_schema(shards.shard_paths(source)[0])
     schema = pa.schema([stored_schema.field(column) for column in columns])
-    shards.write(folder / name, schema, rows(), index, shards.item_version(source))
+    shards.write(folder / name, schema, rows(), index, shards.item_version(source), facts(source))
     return len(index)
+
+
+def facts(source: Path) -> list[pa.Field]:
+    """Return the fields that an output's index has beside those of all indices."""
+    schema = pq.read_schema(source / shards.INDEX)
+    common = {field.name for field in shards.INDEX_FIELDS}
+    return [field for field in schema if field.name not in common]
 
 
 def add_noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -92,34 +110,55 @@ def add_noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (values + noise).astype(values.dtype)
 
 
+def write_facts(folder: Path) -> None:
+    """Write what the stages know of copied clips: which lack their audio, and no truth."""
+    clips = shards.ok_rows(folder / "data/video_features/rgb")
+    shards.write_table(missing_audio_table(clips, 0), folder / layout.MISSING_AUDIO)
+    with chdir(folder):
+        truth.pass_on(str(folder))
+
+
 def prepare(run: Path, folder: Path, copies: int) -> tuple[Folder, int]:
     """Write all that the stages read; return the folder and the number of clips."""
     place = Folder(folder / f"tables-{copies}", CHANGES)
-    counts = [copy_output(run, place.path, name, copies) for name in COPIED]
-    clips = shards.ok_rows(place.path / "data/video_features/rgb")
-    shards.write_table(missing_audio_table(clips, 0), place.path / layout.MISSING_AUDIO)
-    with chdir(place.path):
-        truth.pass_on(str(place.path))  # nothing is known of copies
+    counts = [
+        copy_output(run, place.path, name, copies, noisy, columns)
+        for name, (columns, noisy) in COPIED.items()
+    ]
+    write_facts(place.path)
     (place.path / "models").mkdir()
     shutil.copy(run / layout.AUDIO_PROJECTION, place.path / layout.AUDIO_PROJECTION)
     return place, max(counts)
 
 
 def measure(folder: Path, run: Path, sizes: list[int], limit_s: float, record: Record) -> None:
-    """Measure the stages with every clip of a run 1, 10, ... times.
+    """Measure the stages with every clip of a run 1, 10, ... times."""
+    measure_stages(STAGES, partial(prepare, run, folder), sizes, limit_s, "tables", record)
 
-    A stage that would take longer than `limit_s` at the next size is left out there.
+
+def measure_stages(
+    stages: Iterable[str],
+    prepare: Callable[[int], tuple[Folder, int]],
+    sizes: list[int],
+    limit_s: float,
+    part: str,
+    record: Record,
+) -> None:
+    """Measure stages of a part for each number of copies.
+
+    prepare: makes the folder for so many copies; see `prepare` of this module.  A stage that would
+    take longer than `limit_s` at the next size is left out there.
     """
     last_s: dict[str, float] = {}
     last_copies = 1
     for copies in sizes:
-        place, clips = prepare(run, folder, copies)
-        for stage in STAGES:
+        place, clips = prepare(copies)
+        for stage in stages:
             if last_s.get(stage, 0.0) * copies / last_copies > limit_s:
                 print(f"{stage}: left out at {clips} clips")
                 continue
             cpu_s, memory_mib = place.run(*stage.split())
             last_s[stage] = cpu_s
-            record(Measurement("tables", stage, clips, cpu_s, memory_mib))
+            record(Measurement(part, stage, clips, cpu_s, memory_mib))
         last_copies = copies
         shutil.rmtree(place.path)

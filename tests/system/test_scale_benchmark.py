@@ -5,12 +5,13 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, predictions, shards
 from benchmarks import scale
-from benchmarks.scale_parts import files, tables, timetable
+from benchmarks.scale_parts import evaluation, files, tables, timetable
 from benchmarks.scale_parts.measuring import Measurement
 
 
@@ -122,7 +123,8 @@ def test_copies_are_clips_of_their_own(workspace):
     schema = pa.schema([("features", shards.tensor(pa.float16(), 2, 4))])
     rows.sort(key=lambda row: (row["split"], row["action"], row["clip_id"]))
     shards.write(workspace.folder / "run" / name, schema, rows, rows, "v")
-    count = tables.copy_output(workspace.folder / "run", workspace.folder / "copies", name, 3)
+    folders = (workspace.folder / "run", workspace.folder / "copies")
+    count = tables.copy_output(*folders, name, 3, {"features"})
     assert count == 21
     found = list(shards.iter_rows(workspace.folder / "copies" / name, ["features"]))
     index = shards.ok_rows(workspace.folder / "copies" / name)
@@ -134,6 +136,45 @@ def test_copies_are_clips_of_their_own(workspace):
         clip_id = row["clip_id"].partition("~")[0]
         assert np.abs(row["features"] - original[clip_id]).max() < 1
         assert not np.array_equal(row["features"], original[clip_id])
+
+
+def test_copies_of_answers_are_answers(workspace):
+    clips = pd.DataFrame(
+        {
+            "clip_id": ["a/s0_0", "a/s1_0"],
+            "split": "test",
+            "action": "a",
+            "source_id": ["s0", "s1"],
+        }
+    )
+    probabilities = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    original = predictions.Predictions(clips, ["a", "b"], probabilities)
+    predictions.write("once", original)
+    once, twice = layout.predictions("once"), layout.predictions("twice")
+    evaluation.copy_table(once, twice, 2)
+    found = predictions.read("twice")
+    assert found.clips.clip_id.tolist() == ["a/s0_0~0", "a/s1_0~0", "a/s0_0~1", "a/s1_0~1"]
+    assert found.clips.source_id.tolist() == ["s0~0", "s1~0", "s0~1", "s1~1"]
+    assert np.array_equal(found.probabilities, np.concatenate([probabilities] * 2, axis=1))
+
+
+def test_a_stage_that_would_take_too_long_is_left_out(tmp_path, results, capsys):
+    class Place:
+        path = tmp_path / "place"
+
+        def run(self, stage: str) -> tuple[float, int]:
+            return {"quick": 1.0, "slow": 30.0}[stage], 100
+
+    def prepare(copies: int) -> tuple[Place, int]:
+        Place.path.mkdir()
+        return Place(), 10 * copies
+
+    tables.measure_stages(("quick", "slow"), prepare, [1, 10], 240.0, "evaluation", results.record)
+    measured = results.by_stage("evaluation")
+    assert [row["clips"] for row in measured["quick"]] == [10, 100]
+    assert [row["clips"] for row in measured["slow"]] == [10]
+    assert "slow: left out at 100 clips" in capsys.readouterr().out
+    assert not Place.path.exists()
 
 
 @pytest.mark.slow
