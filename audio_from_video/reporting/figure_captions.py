@@ -70,19 +70,20 @@ def label_budget(budgets: list[str], curves: dict[str, list[dict]]) -> str:
 def dose(panels: list[DosePanel]) -> str:
     """Return the caption of draw_dose."""
     seen = []
-    for panel in panels:
-        for i, level in enumerate(panel.levels):
-            at_level = {
-                figures.DOSE_LINES[name][0]: curve[i]
-                for name, curve in panel.curves.items()
-                if name in figures.DOSE_LINES
-            }
-            above = [name for name, gain in at_level.items() if gain["ci95_low"] > 0]
-            seen.append(f"{panel.knob} {level}: {listed(above)}")
+    for name, (title, *_) in figures.DOSE_LINES.items():
+        if not any(name in panel.curves for panel in panels):
+            continue
+        places = []
+        for panel in panels:
+            gains = zip(panel.levels, panel.curves.get(name, []), strict=False)
+            above = [level for level, gain in gains if gain["ci95_low"] > 0]
+            if above:
+                places.append(f"{panel.knob} {listed(above)}")
+        seen.append(f"{title}: {', '.join(places) or 'nowhere'}")
     return (
         "Gain of a linear head over the same head on video alone, by what the rendered sample is "
         "like (points; lines: 95 % intervals). At cue 0 sound tells nothing about the action, so "
-        f"that nothing may gain. Surely above 0 are, at {'; '.join(seen)}."
+        f"that nothing may gain. Surely above 0 are {'; '.join(seen)}."
     )
 
 
