@@ -117,12 +117,12 @@ def main(stage: stage_run.StageRun) -> None:
 
 
 def require_audioset_labels() -> None:
-    """Raise UserError when the audio model scores other labels than AudioSet's."""
+    """Raise UserError where data/audio_features has scores of other labels than AudioSet's."""
     (scores,) = shards.tensor_shape(SOURCE, "label_scores")
     if scores != len(LABELS):
         raise UserError(
             f"audio_features.model gives {scores} label scores, not AudioSet's {len(LABELS)}: "
-            "choose an AST trained on AudioSet"
+            "name a model that knows AudioSet's labels, there or in audio_features.label_model"
         )
 
 
@@ -173,13 +173,22 @@ def sum_with_evidence(
         if has_evidence(moments, at_least.evidence):
             break
     if halvings:
-        print(
-            f"label_audio: what auto found was halved {halvings} times, to a score of "
-            f"{at_least.score:.3g} and an evidence of {at_least.evidence:.3g}: above these no "
-            "label has evidence in every part of the clips",
-            file=sys.stderr,
-        )
+        print(halving_message(p, halvings, at_least), file=sys.stderr)
     return at_least, moments
+
+
+def halving_message(p: LabelAudioParams, halvings: int, at_least: Thresholds) -> str:
+    """Return what `auto` was lowered to, and why; a threshold set as a number stays as it is."""
+    times = "once" if halvings == 1 else f"{halvings} times"
+    lowered = []
+    if p.min_score == "auto":
+        lowered.append(f"a score of {at_least.score:.3g}")
+    if p.min_evidence == "auto":
+        lowered.append(f"an evidence of {at_least.evidence:.3g}")
+    return (
+        f"label_audio: what auto found was halved {times}, to {' and '.join(lowered)}: with more, "
+        "no label has evidence in all clips, or in those outside a fold"
+    )
 
 
 def has_evidence(moments: Moments, evidence: float) -> bool:

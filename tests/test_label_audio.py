@@ -343,8 +343,22 @@ def test_auto_is_halved_where_one_fold_has_the_highest_scores(data, capsys):
     found = make()["thresholds"]
     assert found["score"] == pytest.approx(0.75 / 4, abs=1e-3)
     assert found["evidence"] == pytest.approx(3 * 0.75 / 4, abs=1e-3)
-    assert "what auto found was halved 2 times, to a score of 0.188" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "auto found was halved 2 times, to a score of 0.188 and an evidence of 0.562:" in told
     assert sum(pq.read_table("data/label_audio/labels.parquet")["borrowed"].to_pylist()) == 0
+
+
+def test_what_is_told_of_a_halving_names_what_was_auto(data, capsys):
+    """Halved once, for the clips outside fold 1 alone; the score is a number and stays."""
+    data.set(label_audio={"min_score": 0.05, "min_evidence": "auto"})
+    for row in data.rows:
+        row["label_scores"] = np.full(LABELS, 0.96 if data.fold[row["clip_id"]] == 1 else 0.08)
+    synthetic.write_data(data.rows)
+    found = make()["thresholds"]
+    assert found["score"] == 0.05
+    assert found["evidence"] == pytest.approx(3 * 0.96 / 2, abs=1e-3)
+    told = capsys.readouterr().err
+    assert f"was halved once, to an evidence of {found['evidence']:.3g}: with more" in told
 
 
 def test_numbers_as_set_are_no_metric(data):
