@@ -16,7 +16,7 @@ from audio_from_video.storage import layout
 
 # DVC cannot leave a dependency out. Every condition reads the RGB features, so their path stands
 # where a condition needs nothing.
-NOTHING = str(layout.RGB_FEATURES)
+NOTHING = str(layout.FIT_ON)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -279,7 +279,7 @@ class TeachingParams(params.Section):
     confidence: float = Field(ge=0, le=1)
 
 
-Nothing = Literal["data/video_features/rgb"]  # the literal of NOTHING
+Nothing = Literal["data/fit_on.parquet"]  # the literal of NOTHING
 
 
 class NothingRead(params.Section):

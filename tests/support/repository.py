@@ -24,7 +24,6 @@ CONDITIONS = (  # the others: tests/test_classifier.py, tests/classification/tes
     "validated",
     "mapped",
     "mapped_validated",
-    "published",
 )
 # Of metrics/report.html, which every run writes with another date.
 PROVENANCE_SECTION = re.compile('<section class="source".*?</section>', re.DOTALL)

@@ -80,7 +80,7 @@ def stages_run_with(repository: Repository, change: str, *targets: str) -> set[s
 def test_a_filter_threshold_reruns_the_filter_and_what_follows(repository):
     ran = stages_run_with(repository, "filter.threshold=0.1")
     always = {"code", "clips", "filter", "missingness", "report", "bundle", "summary"}
-    gated = {f"classifier@{name}" for name in ("validated", "mapped_validated", "published")}
+    gated = {f"classifier@{name}" for name in ("validated", "mapped_validated")}
     assert always | {"classifier@validated"} <= ran <= always | gated
     assert metrics(repository, "filter")["semantic_validation"]["threshold"] == 0.1
 
