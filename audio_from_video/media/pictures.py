@@ -173,8 +173,9 @@ def _decode(
             times.append(FrameTime(frame.pts, frame.dts, frame.duration or 0))
             matrix = _display_matrix(frame, matrix)
             if index in chosen:
+                # One thread: to start one for each core, per frame, takes as long as the work.
                 image = convert.reformat(
-                    frame, format="bgr24", interpolation="BICUBIC"
+                    frame, format="bgr24", interpolation="BICUBIC", threads=1
                 ).to_ndarray()
                 finished[index] = finish(np.ascontiguousarray(upright(image, matrix)))
         if span is not None:
