@@ -36,6 +36,7 @@ from audio_from_video.meaning.key_captions import KeyCaptions
 from audio_from_video.meaning.settings import FilterParams, MappingParams
 from audio_from_video.media.settings import (
     AudioParams,
+    FlowParams,
     FramesParams,
     OpticalFlowParams,
     RepresentativeFramesParams,
@@ -384,9 +385,9 @@ def write_settings(
     return settings
 
 
-def flow_params() -> OpticalFlowParams:
+def flow_params() -> FlowParams:
     """Return how flow is drawn, with the scale that `optical_flow` found where it is `auto`."""
-    p = params.load("optical_flow", OpticalFlowParams)
+    p = params.load("optical_flow", OpticalFlowParams).drawing()
     if p.full_scale_px == "auto":
         return p.with_scale(read_json(layout.metrics("optical_flow"))["full_scale_px"])
     return p

@@ -4,6 +4,8 @@ Reads    data/frames
 Writes   data/optical_flow, a row per clip:
              jpegs    list<binary>[count]   BGR images: hue = direction, value = magnitude; the
                                             first one is the second's copy
+With `optical_flow.store: thumbnails` they are small ones, to look at, and `video_features` draws
+those that it encodes.
 Where `optical_flow.full_scale_px` is `auto`, the scale is found on training clips and stands in the
 metrics; whoever draws flow images with these models needs it.
 How flow is computed and drawn: audio_from_video/media/optical_flow.py.
@@ -15,8 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audio_from_video.media.optical_flow import QUANTILES, displacements, draw_clip, scale_of
-from audio_from_video.media.settings import OpticalFlowParams
+from audio_from_video.media.optical_flow import (
+    QUANTILES,
+    THUMBNAIL_PX,
+    displacements,
+    draw_clip,
+    draw_thumbnails,
+    scale_of,
+)
+from audio_from_video.media.settings import FlowParams, OpticalFlowParams
 from audio_from_video.runtime import parallel, params, stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
@@ -25,8 +34,7 @@ from audio_from_video.storage import accounting, fit_on, item_store, layout, sha
 from audio_from_video.storage.clip_items import ClipItems
 from audio_from_video.storage.item_store import ItemStore
 
-# Of `draw_clip` (media/optical_flow.py); raise it when the output for the same input and parameters
-# changes.
+# Of media/optical_flow.py; raise it when the output for the same input and parameters changes.
 CODE_VERSION = 1
 LIBRARIES = ("numpy", "opencv-contrib-python-headless")
 COLUMNS = pa.schema([("jpegs", pa.list_(pa.binary()))])
@@ -42,7 +50,7 @@ SCALE_COLUMNS = pa.schema(
 SCALE_CLIPS = 200  # training clips on which the scale is found, at most
 
 
-def find_scale_px(clips: list[dict], p: OpticalFlowParams, stage: stage_run.StageRun) -> float:
+def find_scale_px(clips: list[dict], p: FlowParams, stage: stage_run.StageRun) -> float:
     """Return the scale that the displacements in training clips call for.
 
     clips: rows of the index of data/frames.  Which of them count is drawn by hash, so that growth
@@ -77,16 +85,22 @@ def find_scale_px(clips: list[dict], p: OpticalFlowParams, stage: stage_run.Stag
 
 
 def main(stage: stage_run.StageRun) -> None:
-    p = params.load("optical_flow", OpticalFlowParams)
+    settings = params.load("optical_flow", OpticalFlowParams)
+    p = settings.drawing()
     clips = shards.inputs(layout.FRAMES)
     found: dict[str, float] = {}
     if p.full_scale_px == "auto":
         found["full_scale_px"] = find_scale_px(clips, p, stage)
         p = p.with_scale(found["full_scale_px"])
-    version = item_store.version("optical_flow", CODE_VERSION, p.model_dump(), libraries=LIBRARIES)
+    draw = draw_clip
+    described = [p.model_dump()]
+    if settings.store == "thumbnails":
+        draw = draw_thumbnails
+        described.append({"thumbnail_px": THUMBNAIL_PX})
+    version = item_store.version("optical_flow", CODE_VERSION, *described, libraries=LIBRARIES)
 
     def compute(tasks: Iterator[Any]) -> Iterator[Any]:
-        return parallel.map_items(draw_clip, tasks, stage.workers, time_limit_s())
+        return parallel.map_items(draw, tasks, stage.workers, time_limit_s())
 
     with ClipItems("optical_flow", version, COLUMNS) as items:
         rows = shards.iter_rows(layout.FRAMES, ["jpegs"], clip_ids=items.missing(clips))

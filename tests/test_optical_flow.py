@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from audio_from_video.media import codecs
-from audio_from_video.media.optical_flow import draw_clip, farneback, flow_image, scale_of
-from audio_from_video.media.settings import OpticalFlowParams
+from audio_from_video.media.optical_flow import (
+    draw_clip,
+    draw_thumbnails,
+    farneback,
+    flow_image,
+    scale_of,
+)
+from audio_from_video.media.settings import FlowParams, OpticalFlowParams
 from audio_from_video.runtime import stage_run
 from audio_from_video.runtime.digests import digest
 from audio_from_video.storage import shards
@@ -18,8 +24,8 @@ from tests.support.moving_pictures import moving_clip, texture
 from tests.support.shard_rows import index_row
 
 
-def parameters(**changes) -> OpticalFlowParams:
-    return OpticalFlowParams(
+def parameters(**changes) -> FlowParams:
+    return FlowParams(
         **{
             "pyramid_scale": 0.5,
             "levels": 3,
@@ -90,6 +96,23 @@ def test_still_clip_is_black():
         )
         <= 8
     )  # JPEG
+
+
+def test_thumbnails_show_the_same_motion_at_a_third_of_the_size():
+    jpegs = [enlarged(jpeg, 2) for jpeg in moving_clip(3.0)]  # 192 px, by 6 px to the right
+    small = draw_thumbnails((jpegs, parameters()))["jpegs"]
+    assert len(small) == len(jpegs)
+    for jpeg in small:
+        thumbnail = codecs.decode_jpeg(jpeg)
+        assert thumbnail.shape == (64, 64, 3)
+        inner = np.median(thumbnail[16:-16, 16:-16], axis=(0, 1))
+        assert np.allclose(inner, [0, 0, 6 / 8 * 255], atol=12)
+
+
+def test_small_frames_are_their_own_thumbnails():
+    jpegs = [codecs.encode_jpeg(texture(3 * i, 0)[:48, :60], 100) for i in range(3)]
+    small = draw_thumbnails((jpegs, parameters()))["jpegs"]
+    assert codecs.decode_jpeg(small[0]).shape == (48, 60, 3)
 
 
 def test_stage_writes_a_row_per_clip_with_frames(workspace):

@@ -105,7 +105,7 @@ def test_flow_images_are_those_of_the_stage():
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())["optical_flow"]
     shared = {name: settings[name] for name in FARNEBACK}
     assert shared == FARNEBACK
-    assert settings.keys() - FARNEBACK.keys() == {"full_scale_px", "jpeg_quality"}
+    assert settings.keys() - FARNEBACK.keys() == {"full_scale_px", "jpeg_quality", "store"}
 
 
 def test_figures_of_captions_compare_words_where_they_stand():

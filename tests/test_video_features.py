@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from audio_from_video.media import codecs
+from audio_from_video.media.optical_flow import draw_clip
+from audio_from_video.media.settings import OpticalFlowParams
 from audio_from_video.runtime import parallel, stage_run
 from audio_from_video.storage import layout, shards
 from stages import optical_flow, video_features
@@ -28,8 +31,8 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def jpegs(seed: int, count: int = 6, side: int = 40) -> list[bytes]:
-    return [codecs.encode_jpeg(picture, 95) for picture in images(count, side, 56, seed)]
+def jpegs(seed: int, count: int = 6, side: int = 40, width: int = 56) -> list[bytes]:
+    return [codecs.encode_jpeg(picture, 95) for picture in images(count, side, width, seed)]
 
 
 def test_batches_of_a_device_give_the_clips_in_order(vit, in_process):
@@ -59,6 +62,47 @@ def test_one_model_is_on_the_device(vit, monkeypatch):
     monkeypatch.setenv("DEVICE", "cpu:0")
     assert len(list(encode_on_gpu(iter([jpegs(0)]), p, 2))) == 1
     assert loaded == [str(vit)]
+
+
+@pytest.mark.parametrize("scale", [8.0, "auto"])
+def test_flow_that_is_not_stored_gives_the_same_features(workspace, vit, in_process, scale):
+    clips = [index_row("a/x_1", "test", jpegs=jpegs(0, 18, 160, 200))]
+    clips += [index_row(f"a/y_{i}", "training", jpegs=jpegs(i, 18, 160, 200)) for i in (1, 2)]
+    shards.write(layout.FRAMES, optical_flow.COLUMNS, clips, clips, "v")
+    workspace.set(video_features={"model": str(vit)})
+
+    features = {}
+    flow_bytes = {}
+    for store in ("full", "thumbnails"):
+        workspace.set(optical_flow={"store": store, "full_scale_px": scale})
+        optical_flow.main(stage_run.StageRun("optical_flow", "", 1))
+        stage = stage_run.StageRun("video_features", "flow", 1)
+        video_features.main(stage)
+        assert stage.log["computed"] == 3
+        features[store] = shard_bytes(layout.FLOW_FEATURES)
+        flow_bytes[store] = sum(map(len, shard_bytes(layout.OPTICAL_FLOW).values()))
+    assert features["full"] == features["thumbnails"]
+    assert flow_bytes["thumbnails"] < 0.3 * flow_bytes["full"]
+
+
+def shard_bytes(output: Path) -> dict[str, bytes]:
+    """Return the content of an output's shards by name."""
+    return {str(path): path.read_bytes() for path in output.rglob("part-*.parquet")}
+
+
+def test_a_device_draws_the_flow_that_workers_draw(vit, in_process):
+    clips = [jpegs(seed) for seed in range(3)]
+    p = VideoFeaturesParams(
+        model=str(vit), attention="frame", temporal_scale=0.0, clips_per_batch=2
+    )
+    settings = yaml.safe_load(Path("params.yaml").read_text())["optical_flow"]
+    flow = OpticalFlowParams(**settings).drawing()
+    drawn = [draw_clip((clip, flow))["jpegs"] for clip in clips]
+    expected = [row["features"] for row in encode_in_workers(iter(drawn), p, 1)]
+    in_workers = [row["features"] for row in encode_in_workers(iter(clips), p, 1, flow)]
+    on_device = [row["features"] for row in encode_on_gpu(iter(clips), p, 1, flow)]
+    assert np.array_equal(in_workers, expected)
+    assert np.allclose(on_device, expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -78,13 +78,18 @@ def refusal(shown: int, frame_count: int, p: FramesParams) -> dict[str, str]:
 
 
 def small_jpeg(image: np.ndarray, p: FramesParams) -> bytes:
-    """Return a BGR image [H, W, 3] as JPEG whose shorter side has at most `size_px`.
+    """Return a BGR image [H, W, 3] as JPEG whose shorter side has at most `size_px`."""
+    return codecs.encode_jpeg(shrunk(image, p.size_px), p.jpeg_quality)
+
+
+def shrunk(image: np.ndarray, size_px: int) -> np.ndarray:
+    """Return an image [H, W, C] whose shorter side has at most `size_px`.
 
     Larger images are scaled by area averaging; smaller ones stay as they are.
     """
     height, width = image.shape[:2]
-    scale = p.size_px / min(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return codecs.encode_jpeg(image, p.jpeg_quality)
+    scale = size_px / min(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -11,15 +11,17 @@ import cv2
 import numpy as np
 
 from audio_from_video.media import codecs
-from audio_from_video.media.settings import OpticalFlowParams
+from audio_from_video.media.frames import shrunk
+from audio_from_video.media.settings import FlowParams
 
 QUANTILES = 1001  # of a clip's displacements, evenly spaced
 # 8 px, the scale of the rendered sample at 96 px, is the 99th percentile of its displacements.
 SCALE_PERCENTILE = 99
 SMALLEST_SCALE_PX = 0.1  # where nothing moves
+THUMBNAIL_PX = 64  # shorter side, as high as the report shows flow
 
 
-def farneback(previous: np.ndarray, following: np.ndarray, p: OpticalFlowParams) -> np.ndarray:
+def farneback(previous: np.ndarray, following: np.ndarray, p: FlowParams) -> np.ndarray:
     """Return displacements [H, W, 2] (x, y) in px per step between grey images [H, W] uint8."""
     return cv2.calcOpticalFlowFarneback(
         previous,
@@ -47,7 +49,7 @@ def flow_image(flow: np.ndarray, full_scale_px: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
 
-def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
+def draw_clip(task: tuple[list[bytes], FlowParams]) -> dict:
     """Return the flow images of one clip's frames (runs in a worker).
 
     The scale must be a number: `optical_flow` has found it where params.yaml says `auto`.
@@ -60,7 +62,22 @@ def draw_clip(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
     return {"jpegs": [images[0], *images], "status": "ok", "reason": ""}
 
 
-def displacements(task: tuple[list[bytes], OpticalFlowParams]) -> dict:
+def draw_thumbnails(task: tuple[list[bytes], FlowParams]) -> dict:
+    """Return small flow images of one clip, drawn from small frames (runs in a worker).
+
+    They are to look at: models know those of `draw_clip`.
+    """
+    jpegs, p = task
+    small = []
+    for jpeg in jpegs:
+        image = codecs.decode_jpeg(jpeg)
+        thumbnail = shrunk(image, THUMBNAIL_PX)
+        small.append(codecs.encode_jpeg(thumbnail, p.jpeg_quality))
+    zoom = thumbnail.shape[0] / image.shape[0]
+    return draw_clip((small, p.with_scale(float(p.full_scale_px) * zoom)))
+
+
+def displacements(task: tuple[list[bytes], FlowParams]) -> dict:
     """Return QUANTILES of the displacements in one clip, px per step (runs in a worker)."""
     jpegs, p = task
     magnitudes = [np.hypot(flow[..., 0], flow[..., 1]) for flow in _fields(jpegs, p)]
@@ -78,7 +95,7 @@ def scale_of(quantiles_px: np.ndarray) -> float:
     return max(SMALLEST_SCALE_PX, float(f"{scale_px:.1e}"))
 
 
-def _fields(jpegs: list[bytes], p: OpticalFlowParams) -> Iterator[np.ndarray]:
+def _fields(jpegs: list[bytes], p: FlowParams) -> Iterator[np.ndarray]:
     """Yield the flow fields [H, W, 2] between a clip's frames."""
     frames = [cv2.cvtColor(codecs.decode_jpeg(jpeg), cv2.COLOR_BGR2GRAY) for jpeg in jpegs]
     for previous, following in zip(frames, frames[1:], strict=False):

@@ -20,8 +20,8 @@ class FramesParams(params.Section):
     jpeg_quality: int = Field(ge=50, le=100)
 
 
-class OpticalFlowParams(params.Section):
-    """The section `optical_flow` of params.yaml."""
+class FlowParams(params.Section):
+    """How flow is computed and drawn."""
 
     pyramid_scale: float = Field(gt=0, lt=1)
     levels: int = Field(ge=1, le=10)
@@ -32,9 +32,19 @@ class OpticalFlowParams(params.Section):
     full_scale_px: Literal["auto"] | Annotated[float, Field(gt=0, le=1024)]
     jpeg_quality: int = Field(ge=50, le=100)
 
-    def with_scale(self, full_scale_px: float) -> "OpticalFlowParams":
-        """Return the same parameters with a number in place of `auto`."""
+    def with_scale(self, full_scale_px: float) -> "FlowParams":
+        """Return the same parameters with another scale, such as a number in place of `auto`."""
         return self.model_copy(update={"full_scale_px": full_scale_px})
+
+
+class OpticalFlowParams(FlowParams):
+    """The section `optical_flow` of params.yaml: how flow is drawn, and which images are stored."""
+
+    store: Literal["full", "thumbnails"]
+
+    def drawing(self) -> FlowParams:
+        """Return how flow is drawn, whatever is stored."""
+        return FlowParams(**self.model_dump(exclude={"store"}))
 
 
 class RepresentativeFramesParams(params.Section):

@@ -7,8 +7,8 @@ from audio_from_video.generation.settings import GeneratorNetwork, MappingNetwor
 from audio_from_video.meaning.settings import FilterParams, MappingParams
 from audio_from_video.media.settings import (
     AudioParams,
+    FlowParams,
     FramesParams,
-    OpticalFlowParams,
     RepresentativeFramesParams,
 )
 from audio_from_video.runtime import params
@@ -102,7 +102,7 @@ class BundleSettings(params.Section):
     labels: list[str]
     dictionary: dict[str, list[str]]
     frames: FramesParams
-    optical_flow: OpticalFlowParams
+    optical_flow: FlowParams
     representative_frames: RepresentativeFramesParams
     audio: AudioParams
     video_features: VideoFeaturesParams

@@ -83,7 +83,7 @@ def write_bundle(folder: Path) -> Path:
         labels=[f"label {i}" for i in range(LABELS)],
         dictionary={action: ["label 0"] for action in ACTIONS},
         frames=FramesParams.model_validate(p["frames"] | {"count": STEPS, "size_px": 32}),
-        optical_flow=OpticalFlowParams.model_validate(p["optical_flow"]),
+        optical_flow=OpticalFlowParams.model_validate(p["optical_flow"]).drawing(),
         representative_frames=RepresentativeFramesParams.model_validate(p["representative_frames"]),
         audio=AudioParams.model_validate(p["audio"]),
         video_features=VideoFeaturesParams.model_validate(p["video_features"]),
