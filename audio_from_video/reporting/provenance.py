@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from audio_from_video.reporting import git
 from audio_from_video.runtime import params
 from audio_from_video.runtime.digests import digest
-from audio_from_video.storage import shards
+from audio_from_video.storage import layout, shards
 
 RUN_HEADING = "This run"  # above the facts
 LINE_START = "- Run, "  # every line of `Provenance.markdown` begins with it
@@ -61,6 +61,7 @@ class Provenance:
     uncommitted: changed files among SOURCES and experiments.
     parameters: those that differ from the commit's params.yaml, as text; [] without a commit.
     data: digest of the data set (storage/shards.py); None where data/clips.parquet says nothing.
+    fit_on: the list of clips that models are fitted on (`clips.fit_on`), as text; None without one.
     lock: digest of dvc.lock without the stage `report`, whose entry is written after its outputs;
     None without the file.
     processor: model, cores and device.
@@ -72,6 +73,7 @@ class Provenance:
     uncommitted: list[str]
     parameters: list[str]
     data: str | None
+    fit_on: str | None
     lock: str | None
     processor: str
     libraries: dict[str, str]
@@ -87,11 +89,13 @@ class Provenance:
             commit = f"{self.commit}, {changes}"
             parameters = few(self.parameters) or "none"
         libraries = [f"{name} {release}" for name, release in self.libraries.items()]
+        fit_on = [("models fitted on", self.fit_on)] if self.fit_on else []
         return [
             ("date", self.date),
             ("commit", commit),
             ("parameters other than the commit's", parameters),
             ("data set", self.data or "unknown, as data/clips.parquet does not say"),
+            *fit_on,
             ("dvc.lock without `report`", self.lock or "there is none"),
             ("processor", self.processor),
             ("libraries", ", ".join(libraries)),
@@ -153,10 +157,22 @@ def of_this_run(device: str) -> Provenance:
         uncommitted=state.uncommitted,
         parameters=state.parameters,
         data=shards.current_clip_set(),
+        fit_on=fit_list(),
         lock=lock_digest(),
         processor=processor(device),
         libraries=libraries,
     )
+
+
+def fit_list() -> str | None:
+    """Return which list of clips models are fitted on; None where they are fitted on all."""
+    metrics = layout.metrics("clips")
+    if not metrics.is_file():
+        return None
+    listed = json.loads(metrics.read_text()).get("fit_on")
+    if listed is None:
+        return None
+    return f"{listed['clips']:,} clips of the list {listed['list']} with digest {listed['digest']}"
 
 
 def now() -> str:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from audio_from_video.reporting import provenance
+from audio_from_video.runtime.atomic import write_json
 from audio_from_video.storage import layout, shards
 from tests.support.repository import AUTHOR
 
@@ -111,6 +112,17 @@ def test_the_data_set_is_that_of_the_clips(workspace):
     assert first == shards.current_clip_set()
     write_clips("2")
     assert facts()["data set"] != first
+
+
+def test_the_list_that_models_are_fitted_on_is_named(workspace):
+    assert "models fitted on" not in facts()
+    write_json(layout.metrics("clips"), {"clips": {"in": 9}})
+    assert "models fitted on" not in facts()
+    listed = {"list": "fit_on.csv", "digest": "d1", "clips": 1234}
+    write_json(layout.metrics("clips"), {"fit_on": listed})
+    expected = "1,234 clips of the list fit_on.csv with digest d1"
+    assert facts()["models fitted on"] == expected
+    assert f"models fitted on: {expected}" in provenance.of_this_run("cpu").markdown()
 
 
 def test_machine_and_libraries_are_those_that_run(workspace):
