@@ -22,10 +22,11 @@ from audio_from_video.prediction.videos import (
     Window,
     clip_length_s,
     read,
+    reading_limit_s,
 )
 from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
-from audio_from_video.runtime.parallel import one_thread, time_limit_s
+from audio_from_video.runtime.parallel import one_thread
 from audio_from_video.runtime.worker import Failure
 
 Video = str | os.PathLike | VideoArray
@@ -150,7 +151,7 @@ class Pipeline:
         if self.workers:
             # One process decodes faster than several perceive.
             read_videos = parallel.map_items(
-                read, tasks(), 1, time_limit_s(), untrusted.decoding_process
+                read, tasks(), 1, reading_limit_s, untrusted.decoding_process
             )
         else:
             read_videos = map(read, tasks())

@@ -14,8 +14,11 @@ import numpy as np
 from audio_from_video.media import codecs, pictures, sound, untrusted
 from audio_from_video.media.frames import on_screen, refusal, sample_times, small_jpeg
 from audio_from_video.media.settings import FramesParams
+from audio_from_video.runtime.parallel import time_limit_s
 
 LONGEST_WHOLE = 1.25
+# Bytes of a file that the time limit of a clip is for: a long video has that of several.
+BYTES_IN_TIME = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ class ReadingTask:
     video: str | os.PathLike | VideoArray
     frames: FramesParams
     stride_s: float
+
+
+def reading_limit_s(task: ReadingTask) -> float:
+    """Return after how long the reading of a video is given up, in seconds, by its size."""
+    try:
+        if isinstance(task.video, VideoArray):
+            size = task.video.frames.nbytes
+        else:
+            size = os.path.getsize(task.video)
+    except OSError:  # `read` says what is wrong
+        size = 0
+    return time_limit_s() * max(1, size / BYTES_IN_TIME)
 
 
 def clip_length_s(p: FramesParams) -> float:

@@ -36,6 +36,8 @@ CLIP_TIME_LIMIT_S = 60
 ENGINES = ("local", "ray")
 LOSSES = 3  # of workers over an item, after which it fails
 
+TimeLimit = float | Callable[[Any], float] | None  # seconds for an item
+
 _preloaded: tuple[str, ...] = ()  # modules for the fork server, see `preload`
 
 
@@ -79,7 +81,7 @@ def map_items(
     function: Callable[[Any], Any],
     items: Iterable[Any],
     workers: int | None = None,
-    timeout_s: float | None = None,
+    timeout_s: TimeLimit = None,
     initializer: Callable[..., None] = one_thread,
     initargs: tuple = (),
     gpu: bool = False,
@@ -88,6 +90,7 @@ def map_items(
 
     function: must be importable.  initializer: sets a worker up, with `initargs`.  gpu: the workers
     run a model, for which Ray gives each a share of a GPU; processes of this machine see all.
+    timeout_s: of an item; a function gives each item its own.
 
     An item whose worker exceeds `timeout_s`, or dies twice, yields a `Failure`.  An exception that
     `function` raises is raised here; a UserError is raised where workers die while they start.
@@ -113,7 +116,7 @@ class _Job:
 
 
 def _results(
-    team: "Team", items: Iterable[Any], workers: int, timeout_s: float | None
+    team: "Team", items: Iterable[Any], workers: int, timeout_s: TimeLimit
 ) -> Iterator[Any]:
     """Yield the results of a team for items; a worker more begins with each item at first."""
     at_work: list[TeamWorker] = []
@@ -154,7 +157,7 @@ def _results(
         atexit.unregister(close)
 
 
-def _ask_jobs(worker: "TeamWorker", jobs: SimpleQueue, timeout_s: float | None) -> None:
+def _ask_jobs(worker: "TeamWorker", jobs: SimpleQueue, timeout_s: TimeLimit) -> None:
     """Have a worker answer jobs until there are no more (in the worker's thread)."""
     while True:
         try:
@@ -165,7 +168,8 @@ def _ask_jobs(worker: "TeamWorker", jobs: SimpleQueue, timeout_s: float | None) 
         if job is None:
             break
         try:
-            job.result.set_result(worker.ask(job.item, timeout_s))
+            limit_s = timeout_s(job.item) if callable(timeout_s) else timeout_s
+            job.result.set_result(worker.ask(job.item, limit_s))
         except WorkerLost as loss:
             job.losses += 1
             if job.losses < LOSSES:

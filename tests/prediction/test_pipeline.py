@@ -16,6 +16,7 @@ from audio_from_video.runtime import parallel
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.worker import Failure
 from tests.support.closure import ROOT
+from tests.support.map_items import without_processes
 from tests.support.media_files import shown_frames, sine, write_video
 from tests.support.tiny_bundle import (
     ACTIONS,
@@ -156,6 +157,30 @@ def test_a_video_whose_worker_fails_is_refused(whole_bundle, clip, monkeypatch):
     monkeypatch.setattr(parallel, "map_items", failing)
     videos = Pipeline.from_pretrained(whole_bundle, workers=1).predict([clip, clip])
     assert [(video.status, len(video.windows)) for video in videos] == [("timeout", 0), ("ok", 1)]
+
+
+def test_on_a_gpu_this_process_perceives_and_a_worker_reads(
+    pipeline, whole_bundle, clip, monkeypatch
+):
+    """`cpu:0` stands for the GPU: a device that is not `cpu`."""
+    asked = []
+
+    def recorded(function, *arguments, **options):
+        asked.append(function)
+        return without_processes(function, *arguments, **options)
+
+    monkeypatch.setattr(parallel, "map_items", recorded)
+    monkeypatch.setenv("DEVICE", "cpu:0")
+    on_device = Pipeline.from_pretrained(whole_bundle, workers=2)
+    [mine], [theirs] = pipeline.predict(clip), on_device.predict(clip)
+    assert asked == [at_work.read]
+    perception = on_device._perception
+    models = (perception.vision, perception.audio, perception.captioner)
+    heard = on_device._answering.heads.pooled.backbone
+    assert {model.device for model in (*models, heard)} == {"cpu:0"}
+    for name in AUDIO_AT_TEST:
+        answers = [video.windows[0].answers[name].by_seed for video in (mine, theirs)]
+        assert np.array_equal(*answers)
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ from audio_from_video.media.frames import extract
 from audio_from_video.media.settings import FramesParams
 from audio_from_video.media.sound import decode_sound
 from audio_from_video.prediction.videos import (
+    BYTES_IN_TIME,
     ReadingTask,
     VideoArray,
     read,
+    reading_limit_s,
     window_starts_s,
     window_times_s,
 )
@@ -76,6 +78,18 @@ def test_overlapping_windows_repeat_frames(tmp_path):
     assert len(windows) == 3
     assert windows[1].jpegs[3:] == windows[2].jpegs[:3]
     assert windows[0].samples is None
+
+
+def test_a_long_video_has_more_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_TIME_LIMIT_S", "30")
+    long = tmp_path / "long.mp4"
+    with open(long, "wb") as file:
+        file.truncate(10 * BYTES_IN_TIME)
+    short = tmp_path / "short.mp4"
+    short.write_bytes(b"short")
+    array = VideoArray(np.zeros((2, 4, 4, 3), np.uint8), fps=24)
+    for video, limit_s in ((long, 300), (short, 30), (tmp_path / "nowhere.mp4", 30), (array, 30)):
+        assert reading_limit_s(ReadingTask(video, FRAMES, 1.0)) == limit_s
 
 
 def test_an_array_of_a_files_frames_gives_the_files_windows(tmp_path):

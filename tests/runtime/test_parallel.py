@@ -65,6 +65,12 @@ def test_a_time_limit_kills_one_item_and_the_others_go_on():
     assert time.monotonic() - start < 15
 
 
+def test_each_item_may_have_its_own_time_limit():
+    limits_s = {3: 0.3}
+    found = list(map_items(workers.sleep_on_3, range(5), 1, lambda item: limits_s.get(item, 60)))
+    assert found == [0, 1, 2, Failure("timeout", "took more than 0.3 s"), 4]
+
+
 def test_a_dead_worker_fails_one_item_and_the_others_go_on():
     found = list(map_items(workers.die_on_3, range(8), 1))
     assert found[:3] + found[4:] == [0, 1, 2, 4, 5, 6, 7]
