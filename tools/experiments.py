@@ -7,8 +7,9 @@ params.yaml names the experiments. There are three kinds of them:
 settings   runs the pipeline once per setting and writes metrics/experiments/<name>.csv, a row per
            setting and condition. A setting is a set of parameters to change, run by
            `dvc exp run --temp` from the last commit (commit first; stored items are reused) and
-           kept as experiment <name>-<number>. Settings with rows in the file are not run again
-           unless `--again` says so.
+           kept as experiment <name>-<number>. Conditions that params.yaml lacks are taken from
+           params/full.yaml. Settings with rows in the file are not run again unless `--again` says
+           so.
 stages     runs these stages where they stand and writes how long each takes: seconds stand in no
            metrics file.
 files      runs everything once with the experiment's setting, and keeps these files of it in
@@ -34,6 +35,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +59,7 @@ from audio_from_video.storage import layout, predictions, shards
 
 Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metrics hold
 BASELINE = "video_only"
+FULL_SET = Path("params/full.yaml")
 # Figures of a generator by which its settings are chosen.
 OUT_OF_FOLD = ("r2", "r2_first_components", "own_minus_same_action")
 # Suffixes of the columns of a figure, and the figure's parts that stand there.
@@ -122,6 +125,7 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
         rows = pd.read_csv(path, dtype={"setting": str}).to_dict("records")
 
     stamped = stamps.read(name)
+    added = conditions_of_full_set(experiment.conditions)
     order = {setting: position for position, setting in enumerate(experiment.settings)}
     for number, (setting, own_changes) in enumerate(experiment.settings.items()):
         finished = {row["condition"] for row in rows if row["setting"] == setting}
@@ -131,7 +135,7 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
         changes = experiment.always | own_changes
         targets = [f"classifier@{condition}" for condition in experiment.conditions]
         stamp = begin_stamp(changes)
-        run_pipeline(revision, changes, targets)
+        run_pipeline(revision, added | changes, targets)
 
         rows = [row for row in rows if row["setting"] != setting]
         for condition in experiment.conditions:
@@ -155,6 +159,35 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
 def revision_of(name: str, number: int) -> str:
     """Return the name of the DVC experiment of a setting, by its number."""
     return f"{name.replace('_', '-')}-{number}"
+
+
+def conditions_of_full_set(names: list[str]) -> dict[str, Value]:
+    """Return the settings of those conditions that params.yaml lacks, as params/full.yaml has them.
+
+    They are dotted names that `dvc exp run -S` adds (`++`), with their values.  Raises UserError
+    where a condition is in neither file.
+    """
+    here = params.read("classifier", "conditions", dict)
+    lacking = [name for name in names if name not in here]
+    if not lacking:
+        return {}
+    others = YAML(typ="safe").load(FULL_SET)["classifier"]["conditions"]
+    found: dict[str, Value] = {}
+    for name in lacking:
+        if name not in others:
+            raise UserError(f"'{name}' is no condition of params.yaml or {FULL_SET}")
+        found |= leaves(f"++classifier.conditions.{name}", others[name])
+    return found
+
+
+def leaves(name: str, value: Any) -> dict[str, Value]:
+    """Return the plain values below a name, by dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    found: dict[str, Value] = {}
+    for key, part in value.items():
+        found |= leaves(f"{name}.{key}", part)
+    return found
 
 
 def rows_together(name: str, experiment: Experiment) -> list[dict]:

@@ -1,6 +1,7 @@
 """Experiments: what is run again, what is kept, and the figures that are read."""
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from audio_from_video.reporting import stamps
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import shards
+from tests.support.closure import ROOT
 from tools import experiments
 
 BUDGET = {"conditions": ["video_only", "mapped"], "settings": {"5": {"a.b": 5}, "all": {"a.b": 0}}}
@@ -58,6 +60,33 @@ def test_a_row_per_setting_and_condition(ran):
         ("all", "mapped", 2),
     ]
     assert found.machine.str.contains("torch").all()
+
+
+def test_conditions_of_the_full_set_are_added_for_the_run(ran, workspace):
+    shutil.copytree(ROOT / "params", "params")
+    settings = {"5": {"classifier.conditions.svm_real.out_of_fold": 5}}
+    entry = {"conditions": ["video_only", "svm_real", "mapped_described"], "settings": settings}
+    workspace.set(experiments={"named": {"heads": entry}})
+    experiments.run("heads", False)
+
+    [(_, changes, targets)] = ran
+    assert targets == [f"classifier@{name}" for name in entry["conditions"]]
+    own = list(changes)[-1]  # what the setting changes comes after what it changes it of
+    assert (own, changes[own]) == ("classifier.conditions.svm_real.out_of_fold", 5)
+    assert changes["++classifier.conditions.svm_real.out_of_fold"] == 3
+    assert changes["++classifier.conditions.svm_real.decisions"] == "data/fit_on.parquet"
+    assert changes["++classifier.conditions.mapped_described.fusion.audio_scale"] == "dimension"
+    assert not any("video_only" in key for key in changes)
+    assert stamps.read("heads")["5"].changes == [f"{own} 5"]
+
+
+def test_a_condition_that_is_nowhere_is_named(ran, workspace):
+    shutil.copytree(ROOT / "params", "params")
+    entry = {"conditions": ["svn"], "settings": {"5": {"a.b": 5}}}
+    workspace.set(experiments={"named": {"heads": entry}})
+    with pytest.raises(UserError, match="'svn' is no condition of params.yaml or params/full.yaml"):
+        experiments.run("heads", False)
+    assert ran == []
 
 
 def test_every_setting_has_a_stamp_of_its_own_run(ran):
@@ -178,7 +207,8 @@ def test_a_generators_figures_out_of_fold_stand_in_a_row(monkeypatch):
     assert (columns["centred_cosine_test_low"], columns["seeds"]) == (0.3, 2)
 
 
-def test_the_last_rows_count_the_clips_of_all_settings_together(ran, monkeypatch):
+def test_the_last_rows_count_the_clips_of_all_settings_together(ran, workspace, monkeypatch):
+    workspace.set(classifier={"conditions": dict.fromkeys(HITS, {})})
     hits = {("pair-0", name): values for name, values in HITS.items()}
     # In the second run nothing is right but what hears.
     hits |= {("pair-1", name): np.zeros_like(values) for name, values in HITS.items()}
@@ -199,7 +229,8 @@ def test_the_last_rows_count_the_clips_of_all_settings_together(ran, monkeypatch
     assert len(ran) == 2 and pd.read_csv(path).equals(rows)
 
 
-def test_what_always_changes_gives_way_to_the_setting(ran):
+def test_what_always_changes_gives_way_to_the_setting(ran, workspace):
+    workspace.set(classifier={"conditions": dict.fromkeys(HITS, {})})
     path = Path("metrics/experiments/pair.csv")
     path.parent.mkdir(parents=True)
     experiments.run_settings("pair", compared(always={"a.b": 0, "c": 3}), path, False)
