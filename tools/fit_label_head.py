@@ -5,8 +5,8 @@
     dvc exp run -S audio_features.model=/data/models/wav2vec2-labels
 
 labels.csv has the columns `clip_id` (as in data/clips.parquet) and `labels`: names or ids of
-AudioSet's labels, separated by semicolons.  Clips of other splits than training are left out, and
-so are later clips (`clips.fit_on`) and those without sound.
+AudioSet's labels, separated by semicolons or in several rows of a clip.  Clips of other splits than
+training are left out, and so are later clips (`clips.fit_on`) and those without sound.
 
 The model stays as it is.  The head is a logistic regression for each label on the mean of the
 model's outputs over time, standardised; how much it is regularised is chosen by cross-validation
@@ -24,12 +24,14 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 from sklearn.model_selection import GroupKFold
+from tqdm import tqdm
 
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.backbones import audio_wave, hub
 from audio_from_video.backbones.audio import load_audio
 from audio_from_video.backbones.audio_wave import WaveBackbone
 from audio_from_video.media import codecs
+from audio_from_video.runtime.atomic import replace_directory
 from audio_from_video.runtime.errors import UserError, printable
 from audio_from_video.storage import fit_on, layout, shards
 
@@ -69,21 +71,31 @@ def read_labels(path: Path) -> dict[str, set[int]]:
         index_of[label.display_name.casefold()] = index
         index_of[label.mid.casefold()] = index
     labels: dict[str, set[int]] = {}
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(f"{path} has no column {min(missing)}; needed are {', '.join(COLUMNS)}")
-        for number, row in enumerate(reader, 2):
-            names = [name.strip() for name in (row["labels"] or "").split(";") if name.strip()]
-            unknown = [name for name in names if name.casefold() not in index_of]
-            if unknown:
-                raise UserError(
-                    f"{path}, line {number}: '{unknown[0]}' is none of AudioSet's labels "
-                    "(audio_from_video/audioset/labels.csv); several are separated by semicolons"
-                )
-            labels[row["clip_id"]] = {index_of[name.casefold()] for name in names}
+    for line, row in read_rows(path):
+        names = [name.strip() for name in (row["labels"] or "").split(";") if name.strip()]
+        unknown = [name for name in names if name.casefold() not in index_of]
+        if unknown:
+            raise UserError(
+                f"{path}, line {line}: '{unknown[0]}' is none of AudioSet's labels "
+                "(audio_from_video/audioset/labels.csv); several are separated by semicolons"
+            )
+        of_clip = labels.setdefault(row["clip_id"], set())
+        of_clip.update(index_of[name.casefold()] for name in names)
     return labels
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of the list, each with its line; UserError where it is no such list."""
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        try:
+            missing = set(COLUMNS) - set(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise UserError(f"{path} is no CSV file: {error}") from None
+    if missing:
+        raise UserError(f"{path} has no column {min(missing)}; needed are {', '.join(COLUMNS)}")
+    return rows
 
 
 def hear(backbone: WaveBackbone, labels: dict[str, set[int]]) -> Heard:
@@ -103,18 +115,17 @@ def hear(backbone: WaveBackbone, labels: dict[str, set[int]]) -> Heard:
     pooled = []
     present = []
     sources = []
-    for row in shards.iter_rows(layout.AUDIO, ["flac"], clip_ids=set(source_of)):
+    stored = shards.iter_rows(layout.AUDIO, ["flac"], clip_ids=set(source_of))
+    for row in tqdm(stored, "hear", len(source_of), unit="clip"):
         wave = codecs.decode_flac(row["flac"])[: round(backbone.max_s * backbone.rate_hz)]
         pooled.append(backbone.hear(backbone.prepare([wave])).pooled[0])
         present.append(np.isin(np.arange(len(load_labels())), list(labels[row["clip_id"]])))
         sources.append(source_of[row["clip_id"]])
-        print(f"\r{len(pooled)} of {len(source_of)} clips", end="", file=sys.stderr)
     if not pooled:
         raise UserError(
             f"none of the {len(labels)} annotated clips is an audible training clip: clip ids are "
             f"those of {layout.CLIPS}"
         )
-    print(file=sys.stderr)
     return Heard(np.stack(pooled), np.stack(present), np.array(sources))
 
 
@@ -186,7 +197,15 @@ def write_model(name: str, head: Head, folder: Path) -> None:
     config.id2label = dict(enumerate(names))
     config.label2id = {label: index for index, label in enumerate(names)}
     loader = getattr(transformers, audio_wave.CLASSIFIERS[config.model_type])
-    model = hub.load_pretrained(loader, name, WaveBackbone.HEARS, config=config)
+    model = hub.load_pretrained(
+        loader,
+        name,
+        WaveBackbone.HEARS,
+        config=config,
+        ignore_mismatched_sizes=True,  # of a head that it may have for other labels
+        use_safetensors=True,
+        dtype="float32",
+    )
     with torch.no_grad():
         model.projector.weight.copy_(torch.eye(config.hidden_size))
         model.projector.bias.zero_()
@@ -211,12 +230,14 @@ def main() -> None:
     try:
         if arguments.folder.exists():
             raise UserError(f"{arguments.folder} exists: name a new directory")
+        arguments.folder.parent.mkdir(parents=True, exist_ok=True)
         labels = read_labels(arguments.labels)
         backbone = load_audio(arguments.model)
         if not isinstance(backbone, WaveBackbone):
             raise UserError(f"'{arguments.model}' is no {WaveBackbone.HEARS}, which take a head")
         head = fit_head(hear(backbone, labels))
-        write_model(arguments.model, head, arguments.folder)
+        with replace_directory(arguments.folder) as folder:
+            write_model(arguments.model, head, folder)
     except (UserError, OSError) as error:
         sys.exit(f"fit_label_head: error: {printable(str(error))}")
     print(

@@ -2,11 +2,14 @@
 
 import csv
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -123,6 +126,32 @@ def test_annotations_of_other_splits_change_nothing(clips, model, monkeypatch):
     assert first == second
 
 
+def test_rows_of_a_clip_add_up_and_a_spreadsheets_mark_is_passed_over(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("clip_id,labels\na/b,Hiss\na/b,Dog; Hiss\na/c,\n", encoding="utf-8-sig")
+    expected = {"a/b": {HISS, NAMES.index("Dog")}, "a/c": set()}
+    assert fit_label_head.read_labels(path) == expected
+
+
+def test_a_head_for_other_labels_gives_way(clips, model, monkeypatch, tmp_path):
+    """The head is fitted to the same outputs, so it is the one that the bare model gets."""
+    write_list(clips)
+    run(monkeypatch, model)
+    names = {"num_labels": 4, "classifier_proj_size": 20}
+    headed = transformers.WavLMForSequenceClassification.from_pretrained(model, **names)
+    headed.half().save_pretrained(tmp_path / "headed")
+    shutil.copy(f"{model}/preprocessor_config.json", tmp_path / "headed")
+    again = Path("models/again")
+    run(monkeypatch, str(tmp_path / "headed"), again)
+    first, second = (load_file(folder / "model.safetensors") for folder in (FITTED, again))
+    assert first.keys() == second.keys()
+    for name, weights in second.items():
+        assert weights.dtype == np.float32
+        assert weights.shape == first[name].shape
+    backbone = load_audio(str(again))
+    assert scores(backbone, hiss(1000))[HISS] > 0.5 > scores(backbone, tone(420.5))[HISS]
+
+
 def test_labels_of_too_few_sources_are_left_out():
     sources = np.array(["a", "a", "b", "b", "c", "d", "e", "f"])
     present = np.zeros((8, 3), bool)
@@ -157,6 +186,10 @@ def test_mistakes_are_one_sentence(clips, model, monkeypatch):
     assert "No such file" in error()
     Path("labels.csv").write_text("clip_id,label\n")
     assert "labels.csv has no column labels; needed are clip_id, labels" in error()
+    Path("labels.csv").write_bytes(b"\xff\xfe\x00PK\n\x80")
+    assert "labels.csv has no column clip_id" in error()
+    Path("labels.csv").write_text(f"clip_id,labels\na/b,{'x' * 200_000}\n")
+    assert "labels.csv is no CSV file: field larger than field limit" in error()
     clips[2]["names"] = ["Dog", "Hisss"]
     write_list(clips)
     assert "labels.csv, line 4: 'Hisss' is none of AudioSet's labels" in error()
