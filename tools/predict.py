@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
@@ -88,8 +89,16 @@ def require_writable(path: Path, is_folder: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error.strerror}): name another place") from None
-    if not os.access(folder, os.W_OK) or (not is_folder and path.is_dir()):
-        raise UserError(f"{path} cannot be written: name another place")
+    if not is_folder and path.is_dir():
+        raise UserError(f"{path} cannot be written, it is a folder: name another place")
+    try:
+        # Permissions alone do not tell: a file system may be read-only, or full.
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"written")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): name another place"
+        ) from None
 
 
 def answer(

@@ -137,7 +137,9 @@ def test_bad_input_is_a_sentence_and_exit_status_1(run, clips, tmp_path):
         ([clips, "--bundle", empty], "is no bundle"),
         ([clips, "--out", file / "a.parquet"], "cannot be made"),
         ([clips, "--features", file], "cannot be made"),
-        ([clips, "--out", empty], "cannot be written"),
+        ([clips, "--out", empty], "cannot be written, it is a folder"),
+        ([clips, "--out", "/proc/answers.parquet"], "/proc/answers.parquet cannot be written ("),
+        ([clips, "--html", "/proc/page.html"], "/proc/page.html cannot be written ("),
         ([clips, "--stride-s", "0"], "--stride-s 0"),
         ([clips, "--top-k", "0"], "at least 1"),
     ):
