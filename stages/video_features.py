@@ -59,8 +59,10 @@ def load_backbone(p: VideoFeaturesParams, flow: FlowParams | None = None) -> Non
 
 def flow_to_draw(item: str) -> FlowParams | None:
     """Return how this stage is to draw flow; None where all its pictures are stored."""
+    if item != "flow":
+        return None
     settings = params.load("optical_flow", OpticalFlowParams)
-    if item != "flow" or settings.store == "full":
+    if settings.store == "full":
         return None
     flow = settings.drawing()
     if flow.full_scale_px == "auto":

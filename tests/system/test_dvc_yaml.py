@@ -25,9 +25,14 @@ def declared_params(stage: str) -> set[str]:
     """Return the sections and keys that dvc.yaml declares for all items of a stage.
 
     `generator.architectures.${key}` is a part of a key, and `generator.${key}` what one item adds.
+    `${item.x}` is named by the items.
     """
     names = set()
     for name in BODIES[stage]["params"]:
+        if name.startswith("${item."):
+            part = name.removeprefix("${item.").removesuffix("}")
+            names |= {item[part] for item in STAGES[stage]["foreach"].values()}
+            continue
         section, _, key = name.partition(".")
         if key == "${key}":
             names |= {f"{section}.{item}" for item in ARCHITECTURES}
