@@ -56,9 +56,7 @@ class PackedShard:
         self.facts_path = facts_path
         self.path = facts_path.with_suffix(SHARD_SUFFIX)
         try:
-            self.facts = pq.read_table(
-                facts_path, partitioning=None, page_checksum_verification=True
-            )
+            self.facts = shards.read_file(facts_path)
             self.digest = self.facts.schema.metadata[DIGEST].decode()
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             raise DamagedShard(f"{facts_path}: {error}") from None
