@@ -79,8 +79,10 @@ def main(stage: stage_run.StageRun) -> None:
             named.append("part")  # it sounds otherwise than a file of that start and length
         clip["input_key"] = digest(*named)
 
-    def tasks() -> Iterator[tuple[str, Task]]:
+    def tasks(missing: set[str]) -> Iterator[tuple[str, Task]]:
         for clip in clips:
+            if clip["clip_id"] not in missing:
+                continue
             facts = facts_of[clip["clip_id"]]
             place = roots.place(root, facts["path"])
             is_part = facts["start_s"] is not None
@@ -92,7 +94,7 @@ def main(stage: stage_run.StageRun) -> None:
 
     version = item_store.version("audio", CODE_VERSION, libraries=LIBRARIES)
     with ClipItems("audio", version, COLUMNS, FACTS) as items:
-        items.fill(stage, clips, tasks(), compute)
+        items.fill(stage, clips, tasks(items.missing(clips)), compute)
         index = items.pack(
             layout.AUDIO,
             clips,

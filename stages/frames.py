@@ -85,7 +85,9 @@ def main(stage: stage_run.StageRun) -> None:
         return map_files(extract, tasks, stage.workers, root)
 
     with ClipItems("frames", version, columns, FACTS) as items:
-        tasks = ((clip["clip_id"], task(root, clip, p)) for clip in clips)
+        missing = items.missing(clips)
+        to_do = (clip for clip in clips if clip["clip_id"] in missing)
+        tasks = ((clip["clip_id"], task(root, clip, p)) for clip in to_do)
         items.fill(stage, clips, tasks, compute)
         index = items.pack(
             layout.FRAMES,
