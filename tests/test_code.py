@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,20 +18,40 @@ from stages.code import ImportGraph
 from tests.support.closure import ROOT
 
 
-@pytest.fixture
-def noted(tmp_path, monkeypatch):
-    """A copy of the code; what is noted of it, as text by stage."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A copy of the code."""
+    folder = tmp_path_factory.mktemp("copy")
     for name in ("stages", "audio_from_video"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "params.yaml", folder)
+    return folder
 
-    def note() -> dict[str, str]:
+
+@pytest.fixture(scope="module")
+def before(folder) -> dict[str, str]:
+    """What is noted of the code, as text by stage."""
+    return note(folder)
+
+
+def note(folder: Path) -> dict[str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         code.main()
-        return {path.stem: path.read_text() for path in (tmp_path / "data/code").iterdir()}
+    return {path.stem: path.read_text() for path in (folder / "data/code").iterdir()}
 
-    return note
+
+@contextmanager
+def changed(path: Path, old: str, new: str) -> Iterator[None]:
+    """A file has another text meanwhile."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text + new)
+    try:
+        yield
+    finally:
+        path.write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +65,12 @@ def noted(tmp_path, monkeypatch):
         ("stages/__init__.py", None),
     ],
 )
-def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(
-    noted, tmp_path, file, stages
-):
-    before = noted()
-    assert noted() == before
-    path = tmp_path / file
-    path.write_text(path.read_text() + "\n")
-    after = noted()
-    changed = {stage for stage in before if after[stage] != before[stage]}
-    assert changed == {stage for stage in before if file in json.loads(before[stage])} != set()
-    assert stages is None or changed == stages
+def test_a_changed_file_is_noticed_by_those_that_use_it_and_no_others(folder, before, file, stages):
+    with changed(folder / file, "", "\n"):
+        after = note(folder)
+    noticed = {stage for stage in before if after[stage] != before[stage]}
+    assert noticed == {stage for stage in before if file in json.loads(before[stage])} != set()
+    assert stages is None or noticed == stages
 
 
 def test_imports_inside_functions_and_through_others_count():
@@ -81,11 +98,9 @@ def test_a_mistake_in_any_section_ends_a_run_and_says_how_to_undo_it(workspace):
     assert not Path("data").exists()
 
 
-def test_a_change_of_parameters_alone_changes_no_digest(noted, tmp_path):
-    before = noted()
-    path = tmp_path / "params.yaml"
-    path.write_text(path.read_text().replace("silence_db: -50.0", "silence_db: -60.0"))
-    assert noted() == before
+def test_a_change_of_parameters_alone_changes_no_digest(folder, before):
+    with changed(folder / "params.yaml", "silence_db: -50.0", "silence_db: -60.0"):
+        assert note(folder) == before
 
 
 def test_the_check_loads_no_heavy_library():

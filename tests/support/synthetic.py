@@ -6,6 +6,7 @@ change, and `write_data` puts them below data/ of the current directory.
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,7 @@ def _places(actions, sizes: dict[str, int], unlabelled: int) -> list[tuple[str, 
     return places
 
 
+@cache  # coding them takes most of `make_clips`
 def _tone(frequency_hz: float) -> bytes:
     """Return a second of a tone that grows louder, as FLAC."""
     seconds = np.arange(SOUND_HZ) / SOUND_HZ
