@@ -6,19 +6,15 @@
     optical_flow     the whole stage against calcOpticalFlowFarneback on ready grey images
     video_features   the whole stage (item rgb) against the model on ready tensors, clip by clip
 
-A stage's time is its log's `seconds`: the start of workers, item store and Parquet included. The
-bare work runs in the same number of processes, through the same pool, its inputs made beforehand.
-The best of the repeats counts; stage and bare work alternate. Run it from the repository root, on
-a quiet machine.
+Times are those of the processors of all processes: the start of Python, of workers and libraries,
+item store and Parquet included.  The bare work runs in the same number of processes, through the
+same pool, its inputs made beforehand.  The best of the repeats counts; stage and bare work
+alternate.  It prints a table.  Run it from the repository root.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
+import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from contextlib import chdir
 from pathlib import Path
@@ -32,7 +28,10 @@ import yaml
 from audio_from_video.media import codecs
 from audio_from_video.runtime import parallel
 from audio_from_video.storage import layout, shards
+from benchmarks.scale_parts.measuring import ROOT, Folder, processor_time_s
 
+GREY = "grey.npy"
+TENSORS = "tensors.npy"
 FARNEBACK = (  # in the order of OpenCV's arguments
     "pyramid_scale",
     "levels",
@@ -96,37 +95,37 @@ def infer(clip_index: int) -> int:
         return len(_model(tensors).last_hidden_state)
 
 
-def seconds(function: Callable, items: Iterable, **options) -> float:
-    """Return how long `parallel.map_items` takes, the start of its workers included."""
-    start = time.perf_counter()
+def run_all(function: Callable, items: Iterable, **options) -> None:
+    """Compute `function` of all items in workers."""
     for _ in parallel.map_items(function, items, **options):
         pass
-    return time.perf_counter() - start
 
 
-def run_stage(folder: Path, *arguments: str) -> float:
-    """Run a stage, and its item if any, with an empty item store; return the seconds it logs."""
-    with tempfile.TemporaryDirectory(dir=folder) as store:
-        environment = os.environ | {"ITEM_STORE": store, "PYTHONPATH": str(Path.cwd())}
-        command = [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]]
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    log = folder / "logs" / ("/".join(arguments) + ".json")
-    return json.loads(log.read_text())["seconds"]
+def decode_files() -> None:
+    """Do the bare work of `frames` for the clips of this folder."""
+    root = Path(yaml.safe_load(Path("params.yaml").read_text())["clips"]["root"])
+    clips = pq.read_table(layout.CLIPS).to_pylist()
+    run_all(decode_all, [str(root / clip["path"]) for clip in clips if clip["status"] == "ok"])
 
 
-def prepare(folder: Path, clips_per_action: int) -> dict:
-    """Run the stages before those that are timed, on some clips; return the parameters."""
-    p = yaml.safe_load(Path("params.yaml").read_text())
-    p["clips"]["root"] = str(Path(p["clips"]["root"]).absolute())
-    p["clips"]["max_per_action"] = clips_per_action
-    for section in ("video_features", "audio_features"):
-        model = Path(p[section]["model"])
-        if model.is_dir():  # else it is a name on the hub
-            p[section]["model"] = str(model.absolute())
-    (folder / "params.yaml").write_text(yaml.safe_dump(p))
-    for stage in ("clips", "frames", "optical_flow"):
-        run_stage(folder, stage)
-    return p
+def compute_flow() -> None:
+    """Do the bare work of `optical_flow` for the clips of this folder."""
+    clips = len(np.load(GREY, mmap_mode="r"))
+    run_all(flows_of, range(clips), initializer=load_grey, initargs=(GREY,))
+
+
+def encode_pictures() -> None:
+    """Do the bare work of `video_features` for the clips of this folder."""
+    model = yaml.safe_load(Path("params.yaml").read_text())["video_features"]["model"]
+    clips = len(np.load(TENSORS, mmap_mode="r"))
+    run_all(infer, range(clips), initializer=load_model, initargs=(model, TENSORS))
+
+
+BARE_WORK = {
+    "frames": decode_files,
+    "optical_flow": compute_flow,
+    "video_features rgb": encode_pictures,
+}
 
 
 def write_inputs(folder: Path, model: str) -> int:
@@ -143,46 +142,34 @@ def write_inputs(folder: Path, model: str) -> int:
         images = [codecs.decode_jpeg(jpeg) for jpeg in row["jpegs"]]
         grey.append(np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]))
         tensors.append(backbone.fit(np.stack(images)).numpy().astype(np.float32) / 255)
-    np.save(folder / "grey.npy", np.stack(grey))
-    np.save(folder / "tensors.npy", np.stack(tensors))
+    np.save(folder / GREY, np.stack(grey))
+    np.save(folder / TENSORS, np.stack(tensors))
     return len(grey)
 
 
-class Comparison:
-    """The three stages and their bare work, each timed by a method that returns seconds."""
+def compare(folder: Path, clips_per_action: int, repeats: int) -> None:
+    """Time the stages and their bare work in turn, and print a table."""
+    p = yaml.safe_load(Path("params.yaml").read_text())
+    root = str(Path(p["clips"]["root"]).absolute())
+    place = Folder(folder, {"clips": {"root": root, "max_per_action": clips_per_action}})
+    for stage in ("clips", "frames", "optical_flow"):
+        place.run(stage)
+    clips = write_inputs(folder, str(ROOT / p["video_features"]["model"]))
 
-    def __init__(self, folder: Path, clips_per_action: int):
-        self.folder = folder
-        p = prepare(folder, clips_per_action)
-        root = Path(p["clips"]["root"])
-        clips = pq.read_table(folder / "data/clips.parquet").to_pylist()
-        self.files = [str(root / clip["path"]) for clip in clips if clip["status"] == "ok"]
-        self.model = p["video_features"]["model"]
-        self.clips = write_inputs(folder, self.model)
-
-    def decoding(self) -> float:
-        return seconds(decode_all, self.files)
-
-    def flow(self) -> float:
-        grey = str(self.folder / "grey.npy")
-        return seconds(flows_of, range(self.clips), initializer=load_grey, initargs=(grey,))
-
-    def inference(self) -> float:
-        inputs = (self.model, str(self.folder / "tensors.npy"))
-        return seconds(infer, range(self.clips), initializer=load_model, initargs=inputs)
-
-    def ratio(self, stage: str, bare_work: Callable[[], float], repeats: int) -> str:
-        """Return a line with the best times of a stage and of its bare work."""
+    print(f"{clips} clips, {parallel.default_workers()} processes, best of {repeats}\n")
+    print("| stage | CPU ms per clip | bare work | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for stage in BARE_WORK:
         stage_s = []
         bare_s = []
         for _ in range(repeats):
-            stage_s.append(run_stage(self.folder, *stage.split()))
-            bare_s.append(bare_work())
-        best_s = min(stage_s)
-        best_bare_s = min(bare_s)
-        name = stage.split()[0]
+            shutil.rmtree(folder / "items")
+            stage_s.append(place.run(*stage.split())[0])
+            bare_s.append(processor_time_s("benchmarks.overhead", "--bare", stage, folder=folder))
+        best_s, best_bare_s = min(stage_s), min(bare_s)
         ratio = best_s / best_bare_s
-        return f"{name:16s} {best_s:7.2f} s   bare {best_bare_s:7.2f} s   ratio {ratio:.2f}"
+        cells = f"{1000 * best_s / clips:.1f} | {1000 * best_bare_s / clips:.1f} | {ratio:.2f}"
+        print(f"| {stage} | {cells} |", flush=True)
 
 
 def main() -> None:
@@ -193,15 +180,13 @@ def main() -> None:
     )
     parser.add_argument("--clips-per-action", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bare", choices=BARE_WORK, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    repeats = arguments.repeats
+    if arguments.bare:
+        BARE_WORK[arguments.bare]()
+        return
     with tempfile.TemporaryDirectory() as name:
-        comparison = Comparison(Path(name), arguments.clips_per_action)
-        processes = parallel.default_workers()
-        print(f"{comparison.clips} clips, {processes} processes, best of {repeats}")
-        print(comparison.ratio("frames", comparison.decoding, repeats))
-        print(comparison.ratio("optical_flow", comparison.flow, repeats))
-        print(comparison.ratio("video_features rgb", comparison.inference, repeats))
+        compare(Path(name), arguments.clips_per_action, arguments.repeats)
 
 
 if __name__ == "__main__":

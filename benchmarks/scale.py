@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale [--parts files tables evaluation ...] [--files 500 2000 ...]
                                [--copies 1 10 ...] [--rows 1000 ...] [--clips CLIPS]
-                               [--limit-s 240] [--run FOLDER]
+                               [--stages STAGE ...] [--limit-s 240] [--run FOLDER]
 
     files        the stages that work clip by clip, on so many small files, then with 1 % more
     tables       stages after the features, on the outputs of a run (FOLDER, else this repository's)
@@ -198,6 +198,9 @@ def main() -> None:
     parser.add_argument("--copies", nargs="+", type=int, default=[1, 10, 85])
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 1_000_000])
     parser.add_argument(
+        "--stages", nargs="+", default=[], help="of `tables`, `evaluation`; default: all of them"
+    )
+    parser.add_argument(
         "--limit-s", type=float, default=240.0, help="per stage of `tables`, `evaluation`"
     )
     parser.add_argument("--clips", type=Path, help="folder of real clips, for `real`")
@@ -208,12 +211,12 @@ def main() -> None:
         folder = Path(name)
         if "files" in arguments.parts:
             files.measure(folder, arguments.files, results.record)
+        run = arguments.run.absolute()
+        of_copies = (arguments.copies, arguments.stages, arguments.limit_s, results.record)
         if "tables" in arguments.parts:
-            run, limit_s = arguments.run.absolute(), arguments.limit_s
-            tables.measure(folder, run, arguments.copies, limit_s, results.record)
+            tables.measure(folder, run, *of_copies)
         if "evaluation" in arguments.parts:
-            run, limit_s = arguments.run.absolute(), arguments.limit_s
-            evaluation.measure(folder, run, arguments.copies, limit_s, results.record)
+            evaluation.measure(folder, run, *of_copies)
         if "training" in arguments.parts:
             training.measure(folder, arguments.rows, results.record)
         if "real" in arguments.parts:

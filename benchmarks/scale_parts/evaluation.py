@@ -89,7 +89,13 @@ def prepare(run: Path, folder: Path, copies: int) -> tuple[Folder, int]:
     return place, max(counts)
 
 
-def measure(folder: Path, run: Path, sizes: list[int], limit_s: float, record: Record) -> None:
-    """Measure the stages with every clip of a run 1, 10, ... times, up to MOST_COPIES."""
+def measure(
+    folder: Path, run: Path, sizes: list[int], stages: list[str], limit_s: float, record: Record
+) -> None:
+    """Measure the stages with every clip of a run 1, 10, ... times, up to MOST_COPIES.
+
+    stages: which of STAGES; []: all of them.
+    """
     sizes = [copies for copies in sizes if copies <= MOST_COPIES]
-    measure_stages(STAGES, partial(prepare, run, folder), sizes, limit_s, "evaluation", record)
+    chosen = [stage for stage in STAGES if not stages or stage in stages]
+    measure_stages(chosen, partial(prepare, run, folder), sizes, limit_s, "evaluation", record)

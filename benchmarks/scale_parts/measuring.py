@@ -59,24 +59,27 @@ class Folder:
 
     def run(self, *arguments: str) -> tuple[float, int]:
         """Run a stage, and its item if any; return processor time in s and peak memory in MiB."""
-        command = [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]]
-        environment = os.environ | {
-            "ITEM_STORE": str(self.path / "items"),
-            "PYTHONPATH": str(ROOT),
-        }
-        others = children()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        with orphans_adopted():
-            done = subprocess.run(
-                command, cwd=self.path, env=environment, capture_output=True, text=True
-            )
-            wait_for_adopted(others)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(arguments)}: {done.stderr[-2000:]}")
+        cpu_s = processor_time_s(f"stages.{arguments[0]}", *arguments[1:], folder=self.path)
         log = json.loads((self.path / "logs" / ("/".join(arguments) + ".json")).read_text())
-        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return cpu_s, log["peak_memory_mib"]
+
+
+def processor_time_s(module: str, *arguments: str, folder: Path) -> float:
+    """Run `python -m module arguments` in a folder with an item store; return its processor time.
+
+    That is the time of all its processes.  Raises RuntimeError where it fails.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    environment = os.environ | {"ITEM_STORE": str(folder / "items"), "PYTHONPATH": str(ROOT)}
+    others = children()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with orphans_adopted():
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        wait_for_adopted(others)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[2:])}: {done.stderr[-2000:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @contextmanager

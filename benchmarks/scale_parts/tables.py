@@ -131,9 +131,15 @@ def prepare(run: Path, folder: Path, copies: int) -> tuple[Folder, int]:
     return place, max(counts)
 
 
-def measure(folder: Path, run: Path, sizes: list[int], limit_s: float, record: Record) -> None:
-    """Measure the stages with every clip of a run 1, 10, ... times."""
-    measure_stages(STAGES, partial(prepare, run, folder), sizes, limit_s, "tables", record)
+def measure(
+    folder: Path, run: Path, sizes: list[int], stages: list[str], limit_s: float, record: Record
+) -> None:
+    """Measure the stages with every clip of a run 1, 10, ... times.
+
+    stages: which of STAGES; []: all of them.
+    """
+    chosen = [stage for stage in STAGES if not stages or stage in stages]
+    measure_stages(chosen, partial(prepare, run, folder), sizes, limit_s, "tables", record)
 
 
 def measure_stages(
