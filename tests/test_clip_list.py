@@ -80,6 +80,7 @@ def heard(ast, samples: np.ndarray) -> np.ndarray:
     return encode_sound(ast, samples.astype(np.float32) / 32768, 18, p).patches
 
 
+@pytest.mark.slow
 def test_parts_give_what_their_cut_copies_give(workspace, root):
     clip_set = run(workspace, root, listed())
     assert [row["status"] for row in clip_set] == ["ok"] * 7

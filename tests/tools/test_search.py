@@ -70,6 +70,7 @@ def test_draws_begin_with_params_yamls_own_and_come_from_the_space():
     )
 
 
+@pytest.mark.slow
 def test_the_best_on_validation_is_trained_with_all_seeds_and_compared(searched):
     still = {"learning_rate": 1e-9}  # learns nothing
     table = pd.DataFrame(
