@@ -350,7 +350,8 @@ def read_metrics(path: str, revision: str) -> dict:
     """Return a metrics file of an experiment's run."""
     import dvc.api
 
-    return dvc.api.metrics_show(path, rev=revision)
+    # `metrics_show` does not find files that this commit lacks, such as those of another condition.
+    return json.loads(dvc.api.read(path, rev=revision))
 
 
 def read_predictions(revision: str, condition: str) -> predictions.Predictions:
