@@ -98,7 +98,8 @@ def changes(
 
 def with_value(text: str, keys: Keys, value: Any) -> str:
     """Return YAML text in which a key has a value; it is added where it is not there."""
-    node = YAML(typ="safe").compose(text)  # libyaml: the round-trip parser takes eight times as long
+    # libyaml: the round-trip parser takes eight times as long.
+    node = YAML(typ="safe").compose(text)
     for depth, name in enumerate(keys):
         entries = {key.value: (key, value_node) for key, value_node in node.value}
         if name not in entries:
