@@ -1,5 +1,6 @@
 """The README and the pages of docs/ against the committed tables and what the repository holds."""
 
+import csv
 import re
 import subprocess
 from pathlib import Path
@@ -19,6 +20,8 @@ PRESENT = [page for page in PAGES if page not in (CHANGELOG, WRITTEN_BY_REPORT)]
 MAIN_TABLES = "metrics/tables.md"
 CONFIRMATION_TABLES = "metrics/experiments/confirmation/tables.md"
 README_TABLE = "metrics/tables/readme.md"
+REAL_TABLES = ROOT / "metrics/experiments/real/tables.md"
+REAL_GAINS = ROOT / "metrics/experiments/real_gains.csv"
 README_CONDITIONS = (
     "video_only",
     "real_audio",
@@ -106,6 +109,28 @@ def test_figures_with_intervals_stand_in_the_tables():
     for tables in versions(MAIN_TABLES):
         missing.append([figure for figure in quoted if figure not in tables + confirmations])
     assert [] in missing
+
+
+def test_figures_of_real_clips_are_those_that_their_run_left():
+    """The table has every condition of the run, and intervals stand in its tables or its gains."""
+    page = (ROOT / "docs/real_clips.md").read_text()
+    tables = REAL_TABLES.read_text()
+    written = table_rows(section(page, "Accuracy"))
+    of_run = table_rows(section(tables, "Main table"))
+    # condition, what it is, accuracy, difference to video_only
+    assert {name: cells[2:4] for name, cells in written.items()} == {
+        name: cells[2:4] for name, cells in of_run.items()
+    }
+
+    known = tables
+    for row in csv.DictReader(REAL_GAINS.open()):
+        for gain in ("gain", "gain_over_control"):
+            if row[gain]:
+                points = [100 * float(row[gain + end]) for end in ("", "_low", "_high")]
+                known += "{:+.1f} [{:+.1f}, {:+.1f}]\n".format(*points)
+    quoted = FIGURE_WITH_INTERVAL.findall(page)
+    assert quoted
+    assert [figure for figure in quoted if figure not in known] == []
 
 
 def test_readme_is_one_page():
