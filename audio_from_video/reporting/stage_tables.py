@@ -250,12 +250,9 @@ def label_table() -> Table:
             rows.append([name, *values, clips_sources(test)])
     rows.append(["*reported* (generated)", "*0.41*", "*0.36*", "", "", "", ""])
     header = ["features and way", "precision", "recall", "F1", "mAP", "cosine", CLIPS_SOURCES]
-    apart = told_apart_sentence(
-        "labels of the real sound", read_metrics("audio_features")["labels_tell_actions_apart"]
-    )
     note = (
         "Test clips with audible sound, against the labels that AST finds in the real waveform "
-        f"(score at least {metrics['threshold']:g}); *reported* on MiT. {apart}"
+        f"(score at least {metrics['threshold']:g}); *reported* on MiT. {labels_sentence()}"
     )
     title = "Labels that audio features sound like"
     return Table("labels", title, header, rows, note, NOT_COMPARABLE)
@@ -320,7 +317,8 @@ def threshold_table() -> Table:
         f"{CLIPS_SOURCES} / seeds",
     ]
     note = (
-        f"{filter_sentence()}\n\nPrecision and recall: of keeping audible test clips whose "
+        f"{filter_sentence()} {labels_sentence()}\n\n"
+        "Precision and recall: of keeping audible test clips whose "
         "strongest generated label is found in the real sound. Accuracies: `generated` answers "
         "where kept, `video_only` where rejected. Beside them filters that keep as many clips at "
         "random, or as many of each predicted action, at random or the most confident. All in per "
@@ -335,9 +333,9 @@ def filter_sentence() -> str:
     kept = figures["kept_fraction"]
     alone = {name: f"{100 * value:.1f} %" for name, value in figures["kept_bit_alone"].items()}
     text = (
-        f"At the threshold {figures['threshold']:g} (chosen on validation unless params.yaml names "
-        f"one) the filter keeps {share(kept)} % of the {kept['n']} test clips. The kept bit alone "
-        f"names the action of {alone['keep']} of them (of the leaky one, `keep_oracle`: "
+        f"At the threshold {figures['threshold']:g} (`filter.threshold` says how it is chosen) the "
+        f"filter keeps {share(kept)} % of the {kept['n']} test clips. The kept bit alone names the "
+        f"action of {alone['keep']} of them (of the leaky one, `keep_oracle`: "
         f"{alone['keep_oracle']}; always the most frequent action: "
         f"{alone['most_frequent_action']}). AUROC of the score for "
         '"its strongest label is found in the real sound": '
@@ -346,6 +344,12 @@ def filter_sentence() -> str:
     if "auroc" in figures:
         text += f"; {truth_sentence(figures)}"
     return text + "."
+
+
+def labels_sentence() -> str:
+    """Return whether the labels of the real sound tell clips of different actions apart."""
+    figures = read_metrics("audio_features")["labels_tell_actions_apart"]
+    return told_apart_sentence("labels of the real sound", figures)
 
 
 def truth_sentence(figures: dict) -> str:
