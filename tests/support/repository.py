@@ -79,17 +79,6 @@ class Repository:
         shutil.copy(ROOT / "metrics/pretrain.json", self.folder / "metrics")
         for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, self.folder)
-        self._copy_lock()
-
-    def _copy_lock(self) -> None:
-        """Write dvc.lock with the frozen stage alone.
-
-        Without its entry DVC would look for what the stage reads, which may not be there yet: DVC
-        runs a frozen stage in any order.
-        """
-        lock = yaml.safe_load((ROOT / "dvc.lock").read_text())
-        lock["stages"] = {"pretrain": lock["stages"]["pretrain"]}
-        (self.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
 
     def _initialise_dvc(self) -> None:
         """Write what `dvc init` writes, which takes a second."""

@@ -17,8 +17,10 @@ BODIES = {name: entry.get("do", entry) for name, entry in STAGES.items() if name
 
 @pytest.mark.parametrize("stage", BODIES)
 def test_a_stage_depends_on_its_own_code(stage):
-    code = [path for path in BODIES[stage]["deps"] if path.startswith(("data/code", "stages"))]
-    assert code == [f"data/code/{stage}.json"]
+    deps = BODIES[stage].get("deps", [])
+    code = [path for path in deps if path.startswith(("data/code", "stages"))]
+    # In a fresh clone a frozen stage may come before the one that makes data/code.
+    assert code == ([] if BODIES[stage].get("frozen") else [f"data/code/{stage}.json"])
 
 
 def declared_params(stage: str) -> set[str]:
@@ -116,7 +118,7 @@ def test_only_the_summary_is_shown_by_dvc():
 
 
 def test_only_stages_with_metrics_on_it_depend_on_the_truth():
-    readers = {name for name, body in BODIES.items() if "data/truth.parquet" in body["deps"]}
+    readers = {name for name, body in BODIES.items() if "data/truth.parquet" in body.get("deps", [])}
     assert readers == {"dictionary", "filter", "mapping", "report", "representative_frames"}
 
 
