@@ -1,6 +1,6 @@
 """Run a named experiment outside the default pipeline: the same pipeline once per setting.
 
-    python -m tools.experiments <name> [--again]
+    python -m tools.experiments <name> [--again] [--samples <seed> ...]
 
 params.yaml names the experiments. There are three kinds of them:
 
@@ -19,7 +19,9 @@ Columns of the first kind: setting, condition; for each figure X its mean and 95
 X_low, X_high); with a generator its figures out of fold; clips, sources, seeds, machine. Paired
 differences at the same setting are among the figures: to `video_only` where it is among the
 conditions, and to what the experiment names (`baselines`, `controls`, `upper_bounds`). With
-`together` last rows hold the paired differences on the test clips of all settings.
+`together` last rows hold the paired differences on the test clips of all settings. With `samples`
+every setting is run on each of these samples: the column `sample_seed` says which, and its rows
+`all` hold means over the samples and their intervals, whose unit is the sample.
 metrics/experiments/<name>.json holds the stamps of the figures: data, code, parameters, commit and
 machine (audio_from_video/reporting/stamps.py).
 `report` puts the files, which are kept in git, into metrics/tables.md; those whose stamps are not
@@ -32,6 +34,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,9 +62,12 @@ from audio_from_video.storage import layout, predictions, shards
 
 Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metrics hold
 BASELINE = "video_only"
+# Figures that have a mean over samples.
+OVER_SAMPLES = ("accuracy", "accuracy_minus_video_only", "gain", "gain_over_control", "gap_share")
 FULL_SET = Path("params/full.yaml")
 # Figures of a generator by which its settings are chosen.
 OUT_OF_FOLD = ("r2", "r2_first_components", "own_minus_same_action")
+ONE_SAMPLE = (None,)  # the one that params.yaml names
 # Suffixes of the columns of a figure, and the figure's parts that stand there.
 INTERVAL_COLUMNS = {"": "mean", "_low": "ci95_low", "_high": "ci95_high"}
 # A section of metrics/tables.md with an experiment's table, up to the next section.
@@ -77,9 +83,10 @@ def machine() -> str:
     return f"{provenance.processor(hub.device())}, torch {torch_version}"
 
 
-def run(name: str, again: bool) -> None:
+def run(name: str, again: bool, samples: Sequence[int] = ()) -> None:
     """Run an experiment and write its file or files.
 
+    again: also settings that have rows.  samples: those of the experiment to run; () = all.
     Raises UserError when params.yaml does not name it, or when one of its runs fails.
     """
     named = params.load("experiments", Experiments).named
@@ -99,7 +106,7 @@ def run(name: str, again: bool) -> None:
     elif isinstance(experiment, Confirmation):
         confirm(name, experiment)
     else:
-        run_settings(name, experiment, path, again)
+        run_settings(name, experiment, path, again, samples)
 
 
 def time_stage(stage: str) -> dict:
@@ -118,35 +125,82 @@ def time_stage(stage: str) -> dict:
     }
 
 
-def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> None:
-    """Run the settings one by one; the CSV file at `path` grows with each."""
+@dataclass(frozen=True)
+class Run:
+    """A setting to run.
+
+    sample: seed of the rendered sample, as text; '' for the one that params.yaml names.
+    changes: parameters by their dotted names.
+    """
+
+    revision: str
+    setting: str
+    sample: str
+    changes: dict[str, Value]
+
+    def has(self, row: dict) -> bool:
+        """Return whether a row of the table is of this run."""
+        return (row["setting"], row.get("sample_seed", "")) == (self.setting, self.sample)
+
+
+def runs_of(name: str, experiment: Experiment) -> list[Run]:
+    """Return all runs of an experiment, sample by sample."""
+    runs = []
+    for sample in experiment.samples or ONE_SAMPLE:
+        of_sample = {} if sample is None else {"sample.seed": sample}
+        for number, (setting, own_changes) in enumerate(experiment.settings.items()):
+            changes = experiment.always | of_sample | own_changes
+            revision = revision_of(name, number)
+            if sample is None:
+                runs.append(Run(revision, setting, "", changes))
+            else:
+                runs.append(Run(f"{revision}-sample-{sample}", setting, str(sample), changes))
+    return runs
+
+
+def run_settings(
+    name: str, experiment: Experiment, path: Path, again: bool, samples: Sequence[int] = ()
+) -> None:
+    """Run the settings one by one; the CSV file at `path` grows with each.
+
+    samples: seeds of the samples that are run now; () = all.  Raises UserError where the
+    experiment does not name one of them.
+    """
+    unknown = set(samples) - set(experiment.samples)
+    if unknown:
+        raise UserError(
+            f"--samples {' '.join(map(str, sorted(unknown)))}: not among the samples of '{name}' "
+            f"in params.yaml ({', '.join(map(str, experiment.samples)) or 'it names none'})"
+        )
     rows: list[dict] = []
     if path.is_file() and not again:
-        rows = pd.read_csv(path, dtype={"setting": str}).to_dict("records")
+        kinds = {"setting": str, "sample_seed": str}
+        rows = pd.read_csv(path, dtype=kinds).to_dict("records")
 
     stamped = stamps.read(name)
     added = conditions_of_full_set(experiment.conditions)
-    order = {setting: position for position, setting in enumerate(experiment.settings)}
-    for number, (setting, own_changes) in enumerate(experiment.settings.items()):
-        finished = {row["condition"] for row in rows if row["setting"] == setting}
+    for run in runs_of(name, experiment):
+        if samples and int(run.sample) not in samples:
+            continue
+        finished = {row["condition"] for row in rows if run.has(row)}
         if finished >= set(experiment.conditions):
             continue
-        revision = revision_of(name, number)
-        changes = experiment.always | own_changes
         targets = [f"classifier@{condition}" for condition in experiment.conditions]
-        stamp = begin_stamp(changes)
-        run_pipeline(revision, added | changes, targets)
+        stamp = begin_stamp(run.changes)
+        run_pipeline(run.revision, added | run.changes, targets)
 
-        rows = [row for row in rows if row["setting"] != setting]
+        rows = [row for row in rows if not run.has(row)]
         for condition in experiment.conditions:
-            columns = figure_columns(revision, condition, experiment)
-            row = {"setting": setting, "condition": condition, **columns, "machine": machine()}
-            rows.append(row)
-        # Settings that params.yaml no longer names come last.
-        rows.sort(key=lambda row: order.get(row["setting"], len(order)))
+            row = {"setting": run.setting, "condition": condition}
+            if run.sample:
+                row["sample_seed"] = run.sample
+            row |= figure_columns(run.revision, condition, experiment)
+            rows.append(row | {"machine": machine()})
+        rows = in_order(rows, experiment)
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
         # Rows of earlier runs keep their own stamps.
-        stamped[setting] = finish_stamp(stamp, revision, targets, changes)
+        stamp_name = stamps.name_of_run(run.setting, run.sample)
+        stamped[stamp_name] = finish_stamp(stamp, run.revision, targets, run.changes)
         stamps.write(name, stamped)
     if experiment.together:
         rows = [row for row in rows if row["setting"] != experiment.together]
@@ -154,6 +208,46 @@ def run_settings(name: str, experiment: Experiment, path: Path, again: bool) -> 
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
         stamped[experiment.together] = stamped[list(experiment.settings)[-1]]
         stamps.write(name, stamped)
+
+
+def in_order(rows: list[dict], experiment: Experiment) -> list[dict]:
+    """Return the rows by setting and sample, with new rows over all samples.
+
+    Settings and samples that params.yaml no longer names come last.
+    """
+    settings = {setting: position for position, setting in enumerate(experiment.settings)}
+    samples = {str(sample): position for position, sample in enumerate(experiment.samples)}
+
+    def position(row: dict) -> tuple[int, int]:
+        sample = samples.get(row.get("sample_seed", ""), len(samples))
+        return settings.get(row["setting"], len(settings)), sample
+
+    if not experiment.samples:
+        return sorted(rows, key=position)
+    of_samples = [row for row in rows if row["sample_seed"] != stamps.ALL_SAMPLES]
+    return sorted([*of_samples, *rows_over_samples(of_samples)], key=position)
+
+
+def rows_over_samples(rows: list[dict]) -> list[dict]:
+    """Return a row per setting and condition that has rows of at least two samples.
+
+    Figures are means over the samples with 95 % intervals of Student's t, whose unit is the
+    sample: another one is another set of looks, of clips and of trainings.  A figure that a sample
+    lacks is left out.
+    """
+    table = pd.DataFrame(rows)
+    summary = []
+    for (setting, condition), own in table.groupby(["setting", "condition"], sort=False):
+        if len(own) < 2:
+            continue
+        figures = {}
+        for name in OVER_SAMPLES:
+            if name in own and own[name].notna().all():
+                figures[name] = intervals.mean_over_samples(own[name].to_numpy())
+        row = {"setting": setting, "condition": condition, "sample_seed": stamps.ALL_SAMPLES}
+        sizes = {"clips": own.clips.sum(), "sources": own.sources.sum(), "samples": len(own)}
+        summary.append(row | spread_out(figures) | sizes)
+    return summary
 
 
 def revision_of(name: str, number: int) -> str:
@@ -393,9 +487,17 @@ def main() -> None:
     parser.add_argument(
         "--again", action="store_true", help="run settings that have rows already, too"
     )
+    parser.add_argument(
+        "--samples",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="SEED",
+        help="run these of the experiment's samples only, for instance one per machine",
+    )
     arguments = parser.parse_args()
     try:
-        run(arguments.name, arguments.again)
+        run(arguments.name, arguments.again, arguments.samples)
     except UserError as error:
         sys.exit(f"experiments: error: {error}")
 

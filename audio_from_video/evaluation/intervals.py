@@ -105,6 +105,19 @@ def paired_difference(
     return estimate | {"p": p_value(difference, sources, variance)}
 
 
+def mean_over_samples(values: np.ndarray) -> dict:
+    """Return the estimate `{mean, ci95_low, ci95_high}` of a figure of S >= 2 samples, values [S].
+
+    Samples are drawn independently: the interval is Student's, of S - 1 degrees of freedom.
+    """
+    # SciPy's statistics take a second to import, which the stages need not wait for.
+    from scipy import stats
+
+    mean = values.mean()
+    half_width = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return {"mean": mean, "ci95_low": mean - half_width, "ci95_high": mean + half_width}
+
+
 def gap_share(
     first: np.ndarray, baseline: np.ndarray, upper: np.ndarray, sources: np.ndarray
 ) -> dict | None:

@@ -19,6 +19,8 @@ class Experiment(params.Section):
     baseline, its `gain_over_control`, and its `gap_share`: gain / (upper bound - baseline).
     together: the name of a last setting that is not run, in which the test clips of all others
     count together. '' = none.
+    samples: seeds of the rendered samples on each of which every setting is run. [] = the one that
+    params.yaml names.
     """
 
     conditions: list[str] = Field(min_length=1)
@@ -27,6 +29,7 @@ class Experiment(params.Section):
     controls: dict[str, str] = {}
     upper_bounds: dict[str, str] = {}
     together: str = ""
+    samples: list[int] = []
     generator: str = ""
     missing_rates: bool = False
     filter: bool = False
@@ -41,6 +44,14 @@ class Experiment(params.Section):
         without = (set(self.controls) | set(self.upper_bounds)) - set(self.baselines)
         if without:
             raise ValueError(f"{', '.join(sorted(without))}: no baseline")
+        return self
+
+    @model_validator(mode="after")
+    def _knows_its_samples(self) -> Self:
+        if len(set(self.samples)) < len(self.samples):
+            raise ValueError("samples: one of them stands there twice")
+        if self.samples and self.together:
+            raise ValueError("together: counts clips of settings, which have several samples here")
         return self
 
 

@@ -29,6 +29,11 @@ UNITS = {
 
 PLAIN = "_out_of_fold"  # ends the names of figures without an interval
 
+SAMPLES_NOTE = (
+    " Rows `all` are means over samples that differ in their seed, with 95 % intervals over samples"
+    " (Student's t). The rows of the samples are in `{path}`."
+)
+
 INTERVAL = ["mean", "ci95_low", "ci95_high"]  # columns of metrics/subsets.csv
 
 
@@ -47,9 +52,15 @@ def experiment_tables() -> list[Table]:
 def experiment_table(path: Path) -> Table:
     """Return a table of one experiment's CSV file.
 
-    Columns x, x_low and x_high become one column of figures; all others stay as they are.
+    Columns x, x_low and x_high become one column of figures; all others stay as they are.  Where
+    there are rows over several samples, those of the single ones are left out.
     """
     text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    script = WRITTEN_BY.get(path.stem, f"tools.experiments {path.stem}")
+    note = f"Written by `python -m {script}`."
+    if "sample_seed" in text and (text.sample_seed == stamps.ALL_SAMPLES).any():
+        text = over_samples(text)
+        note += SAMPLES_NOTE.format(path=path)
     header = []
     columns: list[list[Content]] = []
     for name in text.columns:
@@ -66,11 +77,21 @@ def experiment_table(path: Path) -> Table:
             header.append(name)
             columns.append(list(text[name]))
     rows = [list(row) for row in zip(*columns, strict=True)]
-    script = WRITTEN_BY.get(path.stem, f"tools.experiments {path.stem}")
     title = f"Experiment: {path.stem}"
-    note = f"Written by `python -m {script}`."
     banner = experiment_banner(path)
     return Table(f"experiment_{path.stem}", title, header, rows, note, banner=banner)
+
+
+def over_samples(text: pd.DataFrame) -> pd.DataFrame:
+    """Return an experiment's rows without those of single samples that a row over samples has.
+
+    A column that is empty in all that remain is left out.
+    """
+    rows = ["setting", "condition"]
+    is_over_samples = text.sample_seed == stamps.ALL_SAMPLES
+    has_such_a_row = is_over_samples.groupby([text[name] for name in rows]).transform("any")
+    shown = text[is_over_samples | ~has_such_a_row]
+    return shown.loc[:, (shown != "").any()]
 
 
 def kept_run_table(path: Path) -> Table:
@@ -101,8 +122,13 @@ def kept_run_table(path: Path) -> Table:
 def experiment_banner(path: Path) -> str:
     """Return the banner above the figures of an experiment's CSV file; '' for those of this run."""
     columns = pd.read_csv(path, dtype=str, keep_default_na=False)
-    settings = list(columns["setting"].unique()) if "setting" in columns else [path.stem]
-    return stamps.banner(path.stem, settings)
+    if "setting" not in columns:
+        return stamps.banner(path.stem, [path.stem])
+    if "sample_seed" not in columns:
+        return stamps.banner(path.stem, list(columns["setting"].unique()))
+    of_samples = columns[columns.sample_seed != stamps.ALL_SAMPLES]
+    runs = of_samples[["setting", "sample_seed"]].drop_duplicates().itertuples(index=False)
+    return stamps.banner(path.stem, [stamps.name_of_run(*run) for run in runs])
 
 
 def is_bound(name: str, text: pd.DataFrame) -> bool:

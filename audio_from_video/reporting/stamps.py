@@ -27,6 +27,7 @@ from audio_from_video.storage import layout, shards
 UNKNOWN = "unknown"  # a digest that was not noted
 OTHER_SECTIONS = ("experiments", "search", "report")  # they change no figure of an experiment
 OTHER_RUN = "Of another run"  # how a banner begins
+ALL_SAMPLES = "all"  # in the column sample_seed of an experiment's table: a row over all samples
 
 
 class Stamp(params.Section):
@@ -133,6 +134,11 @@ def writers(stages: dict, path: str) -> list[str]:
 # ---- stamps ----
 
 
+def name_of_run(setting: str, sample: str) -> str:
+    """Return the name that a run's stamp has; sample: its seed, '' where there is one sample."""
+    return f"{setting}, sample {sample}" if sample else setting
+
+
 def begin(machine: str, changes: list[str]) -> Stamp:
     """Return the stamp of an experiment that begins now; `finish` adds data and code.
 
@@ -199,7 +205,8 @@ def write(name: str, stamps: dict[str, Stamp]) -> None:
 def banner(name: str, settings: list[str]) -> str:
     """Return the sentence that stands above figures of another run; '' for those of this run.
 
-    settings: those whose figures are shown; the experiment's own name where it has none.
+    settings: those whose figures are shown, by `name_of_run`; the experiment's own name where it
+    has none.
     """
     stamps = read(name)
     differences: list[str] = []

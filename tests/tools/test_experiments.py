@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 import yaml
 
 from audio_from_video.reporting import stamps
@@ -242,11 +243,91 @@ def test_what_always_changes_gives_way_to_the_setting(ran, workspace):
     [
         ({"controls": {"heard": "hert"}}, "hert: not among its conditions"),
         ({"baselines": {}, "upper_bounds": {}}, "heard: no baseline"),
+        ({"samples": [2, 2]}, "samples: one of them stands there twice"),
+        ({"samples": [2], "together": "both"}, "together: counts clips of settings"),
     ],
 )
 def test_an_experiment_compares_conditions_that_it_has(changes, message):
     with pytest.raises(ValueError, match=message):
         compared(**changes)
+
+
+SAMPLED = {
+    "conditions": ["logistic", "logistic_mapped"],
+    "baselines": {"logistic_mapped": "logistic"},
+    "samples": [2, 9, 10],
+    "settings": {"cue 1": {}, "cue 0": {"sample.cue": 0.0}},
+}
+
+
+@pytest.fixture
+def sampled(ran, workspace, monkeypatch) -> list[tuple]:
+    """Runs of an experiment on three samples; a condition's gain is the number of runs so far."""
+    workspace.set(
+        classifier={"conditions": dict.fromkeys(SAMPLED["conditions"], {})},
+        experiments={"named": {"levels": SAMPLED}},
+    )
+
+    def columns(revision: str, condition: str, experiment: experiments.Experiment) -> dict:
+        figures = {"accuracy": 0.5, "clips": 8, "sources": 4, "seeds": 3}
+        return figures | ({"gain": len(ran) ** 2} if condition in experiment.baselines else {})
+
+    monkeypatch.setattr(experiments, "figure_columns", columns)
+    return ran
+
+
+def level_rows() -> pd.DataFrame:
+    return pd.read_csv("metrics/experiments/levels.csv", dtype={"sample_seed": str})
+
+
+def test_every_setting_is_run_on_every_sample(sampled):
+    experiments.run("levels", False)
+    assert [(revision, changes) for revision, changes, _ in sampled] == [
+        ("levels-0-sample-2", {"sample.seed": 2}),
+        ("levels-1-sample-2", {"sample.seed": 2, "sample.cue": 0.0}),
+        ("levels-0-sample-9", {"sample.seed": 9}),
+        ("levels-1-sample-9", {"sample.seed": 9, "sample.cue": 0.0}),
+        ("levels-0-sample-10", {"sample.seed": 10}),
+        ("levels-1-sample-10", {"sample.seed": 10, "sample.cue": 0.0}),
+    ]
+    rows = level_rows()
+    assert rows.setting.tolist() == ["cue 1"] * 8 + ["cue 0"] * 8
+    assert rows.sample_seed[:8].tolist() == ["2", "2", "9", "9", "10", "10", "all", "all"]
+    assert stamps.read("levels").keys() == {
+        f"cue {cue}, sample {sample}" for cue in (0, 1) for sample in (2, 9, 10)
+    }
+
+
+def test_rows_over_all_samples_have_intervals_whose_unit_is_the_sample(sampled):
+    experiments.run("levels", False)
+    rows = level_rows()
+    summary = rows[(rows.sample_seed == "all") & (rows.condition == "logistic_mapped")]
+    for row, gains in zip(summary.itertuples(), ([1, 9, 25], [4, 16, 36]), strict=True):
+        # One sample against zero: SciPy's test gives the same interval by another way.
+        expected = scipy.stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+        assert row.gain == pytest.approx(np.mean(gains))
+        assert (row.gain_low, row.gain_high) == pytest.approx(tuple(expected), rel=1e-5)
+        assert (row.samples, row.clips, row.sources) == (3, 24, 12)
+    without_gain = rows[(rows.sample_seed == "all") & (rows.condition == "logistic")]
+    assert without_gain.gain.isna().all() and (without_gain.accuracy == 0.5).all()
+
+
+def test_samples_are_added_one_by_one(sampled):
+    experiments.run("levels", False, [9])
+    assert [changes["sample.seed"] for _, changes, _ in sampled] == [9, 9]
+    assert level_rows().sample_seed.tolist() == ["9"] * 4  # one sample has no mean over samples
+    experiments.run("levels", False, [2, 9])
+    assert [changes["sample.seed"] for _, changes, _ in sampled] == [9, 9, 2, 2]
+    rows = level_rows()
+    assert rows.sample_seed.tolist() == ["2", "2", "9", "9", "all", "all"] * 2
+    experiments.run("levels", False, [9])
+    assert len(sampled) == 4 and level_rows().equals(rows)
+
+
+def test_a_sample_that_is_not_named_is_a_sentence(sampled):
+    with pytest.raises(UserError, match=r"--samples 11: not among .* 'levels' .* \(2, 9, 10\)"):
+        experiments.run("levels", False, [11])
+    assert sampled == []
 
 
 def test_an_unknown_name_is_a_sentence(ran):
