@@ -47,6 +47,7 @@ from ruamel.yaml import YAML
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.settings import (
+    ALL_SAMPLES,
     Confirmation,
     Experiment,
     Experiments,
@@ -64,6 +65,7 @@ Figure = dict[str, float]  # mean, ci95_low, ci95_high, and what else the metric
 BASELINE = "video_only"
 # Figures that have a mean over samples.
 OVER_SAMPLES = ("accuracy", "accuracy_minus_video_only", "gain", "gain_over_control", "gap_share")
+COUNTS = ("seeds", "samples")  # columns of whole numbers, which some rows lack
 FULL_SET = Path("params/full.yaml")
 # Figures of a generator by which its settings are chosen.
 OUT_OF_FOLD = ("r2", "r2_first_components", "own_minus_same_action")
@@ -197,7 +199,7 @@ def run_settings(
             row |= figure_columns(run.revision, condition, experiment)
             rows.append(row | {"machine": machine()})
         rows = in_order(rows, experiment)
-        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
+        write_rows(rows, path)
         # Rows of earlier runs keep their own stamps.
         stamp_name = stamps.name_of_run(run.setting, run.sample)
         stamped[stamp_name] = finish_stamp(stamp, run.revision, targets, run.changes)
@@ -205,9 +207,18 @@ def run_settings(
     if experiment.together:
         rows = [row for row in rows if row["setting"] != experiment.together]
         rows += rows_together(name, experiment)
-        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6f")
+        write_rows(rows, path)
         stamped[experiment.together] = stamped[list(experiment.settings)[-1]]
         stamps.write(name, stamped)
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Write an experiment's table."""
+    table = pd.DataFrame(rows)
+    for name in COUNTS:
+        if name in table:
+            table[name] = table[name].astype("Int64")
+    table.to_csv(path, index=False, float_format="%.6f")
 
 
 def in_order(rows: list[dict], experiment: Experiment) -> list[dict]:
@@ -224,7 +235,7 @@ def in_order(rows: list[dict], experiment: Experiment) -> list[dict]:
 
     if not experiment.samples:
         return sorted(rows, key=position)
-    of_samples = [row for row in rows if row["sample_seed"] != stamps.ALL_SAMPLES]
+    of_samples = [row for row in rows if row["sample_seed"] != ALL_SAMPLES]
     return sorted([*of_samples, *rows_over_samples(of_samples)], key=position)
 
 
@@ -244,7 +255,7 @@ def rows_over_samples(rows: list[dict]) -> list[dict]:
         for name in OVER_SAMPLES:
             if name in own and own[name].notna().all():
                 figures[name] = intervals.mean_over_samples(own[name].to_numpy())
-        row = {"setting": setting, "condition": condition, "sample_seed": stamps.ALL_SAMPLES}
+        row = {"setting": setting, "condition": condition, "sample_seed": ALL_SAMPLES}
         sizes = {"clips": own.clips.sum(), "sources": own.sources.sum(), "samples": len(own)}
         summary.append(row | spread_out(figures) | sizes)
     return summary

@@ -14,9 +14,12 @@ import pandas as pd
 
 from audio_from_video.evaluation import intervals
 from audio_from_video.evaluation.rows import BASELINE
+from audio_from_video.evaluation.settings import ALL_SAMPLES
 from audio_from_video.meaning import similarity
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.storage import layout, shards
+
+FEWEST_SAMPLES = 3  # of which an interval over samples is drawn; of two it is wider than any figure
 
 
 def column_intervals(values: np.ndarray, sources: np.ndarray) -> list[dict]:
@@ -136,12 +139,16 @@ def label_budget(path: Path, names: list[str]) -> tuple[list[str], dict[str, lis
 class DosePanel:
     """Gains over the levels of one knob of the rendered sample.
 
-    levels: as the settings name them, ascending.  curves: estimates at the levels by condition.
+    levels: as the settings name them, ascending.  curves: by condition an estimate at each level;
+    its `samples` is the number of samples that it is the mean of.  Of several the interval is over
+    samples, of one over its sources and trainings.
+    sample_gains: by condition, at each level the gains of all its samples.
     """
 
     knob: str
     levels: list[str]
     curves: dict[str, list[dict]]
+    sample_gains: dict[str, list[list[float]]]
 
 
 def dose(path: Path) -> list[DosePanel]:
@@ -149,18 +156,28 @@ def dose(path: Path) -> list[DosePanel]:
 
     path: its CSV file, whose settings are named after the knobs that they turn, such as `cue 0`;
     the setting of the defaults names all of them, with commas.  Gains are those over each
-    condition's baseline.  A knob with one level is left out, and so are levels that are not
-    measured yet.
+    condition's baseline.  A row is of one sample, or of all of them together (`sample_seed`).  A
+    level with fewer than FEWEST_SAMPLES stands there with the first one.  A knob with one level is
+    left out, and so are levels that are not measured yet.
     """
     columns = {"gain": "mean", "gain_low": "ci95_low", "gain_high": "ci95_high"}
-    table = pd.read_csv(path, dtype={"setting": str}).rename(columns=columns)
+    table = pd.read_csv(path, dtype={"setting": str, "sample_seed": str}).rename(columns=columns)
     table = table[table["mean"].notna()]
+    if "samples" not in table:  # no sample but one
+        table = table.assign(samples=1)
     settings_by_knob: dict[str, dict[str, str]] = {}
     for setting in table.setting.unique():
         for turned in setting.split(", "):
             knob, level = turned.rsplit(" ", 1)
             settings_by_knob.setdefault(knob, {})[level] = setting
-    table = table.set_index(["condition", "setting"])
+
+    of_one = table[table.sample_seed != ALL_SAMPLES].assign(samples=1)
+    of_all = table[table.sample_seed == ALL_SAMPLES]
+    enough = of_all[of_all.samples >= FEWEST_SAMPLES]
+    # The first row of a setting and condition counts: that of all samples, if they are enough.
+    estimates = pd.concat([enough, of_one]).drop_duplicates(["condition", "setting"])
+    estimates = estimates.set_index(["condition", "setting"])
+    gains = of_one.groupby(["condition", "setting"])["mean"].apply(list).to_dict()
     panels = []
     for knob, settings in settings_by_knob.items():
         if len(settings) < 2:
@@ -168,10 +185,12 @@ def dose(path: Path) -> list[DosePanel]:
         levels = sorted(settings, key=float)
         places = [settings[level] for level in levels]
         curves = {}
-        for condition in table.index.unique("condition"):
-            rows = table.loc[condition].reindex(places)
-            curves[condition] = rows[list(columns.values())].to_dict("records")
-        panels.append(DosePanel(knob, levels, curves))
+        sample_gains = {}
+        for condition in table.condition.unique():
+            rows = estimates.loc[condition].reindex(places)
+            curves[condition] = rows[[*columns.values(), "samples"]].to_dict("records")
+            sample_gains[condition] = [gains.get((condition, place), []) for place in places]
+        panels.append(DosePanel(knob, levels, curves, sample_gains))
     return panels
 
 

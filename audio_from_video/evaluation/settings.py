@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from audio_from_video.runtime import params
 
 Value = str | int | float | bool
+ALL_SAMPLES = "all"  # in the column sample_seed of an experiment's table: a row over all samples
 
 
 class Experiment(params.Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from audio_from_video.evaluation.settings import ALL_SAMPLES
 from audio_from_video.reporting import stamps
 from audio_from_video.reporting.tables import NUMBER, POINTS, SHARE, Cell, Content, Table, Unit
 from audio_from_video.storage import layout
@@ -58,7 +59,7 @@ def experiment_table(path: Path) -> Table:
     text = pd.read_csv(path, dtype=str, keep_default_na=False)
     script = WRITTEN_BY.get(path.stem, f"tools.experiments {path.stem}")
     note = f"Written by `python -m {script}`."
-    if "sample_seed" in text and (text.sample_seed == stamps.ALL_SAMPLES).any():
+    if "sample_seed" in text and (text.sample_seed == ALL_SAMPLES).any():
         text = over_samples(text)
         note += SAMPLES_NOTE.format(path=path)
     header = []
@@ -88,7 +89,7 @@ def over_samples(text: pd.DataFrame) -> pd.DataFrame:
     A column that is empty in all that remain is left out.
     """
     rows = ["setting", "condition"]
-    is_over_samples = text.sample_seed == stamps.ALL_SAMPLES
+    is_over_samples = text.sample_seed == ALL_SAMPLES
     has_such_a_row = is_over_samples.groupby([text[name] for name in rows]).transform("any")
     shown = text[is_over_samples | ~has_such_a_row]
     return shown.loc[:, (shown != "").any()]
@@ -126,7 +127,7 @@ def experiment_banner(path: Path) -> str:
         return stamps.banner(path.stem, [path.stem])
     if "sample_seed" not in columns:
         return stamps.banner(path.stem, list(columns["setting"].unique()))
-    of_samples = columns[columns.sample_seed != stamps.ALL_SAMPLES]
+    of_samples = columns[columns.sample_seed != ALL_SAMPLES]
     runs = of_samples[["setting", "sample_seed"]].drop_duplicates().itertuples(index=False)
     return stamps.banner(path.stem, [stamps.name_of_run(*run) for run in runs])
 

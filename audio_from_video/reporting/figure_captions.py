@@ -80,11 +80,75 @@ def dose(panels: list[DosePanel]) -> str:
             if above:
                 places.append(f"{panel.knob} {listed(above)}")
         seen.append(f"{title}: {', '.join(places) or 'nowhere'}")
-    return (
+    sentences = [
         "Gain of a linear head over the same head on video alone, by what the rendered sample is "
-        "like (points; lines: 95 % intervals). At cue 0 sound tells nothing about the action, so "
-        f"that nothing may gain. Surely above 0 are {'; '.join(seen)}."
+        "like (points).",
+        dose_intervals(panels),
+        dose_samples(panels),
+        negative_control(panels),
+        f"Surely above 0 are {'; '.join(seen)}.",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def dose_intervals(panels: list[DosePanel]) -> str:
+    """Return of how many samples the points of draw_dose are, and the unit of their intervals."""
+    sizes: set[int] = set()
+    of_one = []
+    for panel in panels:
+        levels = []
+        for i, level in enumerate(panel.levels):
+            counts = [curve[i]["samples"] for curve in panel.curves.values()]
+            at_level = {int(count) for count in counts if count > 0}  # NaN where not measured
+            sizes |= at_level
+            if at_level == {1}:
+                levels.append(level)
+        if levels:
+            of_one.append(f"{panel.knob} {listed(levels)}")
+    over_one = "95 % intervals over its sources and trainings"
+    if sizes == {1}:
+        return f"Points are of one sample, lines {over_one}."
+    several = sorted(sizes - {1})
+    count = str(several[0]) if len(several) == 1 else f"{several[0]} to {several[-1]}"
+    text = (
+        f"Filled points are means over {count} samples that differ in their seed, lines 95 % "
+        "intervals over samples (Student's t), small dots the samples."
     )
+    if of_one:
+        text += f" Hollow points are of one sample, with {over_one}: {'; '.join(of_one)}."
+    return text
+
+
+def negative_control(panels: list[DosePanel]) -> str:
+    """Return what gains in draw_dose where sound tells nothing; '' where that was not measured."""
+    for panel in panels:
+        if panel.knob == "cue" and float(panel.levels[0]) == 0:
+            gaining = [
+                title
+                for name, (title, *_) in figures.DOSE_LINES.items()
+                if name in panel.curves and panel.curves[name][0]["ci95_low"] > 0
+            ]
+            return (
+                "At cue 0 sound tells nothing about the action, so that nothing may gain: surely "
+                f"above 0 is {listed(gaining)}."
+            )
+    return ""
+
+
+def dose_samples(panels: list[DosePanel]) -> str:
+    """Return where samples differ most from each other in draw_dose; '' where there is one."""
+    widest = 0.0
+    text = ""
+    for panel in panels:
+        for name, by_level in panel.sample_gains.items():
+            for level, gains in zip(panel.levels, by_level, strict=True):
+                if len(gains) > 1 and max(gains) - min(gains) > widest:
+                    widest = max(gains) - min(gains)
+                    text = (
+                        f"Samples differ most in {figures.DOSE_LINES[name][0]} at {panel.knob} "
+                        f"{level}: from {100 * min(gains):+.1f} to {100 * max(gains):+.1f}."
+                    )
+    return text
 
 
 def threshold(used: float, gains: FilterGains) -> str:

@@ -213,7 +213,8 @@ def draw_curves(
 def draw_dose(figure: Figure, panels: list[DosePanel], title: str = "") -> None:
     """Draw gains over the levels of each knob of the sample, a panel per knob.
 
-    title: says that they are of another run.
+    Filled points are means over samples, beside the samples as small dots; hollow ones are of one
+    sample.  title: says that they are of another run.
     """
     if title:
         figure.suptitle(title)
@@ -223,18 +224,35 @@ def draw_dose(figure: Figure, panels: list[DosePanel], title: str = "") -> None:
         shown = [name for name in DOSE_LINES if name in panel.curves]
         axis.axhline(0, color=BLACK, linewidth=0.6, linestyle=DASHES)
         for number, name in enumerate(shown):
-            label, colour, style = DOSE_LINES[name]
-            mean, low, high = bounds(panel.curves[name], 100)
             # Beside each other, so that no interval hides another one.
-            beside = places + 0.09 * (number - (len(shown) - 1) / 2)
-            axis.vlines(beside, low, high, color=colour, linewidth=0.8)
-            axis.plot(beside, mean, "o", linestyle=style, color=colour, label=label)
+            beside = places + 0.11 * (number - (len(shown) - 1) / 2)
+            draw_gains(axis, beside, panel.curves[name], name)
+            for place, gains in zip(beside, panel.sample_gains[name], strict=True):
+                if len(gains) > 1:
+                    draw_sample_gains(axis, place + 0.045, gains, name)
         axis.set_xticks(places, panel.levels)
         axis.set_xlim(-0.5, len(places) - 0.5)
         axis.set_xlabel(KNOBS.get(panel.knob, panel.knob))
     axes[0].set_ylabel("minus the head without sound (points)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="outside lower center")
+
+
+def draw_gains(axis: Axes, places: np.ndarray, curve: list[dict], name: str) -> None:
+    """Draw estimates of gains at places, joined by a line."""
+    label, colour, style = DOSE_LINES[name]
+    mean, low, high = bounds(curve, 100)
+    of_one = np.array([estimate["samples"] == 1 for estimate in curve])
+    axis.vlines(places, low, high, color=colour, linewidth=0.8)
+    axis.plot(places, mean, "o", linestyle=style, color=colour, label=label)
+    axis.plot(places[of_one], mean[of_one], "o", color=colour, markerfacecolor="white")
+
+
+def draw_sample_gains(axis: Axes, place: float, gains: list[float], name: str) -> None:
+    """Draw the gains of single samples as dots."""
+    _, colour, _ = DOSE_LINES[name]
+    values = 100 * np.array(gains)
+    axis.plot(np.full(len(values), place), values, ".", color=colour, markersize=1.5)
 
 
 def label_ends(

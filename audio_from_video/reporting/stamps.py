@@ -27,7 +27,6 @@ from audio_from_video.storage import layout, shards
 UNKNOWN = "unknown"  # a digest that was not noted
 OTHER_SECTIONS = ("experiments", "search", "report")  # they change no figure of an experiment
 OTHER_RUN = "Of another run"  # how a banner begins
-ALL_SAMPLES = "all"  # in the column sample_seed of an experiment's table: a row over all samples
 
 
 class Stamp(params.Section):
