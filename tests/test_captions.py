@@ -187,6 +187,7 @@ def outputs() -> dict[str, bytes]:
     return contents
 
 
+@pytest.mark.slow
 def test_off_writes_the_models_own_captions_step_by_step(stage, models):
     stage.set(captions={"finetune": "off"})
     text = Path("params.yaml").read_text()
@@ -334,6 +335,7 @@ def test_self_critical_runs_and_depends_on_the_label_audio(stage):
 # Captioning models that are not fine-tuned
 
 
+@pytest.mark.slow
 def test_a_model_of_another_kind_captions_the_frames(stage, tmp_path):
     folder = write_git(tmp_path / "git")
     stage.set(captions={"model": str(folder), "finetune": "off", "prompt": "a photo of"})

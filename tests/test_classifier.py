@@ -149,6 +149,7 @@ def quick(features, in_process):
     return features
 
 
+@pytest.mark.slow
 def test_a_separable_problem_is_learned_and_audio_helps(quick):
     chance = 1 / len(ACTIONS)
     video, real, zeros, token, matched = (
@@ -244,6 +245,7 @@ def test_as_many_processes_train_as_were_asked_for(features, monkeypatch, worker
     assert asked_for == [workers]
 
 
+@pytest.mark.slow
 def test_zero_fill_and_token_ignore_the_sound_at_test(quick):
     """Other sound at validation and test changes no answer; with real audio it does."""
     for name, ignores in (

@@ -116,6 +116,7 @@ def test_parts_give_what_their_cut_copies_give(workspace, root):
         assert np.abs(features[0] - features[1]).mean() < 0.01 * spread
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_row_is_its_status_and_is_told(workspace, root, capsys):
     rows = [
         *listed(),
@@ -142,6 +143,7 @@ def test_what_is_wrong_with_a_row_is_its_status_and_is_told(workspace, root, cap
     assert "list.csv: 1 rows stand there twice and count once, such as row" in told
 
 
+@pytest.mark.slow
 def test_without_splits_the_sources_are_dealt_to_all_three(workspace, root):
     for number in range(8):
         tone = sine(400 + 50 * number, 1, -12)

@@ -846,6 +846,7 @@ def decided_on_both(both):
     return both
 
 
+@pytest.mark.slow
 def test_mapped_rows_hear_architecture_2_and_the_others_architecture_1(decided_on_both):
     rows = ("generated", "validated", "mapped", "mapped_validated")
     before = {name: train(name).probabilities for name in rows}
@@ -868,6 +869,7 @@ def test_mapped_rows_hear_architecture_2_and_the_others_architecture_1(decided_o
         write_made(decided_on_both.rows, architecture, made)
 
 
+@pytest.mark.slow
 def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_not_matter(
     decided_on_both,
 ):
@@ -893,6 +895,7 @@ def test_what_architecture_2_generated_for_a_clip_that_its_filter_rejects_does_n
     ].tolist() == [chosen["clip_id"]]
 
 
+@pytest.mark.slow
 def test_each_gate_is_that_of_the_architecture_a_row_hears(decided_on_both):
     """A filter that now rejects everything silences the rows of its own architecture alone."""
     before = {name: train(name).probabilities for name in ("validated", "mapped_validated")}

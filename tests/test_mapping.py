@@ -73,6 +73,7 @@ def softmax(scores: list[float]) -> np.ndarray:
 # By way of the labels' names
 
 
+@pytest.mark.slow
 def test_the_published_example(workspace, in_process):
     workspace.set(frames={"count": STEPS})
     rows = synthetic.make_clips(sizes={"training": 2, "validation": 1, "test": 1}, unlabelled=2)

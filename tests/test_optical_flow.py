@@ -155,6 +155,7 @@ def test_output_is_that_of_code_version():
     )
 
 
+@pytest.mark.slow
 def test_auto_scale_follows_the_motion_and_is_recorded(workspace):
     """Frames that move by 2 px a step, and others at twice the size by 4: twice the scale."""
     scales = []

@@ -656,6 +656,7 @@ def test_a_condition_of_kept_clips_only_may_be_without_missing_rates(results):
     assert "keeps 4 of 5 test clips, 80.0 %" in text
 
 
+@pytest.mark.slow
 def test_a_condition_that_answers_no_clip_says_so(results, monkeypatch):
     monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     results.set(classifier={"conditions": {**CONDITIONS, "published": PUBLISHED}})
@@ -755,6 +756,7 @@ def test_a_label_budget_of_another_run_says_so_in_picture_and_caption(results, m
     assert text.split(picture)[1].startswith("Of another run (commit unknown, ")
 
 
+@pytest.mark.slow
 def test_label_budget_is_drawn_only_where_it_was_measured(monkeypatch):
     monkeypatch.setattr(figures, "save_figure", REAL_SAVE)
     make()

@@ -387,6 +387,7 @@ def test_truth_changes_metrics_alone(stage_input):
     } == before and len(before) > 5
 
 
+@pytest.mark.slow
 def test_another_threshold_computes_no_flow_but_changes_the_keys(stage_input):
     execute()
     first, steps = keys(), written()["a/y-test_1"]["steps"]

@@ -300,6 +300,7 @@ def test_same_bytes_for_any_number_of_workers_and_other_bytes_for_another_seed(t
     assert not set(one) & set(digests(tmp_path / "other", 2, 6))
 
 
+@pytest.mark.slow
 def test_files_are_three_seconds_at_mixed_rates(tmp_path):
     rates = set()
     for clip in [c for c in plan_clips(parameters()) if c.split == "unlabelled"][::100]:

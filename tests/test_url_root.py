@@ -289,6 +289,7 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_decoding_processes_fetch_within_their_limits(clip_set):
     names = [f"training/clapping/t0{i}_1.mp4" for i in range(3)]
     with served(clip_set) as address:

@@ -65,6 +65,7 @@ def test_one_model_is_on_the_device(vit, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [8.0, "auto"])
+@pytest.mark.slow
 def test_flow_that_is_not_stored_gives_the_same_features(workspace, vit, in_process, scale):
     clips = [index_row("a/x_1", "test", jpegs=jpegs(0, 18, 160, 200))]
     clips += [index_row(f"a/y_{i}", "training", jpegs=jpegs(i, 18, 160, 200)) for i in (1, 2)]

@@ -71,6 +71,7 @@ def examples(tags: list[list[str]]) -> list[Example]:
     return rows
 
 
+@pytest.mark.slow
 def test_it_learns_to_name_sounds_and_keeps_the_captions(captioner, outputs):
     learned = examples([["Knock"], ["Tap"]])
     before = {name: value.clone() for name, value in captioner.model.state_dict().items()}

@@ -329,6 +329,7 @@ def test_a_tuned_generator_can_be_used_again(data, inputs, bert, how):
     assert np.allclose(found["features"][:, 0], made, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_without_fine_tuning_the_answer_is_another(data):
     data.set(generator={"lstm": {"epochs": 2}})
     synthetic.generate(architecture="caption_mapping")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from audio_from_video.learning.optimizer import AdamW
@@ -71,6 +72,7 @@ def test_a_step_at_half_the_rate_moves_half_as_far():
     torch.testing.assert_close(ends, [1.9, 1.95])
 
 
+@pytest.mark.slow
 def test_a_training_does_not_import_the_compiler():
     script = (
         "import sys, torch\n"

@@ -382,6 +382,7 @@ def test_jpeg_is_close_and_keeps_the_channels():
     )
 
 
+@pytest.mark.slow
 def test_decoding_processes_have_an_end_to_their_memory():
     limit = parallel.map_items(address_space, [0], 1, initializer=untrusted.decoding_process)
     assert list(limit) == [untrusted.MEMORY_BYTES] == [4 * 2**30]

@@ -37,6 +37,7 @@ def say(**environment: str) -> dict:
 
 
 @x86
+@pytest.mark.slow
 def test_libraries_use_no_more_than_avx2():
     told = say()
     assert told["caps"] == kernels.CAPS
@@ -45,6 +46,7 @@ def test_libraries_use_no_more_than_avx2():
 
 
 @x86
+@pytest.mark.slow
 def test_the_environment_has_the_last_word():
     told = say(ATEN_CPU_CAPABILITY="default")
     assert told["caps"]["ATEN_CPU_CAPABILITY"] == "default"

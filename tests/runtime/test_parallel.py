@@ -57,6 +57,7 @@ def test_two_workers_are_two_processes_of_one_thread_each():
     assert {threads for _, threads in found} == {"1"}
 
 
+@pytest.mark.slow
 def test_a_time_limit_kills_one_item_and_the_others_go_on():
     start = time.monotonic()
     found = list(map_items(workers.sleep_on_3, range(8), 2, timeout_s=2))
@@ -171,6 +172,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_worker_that_goes_on(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(root=str(ROOT), function="sleep_long")]
@@ -225,6 +227,7 @@ def test_what_cannot_be_sent_is_an_error_here():
         list(map_items(workers.raise_particular, range(8), 1))
 
 
+@pytest.mark.slow
 def test_a_time_limit_kills_what_the_worker_started_too(tmp_path):
     found = list(
         map_items(

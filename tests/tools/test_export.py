@@ -86,6 +86,7 @@ def test_an_unknown_column_is_a_sentence(source, tmp_path):
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_sound_in_another_format(tmp_path):
     tone = (3000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
     clip = {"clip_id": "a/x_1", "split": "training", "action": "a", "source_id": "x"}

@@ -174,6 +174,7 @@ def test_a_page_holds_the_windows_and_loads_nothing(run, clips, tmp_path, monkey
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.slow
 def test_the_page_shows_frames_captions_labels_and_answers(run, clips, tmp_path):
     from playwright.sync_api import sync_playwright
 

@@ -88,6 +88,7 @@ def test_the_best_on_validation_is_trained_with_all_seeds_and_compared(searched)
         )  # here: that of the first draw
 
 
+@pytest.mark.slow
 def test_a_setting_that_validation_prefers_replaces_params_yamls(searched):
     weak = searched.model_copy(
         update={"lstm": searched.lstm.model_copy(update={"learning_rate": 1e-9})}
