@@ -13,12 +13,14 @@ Writes   data/predicted_labels/<architecture>, a row per labelled clip:
              <architecture>    binary  decoded from the features of its generator's first seed
          models/label_predictor/decoder.safetensors, config.json (its sizes) and map.safetensors
          metrics/figures/mel.png
-         metrics/label_predictor.json: the same by either head, on validation and test
+         metrics/label_predictor.json: the same by either head, on validation and test; `map`: the
+         penalty of the ridge map, and by which errors of held-out sources it was chosen
 Two ways lead from [T, components] to AudioSet's 527 labels (`label_predictor.head`), both fitted on
 audible training clips only:
     mel        a decoder back to log-mel in AST's input form, then the whole AST
     features   a ridge map from mean and deviation over time to the audio model's pooled output,
-               then its classification head (CLAP: cosines with the labels' names)
+               then its classification head (CLAP: cosines with the labels' names); its penalty
+               is chosen by cross-validation over the sources of these clips
 Where the labels are not AST's, the head `mel` is left out, and its decoder, which learns the
 published AST's log-mel, serves the pictures alone.
 """
@@ -32,6 +34,7 @@ from safetensors.torch import save_file
 
 from audio_from_video.backbones import hub
 from audio_from_video.backbones.audio import is_ast
+from audio_from_video.clipset import folds
 from audio_from_video.evaluation import labels as label_evaluation
 from audio_from_video.learning.features import Features, iter_column
 from audio_from_video.meaning.label_cut import label_cut
@@ -60,6 +63,7 @@ def main(stage: stage_run.StageRun) -> None:
     model = params.read("audio_features", "model", str)
     model = params.read("audio_features", "label_model", str) or model
     require_ast_for_mel(p.head, model)
+    fold_count = params.read("generator", "folds", int)
     architectures = trained_architectures()
     parallel.preload("stages.label_predictor", hub.PRELOADED)
     with scratch() as files:
@@ -72,12 +76,13 @@ def main(stage: stage_run.StageRun) -> None:
         mels = real_mels(stage, data, files, model)
         decoder = fit_decoder(data, mels, learned, held_out, p.decoder)
         real_scores, pooled = real_labels(data)
-        weights = fit_map(data, pooled, learned, held_out, p.ridge_penalties)
-        save_models(decoder, weights)
+        fold = folds.of_clips(data.clips, fold_count, data.fitted.numpy())[learned.numpy()]
+        pooled_map = fit_map(data, pooled, learned, fold, p.ridge_penalties)
+        save_models(decoder, pooled_map.weights)
 
         labelled = data.clip_indices(*LABELLED)
         generated = {name: read_generated(files, name, data, labelled) for name in architectures}
-        scores = PooledHead(weights, model).predict(data, labelled, generated)
+        scores = PooledHead(pooled_map.weights, model).predict(data, labelled, generated)
         # AST's pass over each mel takes long: without need only the measured clips go through it.
         scored = labelled if p.head == "mel" else data.clip_indices("validation", "test")
         if is_ast(model):
@@ -92,7 +97,14 @@ def main(stage: stage_run.StageRun) -> None:
         draw_mels(layout.MEL_FIGURE, columns)
     threshold = label_cut(p.threshold)
     figures = label_evaluation.label_figures(data, labelled, scores, real_scores, threshold)
-    stage.write_metrics(figures | {"head": p.head, "threshold": threshold})
+    errors = {f"{penalty:g}": error for penalty, error in pooled_map.held_out_errors.items()}
+    ridge_map = {
+        "penalty": pooled_map.penalty,
+        "held_out_errors": errors,
+        "clips": len(learned),
+        "folds": len(np.unique(fold)),
+    }
+    stage.write_metrics(figures | {"head": p.head, "threshold": threshold, "map": ridge_map})
 
 
 def require_ast_for_mel(head: str, model: str) -> None:

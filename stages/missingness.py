@@ -281,7 +281,9 @@ def never_hurts_figures(answers: Answers, clips: Clips) -> Figures:
 def audible_clips(video: VideoFeatures, indices: torch.Tensor, heard: np.ndarray) -> AudibleClips:
     """Return clips [n] as the propensity model sees them; heard [N]: which of all are audible."""
     parts = [pooled(video.video.read(part.tolist())) for part in indices.split(CLIPS_PER_READ)]
-    return AudibleClips(torch.cat(parts).numpy(), heard[indices.numpy()])
+    places = indices.numpy()
+    sources = video.clips.source_id.to_numpy()[places]
+    return AudibleClips(torch.cat(parts).numpy(), heard[places], sources)
 
 
 def propensity_of(video: VideoFeatures, p: PropensityParams) -> sound_value.Propensity:

@@ -140,6 +140,10 @@ def test_the_stage(data, ast, observed, head):
 
     # What is measured: both heads, whichever writes.
     assert (metrics["head"], metrics["threshold"]) == (head, 0.3)
+    learned = [row for row in rows if row["split"] in ("training", "unlabelled") and row["audible"]]
+    chosen = metrics["map"]
+    assert (chosen["penalty"], chosen["clips"], chosen["folds"]) == (0.001, len(learned), 3)
+    assert list(chosen["held_out_errors"]) == ["0.001"]
     ways = {f"{what}_{way}" for what in ("generated", "real_path") for way in ("mel", "features")}
     for split in ("validation", "test"):
         assert set(metrics[split]) == ways | BASELINES
@@ -306,10 +310,15 @@ def test_without_a_trained_architecture_there_is_a_sentence(data):
 
 @pytest.mark.slow
 def test_models_are_fitted_on_training_clips_alone(data):
-    """Other sound of test clips changes neither map nor decoder; that of a training clip does."""
+    """Other sound of test clips changes neither map nor decoder; that of a training clip does.
+
+    That of validation clips decides when the decoder's training ends, and nothing of the map.
+    """
+    data.set(label_predictor={"ridge_penalties": [0.1, 1.0, 10.0]}, generator={"folds": 3})
     rows = synthetic.make_clips()
     models = []
-    for change in (None, "test", "training"):
+    maps = []
+    for change in (None, "test", "validation", "training"):
         for row in rows:
             if row["split"] == change:
                 row["audio"] = row["audio"] + 1
@@ -318,9 +327,12 @@ def test_models_are_fitted_on_training_clips_alone(data):
         write_generated(FIRST, rows, lambda audio: [audio])
         predict()
         models.append(contents(layout.LABEL_PREDICTOR))
-    original, other_test, other_training = models
+        maps.append(json.loads(Path("metrics/label_predictor.json").read_text())["map"])
+    original, other_test, other_validation, other_training = models
     assert other_test == original
     weights = [path for path in original if path.suffix == ".safetensors"]
     assert len(weights) == 2
     for path in weights:
         assert other_training[path] != original[path]
+    assert other_validation[Path("map.safetensors")] == original[Path("map.safetensors")]
+    assert maps[0] == maps[1] == maps[2] != maps[3]

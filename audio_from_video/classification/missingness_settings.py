@@ -11,8 +11,8 @@ from audio_from_video.runtime import params
 class PropensityParams(params.Section):
     """How the probability that a clip is audible is predicted from its video.
 
-    inverse_regularisation: candidates, chosen on validation.  smallest_probability: lower
-    predictions count as this one, which bounds the weights.
+    inverse_regularisation: candidates, chosen by cross-validation over sources.
+    smallest_probability: lower predictions count as this one, which bounds the weights.
     """
 
     inverse_regularisation: list[Positive] = Field(min_length=1)

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from audio_from_video.clipset import truth
 from audio_from_video.evaluation import intervals
+from audio_from_video.evaluation.logistic import fit_logistic
 from audio_from_video.storage import layout, shards
 
 # What is read: directories of features, joined.
@@ -26,7 +24,7 @@ LESSONS = {
     "labelled training clips": ("training",),
     "training and unlabelled clips, true actions told": ("training", "unlabelled"),
 }
-INVERSE_REGULARISATION = (0.001, 0.01, 0.1)  # candidates for C, chosen on validation
+INVERSE_REGULARISATION = [0.001, 0.01, 0.1]  # candidates for C
 
 
 def read_out_figures(pairs: list[list[str]]) -> dict[str, dict[str, dict[str, dict]]]:
@@ -42,7 +40,7 @@ def read_out_figures(pairs: list[list[str]]) -> dict[str, dict[str, dict[str, di
             own = clips[clips.action.isin(pair)]
             actions_of_split = own.groupby("split").action.nunique()
             for lesson, splits in LESSONS.items():
-                needed = {"validation", "test", *splits}
+                needed = {"test", *splits}
                 if all(actions_of_split.get(split, 0) == 2 for split in needed):
                     by_pair = figures.setdefault(name, {}).setdefault(lesson, {})
                     by_pair[" / ".join(pair)] = pair_read_out(clips, pair, splits)
@@ -82,33 +80,22 @@ def pair_read_out(
 ) -> dict:
     """Return figures on test of logistic regression between two actions.
 
-    clips: see `summaries`.  splits: it learns from their clips; validation chooses its penalty.
+    clips: see `summaries`.  splits: it learns from their clips, whose sources choose its penalty.
     The figures are accuracy with its interval over sources, AUROC (0.5 is chance) and
     `learned_from`, a number of clips.
     """
     own = clips[clips.action.isin(pair)]
     training = own[own.split.isin(splits)]
-    validation = own[own.split == "validation"]
     test = own[own.split == "test"]
     x_training = np.stack(training.x.to_list())
-    x_validation = np.stack(validation.x.to_list())
     x_test = np.stack(test.x.to_list())
     y_training = is_first(training, pair)
-    y_validation = is_first(validation, pair)
     y_test = is_first(test, pair)
 
-    best = None
-    best_score = -1.0
-    for penalty in INVERSE_REGULARISATION:
-        classifier = LogisticRegression(C=penalty, max_iter=2000)
-        model = make_pipeline(StandardScaler(), classifier).fit(x_training, y_training)
-        score = model.score(x_validation, y_validation)
-        if score > best_score:  # of equals the first one: the strongest penalty
-            best = model
-            best_score = score
-
-    right = best.predict(x_test) == y_test  # type: ignore[union-attr]
-    auroc = roc_auc_score(y_test, best.decision_function(x_test))  # type: ignore[union-attr]
+    sources = training.source_id.to_numpy()
+    fitted = fit_logistic(x_training, y_training, sources, INVERSE_REGULARISATION)
+    right = fitted.model.predict(x_test) == y_test
+    auroc = roc_auc_score(y_test, fitted.model.decision_function(x_test))
     accuracy = intervals.interval(right, test.source_id.to_numpy())
     return accuracy | {"auroc": float(auroc), "learned_from": len(y_training)}
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from audio_from_video.evaluation import intervals
+from audio_from_video.evaluation.logistic import fit_logistic
 
 
 @dataclass(frozen=True)
 class Propensity:
     """The probability that a clip is audible, predicted from its video.
 
-    probabilities [n]: of the test clips.  inverse_regularisation: chosen on validation; None where
-    all clips to learn from are audible, or none is: the share is predicted then.
-    log_loss, log_loss_of_share: on validation, of the predictions and of the share of audible clips
-    among those that were learned from.
+    probabilities [n]: of the test clips.  inverse_regularisation: as chosen; None where all clips
+    to learn from are audible, or none is: the share is predicted then.
+    log_loss, log_loss_of_share: on validation, which chooses nothing, of the predictions and of the
+    share of audible clips among those that were learned from.
     """
 
     probabilities: np.ndarray
@@ -33,11 +34,13 @@ class Propensity:
 class AudibleClips:
     """Clips as the propensity model sees them.
 
-    features [n, D]: of their video.  audible [n] bool: the model's target.
+    features [n, D]: of their video.  audible [n] bool: the model's target.  sources [n]: what they
+    were cut from.
     """
 
     features: np.ndarray
     audible: np.ndarray
+    sources: np.ndarray
 
 
 def fit_propensity(
@@ -48,30 +51,20 @@ def fit_propensity(
 ) -> Propensity:
     """Return P(audible | video) of test clips [n], by logistic regression on standardised features.
 
-    learned: training and unlabelled clips.  validation: choose the strength of the regularisation
-    (`candidates` of scikit-learn's C) by log loss.  Test clips take part in neither.
+    learned: training and unlabelled clips, whose sources choose among `candidates` of
+    scikit-learn's C (logistic.py).  validation: measures the log loss.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     share = float(learned.audible.mean())
     share_loss = log_loss(np.full(len(validation.audible), share), validation.audible)
     if share in (0.0, 1.0):
         same = np.full(len(test_features), share)
         return Propensity(same, None, share_loss, share_loss)
 
-    models = {}
-    losses = {}
-    for candidate in candidates:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate, max_iter=2000))
-        model.fit(learned.features, learned.audible)
-        predicted = model.predict_proba(validation.features)[:, 1]
-        models[candidate] = model
-        losses[candidate] = log_loss(predicted, validation.audible)
-    best = min(losses, key=losses.__getitem__)
-    probabilities = models[best].predict_proba(test_features)[:, 1]
-    return Propensity(probabilities, best, losses[best], share_loss)
+    fitted = fit_logistic(learned.features, learned.audible, learned.sources, candidates)
+    predicted = fitted.model.predict_proba(validation.features)[:, 1]
+    probabilities = fitted.model.predict_proba(test_features)[:, 1]
+    loss = log_loss(predicted, validation.audible)
+    return Propensity(probabilities, fitted.inverse_regularisation, loss, share_loss)
 
 
 def log_loss(probabilities: np.ndarray, outcomes: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Labels of audio features by way of the model's pooled output: a ridge map, then its own head."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,40 +21,67 @@ def summarise(audio: torch.Tensor) -> torch.Tensor:
     return torch.cat([audio.mean(1), audio.std(1), ones], dim=1)
 
 
+class PooledMap(NamedTuple):
+    """A ridge map from summarised features to pooled outputs.
+
+    weights [2A + 1, P].  penalty: the chosen one.  held_out_errors: of each penalty the mean
+    squared error of clips of held-out sources; empty where none could be held out.
+    """
+
+    weights: torch.Tensor
+    penalty: float
+    held_out_errors: dict[float, float]
+
+
 def fit_map(
     data: Features,
     pooled: dict[int, np.ndarray],
     learned: torch.Tensor,
-    held_out: torch.Tensor,
+    fold: np.ndarray,
     penalties: list[float],
-) -> torch.Tensor:
-    """Return ridge weights [2A + 1, P] from summarised features to pooled outputs [P].
+) -> PooledMap:
+    """Return a map fitted on all clips, with the penalty that serves held-out folds best.
 
-    pooled: by clip index.  learned: indices of the clips to learn from; held_out: of those whose
-    squared error chooses among the penalties.
+    pooled: by clip index, [P].  learned: indices of the clips to learn from [n].  fold [n]: of
+    each, by source.  With one fold the largest penalty is taken, and so it is of equal ones.
     """
 
     def pairs(clip_indices: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield inputs [n, 2A + 1] and outputs [n, P] float64, batch by batch."""
+        """Yield inputs [m, 2A + 1] and outputs [m, P] float64, batch by batch."""
         for part in clip_indices.split(BATCH):
             audio, _ = data.sound(part)
             outputs = np.stack([pooled[clip_index] for clip_index in part.tolist()])
             yield summarise(audio).double(), torch.from_numpy(outputs).double()
 
-    def held_out_error(weights: torch.Tensor) -> float:
-        error = 0.0
-        for x, y in pairs(held_out):
-            error += ((x @ weights - y) ** 2).sum().item()
-        return error
-
     # The normal equations are summed over batches, in double precision.
-    products = 0
-    targets = 0
-    for x, y in pairs(learned):
-        products = products + x.T @ x
-        targets = targets + x.T @ y
-    candidates = [ridge_weights(products, targets, penalty) for penalty in penalties]
-    return min(candidates, key=held_out_error).float().contiguous()
+    clips_of = {int(each): learned[torch.from_numpy(fold == each)] for each in np.unique(fold)}
+    equations = {}
+    for number, clip_indices in clips_of.items():
+        products = 0
+        targets = 0
+        for x, y in pairs(clip_indices):
+            products = products + x.T @ x
+            targets = targets + x.T @ y
+        equations[number] = (products, targets)
+
+    def weights_without(left_out: int | None, penalty: float) -> torch.Tensor:
+        used = [sums for number, sums in equations.items() if number != left_out]
+        products = sum(products for products, _ in used)
+        targets = sum(targets for _, targets in used)
+        return ridge_weights(products, targets, penalty)
+
+    candidates = sorted(penalties, reverse=True)
+    errors: dict[float, float] = {}
+    if len(clips_of) > 1:
+        errors = dict.fromkeys(candidates, 0.0)
+        for number, clip_indices in clips_of.items():
+            maps = {penalty: weights_without(number, penalty) for penalty in candidates}
+            for x, y in pairs(clip_indices):
+                for penalty, weights in maps.items():
+                    error = ((x @ weights - y) ** 2).sum().item()
+                    errors[penalty] += error / (len(learned) * y.shape[1])
+    best = min(candidates, key=lambda penalty: errors.get(penalty, 0.0))
+    return PooledMap(weights_without(None, best).float().contiguous(), best, errors)
 
 
 class PooledHead:

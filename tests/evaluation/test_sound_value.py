@@ -74,7 +74,7 @@ def test_probabilities_are_the_shares_of_clips_that_look_alike():
     """With one feature of two values, logistic regression without penalty finds both shares."""
     kind = np.repeat([0.0, 1.0], 200)[:, None]
     audible = np.concatenate([np.arange(200) < 180, np.arange(200) < 60])
-    learned = AudibleClips(kind, audible)
+    learned = AudibleClips(kind, audible, np.arange(400).astype(str))
     found = fit_propensity(learned, learned, np.array([[0.0], [1.0]]), [1e-4, 1e4])
     np.testing.assert_allclose(found.probabilities, [0.9, 0.3], atol=1e-3)
     assert found.inverse_regularisation == 1e4
@@ -83,21 +83,26 @@ def test_probabilities_are_the_shares_of_clips_that_look_alike():
     assert found.log_loss_of_share == pytest.approx(entropies[2])
 
 
-def test_validation_chooses_the_regularisation():
-    """Where validation does not follow what was learned, the strongest regularisation wins."""
+def test_validation_measures_and_chooses_nothing():
     rng = np.random.default_rng(2)
     features = rng.normal(size=(300, 5))
     audible = rng.random(300) < 1 / (1 + np.exp(-3 * features[:, 0]))
-    learned = AudibleClips(features, audible)
-    unlike = AudibleClips(features, rng.permutation(audible))
+    sources = np.repeat(np.arange(100), 3).astype(str)
+    learned = AudibleClips(features, audible, sources)
+    unlike = AudibleClips(features, ~audible, sources)
     candidates = [1e-5, 10.0]
-    assert fit_propensity(learned, unlike, features, candidates).inverse_regularisation == 1e-5
-    assert fit_propensity(learned, learned, features, candidates).inverse_regularisation == 10.0
+    alike, other = (
+        fit_propensity(learned, validation, features, candidates)
+        for validation in (learned, unlike)
+    )
+    assert alike.inverse_regularisation == other.inverse_regularisation == 10.0
+    np.testing.assert_array_equal(alike.probabilities, other.probabilities)
+    assert alike.log_loss < alike.log_loss_of_share < other.log_loss
 
 
 def test_clips_that_are_all_audible_are_predicted_so():
-    learned = AudibleClips(np.zeros((4, 2)), np.ones(4, bool))
-    validation = AudibleClips(np.zeros((2, 2)), np.array([True, True]))
+    learned = AudibleClips(np.zeros((4, 2)), np.ones(4, bool), np.array(["a", "b", "c", "d"]))
+    validation = AudibleClips(np.zeros((2, 2)), np.array([True, True]), np.array(["e", "f"]))
     found = fit_propensity(learned, validation, np.zeros((3, 2)), [1.0])
     assert found.probabilities.tolist() == [1.0, 1.0, 1.0]
     assert found.inverse_regularisation is None

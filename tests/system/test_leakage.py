@@ -130,10 +130,12 @@ def threshold() -> float:
 
 
 def chosen() -> dict:
-    """Return what was chosen: settings of heads, repetitions, shares of late fusions, epochs."""
+    """Return what was chosen: settings of heads and maps, repetitions, shares, epochs."""
     found = {
         "generator": metrics("generator/semantic_validation")["trainings"],
         "epochs": Path("metrics/plots/generator/semantic_validation.csv").read_text(),
+        "ridge": metrics("generator/semantic_validation")["ridge_penalty"],
+        "map": metrics("label_predictor")["map"],
     }
     for name in CONDITIONS:
         of_condition = metrics(f"classifier/{name}")
