@@ -12,6 +12,7 @@ parameters  digest of params.yaml, but for the sections that change no figure of
 """
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -74,7 +75,13 @@ STAMPS = TypeAdapter(dict[str, Stamp])
 
 def parameters_digest() -> str:
     """Return the digest of the present parameters."""
-    document = YAML(typ="safe").load(params.file())
+    return _digest_of_parameters(params.file().read_text())
+
+
+@lru_cache(maxsize=1)
+def _digest_of_parameters(text: str) -> str:
+    """The digest of a file of parameters; a report asks for each of its experiments' settings."""
+    document = YAML(typ="safe").load(text)
     for section in OTHER_SECTIONS:
         document.pop(section, None)
     return digest(document)
