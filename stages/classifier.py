@@ -214,6 +214,8 @@ def write_outputs(
     metrics["accuracy_at_missing_rate"] = missing_rates_figures(test, p.missing_rates, hits)
     metrics |= of_trainings
     metrics["clips"] = {split: len(data.participants(split)) for split in LABELLED}
+    if data.audible_score is not None:
+        metrics["audible_score"] = data.audible_score
     stage.write_metrics(metrics)
 
 

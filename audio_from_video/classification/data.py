@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from audio_from_video.audioset.label_cut import derived_cut
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.classification.settings import GENERATOR_OF, Condition
 from audio_from_video.clipset import folds
@@ -18,9 +19,6 @@ from audio_from_video.runtime.digests import digest
 from audio_from_video.runtime.errors import UserError
 from audio_from_video.runtime.vocabulary import LABELLED, UNLABELLED
 from audio_from_video.storage import fit_on, layout, shards
-
-# AST score from which on a dictionary label counts as audible in a clip (condition learned_dropout)
-AUDIBLE_SCORE = 0.1
 
 
 class ActionData(VideoFeatures):
@@ -33,6 +31,7 @@ class ActionData(VideoFeatures):
     deviations: how far the generated ones may be from the real ones, where their generator says so.
     passes_gate [N]: clips that the filter's gate keeps; all of them without such a gate.
     audio_belongs [N]: clips whose real audio belongs to their action by gate `dictionary`.
+    audible_score: label score from which on it does; None without this gate.
 
     With `kept_only` rejected clips take no part in training and test. Where that leaves nothing in
     a split, the condition stands in the tables without clips.
@@ -60,6 +59,7 @@ class ActionData(VideoFeatures):
         # A place of -1 means that a clip has no audio.
         self.passes_gate = torch.ones(len(self.clips), dtype=torch.bool)
         self.audio_belongs = torch.zeros(len(self.clips), dtype=torch.bool)
+        self.audible_score: float | None = None
         if condition.gate == "dictionary":
             self.audio_belongs = self._audio_named_by_dictionary()
         elif condition.gate != "none":
@@ -216,7 +216,10 @@ class ActionData(VideoFeatures):
         return real.row[alike]
 
     def _audio_named_by_dictionary(self) -> torch.Tensor:
-        """Whether a clip's real audio holds a label that the dictionary has for its action, [N]."""
+        """Whether a clip's real audio holds a label that the dictionary has for its action, [N].
+
+        It does from the score on that leaves training clips two labels on average.
+        """
         label_index = {label.display_name: i for i, label in enumerate(load_labels())}
         path = Path(self.condition.decisions)
         table = shards.read_table(path, ["action", "audio_label"]).to_pandas()
@@ -226,11 +229,14 @@ class ActionData(VideoFeatures):
         audio_path = self.condition.audio_path("real")
         stored = shards.read_columns(audio_path, ["label_scores"], LABELLED)
         scores_of = dict(zip(stored["clip_id"], stored["label_scores"], strict=True))
+        training = self.clip_indices("training")
+        learned = self.clips.clip_id[training[self.fitted[training]].numpy()]
+        self.audible_score = derived_cut(scores_of[i] for i in learned if i in scores_of)
         belongs = []
         for clip in self.clips.itertuples():
             if clip.clip_id not in scores_of:  # no track, or a silent one
                 belongs.append(False)
                 continue
             scores = scores_of[clip.clip_id][action_labels[clip.action]]
-            belongs.append(bool((scores >= AUDIBLE_SCORE).any()))
+            belongs.append(bool((scores >= self.audible_score).any()))
         return torch.tensor(belongs)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from audio_from_video.audioset.label_cut import derived_cut
 from audio_from_video.audioset.labels import load_labels
 from audio_from_video.classification.audio_input import AudioReader, AudioScale
-from audio_from_video.classification.data import AUDIBLE_SCORE, ActionData
+from audio_from_video.classification.data import ActionData
 from audio_from_video.classification.networks import (
     ClassifierSizes,
     GatedClassifier,
@@ -160,8 +161,15 @@ def test_dictionary_finds_a_sound_to_belong_where_ast_hears_one_of_the_actions_l
     ]
     shards.write_table(pa.Table.from_pylist(table), Path("data/dictionary.parquet"))
     made = data(train_audio="real", test_audio="token", gate="dictionary")
+    of_training = [
+        row["label_scores"] for row in rows if row["split"] == "training" and row["audible"]
+    ]
+    assert made.audible_score == pytest.approx(
+        derived_cut(of_training), abs=1e-3
+    )  # stored in float16
     for relevant, row in zip(made.audio_belongs.tolist(), by_name(made, rows), strict=True):
-        heard = row["audible"] and max(row["label_scores"][entries[row["action"]]]) >= AUDIBLE_SCORE
+        scores = row["label_scores"].astype(np.float16)[entries[row["action"]]]
+        heard = row["audible"] and max(scores) >= made.audible_score
         assert relevant == bool(heard)
     assert 0 < made.audio_belongs.float().mean() < 1
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from audio_from_video.meaning.label_cut import derived_cut, label_cut
+from audio_from_video.audioset.label_cut import derived_cut
+from audio_from_video.meaning.label_cut import label_cut
 from audio_from_video.storage import layout, shards
 from tests.support.synthetic import LABELS, write_shards
 
