@@ -130,7 +130,7 @@ def obstacle(name: str, condition: Condition, fusion: FusionParams) -> str:
     """
     fusion = condition.fusion_over(fusion)
     if condition.model != "lstm":
-        return "heads on pooled features are fitted anew in every run and not stored"
+        return "bundles hold LSTMs only"
     if fusion.how == "late" and condition.audio_kinds:
         return "its two experts are not stored for new clips"
     if fusion.audio_scale == "confidence" and condition.test_audio in GENERATOR_OF:

@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import save_file
 
 from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.head_weights import weights_of
 from audio_from_video.classification.heads import fit_heads
 from audio_from_video.classification.networks import parameter_count
 from audio_from_video.classification.settings import ClassifierParams
@@ -82,6 +83,7 @@ def run_heads(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) 
         width += data.sounds["real"].file.shape[-1]
     parameters = (2 * width + 1) * len(data.actions)
     write_config(stage.item, data, {})
+    save_weights(stage.item, [weights_of(head) for head in result.heads])
     curves: list[list[dict]] = [[] for _ in result.hits]
     metrics = {"setting": asdict(result.setting), "parameters": parameters}
     write_outputs(stage, data, p, result.predictions, result.hits, curves, metrics)
@@ -90,10 +92,7 @@ def run_heads(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) 
 def run_lstm(stage: stage_run.StageRun, data: ActionData, p: ClassifierParams) -> None:
     """Train the LSTMs and write all outputs of the stage."""
     all_predictions, results, counts = train_all(stage, data, p)
-    folder = layout.classifier_model(stage.item)
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed, result in enumerate(results):
-        save_file(result.weights, folder / f"seed-{seed}.safetensors")
+    save_weights(stage.item, [result.weights for result in results])
     fusion = p.fusion_of(data.condition)
     model = build(data, p.lstm, fusion, data.participants("training"))
     sizes = {
@@ -176,6 +175,14 @@ def training_tasks(data: ActionData, p: ClassifierParams, name: str) -> list[Tra
             )
             tasks.append(task)
     return tasks
+
+
+def save_weights(name: str, weights: list[dict[str, torch.Tensor]]) -> None:
+    """Write the models' weights, a file for each seed."""
+    folder = layout.classifier_model(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, of_seed in enumerate(weights):
+        save_file(of_seed, folder / f"seed-{seed}.safetensors")
 
 
 def write_config(name: str, data: ActionData, sizes: dict[str, int]) -> None:

@@ -13,10 +13,12 @@ import torch
 
 from audio_from_video.classification.adaptation import stream_probabilities
 from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.head_weights import kept_values
+from audio_from_video.classification.heads import softmax
 from audio_from_video.classification.missing_patterns import Pattern, stream_order
 from audio_from_video.classification.missingness_settings import MissingnessParams
 from audio_from_video.classification.settings import Condition
-from audio_from_video.classification.trained import TrainedClassifier
+from audio_from_video.classification.trained import TrainedClassifier, TrainedHead
 from audio_from_video.learning.features import VideoFeatures
 from audio_from_video.reporting.missingness_tables import missingness_tables
 from audio_from_video.runtime import params, stage_run
@@ -39,8 +41,13 @@ CONDITIONS = {
     "real_audio": condition_keys(**REAL),
     "generated": condition_keys(**GENERATED),
     "validated": condition_keys(**GENERATED, gate="keep"),
+    "logistic": condition_keys(model="logistic"),
+    "logistic_generated": condition_keys(model="logistic", **GENERATED),
+    "svm_real": condition_keys(model="svm", **REAL),
 }
-HEARING = ["missing_token", "mean_fill", "real_audio", "generated", "validated"]
+LSTMS = ["missing_token", "mean_fill", "real_audio", "generated", "validated"]
+HEADS = ["logistic_generated", "svm_real"]
+HEARING = [*LSTMS, *HEADS]
 SEEDS = 2
 
 
@@ -145,11 +152,11 @@ def test_without_own_sound_networks_answer_as_the_classifier_stored(data, name):
     """With it where the condition has real sound at test."""
     of_condition = data(name)
     test = of_condition.participants("test")
-    heard = torch.full((len(test), STEPS), name == "real_audio")
+    heard = torch.full((len(test), STEPS), CONDITIONS[name]["test_audio"] == "real")
     pattern = Pattern(heard, torch.ones(len(test), dtype=torch.bool))
     expected = stored(name, of_condition, test)
     for seed in range(SEEDS):
-        network = TrainedClassifier(name, of_condition, seed)
+        network = missingness.trained_model(name, of_condition, seed)
         [found] = network.probabilities(test, [pattern])
         np.testing.assert_allclose(found, expected[seed], atol=1e-5)
 
@@ -161,7 +168,7 @@ def test_where_clips_lose_their_sound_networks_are_right_as_in_the_missing_rates
     names = of_condition.clips.clip_id[test.numpy()]
     table = shards.read_table(layout.missing_rates(name)).to_pandas()
     for seed in range(SEEDS):
-        network = TrainedClassifier(name, of_condition, seed)
+        network = missingness.trained_model(name, of_condition, seed)
         for rate, missing in of_condition.missing_at([0.25, 0.75], test, seed).items():
             heard = (~missing)[:, None].expand(-1, STEPS)
             [found] = network.probabilities(test, [Pattern(heard, missing)])
@@ -206,6 +213,39 @@ def test_at_missing_steps_the_token_or_the_filler_stands_in_the_input(data):
             np.testing.assert_allclose(found[clip], expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_pools_what_stands_at_each_step(data, name):
+    """Its summary, put together step by step: own sound, generated sound, or the mean."""
+    of_condition = data(name)
+    test = of_condition.participants("test")[:7]
+    heard = torch.rand(7, STEPS, generator=torch.Generator().manual_seed(0)) < 0.5
+    head = TrainedHead(name, of_condition, 1)
+    [found] = head.probabilities(test, [Pattern(heard, torch.ones(7, dtype=torch.bool))])
+
+    weights = {key: value.double().numpy() for key, value in head.weights.items()}
+    own, audible = of_condition.sounds["real"].read(test)
+    for clip, index in enumerate(test.tolist()):
+        sound = np.zeros((STEPS, COMPONENTS))
+        for step in range(STEPS):
+            if audible[clip] and heard[clip, step]:
+                at_step = own[clip, step]
+            elif name == "logistic_generated":
+                made = of_condition.sounds["generated"].read(test[clip : clip + 1], 1)[0]
+                at_step = made[0, step]
+            else:
+                continue
+            scaled = (at_step.numpy() - weights["audio_mean"]) / weights["audio_std"]
+            sound[step] = scaled * weights["audio_weight"]
+        video = of_condition.video.read([index])[0].double().numpy()
+        of_video = np.concatenate([video.mean(0), video.std(0, ddof=1)])
+        of_video = (of_video - weights["video_mean"]) / weights["video_std"]
+        of_audio = np.concatenate([sound.mean(0), sound.std(0, ddof=1)])
+        summary = np.concatenate([of_video, weights["audio_gain"] * of_audio])
+        values = kept_values(head.weights, summary[None].astype(np.float32))
+        expected = softmax(weights["temperature"] * values)[0]
+        np.testing.assert_allclose(found[clip], expected, atol=1e-5)
+
+
 # ---- the stage ----
 
 
@@ -216,7 +256,7 @@ def test_figures_are_those_of_stored_answers(here, metrics):
         for rate, figure in by_rate.items():
             found = metrics["random"][name][f"{100 * float(rate):.0f}"]
             assert found["mean"] == pytest.approx(figure["mean"], abs=1e-6)
-        if name == "real_audio":
+        if CONDITIONS[name]["test_audio"] == "real":
             continue
         without = metrics["segments"][name]["100"]
         assert without["mean"] == pytest.approx(of_classifier["accuracy"]["mean"], abs=1e-6)
@@ -294,7 +334,7 @@ def test_gains_and_losses_of_sound_by_hand(metrics, data):
 
 def test_only_conditions_that_learned_with_real_sound_say_what_it_is_worth(metrics):
     value = metrics["value"]
-    assert set(value["gains"]) == {"missing_token", "mean_fill", "real_audio"}
+    assert set(value["gains"]) == {"missing_token", "mean_fill", "real_audio", "svm_real"}
     gain = value["gains"]["real_audio"]
     assert 0 < gain["weighted"]["effective_n"] < gain["weighted"]["n"] == gain["unweighted"]["n"]
     assert value["propensity"]["largest_weight"] > 1
@@ -391,7 +431,7 @@ def test_the_sound_of_test_clips_fits_no_propensity(here):
     ("keys", "reason"),
     [
         (condition_keys(), "it hears nothing"),
-        (condition_keys(model="svm", **REAL), "it is a svm head"),
+        (condition_keys(model="svm"), "it hears nothing"),
         (condition_keys(**GENERATED, gate="keep", kept_only=True), "it answers some clips only"),
         (condition_keys(**REAL, fusion={"how": "late"}), "its network, LateFusionClassifier"),
         (
@@ -417,7 +457,23 @@ def test_conditions_whose_sound_cannot_be_cut_are_left_out(here, capsys, keys, r
 
 def test_a_late_fusion_of_all_conditions_leaves_none(here):
     here.set(classifier={"fusion": {"how": "late"}})
-    assert set(run()["left_out"]) == set(HEARING)
+    assert set(run()["left_out"]) == set(LSTMS)
+
+
+def test_heads_are_compared_with_a_head_of_their_kind_on_video_alone(here, metrics):
+    expected = dict.fromkeys(HEARING, "video_only") | {"logistic_generated": "logistic"}
+    assert metrics["baselines"] == expected
+    for name, baseline in expected.items():
+        alone = json.loads(layout.metrics("classifier", baseline).read_text())
+        figures = metrics["as_found"][name]["all"]
+        difference = figures["accuracy"]["mean"] - alone["accuracy"]["mean"]
+        assert figures["difference"]["mean"] == pytest.approx(difference, abs=1e-5)
+
+
+def test_a_head_does_not_adapt(here):
+    here.set(missingness={"adaptation": {"condition": "svm_real"}})
+    with pytest.raises(UserError, match="condition: svm_real is a svm head; only LSTMs adapt"):
+        run()
 
 
 def test_a_missing_network_and_missing_predictions_are_named(here):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from audio_from_video.classification.audio_input import (
+    AudioReader,
     audio_reader,
     component_weights,
 )
@@ -48,12 +49,13 @@ class HeadResult:
     """predictions: of validation and test clips, and of what else the condition answers.
 
     hits: for each seed and missing rate whether test clips are predicted right, bool [test clips].
-    setting: the one of all training clips.
+    setting: the one of all training clips.  heads: for each seed the one that answers test clips.
     """
 
     predictions: Predictions
     hits: list[list[np.ndarray]]
     setting: HeadSetting
+    heads: list["Head"]
 
 
 def fit_heads(data: ActionData, p: ClassifierParams) -> HeadResult:
@@ -68,25 +70,27 @@ def fit_heads(data: ActionData, p: ClassifierParams) -> HeadResult:
     settings = []
     for training, _ in parts:
         labelled = with_label(data, training)
-        settings.append(choose_setting(Summaries(data, p, labelled, 0), labelled, p))
+        settings.append(choose_setting(summaries_of(data, p, labelled, 0), labelled, p))
 
     probabilities = np.zeros((seeds, len(data.clips), len(data.actions)), np.float32)
     test = data.participants("test")
     test_labels = data.labels[test].numpy()
     hits = []
+    heads = []
     for seed in range(seeds):
         for number, (training, predicted) in enumerate(parts):
             head = Head(data, p, training, settings[number], seed)
             probabilities[seed, predicted] = head.probabilities(predicted)
             if number:
                 continue
+            heads.append(head)
             seed_hits = []
             for missing in data.missing_at(p.missing_rates, test, seed).values():
                 answers = head.probabilities(test, missing).argmax(1)
                 seed_hits.append(answers == test_labels)
             hits.append(seed_hits)
     everything = torch.cat([predicted for _, predicted in parts])
-    return HeadResult(predictions_of(data, everything, probabilities), hits, settings[0])
+    return HeadResult(predictions_of(data, everything, probabilities), hits, settings[0], heads)
 
 
 def parts_of_heads(
@@ -131,7 +135,7 @@ class Head:
         self.setting = setting
         self.actions = len(data.actions)
         clip_indices, targets = training_targets(data, labelled, 0.0, p.teaching, seed)
-        self.summaries = Summaries(data, p, clip_indices, seed)
+        self.summaries = summaries_of(data, p, clip_indices, seed)
         clips, labels = np.nonzero(targets[clip_indices].numpy() > SMALLEST_TARGET)
         weights = targets[clip_indices].numpy()[clips, labels]
         learned = self.summaries.as_in_training(clip_indices, setting.audio_gain)
@@ -151,26 +155,36 @@ class Head:
         return softmax(self.setting.temperature * values)
 
 
+@dataclass(frozen=True)
+class Hearing:
+    """How a head hears: what reads its audio, and the weights [A] of standardised components."""
+
+    reader: AudioReader
+    weights: torch.Tensor
+
+    def summary(self, features: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Return the summaries [n, 2A] of audio features [n, T, A].
+
+        present [n, T] or [n, 1] bool: the steps that have them.
+        """
+        scale = self.reader.scale
+        weighted = (features - scale.mean) / scale.std * self.weights
+        return pooled(weighted * present[..., None])
+
+
+@dataclass(frozen=True)
 class Summaries:
     """Mean and standard deviation over time of clips' features: float32 [n, 2 (V + A)].
 
-    Those of video are standardised. Audio is standardised and weighted by component before, as the
-    LSTM reads it, so that its weights stay; missing audio is 0.
-    training_indices: the clips that give the scales.
+    Those of video are standardised by video_mean and video_std [2V]. Audio is standardised and
+    weighted by component before, as the LSTM reads it, so that its weights stay; missing audio
+    is 0. hearing: None where the condition reads no audio.
     """
 
-    def __init__(
-        self, data: ActionData, p: ClassifierParams, training_indices: torch.Tensor, seed: int
-    ):
-        self.data = data
-        if data.sounds:
-            fusion = p.fusion_of(data.condition)
-            self.audio = audio_reader(data, fusion, training_indices, seed)
-            self.weights = component_weights(data, fusion, training_indices, seed)
-        video = self._video(training_indices)
-        self.video_mean = video.mean(0)
-        std = video.std(0, correction=0)
-        self.video_std = torch.where(std > SMALLEST_STD, std, torch.ones_like(std))
+    data: ActionData
+    video_mean: torch.Tensor
+    video_std: torch.Tensor
+    hearing: Hearing | None
 
     def as_in_training(self, clip_indices: torch.Tensor, audio_gain: float) -> np.ndarray:
         """Return the summaries of training clips [n], with the audio of training."""
@@ -195,19 +209,37 @@ class Summaries:
         self, clip_indices: torch.Tensor, kind: str, missing: torch.Tensor, audio_gain: float
     ) -> np.ndarray:
         """Summaries of clips [n]; kind: of the audio of clips that do not lack it."""
-        summary = (self._video(clip_indices) - self.video_mean) / self.video_std
-        if self.data.sounds:
-            audio = self.audio.read(clip_indices, kind, missing)
-            scale = self.audio.scale
-            weighted = (audio.features - scale.mean) / scale.std * self.weights
-            present = weighted * audio.present[:, None, None]
-            summary = torch.cat([summary, audio_gain * pooled(present)], dim=1)
+        summary = self.of_video(clip_indices)
+        if self.hearing:
+            audio = self.hearing.reader.read(clip_indices, kind, missing)
+            heard = self.hearing.summary(audio.features, audio.present[:, None])
+            summary = torch.cat([summary, audio_gain * heard], dim=1)
         return summary.numpy()
 
-    def _video(self, clip_indices: torch.Tensor) -> torch.Tensor:
-        """Summaries of video as they are, [n, 2V]."""
-        parts = clip_indices.split(CLIPS_PER_PART)
-        return torch.cat([pooled(self.data.video.read(part.tolist())) for part in parts])
+    def of_video(self, clip_indices: torch.Tensor) -> torch.Tensor:
+        """Return the summaries [n, 2V] of clips' video."""
+        return (pooled_video(self.data, clip_indices) - self.video_mean) / self.video_std
+
+
+def summaries_of(
+    data: ActionData, p: ClassifierParams, training_indices: torch.Tensor, seed: int
+) -> Summaries:
+    """Return the summaries whose scales are those of the clips of a training [n]."""
+    hearing = None
+    if data.sounds:
+        fusion = p.fusion_of(data.condition)
+        reader = audio_reader(data, fusion, training_indices, seed)
+        hearing = Hearing(reader, component_weights(data, fusion, training_indices, seed))
+    video = pooled_video(data, training_indices)
+    std = video.std(0, correction=0)
+    std = torch.where(std > SMALLEST_STD, std, torch.ones_like(std))
+    return Summaries(data, video.mean(0), std, hearing)
+
+
+def pooled_video(data: ActionData, clip_indices: torch.Tensor) -> torch.Tensor:
+    """Return mean and standard deviation over time [n, 2V] of the video of clips [n]."""
+    parts = clip_indices.split(CLIPS_PER_PART)
+    return torch.cat([pooled(data.video.read(part.tolist())) for part in parts])
 
 
 def pooled(features: torch.Tensor) -> torch.Tensor:
@@ -332,11 +364,18 @@ def estimator(model: str, inverse_regularisation: float) -> Any:
 
 def decision_values(model: Any, summary: np.ndarray, actions: int) -> np.ndarray:
     """Return the estimator's decision values [n, actions]; -inf of an action that it never saw."""
-    values = model.decision_function(summary)
-    if values.ndim == 1:  # of the second of two actions, against the first
+    return of_all_actions(model.decision_function(summary), model.classes_, actions)
+
+
+def of_all_actions(values: np.ndarray, classes: np.ndarray, actions: int) -> np.ndarray:
+    """Return decision values [n, actions]; -inf of an action that is not among the classes [C].
+
+    values [n, C]: of the classes; of two classes [n], those of the second against the first.
+    """
+    if values.ndim == 1:
         values = np.stack([np.zeros_like(values), values], axis=1)
-    everything = np.full((len(summary), actions), -np.inf)
-    everything[:, model.classes_] = values
+    everything = np.full((len(values), actions), -np.inf)
+    everything[:, classes] = values
     return everything
 
 

@@ -1,4 +1,4 @@
-"""Trained networks of a condition, and their answers where sound is missing at some steps."""
+"""Trained networks and heads of a condition: their answers where sound lacks at some steps."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 
 from audio_from_video.classification.audio_input import AudioInput, AudioReader, AudioScale
 from audio_from_video.classification.data import ActionData
+from audio_from_video.classification.head_weights import kept_values
+from audio_from_video.classification.heads import Hearing, Summaries, of_all_actions, softmax
 from audio_from_video.classification.missing_patterns import Pattern
 from audio_from_video.classification.networks import (
     ActionClassifier,
@@ -26,12 +28,12 @@ def why_not_by_step(condition: Condition, fusion: FusionParams) -> str:
 
     fusion: how it uses audio, unless it has a way of its own.
     """
-    if condition.model != "lstm":
-        return f"it is a {condition.model} head, of which no weights are kept"
     if not condition.audio_kinds or condition.learns == "audio":
         return "it hears nothing"
     if condition.kept_only:
         return "it answers some clips only (kept_only)"
+    if condition.model != "lstm":  # heads pool whatever steps there are
+        return ""
     own_fusion = condition.fusion_over(fusion)
     by_confidence = own_fusion.audio_scale == "confidence"
     if by_confidence and any(kind in GENERATOR_OF for kind in condition.audio_kinds):
@@ -42,18 +44,23 @@ def why_not_by_step(condition: Condition, fusion: FusionParams) -> str:
     return ""
 
 
+def read_weights(name: str, seed: int) -> dict[str, torch.Tensor]:
+    """Return models/classifier/<name>/seed-<seed>.safetensors.
+
+    Raises UserError where the classifier has not written it.
+    """
+    path = layout.classifier_model(name) / f"seed-{seed}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `dvc repro classifier@{name}`")
+    return load_file(path)
+
+
 class TrainedClassifier:
     """The network of one training, and what it reads of each clip, on the CPU."""
 
     def __init__(self, name: str, data: ActionData, seed: int):
-        """Read models/classifier/<name>/seed-<seed>.safetensors.
-
-        Raises UserError where the classifier has not written it.
-        """
-        path = layout.classifier_model(name) / f"seed-{seed}.safetensors"
-        if not path.is_file():
-            raise UserError(f"{path} is missing: run `dvc repro classifier@{name}`")
-        weights = load_file(path)
+        """Read its weights (`read_weights`)."""
+        weights = read_weights(name, seed)
         self.data = data
         self.model = _network(weights)
         scale = AudioScale(self.model.audio_mean, self.model.audio_std)
@@ -92,6 +99,52 @@ class TrainedClassifier:
                     of_part.append(logits.softmax(1))
                 parts.append(torch.stack(of_part))
         return torch.cat(parts, 1).numpy()
+
+
+class TrainedHead:
+    """The linear or kernel head of one training, and what it reads of each clip."""
+
+    def __init__(self, name: str, data: ActionData, seed: int):
+        """Read its weights (`read_weights`)."""
+        weights = read_weights(name, seed)
+        scale = AudioScale(weights["audio_mean"], weights["audio_std"])
+        reader = AudioReader(data, seed, scale, weights.get("audio_real_variance"))
+        self.hearing = Hearing(reader, weights["audio_weight"])
+        self.summaries = Summaries(data, weights["video_mean"], weights["video_std"], self.hearing)
+        self.weights = weights
+        self.actions = len(data.actions)
+
+    def probabilities(self, clip_indices: torch.Tensor, patterns: Sequence[Pattern]) -> np.ndarray:
+        """Return the probabilities [patterns, n, actions] of clips [n] under patterns of them.
+
+        Steps without sound count as 0, the mean of the sound that the head learned from, as whole
+        clips without sound do.
+        """
+        parts = []
+        for places in torch.arange(len(clip_indices)).split(CLIPS_PER_PART):
+            clips = clip_indices[places]
+            nobody = torch.zeros(len(clips), dtype=torch.bool)
+            own = self.hearing.reader.read(clips, "real", nobody)
+            filler = self.hearing.reader.read(clips, "real", ~nobody)
+            video = self.summaries.of_video(clips)
+            of_part = []
+            for pattern in patterns:
+                heard = pattern.heard[places] & own.present[:, None]
+                filled = (pattern.filled[places] & filler.present)[:, None]
+                features = torch.where(heard[..., None], own.features, filler.features)
+                audio = self.hearing.summary(features, heard | filled)
+                of_part.append(self._answers(video, audio))
+            parts.append(np.stack(of_part))
+        return np.concatenate(parts, 1)
+
+    def _answers(self, video: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
+        """Probabilities [n, actions] of summaries of video [n, 2V] and audio [n, 2A]."""
+        gain = self.weights["audio_gain"].item()
+        summary = torch.cat([video, gain * audio], dim=1).numpy()
+        values = kept_values(self.weights, summary)
+        classes = self.weights["classes"].numpy()
+        temperature = self.weights["temperature"].item()
+        return softmax(temperature * of_all_actions(values, classes, self.actions))
 
 
 def step_logits(

@@ -3,7 +3,6 @@
 docs/missingness.md explains each pattern and cites where it comes from.
 """
 
-from audio_from_video.evaluation.rows import BASELINE
 from audio_from_video.reporting.results import sample_size
 from audio_from_video.reporting.row_tables import SAMPLE_SIZE
 from audio_from_video.reporting.stage_tables import read_metrics
@@ -22,6 +21,7 @@ from audio_from_video.reporting.tables import (
 
 TITLE = "Missing sound as it is"
 EFFECTIVE = Unit("{:.0f}")  # of clips
+MINUS_BASELINE = "minus video alone"
 
 
 def missingness_tables() -> list[Table]:
@@ -77,9 +77,13 @@ def pattern_table(metrics: dict) -> Table:
         "drawn with odds in proportion to how many training clips of their action are silent. A "
         "part of every clip: so many of its steps in a row lack the sound, at the same place for "
         "all conditions; there, and where a clip is silent, stands what the condition has for "
-        "missing sound. Adapting: the token and the biases follow the unlabelled test clips "
-        f"(MiDl). {SAMPLE_SIZE.capitalize()}: {sample_size(estimate, metrics['trainings'])}."
+        "missing sound. Linear and kernel heads pool over all steps, of which those without sound "
+        "count as the mean of the sound that was learned from. Adapting: the token and the biases "
+        "follow the unlabelled test clips (MiDl). "
+        f"{SAMPLE_SIZE.capitalize()}: {sample_size(estimate, metrics['trainings'])}."
     )
+    for name, reason in metrics["left_out"].items():
+        note += f" `{name}` is left out: {reason}."
     return Table("missingness", TITLE, header, lines, note)
 
 
@@ -92,7 +96,7 @@ def as_found_table(metrics: dict) -> Table:
     """Return accuracies on audible and on inaudible clips."""
     header = ["condition"]
     for subset in ("audible", "inaudible"):
-        measures = ("accuracy", f"minus `{BASELINE}`", SAMPLE_SIZE)
+        measures = ("accuracy", MINUS_BASELINE, SAMPLE_SIZE)
         header += [f"{subset}: {measure}" for measure in measures]
     lines: list[list[Content]] = []
     for name, figures in metrics["as_found"].items():
@@ -104,9 +108,19 @@ def as_found_table(metrics: dict) -> Table:
         lines.append(line)
     note = (
         "Every clip with its own sound where it is audible, and with what the condition has for "
-        "missing sound where not. Per cent and points."
+        "missing sound where not. Per cent and points. "
+        f"{baselines_note(metrics, list(metrics['as_found']))}"
     )
     return Table("missingness_as_found", f"{TITLE}: audible clips", header, lines, note)
+
+
+def baselines_note(metrics: dict, names: list[str]) -> str:
+    """Return what stands for video alone where these conditions are compared with it."""
+    compared: dict[str, list[str]] = {}
+    for name in names:
+        compared.setdefault(metrics["baselines"][name], []).append(f"`{name}`")
+    parts = [f"`{baseline}` for {', '.join(names)}" for baseline, names in compared.items()]
+    return f"Video alone is the same kind of model without sound: {'; '.join(parts)}."
 
 
 def action_table(metrics: dict) -> Table:
@@ -151,7 +165,7 @@ def value_table(metrics: dict) -> Table:
     value = metrics["value"]
     header = [
         "condition",
-        f"minus `{BASELINE}`, audible clips",
+        f"{MINUS_BASELINE}, audible clips",
         "weighted to all clips",
         "effective clips",
         SAMPLE_SIZE,
@@ -174,6 +188,6 @@ def value_table(metrics: dict) -> Table:
         f"validation is {number(model['log_loss'], NUMBER)}, that of the share of audible clips "
         f"{number(model['log_loss_of_share'], NUMBER)}; the largest weight is "
         f"{number(model['largest_weight'], SHORT_NUMBER)}. Effective clips: how many equally "
-        "weighted ones would tell as much."
+        f"weighted ones would tell as much. {baselines_note(metrics, list(value['gains']))}"
     )
     return Table("missingness_value", f"{TITLE}: what sound is worth", header, lines, note)

@@ -187,7 +187,7 @@ def test_the_setting_is_the_best_on_held_out_training_sources(rows, data, model)
     made = data(model=model)
     p = params.load("classifier", ClassifierParams)
     labelled = made.participants("training")
-    chosen = heads.choose_setting(heads.Summaries(made, p, labelled, 0), labelled, p)
+    chosen = heads.choose_setting(heads.summaries_of(made, p, labelled, 0), labelled, p)
 
     everything = [row for row in rows if row["split"] in ("training", "unlabelled")]
     fold = dict(

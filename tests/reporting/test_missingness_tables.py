@@ -43,6 +43,8 @@ def metrics() -> dict:
     names = ("token", "made")
     return {
         "trainings": 3,
+        "left_out": {},
+        "baselines": {"token": "video_only", "made": "logistic"},
         "audible": {"waving": estimate(0.5, silent_in_training=0.375)},
         "as_found": dict.fromkeys(names, found),
         "random": dict.fromkeys(names, {rate: estimate(value) for rate, value in rates.items()}),
@@ -96,6 +98,7 @@ def test_audible_and_inaudible_clips_stand_apart(made):
     size = "40 / 30 / 3"
     row = [cell(0.65), cell(0.35, "+"), size, cell(0.45), cell(0.15, "+"), size]
     assert lines(made["missingness_as_found"]) == [["`token`", *row], ["`made`", *row]]
+    assert "`video_only` for `token`; `logistic` for `made`." in made["missingness_as_found"].note
     header = made["missingness_as_found"].header
     assert len(set(header)) == len(header)
     assert lines(made["missingness_actions"]) == [["waving", cell(0.5), "37.5", "40 / 30"]]
@@ -112,6 +115,12 @@ def test_gains_reweighted_stand_beside_those_as_they_are(made):
     assert "on validation is 0.400, that of the share of audible clips 0.500" in (
         made["missingness_value"].note
     )
+
+
+def test_what_is_left_out_stands_with_its_reason_in_the_note(workspace, made):
+    assert "left out" not in made["missingness"].note
+    left_out = tables(metrics() | {"left_out": {"late": "its network hears clips"}})
+    assert "`late` is left out: its network hears clips." in left_out["missingness"].note
 
 
 def test_without_conditions_the_actions_are_left(workspace):
