@@ -1,6 +1,5 @@
 """ENGINE=ray keeps the contract of `map_items` on a cluster of three nodes, one of them killed."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from audio_from_video.runtime.parallel import map_items
 from audio_from_video.runtime.worker import Failure
 from tests.support import workers
 from tests.support.closure import ROOT
+from tests.support.ray_cluster import add_node, running_cluster
 from tests.support.repository import hear_ctrl_c
 
 REASON = "Ray is not installed: pip install -r requirements-ray.txt"
@@ -23,25 +23,10 @@ ray = pytest.importorskip("ray", reason=REASON)
 pytestmark = pytest.mark.slow  # a cluster takes seconds to start
 
 
-def patiently(start):
-    """Return a started node: Ray gives it 30 s, of which a busy machine may need more."""
-    for _ in range(2):
-        with contextlib.suppress(Exception):
-            return start()
-    return start()
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
-    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
-    try:
+    with running_cluster() as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +34,6 @@ def engine(cluster, monkeypatch):
     monkeypatch.setenv("ENGINE", "ray")
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     monkeypatch.delenv("WORKERS", raising=False)
-
-
-def add_node(cluster, **resources: int):
-    options = {"num_cpus": 1, "object_store_memory": 80 * 2**20} | resources
-    node = patiently(lambda: cluster.add_node(**options))
-    cluster.wait_for_nodes(60)
-    return node
 
 
 def wait_for_free_cores(count: int) -> None:
