@@ -11,7 +11,7 @@ range (PQ, HLG) is shown as `ffmpeg` prints it by default: code values as they a
 Pixels are taken as square, as in `ffmpeg`'s frames; a sample aspect ratio stretches nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ SEEKABLE = ("mov", "matroska")
 # before a key frame may be stored after it.  Where none leads to one, the file is read from its
 # beginning.
 SEEK_BACK_S = (0.5, 10.0)
+# Of a file whose packets are held in memory while it is read.
+MOST_BYTES_HELD = 64 * 2**20
 # A part may name an end so far after the file's own, as annotations have whole seconds.
 END_TOLERANCE_S = 0.5
 
@@ -121,17 +123,22 @@ def packet_times(file: File) -> ShownFrames:
 
     Raises MediaError where the file breaks off, or where no packet has a time stamp.
     """
-    stamps = []
-    durations = []
     with untrusted.open_container(file) as container:
         stream = untrusted.video_stream(container)
-        for packet in untrusted.packets(container, stream):
-            if packet.pts is not None and packet.size and not packet.is_discard:
-                stamps.append(packet.pts)
-                durations.append(packet.duration or 0)
-        _require_whole(container, stream)
-        order = np.argsort(stamps, kind="stable")
-        return _shown_frames(np.asarray(stamps)[order], np.asarray(durations)[order], stream)
+        return _promised_times(container, stream, untrusted.packets(container, stream))
+
+
+def _promised_times(container: Any, stream: Any, packets: Iterable[Any]) -> ShownFrames:
+    """The times at which all packets of a stream promise frames (see `packet_times`)."""
+    stamps = []
+    durations = []
+    for packet in packets:
+        if packet.pts is not None and packet.size and not packet.is_discard:
+            stamps.append(packet.pts)
+            durations.append(packet.duration or 0)
+    _require_whole(container, stream)
+    order = np.argsort(stamps, kind="stable")
+    return _shown_frames(np.asarray(stamps)[order], np.asarray(durations)[order], stream)
 
 
 def read_frames(
@@ -145,9 +152,12 @@ def read_frames(
     lie within the file.
     """
     span = None if part is None else _span(file, part)
-    promised = packet_times(file) if span is None else _packet_times_of_part(file, span)
-    indices = choose(promised)
-    shown, finished = _decode(file, indices, finish, span)
+    if span is None:
+        promised, indices, shown, finished = _read_whole(file, choose, finish)
+    else:
+        promised = _packet_times_of_part(file, span)
+        indices = choose(promised)
+        shown, finished = _decode(file, indices, finish, span)
     if not shown.agrees_with(promised):
         indices = choose(shown)
         if len(indices):
@@ -155,32 +165,63 @@ def read_frames(
     return shown, [finished[index] for index in indices.tolist()]
 
 
+def _read_whole(
+    file: File, choose: Choice, finish: Finish
+) -> tuple[ShownFrames, np.ndarray, ShownFrames, dict[int, Any]]:
+    """What a file's packets promise, which frames are chosen by that, and what `_decode` returns.
+
+    The packets of a small file are held meanwhile: to open it once more takes a tenth of the time.
+    """
+    with untrusted.open_container(file) as container:
+        stream = untrusted.video_stream(container)
+        packets = untrusted.packets(container, stream)
+        if container.size <= MOST_BYTES_HELD:
+            held = list(packets)
+            promised = _promised_times(container, stream, held)
+            indices = choose(promised)
+            _prepare(stream)
+            times, finished = _finish_chosen(_frames(held), indices, finish)
+            shown = _shown_frames(_stamps(times), _durations(times), stream)
+            return promised, indices, shown, finished
+        promised = _promised_times(container, stream, packets)
+    indices = choose(promised)
+    return promised, indices, *_decode(file, indices, finish, None)
+
+
 def _decode(
     file: File, indices: np.ndarray, finish: Finish, span: _Span | None
 ) -> tuple[ShownFrames, dict[int, Any]]:
     """All shown frames' times, and by index what `finish` makes of the chosen ones."""
+    with untrusted.open_container(file) as container:
+        stream = _prepared_stream(container)
+        if span is None:
+            frames = _frames(untrusted.packets(container, stream))
+            times, finished = _finish_chosen(frames, indices, finish)
+            return _shown_frames(_stamps(times), _durations(times), stream), finished
+        frames = _frames_of_part(container, stream, span)
+        times, finished = _finish_chosen(frames, indices, finish)
+        return _shown_part(_stamps(times), _durations(times), stream, span), finished
+
+
+def _finish_chosen(
+    frames: Iterable[Any], indices: np.ndarray, finish: Finish
+) -> tuple[list["FrameTime"], dict[int, Any]]:
+    """The times of decoded frames, and by index what `finish` makes of the chosen ones."""
     convert = VideoReformatter()  # one for all frames: making it takes longer than its work
     chosen = set(indices.tolist())
     finished: dict[int, Any] = {}
     times = []
-    with untrusted.open_container(file) as container:
-        stream = _prepared_stream(container)
-        matrix = None
-        frames = _frames(container, stream)
-        if span is not None:
-            frames = _frames_of_part(container, stream, span)
-        for index, frame in enumerate(frames):
-            times.append(FrameTime(frame.pts, frame.dts, frame.duration or 0))
-            matrix = _display_matrix(frame, matrix)
-            if index in chosen:
-                # One thread: to start one for each core, per frame, takes as long as the work.
-                image = convert.reformat(
-                    frame, format="bgr24", interpolation="BICUBIC", threads=1
-                ).to_ndarray()
-                finished[index] = finish(np.ascontiguousarray(upright(image, matrix)))
-        if span is not None:
-            return _shown_part(_stamps(times), _durations(times), stream, span), finished
-        return _shown_frames(_stamps(times), _durations(times), stream), finished
+    matrix = None
+    for index, frame in enumerate(frames):
+        times.append(FrameTime(frame.pts, frame.dts, frame.duration or 0))
+        matrix = _display_matrix(frame, matrix)
+        if index in chosen:
+            # One thread: to start one for each core, per frame, takes as long as the work.
+            image = convert.reformat(
+                frame, format="bgr24", interpolation="BICUBIC", threads=1
+            ).to_ndarray()
+            finished[index] = finish(np.ascontiguousarray(upright(image, matrix)))
+    return times, finished
 
 
 def beyond_end(start_s: float, end_s: float, duration_s: float) -> str:
@@ -195,7 +236,8 @@ def _span(file: File, part: Part) -> _Span:
     """Find where decoding must begin, so that the frame on screen at the part's start is there."""
     with untrusted.open_container(file) as container:
         stream = _prepared_stream(container)
-        first = next((frame.pts for frame in _frames(container, stream)), None)
+        frames = _frames(untrusted.packets(container, stream))
+        first = next((frame.pts for frame in frames), None)
         if first is None or not any(name in container.format.name for name in SEEKABLE):
             return _Span(part, 0, None, stamped=False)
         start = first + round(part.start_s / stream.time_base)
@@ -245,7 +287,7 @@ def _frames_of_part(container: Any, stream: Any, span: _Span) -> Iterator[Any]:
     stamps: list[int] = []
     if span.seek is not None:
         container.seek(span.seek, stream=stream)
-    for frame in _frames(container, stream):
+    for frame in _frames(untrusted.packets(container, stream)):
         if span.seek is not None and not _follows_key(frame.pts, frame.key_frame, stamps):
             continue
         stamps.append(frame.pts)
@@ -298,20 +340,25 @@ class FrameTime(NamedTuple):
 def _prepared_stream(container: Any) -> Any:
     """The video stream, decoded in this thread."""
     stream = untrusted.video_stream(container)
-    if stream.codec_context is None:
-        raise MediaError("unreadable", "no decoder for its video stream")
-    stream.codec_context.thread_count = 1
+    _prepare(stream)
     return stream
 
 
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames, in the order in which they are shown.
+def _prepare(stream: Any) -> None:
+    """Have a video stream decoded in this thread."""
+    if stream.codec_context is None:
+        raise MediaError("unreadable", "no decoder for its video stream")
+    stream.codec_context.thread_count = 1
+
+
+def _frames(packets: Iterable[Any]) -> Iterator[Any]:
+    """Frames decoded from the packets of a stream, in the order in which they are shown.
 
     What cannot be decoded before the first frame is left out: a file that was cut within a group of
     pictures begins with frames whose references are gone.  Later it is an error.
     """
     begun = False
-    for packet in untrusted.packets(container, stream):
+    for packet in packets:
         try:
             frames = untrusted.decode(packet)
         except av.error.FFmpegError:

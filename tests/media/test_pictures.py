@@ -7,7 +7,7 @@ import pytest
 
 from audio_from_video.media import pictures
 from audio_from_video.media.untrusted import MediaError
-from tests.support.media_files import ffmpeg, shown_frames
+from tests.support.media_files import broken_files, ffmpeg, shown_frames
 
 MOVING = "testsrc2=d=3:r=24:s=128x96"
 
@@ -148,3 +148,26 @@ def test_headers_without_a_duration_and_late_starts_are_measured(tmp_path):
     late = draw(tmp_path / "late.mkv", "-c:v", "libx264", "-output_ts_offset", "100")
     for path in (live, late):
         assert pictures.probe(path)["duration_s"] == pytest.approx(3, abs=0.05)
+
+
+def test_a_file_that_is_read_once_gives_what_one_gives_that_is_read_twice(
+    clip, tmp_path, monkeypatch
+):
+    cut = tmp_path / "cut.mp4"
+    copy(clip, cut, before=("-ss", "0.7"))
+    others = [copy(clip, tmp_path / f"same{suffix}") for suffix in (".mkv", ".avi", ".ts")]
+    broken = [path for path in broken_files(tmp_path).values() if path.is_file()]
+
+    def read(path: Path) -> tuple | str:
+        try:
+            shown, frames = pictures.read_frames(path, evenly, np.copy)
+        except MediaError as error:
+            return f"{error.status}: {error.reason}"
+        return shown.times_s.tolist(), shown.duration_s, [frame.tobytes() for frame in frames]
+
+    paths = [clip, cut, *others, *broken]
+    once = [read(path) for path in paths]
+    monkeypatch.setattr(pictures, "MOST_BYTES_HELD", 0)
+    assert [read(path) for path in paths] == once
+    assert sum(isinstance(found, tuple) for found in once) >= 5
+    assert sum(isinstance(found, str) for found in once) >= 2
