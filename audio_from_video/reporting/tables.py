@@ -46,8 +46,9 @@ class Unit:
 
 SHARE = Unit("{:.1f}", 100)  # a fraction, shown in per cent
 POINTS = Unit("{:+.1f}", 100)  # a difference of fractions, shown in points
-NUMBER = Unit("{:.3f}")
-SHORT_NUMBER = Unit("{:.2f}")
+# z: 0.000 has no minus.  Points keep theirs: a bound of -0.0 says that an interval holds 0.
+NUMBER = Unit("{:z.3f}")
+SHORT_NUMBER = Unit("{:z.2f}")
 P_VALUE = Unit("{:.2g}")
 COUNT = Unit("{:,}")
 
@@ -194,7 +195,7 @@ def csv_value(content: Content, part: int) -> str:
     value = content.scaled[part] if part < len(content.values) else None
     if value is None:
         return ""
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    return str(value) if isinstance(value, int) else f"{value:z.6g}"
 
 
 def plain(text: str) -> str:

@@ -9,6 +9,7 @@ from audio_from_video.reporting import tables
 from audio_from_video.reporting.tables import (
     COUNT,
     NUMBER,
+    POINTS,
     SHARE,
     Cell,
     Table,
@@ -35,6 +36,9 @@ def test_cells_show_what_people_read():
     assert str(interval(FIGURE)) == "0.123 [-0.010, 0.500]"
     assert str(estimate(FIGURE, Unit("{:.2f}", 10))) == "1.23 [-0.10, 5.00]"
     assert str(share(dict.fromkeys(FIGURE))) == "no clips"
+    assert str(number(-0.0004)) == "0.000"
+    assert str(number(-0.0006)) == "-0.001"
+    assert str(number(-0.0004, POINTS)) == "-0.0"
     assert str(number(None)) == ""
     assert str(number(12_345, COUNT)) == "12,345"
     assert str(number(0.5, SHARE)) == "50.0"
@@ -75,6 +79,11 @@ def test_csv_gives_plain_numbers_and_three_columns_for_an_interval():
         ["real", "12.345", "-1", "50", "1234567", "3"],
         ["none", "", "", "", "", "4"],
     ]
+
+
+def test_csv_has_no_minus_before_zero():
+    rows = [[number(-0.0)], [number(-0.0004)]]
+    assert parsed(Table("t", "T", ["x"], rows))[1:] == [["0"], ["-0.0004"]]
 
 
 def test_csv_of_a_figure_without_clips_is_empty_not_a_word():
