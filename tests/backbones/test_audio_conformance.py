@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,9 +19,16 @@ from audio_from_video.backbones.audio_steps import encode_sound
 from audio_from_video.backbones.audio_yamnet import YamnetFrontEnd
 from audio_from_video.backbones.settings import AudioFeaturesParams
 from audio_from_video.runtime.errors import UserError
+from tests.support import audio_conformance, conformance
+from tests.support.audio_conformance import (
+    RATE_HZ,
+    AudioFindings,
+    hear,
+    sounds,
+    yamnet_patches,
+)
 from tests.support.tiny_audio import WRITERS, write_yamnet
 
-RATE_HZ = 16_000
 LABELLED = ("ast", "clap", "clap fused", "yamnet", "pe_audio", "wavlm with a head")
 UNLABELLED = ("whisper", "wav2vec2", "hubert", "wavlm")
 EVERY_KIND = pytest.mark.parametrize("kind", WRITERS)
@@ -36,19 +45,10 @@ def backbones(folders) -> dict[str, AudioBackbone]:
     return {kind: load_audio(folder, "cpu") for kind, folder in folders.items()}
 
 
-def sounds(*seconds: float) -> list[np.ndarray]:
-    """Return noise whose loudness changes twice a second, another one for each length."""
-    random = np.random.default_rng(0)
-    waves = []
-    for length in seconds:
-        t = np.arange(round(length * RATE_HZ)) / RATE_HZ
-        loudness = 0.02 + 0.2 * (np.sin(4 * np.pi * t) > 0)
-        waves.append((loudness * random.normal(size=len(t))).astype(np.float32))
-    return waves
-
-
-def hear(backbone: AudioBackbone, waves: list[np.ndarray]):
-    return backbone.hear(backbone.prepare(waves))
+@pytest.fixture(scope="module")
+def found(folders, backbones) -> Callable[[str], AudioFindings]:
+    """What the model of a kind gives; it is computed once."""
+    return cache(lambda kind: audio_conformance.findings(kind, folders[kind], backbones[kind]))
 
 
 def parameters(**changes) -> AudioFeaturesParams:
@@ -82,18 +82,26 @@ def test_frames_times_and_scores_have_their_shapes(kind, folders, backbones):
 
 
 @EVERY_KIND
-def test_a_batch_of_four_is_four_batches_of_one(kind, backbones):
-    backbone = backbones[kind]
-    waves = sounds(1.0, 1.0, 1.9, 0.4)
-    together = hear(backbone, waves)
-    for number, wave in enumerate(waves):
-        alone = hear(backbone, [wave])
-        count = alone.valid[0]
-        assert together.valid[number] == count
-        assert np.allclose(together.frames[number, :count], alone.frames[0, :count], atol=2e-4)
-        assert np.allclose(together.pooled[number], alone.pooled[0], atol=2e-4)
-        if alone.label_scores is not None:
-            assert np.allclose(together.label_scores[number], alone.label_scores[0], atol=2e-4)
+def test_a_batch_of_four_is_four_batches_of_one(kind, found):
+    assert found(kind).alone
+
+
+@EVERY_KIND
+def test_outputs_are_the_stock_models(kind, found):
+    for each in found(kind).compared:
+        assert each.ours.shape == each.stock.shape
+        np.testing.assert_allclose(each.ours, each.stock, rtol=1e-5, atol=each.tolerance)
+
+
+@EVERY_KIND
+def test_bfloat16_is_close_to_float32(kind, found):
+    assert found(kind).bfloat16_is_near, found(kind).bfloat16_cosine
+
+
+def test_the_page_has_what_is_found(found, folders, backbones):
+    every_kind = {kind: found(kind) for kind in WRITERS}
+    table = audio_conformance.audio_table(every_kind, folders, backbones)
+    assert conformance.table_on_page("audio") == table, "run python -m benchmarks.conformance"
 
 
 @EVERY_KIND
@@ -119,21 +127,6 @@ def test_padding_enters_no_mean(kind, segments, backbones, monkeypatch):
     assert heard.label_scores.shape == (527,)
 
 
-@EVERY_KIND
-def test_bfloat16_is_close_to_float32(kind, backbones, monkeypatch):
-    backbone = backbones[kind]
-    waves = sounds(1.0, 1.4)
-    exact = hear(backbone, waves)
-    monkeypatch.setattr(hub, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
-    rounded = hear(backbone, waves)
-    assert rounded.frames.dtype == np.float32
-    for number, count in enumerate(exact.valid):
-        ours = rounded.frames[number, :count].ravel()
-        theirs = exact.frames[number, :count].ravel()
-        cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
-        assert 0.97 < cosine < 1 - 1e-9  # near, and really computed in another precision
-
-
 @pytest.mark.parametrize("kind", LABELLED)
 def test_scores_follow_from_pooled_outputs(kind, backbones):
     """For YAMNet with a sound of one patch: of several it scores each and takes the mean."""
@@ -153,31 +146,6 @@ def test_a_model_without_labels_says_where_to_name_one_that_has_some(kind, backb
 # Against the stock models
 
 
-def test_clap_gives_the_stock_models_cosines(folders, backbones):
-    """At 48 kHz, where a resampled sound is what the extractor expects."""
-    (wave,) = sounds(1.5)
-    backbone = backbones["clap"]
-    extractor = transformers.ClapFeatureExtractor.from_pretrained(folders["clap"])
-    model = transformers.ClapModel.from_pretrained(folders["clap"]).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["clap"])
-    from scipy.signal import resample_poly
-
-    features = extractor(resample_poly(wave, 3, 1), sampling_rate=48_000, return_tensors="pt")
-    chosen = [0, 17, 526]
-    texts = [f"This is a sound of {load_labels()[i].display_name.lower()}." for i in chosen]
-    with torch.no_grad():
-        output = model(
-            **tokenizer(texts, padding=True, return_tensors="pt"),
-            input_features=features["input_features"].float(),
-        )
-        last = model.audio_model(features["input_features"].float()).last_hidden_state
-    heard = hear(backbone, [wave])
-    cosines = (output.audio_embeds @ output.text_embeds.T)[0].clamp(min=0).numpy()
-    assert np.allclose(heard.pooled[0], output.audio_embeds[0].numpy(), atol=1e-5)
-    assert np.allclose(heard.label_scores[0, chosen], cosines, atol=1e-5)
-    assert np.allclose(heard.frames[0], last[0].mean(1).T.numpy(), atol=1e-4)
-
-
 def test_claps_columns_are_in_the_order_of_time(backbones):
     """Silence after 5 of 10 s: columns of the first half differ from those of the second."""
     wave = np.zeros(10 * RATE_HZ, np.float32)
@@ -191,43 +159,17 @@ def test_claps_columns_are_in_the_order_of_time(backbones):
     assert apart > 2 * spread
 
 
-def test_whisper_gives_the_stock_encoders_outputs(folders, backbones):
-    (wave,) = sounds(1.5)
-    extractor = transformers.WhisperFeatureExtractor.from_pretrained(folders["whisper"])
-    model = transformers.WhisperModel.from_pretrained(folders["whisper"]).eval()
-    features = extractor(wave, sampling_rate=RATE_HZ, return_tensors="pt")["input_features"]
-    with torch.no_grad():
-        stock = model.encoder(features).last_hidden_state[0].numpy()
-    heard = hear(backbones["whisper"], [wave])
-    assert np.allclose(heard.frames[0], stock, atol=1e-5)
-    assert heard.valid == [75]  # of 20 ms
-    assert np.allclose(heard.pooled[0], stock[:75].mean(0), atol=1e-5)
+def test_whispers_frames_that_hold_sound_are_of_20_ms(backbones):
+    assert hear(backbones["whisper"], sounds(1.5)).valid == [75]
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
-def test_wave_models_give_the_stock_models_outputs(kind, folders, backbones):
-    short, long = sounds(0.7, 1.5)
-    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folders[kind])
-    model = transformers.AutoModel.from_pretrained(folders[kind]).eval()
-    values = extractor(short, sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
-    with torch.no_grad():
-        stock = model(values).last_hidden_state[0].numpy()
-    heard = hear(backbones[kind], [short, long])
-    assert heard.valid[0] == len(stock)
-    assert np.allclose(heard.frames[0, : len(stock)], stock, atol=1e-4)
-
-
-def test_a_wave_models_head_gives_the_stock_models_sigmoids(folders, backbones):
-    short, long = sounds(0.7, 1.5)
-    folder = folders["wavlm with a head"]
-    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
-    model = transformers.WavLMForSequenceClassification.from_pretrained(folder).eval()
-    values = extractor(short, sampling_rate=RATE_HZ, return_tensors="pt")["input_values"]
-    with torch.no_grad():
-        stock = model(values).logits.sigmoid()[0].numpy()
-    scores = hear(backbones["wavlm with a head"], [short, long]).label_scores[0]
-    assert (scores[:6] == 0).all()  # the labels that this model lacks
-    assert np.allclose(scores[6:], stock[::-1], atol=1e-5)
+def test_a_wave_model_counts_the_frames_that_it_has(folders, backbones):
+    for kind in ("wav2vec2", "hubert", "wavlm"):
+        short, long = sounds(0.7, 1.5)
+        model = transformers.AutoModel.from_pretrained(folders[kind]).eval()
+        with torch.no_grad():
+            stock = model(torch.from_numpy(short)[None]).last_hidden_state[0]
+        assert hear(backbones[kind], [short, long]).valid[0] == len(stock)
 
 
 def test_a_head_for_several_layers_is_a_sentence(folders, tmp_path):
@@ -238,56 +180,14 @@ def test_a_head_for_several_layers_is_a_sentence(folders, tmp_path):
         load_audio(str(folder), "cpu")
 
 
-def test_pe_gives_the_stock_models_probabilities(folders, backbones):
-    (wave,) = sounds(1.2)
-    extractor = transformers.PeAudioFeatureExtractor.from_pretrained(folders["pe_audio"])
-    model = transformers.PeAudioModel.from_pretrained(folders["pe_audio"]).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folders["pe_audio"])
-    from scipy.signal import resample_poly
-
-    louder = resample_poly(wave, 3, 1).astype(np.float32)
-    features = extractor(louder, sampling_rate=48_000, return_tensors="pt")
-    texts = [load_labels()[i].display_name.lower() for i in (0, 400)]
-    with torch.no_grad():
-        output = model(
-            **tokenizer(texts, padding=True, return_tensors="pt"),
-            input_values=features["input_values"],
-        )
-    scores = output.logits_audio_text[0].sigmoid().numpy()
-    heard = hear(backbones["pe_audio"], [wave])
-    assert np.allclose(heard.label_scores[0, [0, 400]], scores, atol=1e-4)
-
-
-# YAMNet's front end, written down once more from its description
-
-
-def reference_patches(wave: np.ndarray) -> np.ndarray:
-    """Log-mel patches by explicit triangles in HTK's mel scale, frame by frame."""
-
-    def mel(hz):
-        return 2595 * np.log10(1 + np.asarray(hz) / 700)
-
-    corners = np.linspace(mel(125), mel(7500), 66)
-    bins = mel(np.arange(257) * RATE_HZ / 512)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    frames = []
-    for start in range(0, len(wave) - 399, 160):
-        spectrum = np.abs(np.fft.rfft(wave[start : start + 400] * hann, 512))
-        bands = []
-        for low, centre, high in zip(corners[:-2], corners[1:-1], corners[2:], strict=True):
-            rising = (bins - low) / (centre - low)
-            falling = (high - bins) / (high - centre)
-            bands.append(spectrum @ np.maximum(0, np.minimum(rising, falling)))
-        frames.append(np.log(np.array(bands) + 0.001))
-    starts = range(0, len(frames) - 95, 48)
-    return np.stack([frames[start : start + 96] for start in starts])
+# YAMNet's front end
 
 
 @pytest.mark.parametrize("seconds", [0.975, 1.0, 1.5, 3.0])
 def test_yamnets_patches_are_those_of_its_description(seconds):
     (wave,) = sounds(seconds)
     ours = YamnetFrontEnd()(wave)
-    theirs = reference_patches(wave.astype(np.float64))
+    theirs = yamnet_patches(wave.astype(np.float64))
     assert ours.shape == theirs.shape == (1 + max(0, round(seconds * 100) - 98) // 48, 96, 64)
     assert np.allclose(ours, theirs, atol=1e-4)
 
@@ -299,28 +199,7 @@ def test_a_sound_shorter_than_a_patch_of_yamnet_is_padded_with_silence():
     assert np.allclose(patches[0, 32:], np.log(0.001))
 
 
-def test_yamnets_scores_are_the_mean_over_patches_in_audiosets_order(folders, backbones):
-    (wave,) = sounds(1.5)
-    model = transformers.MobileNetV1ForImageClassification.from_pretrained(folders["yamnet"])
-    with torch.no_grad():
-        patches = torch.from_numpy(reference_patches(wave)).float()[:, None]
-        scores = model.eval()(patches).logits.sigmoid().mean(0).numpy()
-    heard = hear(backbones["yamnet"], [wave])
-    assert (heard.label_scores[0, :6] == 0).all()  # the labels that this model lacks
-    assert np.allclose(heard.label_scores[0, 6:], scores, atol=1e-3)
-
-
 # Labels
-
-
-def test_an_ast_of_another_order_is_put_into_audiosets(folders, backbones):
-    (wave,) = sounds(1.0)
-    backbone = backbones["ast"]
-    log_mel, _ = backbone.log_mel([wave])
-    model = transformers.ASTForAudioClassification.from_pretrained(folders["ast"]).eval()
-    with torch.no_grad():
-        stock = model(torch.from_numpy(log_mel)).logits.sigmoid()[0].numpy()
-    assert np.allclose(hear(backbone, [wave]).label_scores[0], stock[::-1], atol=1e-5)
 
 
 def test_labels_are_found_by_name_or_id_and_missing_ones_score_0():

@@ -1,10 +1,13 @@
-"""Captioning models of every kind: against greedy decoding without a cache, alone and in batches.
+"""Captioning models of every kind: against the stock models, alone and in batches.
 
-The models have random weights (tests/support/tiny_captioners.py).
+tests/support/caption_conformance.py decodes greedily, without a cache.  The models have random
+weights (tests/support/tiny_captioners.py).
 """
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +17,27 @@ import transformers
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from audio_from_video.backbones import captioners, hub
-from audio_from_video.backbones.captioners import KINDS, Captioner
+from audio_from_video.backbones.captioners import KINDS
 from audio_from_video.backbones.prompted_captioners import QUESTION, PromptedCaptioner
 from audio_from_video.backbones.settings import CaptionerSettings
 from audio_from_video.runtime.errors import UserError
-from tests.support.closure import ROOT
+from tests.support import caption_conformance, conformance
+from tests.support.caption_conformance import (
+    PICTURES,
+    CaptionFindings,
+    captioner,
+    captions,
+    prompts,
+)
 from tests.support.stock_blip import rgb
-from tests.support.tiny_backbones import images, write_vit
+from tests.support.tiny_backbones import write_vit
 from tests.support.tiny_captioners import WRITERS
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
-TOKENS = 6
-PICTURES = images(4, 48, 64)
 NAMES = list(WRITERS)
 CHAT = ["SmolVLM", "SmolVLM2", "Qwen2-VL", "Qwen2.5-VL"]
-PROMPTED = [name for name in NAMES if name != "BLIP"]  # test_blip.py has BLIP's reference
-WITH_PROCESSOR = [name for name in PROMPTED if name not in CHAT]
+WITH_PROCESSOR = [name for name in NAMES if name not in ("BLIP", *CHAT)]  # BLIP's: test_blip.py
 
 
 @pytest.fixture(scope="module")
@@ -45,34 +52,46 @@ def model(request, folders) -> str:
     return str(folders[request.param])
 
 
-def captioner(folder, prompt: str = "", beams: int = 1, tokens: int = TOKENS) -> Captioner:
-    return captioners.load(CaptionerSettings(str(folder), beams, tokens, prompt))
+@pytest.fixture(scope="module")
+def found(folders) -> Callable[[str], CaptionFindings]:
+    """What a model says; it is computed once."""
+    return cache(lambda name: caption_conformance.findings(name, folders[name]))
 
 
-def captions(folder, pictures=PICTURES, **settings) -> list[str]:
-    model = captioner(folder, **settings)
-    return model.captions(model.prepare(pictures))
-
-
-def prompts(folder) -> list[str]:
-    return ["", "<DETAILED_CAPTION>" if folder.endswith("Florence-2") else "a photo of"]
+def test_every_kind_is_tested_here(folders):
+    assert {hub.model_type_of(str(folder)) for folder in folders.values()} == set(KINDS)
 
 
 # ---- what captions are ----
 
 
-def test_a_caption_does_not_depend_on_its_batch(model):
-    for prompt in prompts(model):
-        together = captions(model, prompt=prompt)
-        alone = [captions(model, [picture], prompt=prompt)[0] for picture in PICTURES]
-        assert together == alone
-        assert len(set(together)) > 1
-        assert all(text == " ".join(text.lower().split()) for text in together)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_caption_does_not_depend_on_its_batch(found, name):
+    assert found(name).together == found(name).alone
+    for texts in found(name).together.values():
+        assert len(set(texts)) > 1
+        assert all(text == " ".join(text.lower().split()) for text in texts)
 
 
-def test_a_prompt_matters(model):
-    first, second = (captions(model, prompt=prompt) for prompt in prompts(model))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_matters(found, name):
+    first, second = found(name).together.values()
     assert first != second
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_captions_are_greedy_decoding_by_the_stock_model(found, name):
+    assert found(name).together == found(name).stock
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_in_bfloat16(found, name):
+    assert found(name).runs_in_bfloat16, found(name).bfloat16
+
+
+def test_the_page_has_what_is_found(found, folders):
+    table = caption_conformance.caption_table({name: found(name) for name in NAMES}, folders)
+    assert conformance.table_on_page("captions") == table, "run python -m benchmarks.conformance"
 
 
 def test_max_tokens_ends_a_caption(model):
@@ -87,55 +106,6 @@ def test_beams_are_searched(model):
     assert captions(model, beams=3) != captions(model)
 
 
-@pytest.mark.parametrize("name", PROMPTED)
-def test_captions_are_greedy_decoding_without_a_cache(folders, name):
-    for prompt in prompts(str(folders[name])):
-        own = captioner(folders[name], prompt)
-        assert isinstance(own, PromptedCaptioner)
-        expected = []
-        for picture in PICTURES:
-            inputs = own.inputs(own.prepare([picture]))
-            expected.append(greedy_caption(folders[name], inputs))
-        assert captions(folders[name], prompt=prompt) == expected
-
-
-def greedy_caption(folder: Path, inputs: dict[str, torch.Tensor]) -> str:
-    """Return the caption of the highest logits, token by token, by the plain model."""
-    model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    language_model = getattr(model, "language_model", model)
-    text_config = language_model.config if "t5" in str(folder).lower() else model.config
-    start = getattr(text_config, "decoder_start_token_id", None)
-    if "Florence" in folder.name:
-        start = model.config.text_config.decoder_start_token_id
-    answer: list[int] = []
-    for _ in range(TOKENS):
-        step = dict(inputs)
-        if start is None:
-            step = with_answer(inputs, answer)
-        else:
-            step["decoder_input_ids"] = torch.tensor([[start, *answer]])
-        with torch.no_grad():
-            token = int(model(**step).logits[0, -1].argmax())
-        if token == tokenizer.eos_token_id:
-            break
-        answer.append(token)
-    text = tokenizer.decode(answer, skip_special_tokens=True)
-    return " ".join(text.lower().split())
-
-
-def with_answer(inputs: dict[str, torch.Tensor], answer: list[int]) -> dict[str, torch.Tensor]:
-    """Return the inputs of one picture with the answer so far behind the prompt."""
-    added = {"input_ids": answer, "attention_mask": [1] * len(answer)}
-    added["mm_token_type_ids"] = [0] * len(answer)
-    longer = dict(inputs)
-    for name, values in added.items():
-        if name in inputs:
-            addition = torch.tensor([values], dtype=inputs[name].dtype)
-            longer[name] = torch.cat([inputs[name], addition], dim=1)
-    return longer
-
-
 # ---- what the models read ----
 
 
@@ -144,7 +114,7 @@ def test_inputs_are_those_of_the_stock_processor(folders, name):
     """GIT's processor ends a prompt, after which nothing could follow: its end is cut off."""
     processor = transformers.AutoProcessor.from_pretrained(folders[name])
     default = "<CAPTION>" if name == "Florence-2" else ""
-    for prompt in prompts(str(folders[name])):
+    for prompt in prompts(folders[name]):
         own = captioner(folders[name], prompt)
         assert isinstance(own, PromptedCaptioner)
         inputs = own.inputs(own.prepare(PICTURES))
@@ -184,20 +154,6 @@ def test_chat_models_are_asked_in_their_template(folders, prompt):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folders[name])
         ids = captioner(folders[name], prompt).prepare(PICTURES)["input_ids"]
         assert ids.tolist() == [tokenizer(text)["input_ids"]] * len(PICTURES)
-
-
-def test_it_runs_in_bfloat16(model, monkeypatch):
-    used = []
-
-    def autocast(device: str):
-        used.append(device)
-        return torch.autocast("cpu", torch.bfloat16)
-
-    monkeypatch.setattr(hub, "autocast", autocast)
-    texts = captions(model)
-    assert used
-    assert len(texts) == len(PICTURES)
-    assert len(set(texts)) > 1
 
 
 def test_a_saved_model_gives_the_same_captions(model, tmp_path):
@@ -258,9 +214,3 @@ def test_an_old_blip2_checkpoint_is_a_sentence(folders, tmp_path):
 def test_a_prompt_that_is_no_task_is_a_sentence(folders):
     with pytest.raises(UserError, match="captions.prompt = '<CAPTION> of a ball' is none for"):
         captions(folders["Florence-2"], prompt="<CAPTION> of a ball")
-
-
-def test_the_documentation_names_every_kind():
-    page = (ROOT / "docs/backbones.md").read_text()
-    missing = [kind for kind in KINDS if f"`{kind}`" not in page]
-    assert not missing

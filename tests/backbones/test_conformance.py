@@ -1,71 +1,34 @@
 """Every kind of backbone against the stock model of transformers, with random weights.
 
 One fixture makes a model of each kind (tests/support/tiny_vision.py), with the files of a published
-checkpoint.  References are written out here from the stock model's hidden states: which tokens are
-no patches, where the final norm comes, in which order space and time stand.
+checkpoint.  tests/support/vision_conformance.py has the references.
 """
 
 import json
-import re
 import shutil
-from operator import attrgetter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from audio_from_video.backbones import captioners, clip_models, hub, image_models, vision
 from audio_from_video.backbones.vision import VisionBackbone
 from audio_from_video.runtime.errors import UserError
-from tests.support import tiny_vision
-from tests.support.closure import ROOT
-from tests.support.tiny_backbones import images
+from tests.support import conformance, tiny_vision, vision_conformance
+from tests.support.vision_conformance import (
+    CLIP_REFERENCES,
+    FRAMES,
+    IMAGE_REFERENCES,
+    VisionFindings,
+    pictures,
+)
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
-FRAMES = 18
-PAGE = ROOT / "docs/backbones.md"
 IMAGE_KINDS = sorted(image_models.KINDS)
 CLIP_KINDS = sorted(clip_models.KINDS)
-
-# The tower within what AutoModel loads, its final norm ('' where hidden states have passed it, or
-# where patches pass none), and the tokens in front of the patches.
-IMAGE_REFERENCES = {
-    "vit": ("", "layernorm", 1),  # [CLS]
-    "deit": ("", "layernorm", 2),  # [CLS] and [DIST]
-    "dinov2": ("", "layernorm", 1),
-    "dinov2_with_registers": ("", "layernorm", 5),  # [CLS] and 4 registers
-    "ijepa": ("", "layernorm", 0),
-    "vit_mae": ("", "layernorm", 1),
-    "beit": ("", "layernorm", 1),
-    "data2vec-vision": ("", "layernorm", 1),
-    "dinov3_vit": ("", "norm", 5),
-    "dinov3_convnext": ("", "layer_norm", 0),  # hidden states are maps of patches alone
-    "clip": ("vision_model", "", 1),
-    "clip_vision_model": ("", "", 1),
-    "siglip": ("vision_model", "post_layernorm", 0),
-    "siglip_vision_model": ("", "post_layernorm", 0),
-    "siglip2": ("vision_model", "post_layernorm", 0),
-    "siglip2_vision_model": ("", "post_layernorm", 0),
-    "aimv2": ("vision_model", "rms_norm", 0),
-    "aimv2_vision_model": ("", "rms_norm", 0),
-    "swin": ("", "layernorm", 0),
-    "swinv2": ("", "layernorm", 0),
-    "convnext": ("", "", 0),
-    "convnextv2": ("", "", 0),
-    "resnet": ("", "", 0),
-}
-# The same, then frames of a window, frames of a temporal patch, and whether time comes first.
-CLIP_REFERENCES = {
-    "videomae": ("", "layernorm", 0, 4, 2, True),
-    "timesformer": ("", "layernorm", 1, 4, 1, False),
-    "vivit": ("", "layernorm", 1, 8, 2, True),
-    "vjepa2": ("", "encoder.layernorm", 0, 8, 2, True),
-    "videoprism": ("video_model.vision_model", None, 0, 4, 1, True),
-    "videoprism_vision_model": ("", None, 0, 4, 1, True),
-}
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +43,10 @@ def backbones(folders) -> dict[str, VisionBackbone]:
     return {kind: VisionBackbone(str(folder), device="cpu") for kind, folder in folders.items()}
 
 
-def pictures(count: int = FRAMES, seed: int = 0) -> np.ndarray:
-    return np.stack(images(count, 40, 56, seed))
+@pytest.fixture(scope="module")
+def found(folders, backbones) -> Callable[[str], VisionFindings]:
+    """What the model of a kind gives; it is computed once."""
+    return cache(lambda kind: vision_conformance.findings(kind, folders[kind], backbones[kind]))
 
 
 def test_every_kind_has_a_model_and_a_reference():
@@ -90,10 +55,9 @@ def test_every_kind_has_a_model_and_a_reference():
     assert set(CLIP_REFERENCES) == set(clip_models.KINDS)
 
 
-def test_the_page_names_every_kind():
-    named = set(re.findall(r"`([\w-]+)`", PAGE.read_text()))
-    missing = set(vision.MODELS) - named
-    assert not missing, f"{PAGE} lacks {sorted(missing)}"
+def test_the_page_has_what_is_found(found):
+    table = vision_conformance.vision_table({kind: found(kind) for kind in vision.MODELS})
+    assert conformance.table_on_page("vision") == table, "run python -m benchmarks.conformance"
 
 
 @pytest.mark.parametrize("kind", sorted(vision.MODELS))
@@ -108,90 +72,27 @@ def test_a_clip_becomes_a_vector_per_frame(folders, backbones, kind):
 
 
 @pytest.mark.parametrize("kind", sorted(vision.MODELS))
-def test_a_batch_of_clips_is_its_clips(backbones, kind):
-    backbone = backbones[kind]
-    clips = torch.stack([backbone.fit(pictures(seed=seed)) for seed in range(4)])
-    together = backbone.encode(clips)
-    alone = np.concatenate([backbone.encode(clip[None]) for clip in clips])
-    assert np.allclose(together, alone, atol=1e-4 * np.abs(alone).max())
-    assert np.array_equal(backbone.encode(clips), together)  # nothing is drawn at random
+def test_a_batch_of_clips_is_its_clips(backbones, found, kind):
+    assert found(kind).as_alone, found(kind)
+    fitted = backbones[kind].fit(pictures())[None]
+    again = [backbones[kind].encode(fitted) for _ in range(2)]
+    assert np.array_equal(*again)  # nothing is drawn at random
 
 
 @pytest.mark.parametrize("kind", sorted(vision.MODELS))
-def test_bfloat16_gives_about_the_same(backbones, kind):
+def test_bfloat16_gives_about_the_same(found, kind):
     """The autocast that a GPU runs in, here on the CPU."""
-    backbone = backbones[kind]
-    fitted = backbone.fit(pictures())[None]
-    full = backbone.encode(fitted)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = backbone.encode(fitted)
-    assert half.dtype == np.float32
-    error = np.sqrt(np.mean((half - full) ** 2) / np.mean(full**2))
-    assert 0 < error < 0.05
-
-
-def stock_model(folder: Path, tower: str) -> torch.nn.Module:
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    return attrgetter(tower)(model) if tower else model
-
-
-def last_hidden(model, norm: str, values, **inputs) -> torch.Tensor:
-    """Return tokens [N, S, D] of the last layer's hidden states, behind the final norm."""
-    argument = "pixel_values_videos" if "video" in model.main_input_name else "pixel_values"
-    with torch.no_grad():
-        output = model(**{argument: values}, **inputs, output_hidden_states=True)
-        hidden = output.hidden_states[-1]
-        if hidden.ndim == 4:  # [N, D, h, w]
-            hidden = hidden.flatten(2).transpose(1, 2)
-        return attrgetter(norm)(model)(hidden) if norm else hidden
+    assert found(kind).bfloat16_is_near, found(kind)
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
-def test_frames_are_the_means_of_their_patches_alone(folders, backbones, kind):
-    tower, norm, special_tokens = IMAGE_REFERENCES[kind]
-    model = stock_model(folders[kind], tower)
-    backbone = backbones[kind]
-    fitted = backbone.fit(pictures(5))
-    values = backbone.preprocessor.normalise(fitted)
-    inputs = {}
-    if kind == "vit_mae":
-        model.config.mask_ratio = 0.0  # its shuffling of the patches stays
-    if kind.startswith("siglip2"):
-        # Patches of 8 x 8, channels last, as its processor hands them over.
-        values = torch.nn.functional.unfold(values, 8, stride=8).transpose(1, 2)  # [N, P, 3 * 64]
-        values = values.unflatten(2, (3, 64)).transpose(2, 3).flatten(2)
-        inputs["pixel_attention_mask"] = torch.ones(values.shape[:2], dtype=torch.long)
-        high, wide = (side // 8 for side in fitted.shape[-2:])
-        inputs["spatial_shapes"] = torch.tensor([[high, wide]] * len(values))
-    patches = last_hidden(model, norm, values, **inputs)[:, special_tokens:]
-    features = backbone.encode(fitted[None])[0]
-    expected = patches.mean(1).numpy()
-    assert np.allclose(features, expected, atol=1e-4 * np.abs(expected).max())
+def test_frames_are_the_means_of_their_patches_alone(found, kind):
+    assert found(kind).as_stock, found(kind)
 
 
 @pytest.mark.parametrize("kind", CLIP_KINDS)
-def test_clips_are_the_means_over_space_brought_to_the_frames(folders, backbones, kind):
-    """For a clip as long as a window, where frame and time stamp are the same."""
-    tower, norm, special_tokens, length, tubelet, time_first = CLIP_REFERENCES[kind]
-    model = stock_model(folders[kind], tower)
-    backbone = backbones[kind]
-    fitted = backbone.fit(pictures(length))
-    values = backbone.preprocessor.normalise(fitted)[None]
-    if norm is None:  # VideoPrism: hidden states of its temporal encoder go by place
-        with torch.no_grad():
-            output = model(pixel_values_videos=values)
-            by_place = model.layernorm2(output.last_temporal_hidden_state)  # [P, T, D]
-        over_space = by_place.mean(0).numpy()
-    else:
-        tokens = last_hidden(model, norm, values)[0, special_tokens:]
-        order = (length // tubelet, -1) if time_first else (-1, length // tubelet)
-        over_space = tokens.unflatten(0, order).mean(1 if time_first else 0).numpy()
-    centres = np.arange(length // tubelet) * tubelet + (tubelet - 1) / 2
-    expected = [
-        [np.interp(frame, centres, column) for column in over_space.T] for frame in range(length)
-    ]
-    features = backbone.encode(fitted[None])[0]
-    assert np.allclose(features, expected, atol=1e-4 * np.abs(over_space).max())
+def test_clips_are_the_means_over_space_brought_to_the_frames(found, kind):
+    assert found(kind).as_stock, found(kind)
 
 
 @pytest.mark.parametrize("kind", CLIP_KINDS)

@@ -37,14 +37,13 @@ def write_audioset_ast(folder: Path) -> Path:
 
 
 def write_clap(folder: Path, fused: bool = False) -> Path:
-    """Write a CLAP whose audio tower reads 10 s."""
+    """Write a CLAP whose audio tower reads 10 s, in as many stages as the published one."""
     torch.manual_seed(11)
     audio = {
-        "patch_embeds_hidden_size": 16,
+        "patch_embeds_hidden_size": 8,
         "hidden_size": 64,
-        "depths": [1, 1, 1],
-        "num_attention_heads": [2, 2, 2],
-        "num_hidden_layers": 3,
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [2, 2, 2, 2],
         "projection_dim": 24,
         "enable_fusion": fused,
     }
