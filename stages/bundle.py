@@ -129,9 +129,7 @@ def obstacle(name: str, condition: Condition, fusion: FusionParams) -> str:
     fusion: how it uses audio, unless it has a way of its own.
     """
     fusion = condition.fusion_over(fusion)
-    if condition.model != "lstm":
-        return "bundles hold LSTMs only"
-    if fusion.how == "late" and condition.audio_kinds:
+    if condition.model == "lstm" and fusion.how == "late" and condition.audio_kinds:
         return "its two experts are not stored for new clips"
     if fusion.audio_scale == "confidence" and condition.test_audio in GENERATOR_OF:
         return "predicted deviations are not made for new clips"
@@ -169,11 +167,12 @@ def copy_classifiers(folder: Path, name: str, condition: Condition) -> Classifie
         copy_file(source / f"seed-{seed}.safetensors", target)
     sizes = read_json(source / "config.json")
     return Classifier(
+        model=condition.model,
         test_audio=condition.test_audio,
         gate=condition.gate,
         learns=condition.learns,
-        hidden=sizes["hidden"],
-        projection=sizes["projection"],
+        hidden=sizes.get("hidden", 0),
+        projection=sizes.get("projection", 0),
         seeds=seeds,
     )
 
@@ -398,6 +397,7 @@ def card_facts(settings: BundleSettings) -> CardFacts:
     root = params.read("clips", "root", str)
     clips = read_json(layout.metrics("clips"))
     kept = read_json(layout.metrics("filter"))
+    judged = [name for name, each in settings.generators.items() if each.threshold is not None]
     return CardFacts(
         root=root,
         rendered=Path(root) == layout.SAMPLE,
@@ -407,7 +407,7 @@ def card_facts(settings: BundleSettings) -> CardFacts:
             name: read_json(layout.metrics("classifier", name))["accuracy"]
             for name in settings.classifiers
         },
-        kept={name: kept[name]["kept_fraction"] for name in settings.generators if name in kept},
+        kept={name: kept[name]["kept_fraction"] for name in judged},
     )
 
 

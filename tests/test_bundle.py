@@ -20,7 +20,7 @@ from audio_from_video.storage import layout, shards
 from stages import bundle
 from tests.support import synthetic
 from tests.support.conditions import condition_keys
-from tests.support.tiny_bundle import ARCHITECTURES, AUDIO_AT_TEST, write_bundle
+from tests.support.tiny_bundle import ARCHITECTURES, AUDIO_AT_TEST, HEADS, write_bundle
 
 TRAIN_AUDIO = {"none": "none", "token": "real"}
 ESTIMATE = {"mean": 0.625, "ci95_low": 0.5, "ci95_high": 0.7512, "seeds": 2}
@@ -36,6 +36,7 @@ def conditions() -> dict[str, dict]:
     made = {}
     for name, (audio, gate) in AUDIO_AT_TEST.items():
         keys = {"train_audio": TRAIN_AUDIO.get(audio, audio), "test_audio": audio}
+        keys |= {"model": HEADS.get(name, "lstm")}
         made[name] = condition_keys(**keys, **({} if gate == "none" else {"gate": gate}))
     return made
 
@@ -62,6 +63,8 @@ def finished(workspace, trained) -> Path:
     write_json(layout.LABEL_PREDICTOR / "config.json", settings.label_predictor.model_dump())
     for name, each in settings.classifiers.items():
         sizes = {"hidden": each.hidden, "projection": each.projection}
+        if name in HEADS:
+            sizes = {}
         config = sizes | {"actions": list(synthetic.ACTIONS)}
         write_json(layout.classifier_model(name) / "config.json", config)
         write_json(layout.metrics("classifier", name), {"accuracy": ESTIMATE})
@@ -97,7 +100,7 @@ def test_what_was_trained_is_in_the_bundle_and_nothing_else(finished, trained):
     assert set(made.settings.classifiers) == set(AUDIO_AT_TEST)
     assert set(made.settings.generators) == set(ARCHITECTURES)
     assert metrics == {
-        "conditions": 5,
+        "conditions": 7,
         "generators": 2,
         "left_out": 0,
         "files": len(made.settings.files) + 2,  # and bundle.json and the card
@@ -159,14 +162,21 @@ def test_a_generator_that_adds_to_the_sound_of_actions_leaves_its_conditions_out
 def test_gates_that_ask_for_deviations_leave_their_conditions_out(finished, workspace):
     workspace.set(filter={"score": "confidence"})
     run()
-    assert set(read_bundle(layout.BUNDLE).settings.left_out) == {"validated", "mapped_validated"}
+    settings = read_bundle(layout.BUNDLE).settings
+    assert set(settings.left_out) == {"validated", "mapped_validated"}
+    # A generator that is heard unfiltered stays, and the card has no threshold of it.
+    assert settings.generators["semantic_validation"].threshold is None
+    assert "| `semantic_validation` |" not in (layout.BUNDLE / CARD).read_text()
 
 
 @pytest.mark.parametrize(
     ("fusion", "left_out"),
     [
-        ({"audio_scale": "confidence"}, {"validated", "mapped_validated"}),
-        ({"how": "late"}, set(AUDIO_AT_TEST) - {"video_only"}),
+        (
+            {"audio_scale": "confidence"},
+            {"validated", "mapped_validated", "logistic_generated"},
+        ),
+        ({"how": "late"}, set(AUDIO_AT_TEST) - {"video_only", *HEADS}),
     ],
 )
 def test_fusion_that_new_clips_cannot_have_leaves_conditions_out(

@@ -222,7 +222,7 @@ def test_a_head_pools_what_stands_at_each_step(data, name):
     head = TrainedHead(name, of_condition, 1)
     [found] = head.probabilities(test, [Pattern(heard, torch.ones(7, dtype=torch.bool))])
 
-    weights = {key: value.double().numpy() for key, value in head.weights.items()}
+    weights = {key: value.double().numpy() for key, value in head.head.weights.items()}
     own, audible = of_condition.sounds["real"].read(test)
     for clip, index in enumerate(test.tolist()):
         sound = np.zeros((STEPS, COMPONENTS))
@@ -241,7 +241,7 @@ def test_a_head_pools_what_stands_at_each_step(data, name):
         of_video = (of_video - weights["video_mean"]) / weights["video_std"]
         of_audio = np.concatenate([sound.mean(0), sound.std(0, ddof=1)])
         summary = np.concatenate([of_video, weights["audio_gain"] * of_audio])
-        values = kept_values(head.weights, summary[None].astype(np.float32))
+        values = kept_values(head.head.weights, summary[None].astype(np.float32))
         expected = softmax(weights["temperature"] * values)[0]
         np.testing.assert_allclose(found[clip], expected, atol=1e-5)
 

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from audio_from_video.classification.heads import Head, Summaries
+from audio_from_video.classification.audio_input import AudioScale
+from audio_from_video.classification.heads import (
+    Head,
+    Summaries,
+    of_all_actions,
+    pooled,
+    pooled_sound,
+    softmax,
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,6 +78,42 @@ def scales_of(summaries: Summaries) -> dict[str, torch.Tensor]:
     if reader.real_variance is not None:
         scales["audio_real_variance"] = reader.real_variance
     return scales
+
+
+class KeptHead:
+    """A head as it comes back from disk.  It answers features, wherever they come from.
+
+    audio_mean, audio_std [A]: of the audio that it learned from, [0] where it hears nothing.
+    """
+
+    def __init__(self, weights: dict[str, torch.Tensor], actions: int):
+        self.weights = weights
+        self.actions = actions
+        self.audio_mean = weights.get("audio_mean", torch.zeros(0))
+        self.audio_std = weights.get("audio_std", torch.zeros(0))
+
+    def video_summary(self, video: torch.Tensor) -> torch.Tensor:
+        """Return the summary [n, 2V] of video features [n, T, V]."""
+        return (pooled(video) - self.weights["video_mean"]) / self.weights["video_std"]
+
+    def probabilities(
+        self, video_summary: torch.Tensor, audio: torch.Tensor | None, present: torch.Tensor
+    ) -> np.ndarray:
+        """Return probabilities [n, actions].
+
+        audio [n, T, A]: None where it hears nothing.  present [n, T] or [n, 1] bool: the steps that
+        have it.
+        """
+        summary = video_summary
+        if audio is not None:
+            scale = AudioScale(self.audio_mean, self.audio_std)
+            heard = pooled_sound(audio, present, scale, self.weights["audio_weight"])
+            gain = self.weights["audio_gain"].item()
+            summary = torch.cat([video_summary, gain * heard], dim=1)
+        values = kept_values(self.weights, summary.numpy())
+        classes = self.weights["classes"].numpy()
+        temperature = self.weights["temperature"].item()
+        return softmax(temperature * of_all_actions(values, classes, self.actions))
 
 
 def kept_values(weights: dict[str, torch.Tensor], summary: np.ndarray) -> np.ndarray:

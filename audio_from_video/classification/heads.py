@@ -13,6 +13,7 @@ import torch
 
 from audio_from_video.classification.audio_input import (
     AudioReader,
+    AudioScale,
     audio_reader,
     component_weights,
 )
@@ -167,9 +168,7 @@ class Hearing:
 
         present [n, T] or [n, 1] bool: the steps that have them.
         """
-        scale = self.reader.scale
-        weighted = (features - scale.mean) / scale.std * self.weights
-        return pooled(weighted * present[..., None])
+        return pooled_sound(features, present, self.reader.scale, self.weights)
 
 
 @dataclass(frozen=True)
@@ -247,6 +246,18 @@ def pooled(features: torch.Tensor) -> torch.Tensor:
     # NumPy's deviation takes a tenth of PyTorch's time.
     deviation = torch.from_numpy(features.numpy().std(1, ddof=1))
     return torch.cat([features.mean(1), deviation], dim=1)
+
+
+def pooled_sound(
+    features: torch.Tensor, present: torch.Tensor, scale: AudioScale, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return mean and standard deviation over time [n, 2A] of audio features [n, T, A].
+
+    Before, they are standardised, and multiplied by the components' weights [A].  present [n, T] or
+    [n, 1] bool: the steps that have audio; the others count as 0.
+    """
+    weighted = (features - scale.mean) / scale.std * weights
+    return pooled(weighted * present[..., None])
 
 
 def choose_setting(

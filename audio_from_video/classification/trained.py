@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from audio_from_video.classification.audio_input import AudioInput, AudioReader, AudioScale
 from audio_from_video.classification.data import ActionData
-from audio_from_video.classification.head_weights import kept_values
-from audio_from_video.classification.heads import Hearing, Summaries, of_all_actions, softmax
+from audio_from_video.classification.head_weights import KeptHead
 from audio_from_video.classification.missing_patterns import Pattern
 from audio_from_video.classification.networks import (
     ActionClassifier,
@@ -107,12 +106,10 @@ class TrainedHead:
     def __init__(self, name: str, data: ActionData, seed: int):
         """Read its weights (`read_weights`)."""
         weights = read_weights(name, seed)
-        scale = AudioScale(weights["audio_mean"], weights["audio_std"])
-        reader = AudioReader(data, seed, scale, weights.get("audio_real_variance"))
-        self.hearing = Hearing(reader, weights["audio_weight"])
-        self.summaries = Summaries(data, weights["video_mean"], weights["video_std"], self.hearing)
-        self.weights = weights
-        self.actions = len(data.actions)
+        self.data = data
+        self.head = KeptHead(weights, len(data.actions))
+        scale = AudioScale(self.head.audio_mean, self.head.audio_std)
+        self.audio = AudioReader(data, seed, scale, weights.get("audio_real_variance"))
 
     def probabilities(self, clip_indices: torch.Tensor, patterns: Sequence[Pattern]) -> np.ndarray:
         """Return the probabilities [patterns, n, actions] of clips [n] under patterns of them.
@@ -124,27 +121,17 @@ class TrainedHead:
         for places in torch.arange(len(clip_indices)).split(CLIPS_PER_PART):
             clips = clip_indices[places]
             nobody = torch.zeros(len(clips), dtype=torch.bool)
-            own = self.hearing.reader.read(clips, "real", nobody)
-            filler = self.hearing.reader.read(clips, "real", ~nobody)
-            video = self.summaries.of_video(clips)
+            own = self.audio.read(clips, "real", nobody)
+            filler = self.audio.read(clips, "real", ~nobody)
+            video = self.head.video_summary(self.data.video.read(clips.tolist()))
             of_part = []
             for pattern in patterns:
                 heard = pattern.heard[places] & own.present[:, None]
                 filled = (pattern.filled[places] & filler.present)[:, None]
                 features = torch.where(heard[..., None], own.features, filler.features)
-                audio = self.hearing.summary(features, heard | filled)
-                of_part.append(self._answers(video, audio))
+                of_part.append(self.head.probabilities(video, features, heard | filled))
             parts.append(np.stack(of_part))
         return np.concatenate(parts, 1)
-
-    def _answers(self, video: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
-        """Probabilities [n, actions] of summaries of video [n, 2V] and audio [n, 2A]."""
-        gain = self.weights["audio_gain"].item()
-        summary = torch.cat([video, gain * audio], dim=1).numpy()
-        values = kept_values(self.weights, summary)
-        classes = self.weights["classes"].numpy()
-        temperature = self.weights["temperature"].item()
-        return softmax(temperature * of_all_actions(values, classes, self.actions))
 
 
 def step_logits(

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from audio_from_video.classification.head_weights import KeptHead
 from audio_from_video.classification.networks import (
     ActionClassifier,
     ClassifierSizes,
@@ -147,8 +148,12 @@ class Classifiers:
         actions = len(bundle.settings.actions)
         self.models = list(self._load(bundle, condition, actions))
 
-    def _load(self, bundle: Bundle, condition: str, actions: int) -> Iterator[nn.Module]:
+    def _load(self, bundle: Bundle, condition: str, actions: int) -> Iterator[nn.Module | KeptHead]:
         each = self.settings
+        if each.model != "lstm":
+            for seed in range(each.seeds):
+                yield KeptHead(load_file(bundle.folder / classifier_file(condition, seed)), actions)
+            return
         network = network_class(each.learns, each.gate, each.test_audio)
         for seed in range(each.seeds):
             weights = load_file(bundle.folder / classifier_file(condition, seed))
@@ -180,32 +185,31 @@ class Classifiers:
         with torch.inference_mode():
             probabilities = []
             for seed, model in enumerate(self.models):
-                logits = self._logits(model, seed, video, audio, present, clip_ids)
-                probabilities.append(logits.softmax(1))
+                sound, heard = self._sound(model, seed, video, audio, present, clip_ids)
+                probabilities.append(_answers(model, video, sound, heard))
             return torch.stack(probabilities, 1).numpy()
 
-    def _logits(
+    def _sound(
         self,
-        model: nn.Module,
+        model: nn.Module | KeptHead,
         seed: int,
         video: torch.Tensor,
         audio: torch.Tensor | None,
         present: torch.Tensor,
         clip_ids: list[str],
-    ) -> torch.Tensor:
-        inputs = _doubled(video)
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Audio [n, T, A] of a seed, None where it hears nothing, and where it is in the input."""
         width = len(model.audio_mean)
         if not width or self.settings.learns == "audio":
-            return model(inputs)[: len(video)]
+            return None, present
         if audio is None:
             audio = torch.zeros(len(video), 1, video.shape[1], width)
         features = audio[:, seed % audio.shape[1]]
-        features, present = self._filled(model, seed, features, present, clip_ids)
-        return model(inputs, _doubled(features), _doubled(present))[: len(video)]
+        return self._filled(model, seed, features, present, clip_ids)
 
     def _filled(
         self,
-        model: nn.Module,
+        model: nn.Module | KeptHead,
         seed: int,
         features: torch.Tensor,
         present: torch.Tensor,
@@ -226,3 +230,24 @@ class Classifiers:
             noise = torch.stack([own_noise(clip_id, shape, seed) for clip_id in clip_ids])
             return model.audio_mean + model.audio_std * noise, everywhere
         return features, present
+
+
+def _answers(
+    model: nn.Module | KeptHead,
+    video: torch.Tensor,
+    audio: torch.Tensor | None,
+    present: torch.Tensor,
+) -> torch.Tensor:
+    """Probabilities [n, actions] of a classifier.
+
+    audio [n, T, A]: None where it hears nothing.  present [n] bool: whose audio is in the input.
+    """
+    if isinstance(model, KeptHead):
+        summary = model.video_summary(video)
+        return torch.from_numpy(model.probabilities(summary, audio, present[:, None])).float()
+    inputs = _doubled(video)
+    if audio is None:
+        logits = model(inputs)
+    else:
+        logits = model(inputs, _doubled(audio), _doubled(present))
+    return logits[: len(video)].softmax(1)

@@ -13,7 +13,7 @@ from audio_from_video.media.settings import (
 )
 from audio_from_video.runtime import params
 
-SCHEMA_VERSION = 1  # of a bundle's files; raised when older software could not read them
+SCHEMA_VERSION = 2  # of a bundle's files; raised when older software could not read them
 BASELINE = "video_only"  # the condition whose answer the filter compares with
 
 
@@ -63,8 +63,12 @@ class LabelHead(params.Section):
 
 
 class Classifier(params.Section):
-    """A condition's classifiers; test_audio, gate and learns are keys of the condition."""
+    """A condition's classifiers; model, test_audio, gate and learns are keys of the condition.
 
+    hidden, projection: of an LSTM; 0 of linear and kernel heads.
+    """
+
+    model: str
     test_audio: str
     gate: str
     learns: str

@@ -40,7 +40,7 @@ def test_a_missing_file_is_named(folder):
 def test_another_schema_is_refused(folder):
     path = folder / bundle.SETTINGS
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    with pytest.raises(UserError, match="has schema version 99, this software reads 1"):
+    with pytest.raises(UserError, match="has schema version 99, this software reads 2"):
         read_bundle(folder)
 
 

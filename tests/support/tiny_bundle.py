@@ -54,7 +54,10 @@ AUDIO_AT_TEST = {  # of each condition, and its gate
     "missing_token": ("token", "none"),
     "validated": ("generated", "keep"),
     "mapped_validated": ("mapped", "keep"),
+    "logistic_generated": ("generated", "none"),
+    "svm": ("none", "none"),
 }
+HEADS = {"logistic_generated": "logistic", "svm": "svm"}  # models of those that are no LSTM
 ARCHITECTURES = ("semantic_validation", "caption_mapping")
 
 
@@ -106,11 +109,12 @@ def write_bundle(folder: Path) -> Path:
         },
         classifiers={
             name: Classifier(
+                model=HEADS.get(name, "lstm"),
                 test_audio=audio,
                 gate=gate,
                 learns="actions",
-                hidden=HIDDEN,
-                projection=HIDDEN,
+                hidden=0 if name in HEADS else HIDDEN,
+                projection=0 if name in HEADS else HIDDEN,
                 seeds=SEEDS,
             )
             for name, (audio, gate) in AUDIO_AT_TEST.items()
@@ -170,9 +174,15 @@ def _write_generators(folder: Path, lstm: GeneratorNetwork, mapping: MappingNetw
 
 def _write_classifiers(folder: Path) -> None:
     for name, (audio, _) in AUDIO_AT_TEST.items():
+        width = 0 if audio == "none" else COMPONENTS
+        if name in HEADS:
+            for seed in range(SEEDS):
+                path = _made(folder / bundle.classifier_file(name, seed))
+                save_weights(_head(HEADS[name], width, seed), path)
+            continue
         sizes = ClassifierSizes(
             video_width=VIDEO,
-            audio_width=0 if audio == "none" else COMPONENTS,
+            audio_width=width,
             actions=len(ACTIONS),
             hidden=HIDDEN,
             projection=HIDDEN,
@@ -181,6 +191,37 @@ def _write_classifiers(folder: Path) -> None:
         for seed in range(SEEDS):
             path = _made(folder / bundle.classifier_file(name, seed))
             save_weights(ActionClassifier(sizes).state_dict(), path)
+
+
+def _head(model: str, audio_width: int, seed: int) -> dict[str, torch.Tensor]:
+    """The weights of a linear or kernel head that hears sound of this width, or none (0)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    width = 2 * (VIDEO + audio_width)
+    weights = {
+        "classes": torch.arange(len(ACTIONS)),
+        "audio_gain": torch.tensor(0.3),
+        "temperature": torch.tensor(1.0),
+        "video_mean": normal(2 * VIDEO),
+        "video_std": torch.ones(2 * VIDEO),
+    }
+    if audio_width:
+        of_audio = {"audio_mean": normal(audio_width), "audio_std": torch.ones(audio_width)}
+        weights |= of_audio | {"audio_weight": normal(audio_width)}
+    if model == "logistic":
+        coefficients = {"coefficients": normal(len(ACTIONS), width)}
+        return weights | coefficients | {"intercepts": normal(len(ACTIONS))}
+    vectors = 2 * len(ACTIONS)
+    return weights | {
+        "support_vectors": normal(vectors, width),
+        "support_counts": torch.tensor([2] * len(ACTIONS)),
+        "dual_coefficients": normal(len(ACTIONS) - 1, vectors),
+        "intercepts": normal(3),
+        "gamma": torch.tensor(1 / width),
+    }
 
 
 def _write_heads(folder: Path) -> None:
