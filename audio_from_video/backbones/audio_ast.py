@@ -1,11 +1,22 @@
 """Audio Spectrogram Transformer: Kaldi's log-mel in patches (Gong et al. 2021)."""
 
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from audio_from_video.backbones import audio_labels, hub
 from audio_from_video.backbones.audio_interface import AudioInputs, Heard, to_numpy
+
+
+@contextmanager
+def published_bands() -> Iterator[None]:
+    """Keep transformers from warning of what the published AST has: its lowest bands are empty."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
+        yield
 
 
 class FilterBank:
@@ -26,15 +37,16 @@ class FilterBank:
         from transformers.audio_utils import mel_filter_bank, window_function
 
         self._window = window_function(self.FRAME, "hann", periodic=False)
-        self._filters = mel_filter_bank(
-            num_frequency_bins=self.FFT // 2 + 1,
-            num_mel_filters=bands,
-            min_frequency=20,
-            max_frequency=rate_hz // 2,
-            sampling_rate=rate_hz,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )  # [frequencies, bands]
+        with published_bands():
+            self._filters = mel_filter_bank(
+                num_frequency_bins=self.FFT // 2 + 1,
+                num_mel_filters=bands,
+                min_frequency=20,
+                max_frequency=rate_hz // 2,
+                sampling_rate=rate_hz,
+                mel_scale="kaldi",
+                triangularize_in_mel_space=True,
+            )  # [frequencies, bands]
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """Return the log-mel [frames, bands] float32 of a sound [samples >= FRAME]."""
@@ -130,7 +142,8 @@ class AstBackbone:
         self.model = hub.load_frozen_model(
             ASTForAudioClassification, name, "an Audio Spectrogram Transformer", self.device
         )
-        self.extractor = hub.load_pretrained(ASTFeatureExtractor, name, "a feature extractor")
+        with published_bands():
+            self.extractor = hub.load_pretrained(ASTFeatureExtractor, name, "a feature extractor")
         self.config = self.model.config
         self.front_end = AstFrontEnd(self.extractor, self.config.max_length)
         self.width: int = self.config.hidden_size
@@ -238,7 +251,8 @@ def published_front_end() -> AstFrontEnd:
     """Return the input form of the AST that Gong et al. published for AudioSet."""
     from transformers import ASTFeatureExtractor
 
-    extractor = ASTFeatureExtractor()
+    with published_bands():
+        extractor = ASTFeatureExtractor()
     return AstFrontEnd(extractor, extractor.max_length)
 
 

@@ -9,11 +9,13 @@ table of token vectors distilled from language models, whose mean is the embeddi
 
 import copy
 import logging
+import threading
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from audio_from_video.backbones import hub
 from audio_from_video.runtime.errors import UserError
@@ -85,6 +87,8 @@ def _load(directory: Path):
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # Its default lock has a semaphore of the system's, which a worker that ends would leave behind.
+    tqdm.set_lock(threading.RLock())
     # It announces that it pools a plain model by the mean.
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     try:

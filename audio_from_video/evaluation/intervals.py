@@ -249,10 +249,10 @@ def smallest_detectable_difference(
     """Return the true difference that a paired two-sided test at 5 % finds with 80 % power.
 
     It is (1.960 + 0.842) standard errors of the difference between per-clip values [N]; None
-    without clips.
+    without clips, and where the values do not differ at all, which says nothing of the error.
     """
     difference = np.asarray(first, float) - np.asarray(second, float)
-    if not len(difference):
+    if not difference.any():
         return None
     sums = by_source(difference, sources)
     sizes = by_source(np.ones(len(difference)), sources)

@@ -187,11 +187,11 @@ def caption_table() -> Table:
             title = f"{when} ({how})"
             size = [figures["captions"], clips_sources(figures)]
             rows.append([title, split.replace("_", " "), *values, *size])
-    header = ["BLIP", "split", *titles(CAPTION_KEYS), "captions", CLIPS_SOURCES]
+    header = ["captioning model", "split", *titles(CAPTION_KEYS), "captions", CLIPS_SOURCES]
     apart = told_apart_sentence("captions", metrics["captions_tell_actions_apart"])
     note = (
-        "Before and after fine-tuning, against the labels that AST hears in the clip's real sound. "
-        f"{apart}"
+        "Before and after fine-tuning, against the labels that the audio model hears in the clip's "
+        f"real sound. {apart}"
     )
     return Table("captions", "Captions", header, rows, note)
 
@@ -231,16 +231,17 @@ def mapping_table() -> Table:
             rows.append([title, split, *values, *size])
     header = ["way", "split", *titles(MAPPING_KEYS), "captions", "sources"]
     note = (
-        "Captions of audible clips. A hit: at least one of the labels is among those AST hears in "
-        "the clip's real sound (shuffled: in another clip's); entropy in nats; condition cosine: "
-        "of the mapped label audio with the real features at the anchor, both centred. "
+        "Captions of audible clips. A hit: at least one of the labels is among those that the "
+        "audio model hears in the clip's real sound (shuffled: in another clip's); entropy in "
+        "nats; condition cosine: of the mapped label audio with the real features at the anchor, "
+        "both centred. "
         + told_apart_sentence("captions", read_metrics("captions")["captions_tell_actions_apart"])
     )
     return Table("mapping", "Mapping of captions to labels", header, rows, note)
 
 
 def label_table() -> Table:
-    """Return labels predicted from features against those AST finds in the real waveform."""
+    """Return labels predicted from features against those found in the real waveform."""
     metrics = read_metrics("label_predictor")
     test = metrics["test"]
     rows: list[list[Content]] = []
@@ -251,8 +252,9 @@ def label_table() -> Table:
     rows.append(["*reported* (generated)", "*0.41*", "*0.36*", "", "", "", ""])
     header = ["features and way", "precision", "recall", "F1", "mAP", "cosine", CLIPS_SOURCES]
     note = (
-        "Test clips with audible sound, against the labels that AST finds in the real waveform "
-        f"(score at least {metrics['threshold']:g}); *reported* on MiT. {labels_sentence()}"
+        "Test clips with audible sound, against the labels that the audio model finds in the real "
+        f"waveform (score at least {metrics['threshold']:.3g}); *reported* on MiT. "
+        f"{labels_sentence()}"
     )
     title = "Labels that audio features sound like"
     return Table("labels", title, header, rows, note, NOT_COMPARABLE)
@@ -262,7 +264,7 @@ def dictionary_table() -> Table:
     """Return how well the dictionary's labels meet those that are truly there."""
     metrics = read_metrics("dictionary")
     references = {
-        "labels of highest AST lift": metrics,
+        "labels of highest lift in the sound": metrics,
         "truth of the rendered clips": metrics.get("truth"),
     }
     rows: list[list[Content]] = []
@@ -332,6 +334,7 @@ def filter_sentence() -> str:
     figures = read_metrics("filter")[SEMANTIC_VALIDATION]
     kept = figures["kept_fraction"]
     alone = {name: f"{100 * value:.1f} %" for name, value in figures["kept_bit_alone"].items()}
+    found = figures["auroc_found_in_real"]
     text = (
         f"At the threshold {figures['threshold']:g} (`filter.threshold` says how it is chosen) the "
         f"filter keeps {share(kept)} % of the {kept['n']} test clips. The kept bit alone names the "
@@ -339,7 +342,7 @@ def filter_sentence() -> str:
         f"{alone['keep_oracle']}; always the most frequent action: "
         f"{alone['most_frequent_action']}). AUROC of the score for "
         '"its strongest label is found in the real sound": '
-        f"{number(figures['auroc_found_in_real'])}"
+        f"{'not defined, as that holds for all clips or none' if found is None else number(found)}"
     )
     if "auroc" in figures:
         text += f"; {truth_sentence(figures)}"

@@ -190,6 +190,12 @@ def test_paired_test_finds_nothing_where_nothing_is():
     assert 0.04 <= by_p.mean() <= 0.06  # 8,000: a Monte Carlo error of 0.25 points
 
 
+def test_answers_that_are_all_alike_say_nothing_of_what_could_be_found():
+    hits = np.array([1.0, 0.0, 1.0])
+    assert smallest_detectable_difference(hits, hits, np.arange(3)) is None
+    assert smallest_detectable_difference(hits[:0], hits[:0], np.arange(0)) is None
+
+
 def test_smallest_detectable_difference_of_such_test_sets():
     world = World(difference=smallest_detectable(World(), 200))
     by_p = detections(world, 600, resamples=FEWEST)[:, 0]

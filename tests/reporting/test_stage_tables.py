@@ -48,3 +48,18 @@ def test_the_tables_that_rest_on_labels_say_whether_these_tell_actions_apart(
     for table in (stage_tables.threshold_table(), stage_tables.label_table()):
         assert f"by {low:+.3f} to +0.300" in table.note
         assert ("nothing rests on them" in table.note) == nothing
+
+
+@pytest.mark.parametrize(("auroc", "said"), [(0.75, "0.750"), (None, "not defined")])
+def test_a_filter_that_cannot_be_ranked_says_so(monkeypatch, auroc, said):
+    monkeypatch.chdir(ROOT)
+    read = stage_tables.read_metrics
+
+    def read_metrics(stage: str, item: str = "") -> dict:
+        metrics = read(stage, item)
+        if stage == "filter":
+            metrics["semantic_validation"]["auroc_found_in_real"] = auroc
+        return metrics
+
+    monkeypatch.setattr(stage_tables, "read_metrics", read_metrics)
+    assert f'found in the real sound": {said}' in stage_tables.filter_sentence()
