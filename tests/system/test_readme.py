@@ -1,6 +1,7 @@
 """The README and the pages of docs/ against the committed tables and what the repository holds."""
 
 import csv
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -22,6 +23,9 @@ CONFIRMATION_TABLES = "metrics/experiments/confirmation/tables.md"
 README_TABLE = "metrics/tables/readme.md"
 REAL_TABLES = ROOT / "metrics/experiments/real/tables.md"
 REAL_GAINS = ROOT / "metrics/experiments/real_gains.csv"
+REAL_SEGMENTS = ROOT / "metrics/experiments/real_segments.json"
+SHARE = "{:.1f} [{:.1f}, {:.1f}]"
+POINTS = "{:+.1f} [{:+.1f}, {:+.1f}]"
 README_CONDITIONS = (
     "video_only",
     "real_audio",
@@ -112,7 +116,7 @@ def test_figures_with_intervals_stand_in_the_tables():
 
 
 def test_figures_of_real_clips_are_those_that_their_run_left():
-    """The table has every condition of the run, and intervals stand in its tables or its gains."""
+    """The table has every condition of the run, and intervals stand in its files."""
     page = (ROOT / "docs/real_clips.md").read_text()
     tables = REAL_TABLES.read_text()
     written = table_rows(section(page, "Accuracy"))
@@ -127,7 +131,15 @@ def test_figures_of_real_clips_are_those_that_their_run_left():
         for gain in ("gain", "gain_over_control"):
             if row[gain]:
                 points = [100 * float(row[gain + end]) for end in ("", "_low", "_high")]
-                known += "{:+.1f} [{:+.1f}, {:+.1f}]\n".format(*points)
+                known += POINTS.format(*points) + "\n"
+    segments = json.loads(REAL_SEGMENTS.read_text())
+    for figure, form in (
+        (segments["pooled"]["accuracy"], SHARE),
+        (segments["windows"]["accuracy"], SHARE),
+        (segments["windows"]["difference"], POINTS),
+    ):
+        values = [100 * figure[key] for key in ("mean", "ci95_low", "ci95_high")]
+        known += form.format(*values) + "\n"
     quoted = FIGURE_WITH_INTERVAL.findall(page)
     assert quoted
     assert [figure for figure in quoted if figure not in known] == []
