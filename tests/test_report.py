@@ -818,12 +818,15 @@ def test_experiments_with_bounds_show_intervals():
 
 
 def test_the_figures_of_a_run_that_is_kept_stand_behind_its_banner():
-    write_confirmation({"video_only": (0, 0, 0), "svm_real": (0.095, 0.059, 0.133)}, "real")
+    differences = {"video_only": (0, 0, 0), "svm_real": (0.095, 0.059, 0.133)}
+    differences["published"] = (np.nan, np.nan, np.nan)  # answers no clip
+    write_confirmation(differences, "real")
     _, text = make()
     kept = table_after(text, "Experiment: real")
     assert kept[2:] == [
         ["`video_only`", "50.0 [0.0, 0.0]", "+0.0 [+0.0, +0.0]", "10 / 5"],
         ["`svm_real`", "50.0 [5.9, 13.3]", "+9.5 [+5.9, +13.3]", "10 / 5"],
+        ["`published`", "no clips", "no clips", "10 / 5"],
     ]
     assert "> Of another run (commit unknown, " in text.split("## Experiment: real")[1]
     assert "`python -m tools.experiments real`" in text

@@ -109,15 +109,22 @@ def kept_run_table(path: Path) -> Table:
         accuracy = by_measure.loc["accuracy"]
         difference: Content = ""
         if "difference" in by_measure.index:
-            difference = Cell(tuple(by_measure.loc["difference", INTERVAL].tolist()), POINTS)
+            difference = kept_estimate(by_measure.loc["difference", INTERVAL], POINTS)
         size = f"{accuracy.n:.0f} / {accuracy.sources:.0f}"
-        cells = [Cell(tuple(accuracy[INTERVAL].tolist()), SHARE), difference, size]
+        cells = [kept_estimate(accuracy[INTERVAL], SHARE), difference, size]
         rows.append([f"`{condition}`", *cells])
     note = f"Written by `python -m tools.experiments {name}`."
     header = ["condition", "accuracy (%)", "minus `video_only` (points)", "clips / sources"]
     title = f"Experiment: {name}"
     banner = stamps.banner(name, [name])
     return Table(f"experiment_{name}", title, header, rows, note, banner=banner)
+
+
+def kept_estimate(values: pd.Series, unit: Unit) -> Cell:
+    """Return the cell of a mean and its bounds; a condition without clips has none."""
+    if values.isna().any():
+        return Cell((None,), unit, "no clips")
+    return Cell(tuple(values.tolist()), unit)
 
 
 def experiment_banner(path: Path) -> str:
