@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--copies", nargs="+", type=int, default=[1, 10, 85])
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 1_000_000])
     parser.add_argument(
-        "--stages", nargs="+", default=[], help="of `tables`, `evaluation`; default: all of them"
+        "--stages", nargs="+", default=[], help="of `files`, `tables`, `evaluation`; default: all"
     )
     parser.add_argument(
         "--limit-s", type=float, default=240.0, help="per stage of `tables`, `evaluation`"
@@ -210,7 +210,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "files" in arguments.parts:
-            files.measure(folder, arguments.files, results.record)
+            files.measure(folder, arguments.files, arguments.stages, results.record)
         run = arguments.run.absolute()
         of_copies = (arguments.copies, arguments.stages, arguments.limit_s, results.record)
         if "tables" in arguments.parts:

@@ -48,8 +48,11 @@ def write_files(root: Path, clip: Path, numbers: range) -> None:
         path.write_bytes(content + (16).to_bytes(4) + b"free" + number.to_bytes(8))
 
 
-def measure(folder: Path, sizes: list[int], record: Record) -> None:
-    """Measure the stages for each number of files."""
+def measure(folder: Path, sizes: list[int], stages: list[str], record: Record) -> None:
+    """Measure the stages for each number of files.
+
+    stages: which of STAGES, with those before them that they read; []: all of them.
+    """
     clip = folder / "clip.mp4"
     write_clip(clip)
     for clips in sizes:
@@ -57,8 +60,10 @@ def measure(folder: Path, sizes: list[int], record: Record) -> None:
         place.set({"frames": {"size_px": SIDE_PX}})
         root = place.path / "root"
         write_files(root, clip, range(clips))
-        stages = [stage for stage in STAGES if clips <= MOST_WITH_MODEL or stage != MODEL_STAGE]
-        for stage in stages:
+        chosen = [stage for stage in STAGES if not stages or stage in stages]
+        if clips > MOST_WITH_MODEL and MODEL_STAGE in chosen:
+            chosen.remove(MODEL_STAGE)
+        for stage in chosen:
             record(Measurement("files", stage, clips, *place.run(*stage.split())))
 
         command = [sys.executable, "-m", "tools.fit_list", "fit_on.csv"]
@@ -67,7 +72,7 @@ def measure(folder: Path, sizes: list[int], record: Record) -> None:
         place.set({"clips": {"fit_on": "fit_on.csv"}})
         added = max(1, round(ADDED_SHARE * clips))
         write_files(root, clip, range(clips, clips + added))
-        for stage in stages:
+        for stage in chosen:
             increment = place.run(*stage.split())
             record(Measurement("files", stage + INCREMENT, clips, *increment))
         shutil.rmtree(place.path)

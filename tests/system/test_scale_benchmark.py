@@ -183,7 +183,7 @@ def test_files_are_measured_and_an_increment_computes_the_new_clips_alone(tmp_pa
     # Whoever measures may have other children, whose end is not waited for.
     with subprocess.Popen(["sleep", "infinity"]) as other:
         try:
-            files.measure(tmp_path, [40], found.record)
+            files.measure(tmp_path, [40], [], found.record)
             assert other.poll() is None
         finally:
             other.kill()
