@@ -338,7 +338,7 @@ def strongest_labels(scores: np.ndarray) -> list[list]:
 
 
 def real_labels(names: list[str]) -> dict[str, list[list]]:
-    """Return the labels that AST finds in the real sound of each audible clip."""
+    """Return the labels that the audio model finds in the real sound of each audible clip."""
     rows = shard_rows(layout.AUDIO_FEATURES, ["label_scores"], names)
     return {name: strongest_labels(row["label_scores"]) for name, row in rows.items()}
 
