@@ -1040,7 +1040,9 @@ def test_tables_on_a_phone(folder, browser):
     assert all(lines == 1 for name in pieces for lines in name)
     # So they do beside a clip's answers, where a long one would push the table out of the page.
     long_name = "logistic_self_training"
-    narrow.evaluate(f"document.querySelector('#clip tbody th').append(conditionName('{long_name}'))")
+    narrow.evaluate(
+        f"document.querySelector('#clip tbody th').append(conditionName('{long_name}'))"
+    )
     assert narrow.locator("#clip tbody th code", has_text=long_name).locator("wbr").count() == 2
     assert narrow.evaluate("document.documentElement.scrollWidth") == 390
     hint = narrow.get_by_text("The table scrolls sideways.").last
